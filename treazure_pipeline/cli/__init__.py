@@ -1,0 +1,93 @@
+"""The command ``treazure-pipeline``.
+
+One module a command, imported when it is needed, so that ``--help`` is quick. What commands have in common:
+
+- they raise; :class:`Commands` turns what was raised into a message on standard error and an exit code;
+- with ``--json`` the last line on standard output is one JSON object, whatever happened;
+- what is for people goes through :mod:`treazure_pipeline.cli.output`.
+
+Exit codes: 0 done, 1 unexpected, 2 usage or settings, 3 a guard tripped, 4 busy, 5 a system or the database
+could not be used or the run failed, 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import traceback
+from typing import Any
+
+import click
+
+from treazure_pipeline import __version__
+from treazure_pipeline.cli import output
+from treazure_pipeline.errors import BusyError, PipelineError
+
+# In the order of the help; treazure_pipeline.cli.<name>.command each.
+COMMANDS = ("demo", "dev", "env", "sandbox", "doctor", "run", "status", "adjustments", "receiver", "db")
+
+
+class Commands(click.Group):
+    """A group that imports its commands lazily and is the one place where errors become exit codes."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Name the commands in the order of the help."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Import the command of this name."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"{__name__}.{cmd_name}").command
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; say what went wrong on standard error and end with its exit code."""
+        try:
+            return super().invoke(ctx)
+        except PipelineError as error:
+            _report(ctx, "busy" if isinstance(error, BusyError) else "failed", str(error))
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            _report(ctx, "failed", "Stopped.")
+            ctx.exit(130)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:  # noqa: BLE001 - the last place that can say anything
+            # Not the error's text without being asked: nobody has seen to it that it holds no secret.
+            _report(
+                ctx,
+                "failed",
+                f"Unexpected {type(error).__name__}; this is a mistake in treazure-pipeline. "
+                "The same command with --debug before it shows where.",
+            )
+            if ctx.params["debug"]:
+                traceback.print_exc()
+            ctx.exit(1)
+
+
+def _report(ctx: click.Context, status: str, message: str) -> None:
+    output.error(message)
+    if ctx.meta.get(output.JSON):
+        output.print_json({"status": status, "error": message})
+
+
+@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, message="%(version)s")
+@click.option("--debug", is_flag=True, help="Log details, and show where an unexpected error came from.")
+def commands(*, debug: bool) -> None:
+    """Keep the points in Voyado Engage equal to the points in Treazure.
+
+    Settings are read from the environment; `treazure-pipeline doctor` says what is missing.
+    """
+    logging.basicConfig(
+        level=logging.DEBUG if debug else logging.WARNING, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    # These write whole addresses, and what they have to say is in our own errors.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.getLogger("httpcore").setLevel(logging.WARNING)
+
+
+def main() -> None:
+    """Run the command line."""
+    commands(prog_name="treazure-pipeline")

@@ -1,0 +1,183 @@
+"""``adjustments``: the queue in the hands of a person."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import uuid
+from contextlib import suppress
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.table import Column, Table
+
+from treazure_pipeline.cli import instance, output
+from treazure_pipeline.errors import SettingsError
+from treazure_pipeline.ledger import adjustments as queue
+from treazure_pipeline.ledger import frames
+from treazure_pipeline.ledger.adjustments import Received
+from treazure_pipeline.ledger.store import Ledger
+from treazure_pipeline.settings import Settings, load_settings
+from treazure_pipeline.sync.adjustments import SenselessError, sense
+
+_COLUMNS = ("contact", "amount", "definition_id", "description")
+_SHOWN = ("id", "state", "contact", "amount", "comment", "receipt", "tries", "reason", "received_at")
+STATES = ("received", "queued", "sending", "posted", "done", "rejected", "uncertain", "discarded")
+
+
+@click.group("adjustments")
+def command() -> None:
+    """List adjustments, add some by hand, retry or discard what needs a person."""
+
+
+@command.command("list")
+@click.option("--state", "states", multiple=True, type=click.Choice(STATES), help="Only these (repeatable).")
+@click.option("--limit", default=50, show_default=True, help="The newest so many.")
+@output.json_option
+def list_(*, states: tuple[str, ...], limit: int, as_json: bool) -> None:
+    """Show adjustments, the newest first."""
+    with _ledger(load_settings()) as ledger:
+        found = frames.adjustments(ledger, states or None, limit=limit)
+        counts = queue.figures(ledger)
+    rows = json.loads(
+        found.astype(object)
+        .where(found.notna(), None)
+        .to_json(orient="records", date_format="iso", default_handler=str)
+    )
+    if as_json:
+        output.print_json(
+            {"status": "ok", "states": {state: getattr(counts, state) for state in STATES}, "adjustments": rows}
+        )
+        return
+    table = Table(*(Column(name.replace("_", " "), overflow="fold") for name in _SHOWN), box=None)
+    for row in rows:
+        table.add_row(*("" if row[name] is None else str(row[name]) for name in _SHOWN))
+    output.console().print(table)
+    output.say(", ".join(f"{getattr(counts, state):,} {state}" for state in STATES))
+
+
+@command.command()
+@click.option("--contact", help="The contact's GUID.")
+@click.option("--amount", help="Points to add, or to take where negative.")
+@click.option("--definition-id", type=int, default=1, show_default=True, help="Engage's point definition.")
+@click.option("--description", default="", help="What Treazure shows; cut to 100 characters.")
+@click.option(
+    "--csv",
+    "path",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Many, from a file with the columns contact, amount, definition_id, description.",
+)
+@click.option("--reference", help="Names this addition: the same one is added once only. Default: new each time.")
+@click.option("--yes", is_flag=True, help="Add them; without it they are only checked and shown.")
+@output.json_option
+@click.pass_context
+def add(
+    ctx: click.Context,
+    *,
+    contact: str | None,
+    amount: str | None,
+    definition_id: int,
+    description: str,
+    path: Path | None,
+    reference: str | None,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Add adjustments by hand or from a CSV file. Checks and shows them; adds them with --yes."""
+    settings = load_settings()
+    given = _read(path) if path else [dict(zip(_COLUMNS, (contact, amount, definition_id, description), strict=True))]
+    with _ledger(settings) as ledger:
+        definitions = {account.definition_id: account for account in map(ledger.account, settings.programmes)}
+        refuse_long = settings.adjustment_long_description == "reject"
+        events, problems = [], []
+        for number, row in enumerate(given, start=1):
+            payload = _payload(row)
+            try:
+                values = sense(Received(0, payload), definitions, refuse_long=refuse_long)
+            except SenselessError as error:
+                problems.append(f"row {number}: {error}")
+            else:
+                events.append((payload, values))
+        for problem in problems:
+            output.error(problem)
+        added = 0
+        if yes and not problems:
+            name = reference or f"manual-{uuid.uuid4()}"
+            added = sum(
+                queue.add(ledger, f"{name}-{number}", payload) for number, (payload, _) in enumerate(events, start=1)
+            )
+    total = sum((values["amount"] for _, values in events), Decimal(0))
+    if as_json:
+        output.print_json({"status": "failed" if problems else "ok", "checked": len(given), "problems": problems,
+                           "points": str(total), "added": added, "dry_run": not yes})  # fmt: skip
+    else:
+        output.say(f"{len(events):,} of {len(given):,} are fine, {total:,} points in total; {added:,} added.")
+        if not yes and not problems:
+            output.say("Nothing was added yet: the same with --yes adds them.")
+    ctx.exit(SettingsError.exit_code if problems else 0)
+
+
+@command.command()
+@click.argument("numbers", nargs=-1, type=int, required=True)
+@output.json_option
+def retry(*, numbers: tuple[int, ...], as_json: bool) -> None:
+    """Send rejected or uncertain adjustments again.
+
+    An uncertain one may stand in Treazure already: look into its history for the receipt number first.
+    """
+    with _ledger(load_settings()) as ledger:
+        changed = [number for number in numbers if queue.retry(ledger, number)]
+    _say_changed(changed, numbers, "sent again", as_json=as_json)
+
+
+@command.command()
+@click.argument("numbers", nargs=-1, type=int, required=True)
+@click.option("--reason", required=True, help="Why; it is kept.")
+@click.option("--posted", is_flag=True, help="It stands in Treazure: nothing more is to be done.")
+@output.json_option
+def discard(*, numbers: tuple[int, ...], reason: str, posted: bool, as_json: bool) -> None:
+    """Give up adjustments that are not finished, or say that an uncertain one stands in Treazure."""
+    with _ledger(load_settings()) as ledger:
+        changed = [number for number in numbers if queue.discard(ledger, number, reason, posted=posted)]
+    _say_changed(changed, numbers, "posted" if posted else "discarded", as_json=as_json)
+
+
+def _say_changed(changed: list[int], numbers: tuple[int, ...], what: str, *, as_json: bool) -> None:
+    unchanged = [number for number in numbers if number not in changed]
+    if as_json:
+        output.print_json({"status": "ok", "changed": changed, "unchanged": unchanged})
+        return
+    output.say(f"{len(changed)} {what}.")
+    if unchanged:
+        output.say(f"Not in a state for this: {', '.join(map(str, unchanged))}.")
+
+
+def _ledger(settings: Settings) -> Ledger:
+    return Ledger(instance.prepare(settings).ledger_url, connections=2)
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise SettingsError(f"{path.name} is no UTF-8 text; save it as CSV in UTF-8.") from None
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    if missing := [name for name in ("contact", "amount") if name not in (reader.fieldnames or ())]:
+        raise SettingsError(f"{path.name} has no column {missing[0]!r}; its first line must name the columns.")
+    return [{name: row.get(name) or "" for name in _COLUMNS} for row in reader]
+
+
+def _payload(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row as the payload that Engage would send; what is no number stays as it is, to be refused."""
+    amount, definition = row["amount"], str(row["definition_id"] or 1).strip()
+    with suppress(InvalidOperation):
+        amount = Decimal(str(amount).strip())
+    return {
+        "contactId": (row["contact"] or "").strip(),
+        "amount": amount,
+        "pointDefinitionId": int(definition) if definition.isdecimal() else definition,
+        "description": row["description"],
+    }

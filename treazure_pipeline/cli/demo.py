@@ -1,0 +1,174 @@
+"""``demo``: the main job on a sandbox of both systems, from nothing, with what happened as tables."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.table import Table
+
+from treazure_pipeline.cli import instance, output, receiver, sandbox
+from treazure_pipeline.cli.dev import serve
+from treazure_pipeline.cli.processes import Family
+from treazure_pipeline.cli.run import print_results, run_adjustments, run_balance_sync
+from treazure_pipeline.database import embedded
+from treazure_pipeline.errors import RunIncompleteError, SettingsError
+from treazure_pipeline.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from treazure_pipeline.sandbox import Sandbox
+
+_HOURS = 2
+
+
+@click.command("demo")
+@click.option("--members", default=5000, show_default=True, help="Members with points in the sandbox.")
+@click.option("--ui", is_flag=True, help="Keep everything running, with the Dagster UI.")
+@click.option("--port", default=3000, show_default=True, help="Where the Dagster UI is.")
+def command(*, members: int, ui: bool, port: int) -> None:
+    """Sync a seeded sandbox of both systems, from nothing, and show that they agree.
+
+    Everything is written below TREAZURE_PIPELINE_HOME/demo, which is made anew; no configured system is touched.
+    """
+    from treazure_pipeline.sandbox import sandbox_process
+
+    output.note("Starting a database and a sandbox of both systems …")
+    home = _new_home()
+    for name in [name for name in os.environ if name.startswith(("TREAZURE_", "ENGAGE_", "PROGRAMME_", "DAGSTER_"))]:
+        del os.environ[name]
+    arguments = ("--members", str(members), "--unknown-share", "0.004", "--set", "apply_delay=0.2")
+    try:
+        with sandbox_process(*arguments) as box:
+            os.environ.update(
+                sandbox.settings(int(box.base_url.rsplit(":", 1)[1]))
+                | {"TREAZURE_PIPELINE_HOME": str(home), "TREAZURE_PIPELINE_RETRY_SCALE": "0.01"}
+            )
+            settings = load_settings()
+            os.environ.update(instance.prepare(settings).environment)
+            results = _play(box, settings)
+            with _running_receiver() as webhooks:
+                box.behave(webhook_url=webhooks)
+                results.append(_give_points(box, settings))
+            equal = _compare(box)
+            if ui:
+                output.say(f"Sandbox     {box.base_url}/docs")
+                with Family(os.environ) as family:
+                    serve(family, instance.locate(settings), port)
+    finally:
+        embedded.stop(home)
+        if home.name != "demo":
+            shutil.rmtree(home, ignore_errors=True)
+    if not equal or any(result["status"] != "ok" for result in results):
+        raise RunIncompleteError("The two systems do not agree.", hint="What differs stands above.")
+
+
+def _new_home() -> Path:
+    """Return an empty home with its database running; a temporary one where root's checkout is private."""
+    chosen = os.environ.get("TREAZURE_PIPELINE_HOME")
+    home = Path(chosen or ".treazure").expanduser().absolute() / "demo"
+    embedded.stop(home)
+    shutil.rmtree(home, ignore_errors=True)
+    try:
+        embedded.start(home)
+    except SettingsError as error:
+        if chosen:
+            raise
+        home = Path(tempfile.mkdtemp(prefix="treazure-demo-"))
+        home.chmod(0o755)
+        output.note(f"{error} This demo writes to {home} instead, until it ends.")
+        embedded.start(home)
+    return home
+
+
+def _play(box: Sandbox, settings: Settings) -> list[dict[str, Any]]:
+    """Run the first load and some hours of shop life; print a column for each."""
+    (programme,) = settings.programmes
+    results = []
+    for hour in range(_HOURS + 1):
+        title = "first load" if hour == 0 else f"hour {hour}"
+        if hour:
+            played = box.play_hour(share=0.04)
+            happened = ", ".join(f"{count} {what}" for what, count in next(iter(played.values())).items())
+            output.note(f"Hour {hour} in the shops: {happened}")
+            if hour == 1:
+                box.set_fault("lost_after", count=1)
+                output.note("Engage's next answer is lost on the way, after it has taken the request.")
+        result = run_balance_sync(settings, programme, {})
+        results.append(result | {"programme": title})
+    output.say("")
+    output.say("What the sync did")
+    print_results(results)
+    return results
+
+
+@contextmanager
+def _running_receiver() -> Iterator[str]:
+    process = subprocess.Popen(receiver.command_line("--port", "0"), stdout=subprocess.PIPE, text=True)  # noqa: S603
+    assert process.stdout is not None
+    try:
+        yield process.stdout.readline().strip()
+    finally:
+        process.terminate()
+        process.wait()
+        process.stdout.close()
+
+
+def _give_points(box: Sandbox, settings: Settings) -> dict[str, Any]:
+    """Give points in Engage, and follow them through the receiver to Treazure and back."""
+    (member, *_) = box.balances(limit=1)
+    contact = member["contactId"]
+    description = "Welcome gift " + "for a new member " * 6
+    box.give_points(contact, 50, description=description)
+    output.note("50 points are given in Engage; it signs the webhook and delivers it to the receiver.")
+    box.wait_until_delivered()
+    result = run_adjustments(settings)
+    box.apply_queue()
+    (after,) = box.balances([contact])
+    report = box.adjustment_report()
+    table = Table("", "before", "after", box=None)
+    for system in ("treazure", "engage"):
+        table.add_row(f"points of {contact} in {system.capitalize()}", member[system], after[system])
+    table.add_row("adjustments given in Engage", "", str(report["given"]))
+    table.add_row("  of these booked once in Treazure", "", str(report["once"]))
+    table.add_row("  booked more than once", "", str(report["more_than_once"]))
+    table.add_row("  description cut to 100 characters", "", "yes" if len(description) > 100 else "no")
+    output.say("")
+    output.say("Points given in Engage")
+    output.console().print(table)
+    if report["once"] != report["given"]:
+        result["status"] = "failed"
+    return result
+
+
+def _compare(box: Sandbox) -> bool:
+    """Let Engage apply what it accepted, then compare every balance of both systems."""
+    box.apply_queue()
+    found, report = box.differences(), box.report()
+    table = Table("", "", box=None)
+    for name, value in {
+        "contacts compared": f"{found['compared']:,}",
+        "differing balances": f"{found['differing']:,}",
+        "points in Treazure": found["treazure_total"],
+        "points in Engage": found["engage_total"],
+        "members that Engage does not know (kept, tried again later)": f"{found['unknown_to_engage']:,}",
+        "most requests in any second (Engage's clock)": report["largest_in_one_second"],
+        "requests about one balance that overlapped": report["overlaps"]["count"],
+        "balances sent that were older than the newest": report["stale_amounts"]["count"],
+    }.items():
+        table.add_row(name, str(value))
+    output.say("")
+    output.say("What both systems hold now")
+    output.console().print(table)
+    for row in found["examples"]:
+        output.error(f"{row}")
+    equal = bool(found["equal"]) and not report["problems"]
+    output.say("")
+    output.say("Both systems agree." if equal else "The two systems do not agree.")
+    return equal

@@ -1,0 +1,60 @@
+"""``dev``: everything on this machine, until Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+import httpx
+
+from treazure_pipeline.cli import instance, output, receiver, sandbox
+from treazure_pipeline.cli.processes import Family
+from treazure_pipeline.database import embedded
+from treazure_pipeline.settings import load_settings
+
+
+@click.command("dev")
+@click.option("--port", default=3000, show_default=True, help="Where the Dagster UI is.")
+@click.option("--sandbox", "with_sandbox", is_flag=True, help="Run the sandbox and the receiver too.")
+@click.option("--sandbox-port", default=sandbox.PORT, show_default=True, help="Where the sandbox is.")
+def command(*, port: int, with_sandbox: bool, sandbox_port: int) -> None:
+    """Run the Dagster UI and daemon on the configured systems; Ctrl-C stops all of it."""
+    environment = dict(os.environ)
+    if with_sandbox:
+        environment |= sandbox.settings(sandbox_port)
+    settings = load_settings(environment)
+    started_here = instance.uses_embedded(settings) and embedded.running_url(settings.home) is None
+    try:
+        place = instance.prepare(settings)
+        with Family(environment | place.environment) as family:
+            if with_sandbox:
+                webhooks = f"http://127.0.0.1:{receiver.PORT}/webhooks/engage"
+                family.start("sandbox", sandbox.command_line("--port", str(sandbox_port), "--webhook-url", webhooks))
+                if not family.wait(lambda: _answers(f"http://127.0.0.1:{sandbox_port}/openapi.json")):
+                    return
+                output.say(f"Sandbox     http://127.0.0.1:{sandbox_port}/docs")
+                family.start("receiver", receiver.command_line())
+            serve(family, place, port)
+    finally:
+        if started_here:
+            embedded.stop(settings.home)
+
+
+def serve(family: Family, place: instance.Instance, port: int) -> None:
+    """Run daemon and webserver among the family until Ctrl-C."""
+    workspace = ["-w", str(place.dagster_home / "workspace.yaml")]
+    family.start("daemon", [sys.executable, "-m", "dagster._daemon", "run", *workspace])
+    webserver = [sys.executable, "-m", "dagster_webserver", "-h", "127.0.0.1", "-p", str(port)]
+    family.start("webserver", [*webserver, *workspace])
+    if family.wait(lambda: _answers(f"http://127.0.0.1:{port}/server_info")):
+        output.say(f"Dagster UI  http://127.0.0.1:{port}")
+        output.say("Ctrl-C stops all of it.")
+        family.wait()
+
+
+def _answers(address: str) -> bool:
+    try:
+        return httpx.get(address, timeout=2, trust_env=False).is_success
+    except httpx.HTTPError:
+        return False

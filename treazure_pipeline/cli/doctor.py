@@ -1,0 +1,219 @@
+"""``doctor``: tries everything that a sync needs, in its order, and says what to mend."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Literal
+
+import click
+import psycopg
+from rich.markup import escape
+from rich.table import Table
+
+from treazure_pipeline.cli import instance, output
+from treazure_pipeline.clients.engage import EngageClient
+from treazure_pipeline.clients.transport import RetryPolicy
+from treazure_pipeline.clients.treazure import TreazureClient
+from treazure_pipeline.connections import Connections
+from treazure_pipeline.database import embedded, schema
+from treazure_pipeline.errors import DatabaseError, PipelineError, SettingsError
+from treazure_pipeline.ledger.limiter import Priority
+from treazure_pipeline.settings import Programme, Settings, Storage, load_settings, load_storage
+from treazure_pipeline.sync.other_writers import Sign, foreign_balances, foreign_transactions
+
+_COLOURS = {"ok": "green", "note": "yellow", "failed": "bold red"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check has found.
+
+    Attributes:
+        check: What was looked at.
+        status: A `note` is nothing to mend, but worth knowing.
+        detail: What was found, or what to do.
+    """
+
+    check: str
+    status: Literal["ok", "note", "failed"]
+    detail: str
+
+
+@click.command("doctor")
+@output.json_option
+@click.pass_context
+def command(ctx: click.Context, *, as_json: bool) -> None:
+    """Check settings, both systems, database and Dagster; say what to mend. Changes nothing."""
+    with output.progress().status("Checking"):
+        findings = list(_findings())
+    failed = [finding for finding in findings if finding.status == "failed"]
+    if as_json:
+        rows = [asdict(finding) for finding in findings]
+        output.print_json({"status": "failed" if failed else "ok", "checks": rows})
+    else:
+        table = Table("Check", "", "Detail", box=None)
+        for finding in findings:
+            table.add_row(finding.check, f"[{_COLOURS[finding.status]}]{finding.status}[/]", escape(finding.detail))
+        output.console().print(table)
+    if failed:
+        ctx.exit(SettingsError.exit_code if failed[0].check == "settings" else PipelineError.exit_code)
+
+
+def _findings() -> Iterator[Finding]:
+    settings = None
+    try:
+        settings = load_settings()
+    except SettingsError as error:
+        yield Finding("settings", "failed", str(error))
+    else:
+        names = ", ".join(programme.name for programme in settings.programmes)
+        yield Finding("settings", "ok", f"programmes: {names}")
+        yield from _systems(settings)
+    try:
+        storage = load_storage()
+    except SettingsError:
+        return
+    yield from _databases(storage)
+    if settings is not None:
+        yield from _other_writers(settings)
+
+
+def _systems(settings: Settings) -> Iterator[Finding]:
+    once = RetryPolicy(waits=())
+    with TreazureClient(
+        settings.treazure_base_url,
+        settings.treazure_client_id,
+        settings.treazure_client_secret,
+        timeout=settings.treazure_timeout_seconds,
+        retry=once,
+    ) as treazure:
+        login = _tried("Treazure: login", lambda: _login(treazure))
+        yield login
+        if login.status == "ok":
+            for programme in settings.programmes:
+                yield _tried(f"Treazure: export of {programme.name}", partial(_export, treazure, programme))
+    with EngageClient(
+        settings.engage_base_url,
+        settings.engage_api_key,
+        api_version=settings.engage_api_version,
+        timeout=settings.engage_timeout_seconds,
+        retry=once,
+    ) as engage:
+        contacts = _tried("Engage: contacts", lambda: f"{engage.contact_count():,} contacts")
+        yield contacts
+        if contacts.status == "ok":
+            yield _tried("Engage: point definitions", lambda: _definitions(engage, settings))
+
+
+def _databases(storage: Storage) -> Iterator[Finding]:
+    place = instance.locate(storage)
+    if instance.uses_embedded(storage) and embedded.running_url(storage.home) is None:
+        yield Finding("database", "note", "embedded, stopped: whatever needs it starts it, as does `db start`")
+        return
+    server = _tried("database", lambda: _server(place.ledger_url))
+    yield server
+    if server.status == "ok":
+        yield _tried("database: schema", lambda: _schema(place.ledger_url))
+    storage_found = _tried("Dagster: storage", lambda: _dagster_storage(place))
+    yield storage_found
+    if storage_found.status == "ok":
+        yield _daemon(place)
+
+
+def _other_writers(settings: Settings) -> Iterator[Finding]:
+    """Look for signs of somebody else who moves the same points; needs systems and a ledger that can be used."""
+    try:
+        with Connections(settings, Priority.BACKGROUND) as connections:
+            for programme in settings.programmes:
+                account = connections.ledger.account(programme)
+                movements = foreign_transactions(connections.ledger, connections.treazure, account)
+                yield _signs(f"other writers: Treazure, {programme.name}", movements,
+                             "transactions repeat an adjustment without a receipt of ours; is the vendor's own "
+                             "middleware, or a webhook straight to Treazure, still on?")  # fmt: skip
+                balances = foreign_balances(
+                    connections.ledger, connections.engage, account, programme, settings.engage_verify_grace_seconds
+                )
+                yield _signs(f"other writers: Engage, {programme.name}", balances,
+                             "balances are not what Engage accepted from us; does anybody else set them?")  # fmt: skip
+    except PipelineError:
+        return  # what can't be used is among the findings already
+
+
+def _signs(check: str, signs: Sequence[Sign], meaning: str) -> Finding:
+    if not signs:
+        return Finding(check, "ok", "no sign of any")
+    example = f"{signs[0].contact}: {signs[0].text}"
+    return Finding(check, "note", f"{len(signs)} {meaning} For example {example}.")
+
+
+def _tried(check: str, attempt: Callable[[], str]) -> Finding:
+    try:
+        return Finding(check, "ok", attempt())
+    except PipelineError as error:
+        return Finding(check, "failed", str(error))
+
+
+def _login(treazure: TreazureClient) -> str:
+    treazure.check()
+    return "a token was given"
+
+
+def _export(treazure: TreazureClient, programme: Programme) -> str:
+    now = datetime.now(UTC)
+    treazure.request_balances(programme.loyalty_id, now - timedelta(minutes=1), now)
+    return f"an export of {programme.loyalty_id} can be asked for"
+
+
+def _definitions(engage: EngageClient, settings: Settings) -> str:
+    found = {definition.id: definition.name for definition in engage.definitions()}
+    missing = [p for p in settings.programmes if p.definition_id not in found]
+    if missing:
+        raise SettingsError(
+            "; ".join(f"Engage has no point definition {p.definition_id} ({p.name})" for p in missing),
+            hint=f"It has: {', '.join(f'{number} {name}' for number, name in found.items()) or 'none'}.",
+        )
+    return ", ".join(f"{p.name} is {found[p.definition_id]}" for p in settings.programmes)
+
+
+def _server(url: str) -> str:
+    try:
+        with psycopg.connect(url, connect_timeout=10) as connection:
+            version = connection.info.server_version // 10_000
+    except psycopg.Error as error:
+        raise schema.unavailable(error) from None
+    if version < schema.OLDEST_SERVER:
+        raise DatabaseError(f"It is PostgreSQL {version}; {schema.OLDEST_SERVER} or newer is needed.")
+    return f"PostgreSQL {version}"
+
+
+def _schema(url: str) -> str:
+    schema.check(url)
+    return f"revision {schema.head()}"
+
+
+def _dagster_storage(place: instance.Instance) -> str:
+    instance.connect_dagster(place)
+    return "can be used"
+
+
+def _daemon(place: instance.Instance) -> Finding:
+    """Whether a daemon works on the instance; storage that Dagster has not used yet is left like that."""
+    from dagster import DagsterInstance
+
+    check = "Dagster: daemon"
+    with psycopg.connect(place.dagster_url, connect_timeout=10) as connection:
+        row = connection.execute("SELECT to_regclass('daemon_heartbeats') IS NOT NULL").fetchone()
+    if row != (True,) or not (place.dagster_home / "dagster.yaml").exists():
+        return Finding(check, "note", "has never run on this instance; `treazure-pipeline dev` runs one")
+    os.environ.update(place.environment)
+    with DagsterInstance.from_config(str(place.dagster_home)) as dagster:
+        statuses = dagster.get_daemon_statuses().values()
+        silent = [status.daemon_type for status in statuses if not status.healthy]
+    if silent:
+        names = ", ".join(sorted(silent)).lower()
+        return Finding(check, "note", f"not running now ({names}), so nothing happens by schedule")
+    return Finding(check, "ok", "running")

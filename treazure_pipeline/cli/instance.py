@@ -1,0 +1,148 @@
+"""What commands work on: a ledger and a Dagster instance that are there and fit this version."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import sqlalchemy as sa
+from psycopg import sql
+
+from treazure_pipeline.database import embedded, schema
+from treazure_pipeline.errors import DatabaseUnavailableError
+from treazure_pipeline.settings import Storage
+
+# They stand beside the package in a checkout and inside it in a wheel.
+_FILES = ("dagster.yaml", "workspace.yaml")
+_PACKAGE = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A ledger and a Dagster instance.
+
+    Attributes:
+        ledger_url: May hold a password.
+        dagster_url: May hold a password.
+        dagster_home: DAGSTER_HOME; holds dagster.yaml and workspace.yaml.
+        home: TREAZURE_PIPELINE_HOME, absolute.
+    """
+
+    ledger_url: str
+    dagster_url: str
+    dagster_home: Path
+    home: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables with which another process works on this instance."""
+        return {
+            "TREAZURE_PIPELINE_HOME": str(self.home),
+            "TREAZURE_PIPELINE_DATABASE_URL": self.ledger_url,
+            "DAGSTER_POSTGRES_URL": self.dagster_url,
+            "DAGSTER_HOME": str(self.dagster_home),
+        }
+
+
+def uses_embedded(storage: Storage) -> bool:
+    """Whether the ledger is in the embedded server, also where its URL has been exported by `env`."""
+    given = storage.database_url
+    return given is None or given.get_secret_value() == embedded.urls(storage.home).ledger
+
+
+def locate(storage: Storage) -> Instance:
+    """Where everything is or would be; starts and writes nothing."""
+    if storage.database_url is None or uses_embedded(storage):
+        urls = embedded.urls(storage.home)
+    else:
+        ledger = storage.database_url.get_secret_value()
+        sibling = sa.make_url(ledger).set(database=embedded.DAGSTER)
+        urls = embedded.Urls(ledger=ledger, dagster=sibling.render_as_string(hide_password=False))
+    given = storage.dagster_postgres_url
+    return Instance(
+        ledger_url=urls.ledger,
+        dagster_url=given.get_secret_value() if given else urls.dagster,
+        dagster_home=Path(os.environ.get("DAGSTER_HOME") or storage.home / "dagster"),
+        home=storage.home,
+    )
+
+
+def prepare(storage: Storage) -> Instance:
+    """Make the instance ready for work.
+
+    The embedded server is started and its schema brought up to date. A server of one's own is only checked:
+    who runs it decides when its schema changes. A DAGSTER_HOME that is set and not ours is used as it stands.
+
+    Raises:
+        SettingsError: The embedded server can't run with these settings.
+        DatabaseUnavailableError: A database can't be used.
+        SchemaOutdatedError: The schema of a server of one's own is not the one of this version.
+    """
+    instance = locate(storage)
+    if uses_embedded(storage):
+        embedded.start(storage.home)
+        schema.upgrade(instance.ledger_url)
+    else:
+        schema.check(instance.ledger_url)
+    connect_dagster(instance)
+    write_dagster_home(instance)
+    return instance
+
+
+def upgrade(storage: Storage) -> tuple[str | None, str]:
+    """Bring the ledger's schema up to date and make Dagster's database if missing; return the revisions.
+
+    Raises:
+        DatabaseUnavailableError: A database can't be used.
+    """
+    instance = locate(storage)
+    if uses_embedded(storage):
+        embedded.start(storage.home)
+    revisions = schema.upgrade(instance.ledger_url)
+    if not uses_embedded(storage) and storage.dagster_postgres_url is None:
+        _create_dagster_database(instance)
+    write_dagster_home(instance)
+    return revisions
+
+
+def connect_dagster(instance: Instance) -> None:
+    """Try a connection to Dagster's storage.
+
+    Raises:
+        DatabaseUnavailableError: It can't be used.
+    """
+    try:
+        psycopg.connect(instance.dagster_url, connect_timeout=10).close()
+    except psycopg.Error as error:
+        raise DatabaseUnavailableError(
+            f"Dagster's storage can't be used: {' '.join(str(error).split())}.",
+            hint="Run `treazure-pipeline db upgrade`, or see that DAGSTER_POSTGRES_URL is right.",
+        ) from None
+
+
+def write_dagster_home(instance: Instance) -> None:
+    """Put the packaged instance settings into our own DAGSTER_HOME; leave another one alone."""
+    if instance.dagster_home != instance.home / "dagster":
+        return
+    instance.dagster_home.mkdir(parents=True, exist_ok=True)
+    for name in _FILES:
+        packaged = _PACKAGE / name
+        source = packaged if packaged.exists() else _PACKAGE.parent / name
+        target = instance.dagster_home / name
+        if not target.exists() or target.read_bytes() != source.read_bytes():
+            target.write_bytes(source.read_bytes())
+
+
+def _create_dagster_database(instance: Instance) -> None:
+    try:
+        with psycopg.connect(instance.ledger_url, connect_timeout=10, autocommit=True) as connection:
+            name = embedded.DAGSTER
+            if not connection.execute("SELECT FROM pg_database WHERE datname = %s", [name]).fetchone():
+                connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    except psycopg.Error as error:
+        raise DatabaseUnavailableError(
+            f"The database {embedded.DAGSTER} for Dagster's storage could not be made: {' '.join(str(error).split())}.",
+            hint="Make it, or set DAGSTER_POSTGRES_URL to one that is there.",
+        ) from None

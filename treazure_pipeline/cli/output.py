@@ -1,0 +1,58 @@
+"""How commands speak: results for people and for programs on standard output, all else on standard error."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.markup import escape
+
+# Where in click's context stands that JSON was asked for.
+JSON = "treazure_pipeline.json"
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def console() -> Console:
+    """The console for results: colour on a terminal, plain text elsewhere."""
+    return Console(highlight=False)
+
+
+def progress() -> Console:
+    """The console for what goes on meanwhile: standard error, so that a program can read the results."""
+    return Console(stderr=True, highlight=False)
+
+
+def say(message: str) -> None:
+    """Print a line of the result as it stands."""
+    console().print(message, markup=False, soft_wrap=True)
+
+
+def error(message: str) -> None:
+    """Say on standard error what went wrong."""
+    progress().print(f"[bold red]Error:[/] {escape(message)}", soft_wrap=True)
+
+
+def note(message: str) -> None:
+    """Say on standard error what is being done."""
+    progress().print(escape(message), style="dim", soft_wrap=True)
+
+
+def print_json(result: Mapping[str, Any]) -> None:
+    """Print one JSON object on one line; what JSON has no type for (decimals, times) becomes text."""
+    click.echo(json.dumps(result, default=str))
+
+
+def json_option(function: F) -> F:
+    """Add ``--json``; the command gets it as ``as_json``, and its failures are JSON too."""
+
+    def remember(ctx: click.Context, _parameter: click.Parameter, value: bool) -> bool:  # noqa: FBT001
+        ctx.meta[JSON] = value
+        return value
+
+    return click.option(
+        "--json", "as_json", is_flag=True, callback=remember, help="Print one JSON object as the last line."
+    )(function)

@@ -1,0 +1,241 @@
+"""``run``: one job, once, in the foreground, on the same Dagster instance that the UI shows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from treazure_pipeline.cli import instance, output
+from treazure_pipeline.errors import BusyError, PipelineError, SettingsError
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance, ExecuteInProcessResult, JobDefinition
+
+    from treazure_pipeline.connections import Connections
+    from treazure_pipeline.settings import Programme, Settings
+
+FIGURES = (
+    "fetched", "duplicate", "rejected", "superseded", "unchanged", "changed", "carried_over",
+    "sent", "refused", "held", "pending", "requests", "points_before", "points_after",
+)  # fmt: skip
+ADJUSTMENTS = ("queued", "posted", "done", "rejected", "waiting", "looked_up", "uncertain")
+_SEVERITY = ("ok", "held", "busy", "failed")
+
+
+@click.group("run")
+def command() -> None:
+    """Run a job once, in the foreground."""
+
+
+@command.command("balance-sync")
+@click.option("--programme", "names", multiple=True, metavar="NAME", help="Only this programme (repeatable).")
+@click.option("--full-resync", is_flag=True, help="Fetch all balances; only what differs is sent.")
+@click.option("--window-from", metavar="TIME", help="Begin of an explicit window, ISO 8601.")
+@click.option("--window-to", metavar="TIME", help="Its end; default: two hours from now.")
+@output.json_option
+@click.pass_context
+def balance_sync(
+    ctx: click.Context,
+    *,
+    names: tuple[str, ...],
+    full_resync: bool,
+    window_from: str | None,
+    window_to: str | None,
+    as_json: bool,
+) -> None:
+    """Fetch what changed in Treazure, compare, and set it in Engage."""
+    from treazure_pipeline.settings import load_settings
+
+    settings = load_settings()
+    window = {"window_from": window_from, "window_to": window_to, "full_resync": full_resync}
+    programmes = chosen(settings, names)
+    place = instance.prepare(settings)
+    os.environ.update(place.environment)
+    results = [run_balance_sync(settings, programme, window) for programme in programmes]
+    exit_code = max(result.pop("exit_code") for result in results)
+    if as_json:
+        worst = max((result["status"] for result in results), key=_SEVERITY.index)
+        output.print_json(results[0] if len(results) == 1 else {"status": worst, "programmes": results})
+    else:
+        print_results(results)
+    ctx.exit(exit_code)
+
+
+@command.command("adjustments")
+@output.json_option
+@click.pass_context
+def adjustments(ctx: click.Context, *, as_json: bool) -> None:
+    """Post what is due in the queue of adjustments to Treazure, and set the balances in Engage."""
+    from treazure_pipeline.settings import load_settings
+
+    settings = load_settings()
+    os.environ.update(instance.prepare(settings).environment)
+    result = run_adjustments(settings)
+    exit_code = result.pop("exit_code")
+    if as_json:
+        output.print_json(result)
+    else:
+        table = Table("Adjustments", "", box=None)
+        for name in ("status", *ADJUSTMENTS):
+            table.add_row(name.replace("_", " "), str(result.get(name, "")))
+        output.console().print(table)
+        if "error" in result:
+            output.error(result["error"])
+    ctx.exit(exit_code)
+
+
+def run_adjustments(settings: Settings) -> dict[str, Any]:
+    """Run the job once; return what `--json` prints, and the `exit_code`."""
+    from dagster import DagsterInstance
+
+    from treazure_pipeline.connections import Connections
+    from treazure_pipeline.orchestration.definitions import build_definitions
+
+    opened: list[Connections] = []
+
+    def connect(settings: Settings) -> Connections:
+        opened.append(Connections(settings))
+        return opened[-1]
+
+    with DagsterInstance.get() as dagster:
+        job = build_definitions(settings, connect).resolve_job_def("process_adjustments")
+        result = _execute(job, dagster, {})
+    values = _values(result)
+    return {
+        "run_id": result.run_id,
+        **{name: values[name] for name in ADJUSTMENTS if name in values},
+        "points": values.get("points_exact", "0"),
+        "seconds": {"process": values.get("seconds_process", 0.0)},
+        **_outcome(result, [error for connections in opened for error in connections.failures]),
+    }
+
+
+def chosen(settings: Settings, names: Sequence[str]) -> list[Programme]:
+    """Return the programmes of these names, all where none is named; raise SettingsError for an unknown one."""
+    known = {programme.name: programme for programme in settings.programmes}
+    if unknown := [name for name in names if name not in known]:
+        raise SettingsError(f"There is no programme {unknown[0]!r}; there are: {', '.join(known)}.")
+    return [known[name] for name in names] or list(settings.programmes)
+
+
+def run_balance_sync(settings: Settings, programme: Programme, window: dict[str, Any]) -> dict[str, Any]:
+    """Run one programme's job; return what `--json` prints, and the `exit_code`."""
+    from dagster import DagsterInstance
+
+    from treazure_pipeline.connections import Connections
+    from treazure_pipeline.orchestration.definitions import build_definitions
+
+    opened: list[Connections] = []
+    prefix = [programme.name] if settings.prefixed else []
+    with DagsterInstance.get() as dagster, _progress(programme) as advance:
+
+        def connect(settings: Settings) -> Connections:
+            opened.append(Connections(settings, on_progress=advance))
+            return opened[-1]
+
+        definitions = build_definitions(settings, connect)
+        job = definitions.resolve_job_def("_".join([*prefix, "hourly_balance_sync"]))
+        with Connections(settings) as connections:
+            account = connections.ledger.account(programme)
+            try:
+                with connections.ledger.holding(account):
+                    _report_dead_runs(dagster, job.name)
+            except BusyError as error:
+                output.error(str(error))
+                return {"status": "busy", "programme": programme.name, "exit_code": error.exit_code}
+        snapshot = "__".join([*prefix, "treazure_balance_snapshot"])
+        config = {"config": {key: value for key, value in window.items() if value}}
+        result = _execute(job, dagster, {snapshot: config})
+    return _summary(programme, result, [error for connections in opened for error in connections.failures])
+
+
+def print_results(results: Sequence[dict[str, Any]]) -> None:
+    """Print one column per programme."""
+    table = Table("", *(result["programme"] for result in results), box=None)
+    for name in ("status", *FIGURES):
+        cells = [result.get(name) for result in results]
+        table.add_row(
+            name.replace("_", " "),
+            *(f"{cell:,}" if isinstance(cell, int) else str(cell if cell is not None else "") for cell in cells),
+        )
+    output.console().print(table)
+    for result in results:
+        if "error" in result:
+            output.error(result["error"])
+
+
+def _execute(job: JobDefinition, dagster: DagsterInstance, ops: dict[str, Any]) -> ExecuteInProcessResult:
+    from treazure_pipeline.orchestration.balance_sync import FOREGROUND
+
+    loggers = {"console": {"config": {"log_level": "CRITICAL"}}}
+    return job.execute_in_process(
+        instance=dagster, run_config={"ops": ops, "loggers": loggers}, tags=FOREGROUND, raise_on_error=False
+    )
+
+
+def _values(result: ExecuteInProcessResult) -> dict[str, Any]:
+    """Return the figures that the run shows in Dagster, also of a step that failed."""
+    metadata: dict[str, Any] = {}
+    for event in result.get_asset_materialization_events():
+        metadata |= event.materialization.metadata
+    for event in result.all_events:
+        if event.is_step_failure and event.step_failure_data.user_failure_data is not None:
+            metadata |= event.step_failure_data.user_failure_data.metadata
+    return {name: getattr(value, "value", value) for name, value in metadata.items()}
+
+
+def _outcome(result: ExecuteInProcessResult, failures: Sequence[PipelineError]) -> dict[str, Any]:
+    if result.success:
+        return {"status": "ok", "exit_code": 0}
+    error = failures[-1] if failures else None
+    return {
+        "status": "busy" if isinstance(error, BusyError) else "failed",
+        "error": str(error) if error is not None else "The run failed; its log in Dagster says why.",
+        "exit_code": error.exit_code if error is not None else 1,
+    }
+
+
+def _summary(programme: Programme, result: ExecuteInProcessResult, failures: Sequence[PipelineError]) -> dict[str, Any]:
+    values = _values(result)
+    summary: dict[str, Any] = {"programme": programme.name, "run_id": result.run_id}
+    if "window_from" in values:
+        summary["window"] = {"from": _iso(values["window_from"]), "to": _iso(values["window_to"])}
+    summary |= {name: values[name] for name in FIGURES if name in values}
+    summary["seconds"] = {
+        name.removeprefix("seconds_"): value for name, value in values.items() if name.startswith("seconds_")
+    }
+    return summary | _outcome(result, failures)
+
+
+def _iso(timestamp: float) -> str:
+    return datetime.fromtimestamp(timestamp, UTC).isoformat()
+
+
+def _report_dead_runs(dagster: DagsterInstance, job: str) -> None:
+    """Mark foreground runs as failed whose process is gone; called while the programme's lock is ours."""
+    from dagster import DagsterRunStatus, RunsFilter
+
+    from treazure_pipeline.orchestration.balance_sync import FOREGROUND
+
+    unfinished = RunsFilter(job_name=job, statuses=[DagsterRunStatus.STARTED], tags=FOREGROUND)
+    for run in dagster.get_runs(unfinished):
+        dagster.report_run_failed(run, "The process of this run ended before the run did.")
+
+
+@contextmanager
+def _progress(programme: Programme) -> Iterator[Any]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=output.progress(), transient=True) as progress:
+        task = progress.add_task(f"{programme.name}: fetching and comparing", total=None)
+
+        def advance(rows: int, total: int) -> None:
+            progress.update(task, description=f"{programme.name}: sending", advance=rows, total=total)
+
+        yield advance

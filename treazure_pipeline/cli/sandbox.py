@@ -1,0 +1,40 @@
+"""``sandbox``: both systems on one port, with nothing behind them; and the settings that point at it."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from treazure_pipeline.sandbox.behaviour import API_KEY, CLIENT_ID, CLIENT_SECRET, LOYALTY_ID, WEBHOOK_SECRET
+
+PORT = 8790
+
+
+def command_line(*arguments: str) -> list[str]:
+    """The command line of the sandbox's own process."""
+    return [sys.executable, "-m", "treazure_pipeline.sandbox", *arguments]
+
+
+def settings(port: int) -> dict[str, str]:
+    """The variables with which everything works on a sandbox at this port of this machine."""
+    address = f"http://127.0.0.1:{port}"
+    return {
+        "TREAZURE_BASE_URL": address,
+        "TREAZURE_CLIENT_ID": CLIENT_ID,
+        "TREAZURE_CLIENT_SECRET": CLIENT_SECRET,
+        "TREAZURE_LOYALTY_ID": LOYALTY_ID,
+        "ENGAGE_BASE_URL": address,
+        "ENGAGE_API_KEY": API_KEY,
+        "ENGAGE_DEFINITION_ID": "1",
+        "ENGAGE_WEBHOOK_SECRET": WEBHOOK_SECRET,
+    }
+
+
+@click.command("sandbox", context_settings={"ignore_unknown_options": True}, add_help_option=False, options_metavar="")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[OPTIONS]")
+def command(arguments: tuple[str, ...]) -> None:
+    """Run only the sandbox of both systems, with its fault switches (--help lists them)."""
+    from treazure_pipeline.sandbox.__main__ import run
+
+    run(arguments)

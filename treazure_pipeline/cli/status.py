@@ -1,0 +1,78 @@
+"""``status``: per programme, what an operator asks first."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import datetime, timedelta
+
+import click
+from rich.table import Table
+
+from treazure_pipeline.cli import instance, output
+from treazure_pipeline.cli.run import chosen
+from treazure_pipeline.settings import load_settings
+
+
+@click.command("status")
+@click.option("--programme", "names", multiple=True, metavar="NAME", help="Only this programme (repeatable).")
+@output.json_option
+def command(*, names: tuple[str, ...], as_json: bool) -> None:
+    """Show last window, coverage, pending, held, refused and rejected rows, and adjustments. Changes nothing."""
+    from treazure_pipeline.database import embedded
+    from treazure_pipeline.ledger import adjustments as queue
+    from treazure_pipeline.ledger import figures
+    from treazure_pipeline.ledger.store import Ledger
+
+    settings = load_settings()
+    programmes = chosen(settings, names)
+    place = instance.locate(settings)
+    if instance.uses_embedded(settings):
+        embedded.start(settings.home)
+    with Ledger(place.ledger_url, connections=2) as ledger:
+        accounts = [ledger.account(programme) for programme in programmes]
+        found = [(figures.status(ledger, account), ledger.is_held(account)) for account in accounts]
+        queued = queue.figures(ledger, lookup_wait=settings.treazure_lookup_wait_seconds)
+    if as_json:
+        programmes_found = [asdict(status) | {"running": running} for status, running in found]
+        output.print_json({"status": "ok", "programmes": programmes_found, "adjustments": asdict(queued)})
+        return
+    table = Table("", *(status.programme for status, _ in found), box=None)
+    rows = [
+        {
+            "mode": status.mode,
+            "a run is under way": "yes" if running else "no",
+            "last window": f"{_time(status.window_from)} to {_time(status.window_to)}",
+            "covered without a hole until": f"{_time(status.covered_until)}{_ago(status.now, status.covered_until)}",
+            "holes in the coverage": f"{status.holes:,}",
+            "pending": f"{status.pending:,}",
+            "  of these held until their next try": f"{status.held:,}",
+            "  refused by Engage": f"{status.refused:,}",
+            "  gone (unknown to Engage for 30 days)": f"{status.gone:,}",
+            "  oldest since": f"{_time(status.oldest_pending)}{_ago(status.now, status.oldest_pending)}",
+            "requests under way": f"{status.in_doubt:,}",
+            "rejected rows of exports": f"{status.rejected:,}",
+            "vanished from the last full export": f"{status.vanished:,}",
+            "to be read once more": f"{status.rereads:,}",
+            "points in total": f"{status.points_total:,}",
+            "last accepted by Engage": f"{_time(status.last_sent)}{_ago(status.now, status.last_sent)}",
+        }
+        for status, running in found
+    ]
+    for name in rows[0]:
+        table.add_row(name, *(row[name] for row in rows))
+    output.console().print(table)
+    table = Table("Adjustments", "", box=None)
+    for state, count in asdict(queued).items():
+        if isinstance(count, int):
+            table.add_row(state.replace("_", " "), f"{count:,}")
+    table.add_row("oldest unfinished", f"{timedelta(seconds=round(queued.oldest_seconds))}")
+    output.say("")
+    output.console().print(table)
+
+
+def _time(moment: datetime | None) -> str:
+    return "never" if moment is None else f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _ago(now: datetime, moment: datetime | None) -> str:
+    return "" if moment is None else f" ({timedelta(seconds=round((now - moment).total_seconds()))} ago)"

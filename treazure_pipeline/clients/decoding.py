@@ -1,0 +1,488 @@
+"""From the bytes of an export to text that PostgreSQL copies in, block by block.
+
+An export is one JSON array, possibly of millions of rows. It is cut at row boundaries into blocks of about
+128 KiB, which stay in the processor's cache. A block is decoded by msgspec with the number's own text kept (a
+float would lose digits) and checked as columns. Where anything in a block is out of the ordinary, it is
+divided until the odd rows are alone, and only those are looked at one by one. How rows are cut into blocks
+never shows in the result.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import deque
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+from json import JSONDecodeError
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from treazure_pipeline.clients import wire
+from treazure_pipeline.clients.transport import excerpt
+from treazure_pipeline.errors import InvalidAnswerError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+BLOCK_BYTES = 128 * 1024
+LONGEST_ROW_BYTES = 16 * 1024 * 1024
+LARGEST_MAGNITUDE = 15
+MOST_FRACTION_DIGITS = 20
+
+_MISSING = r"\N"
+_BOM = b"\xef\xbb\xbf"
+_SPACE = b" \t\r\n"
+_BOUNDARY = re.compile(rb"\}[ \t\r\n]*,[ \t\r\n]*(?=\{)")
+_BOUNDARY_WINDOW = 2 * 1024
+_GUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}", re.ASCII)
+_HEX = b"0123456789abcdefABCDEF"
+_GUID_LENGTH = 36
+_PLAIN_NUMBER = b"0123456789-."
+_GUID_DASHES = (8, 13, 18, 23)
+_ONE_BY_ONE = 4
+_PARTS = 8
+_SURELY_SANE_LENGTH = LARGEST_MAGNITUDE
+_LONGEST_NUMBER = 60
+_RAW_CUT = 2000
+_VALUE_CUT = 200
+_POSITIONS = 10_000
+_FIRST_POSITIONS = [f"{position}\n" for position in range(_POSITIONS)]
+_LATER_POSITIONS = [f"{position:04}\n" for position in range(_POSITIONS)]
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedRow:
+    """A row of an export that can't be used.
+
+    `position` counts the export's rows from 0. `contact` is lower-case, None where the row names none.
+    `field` is the field that is wrong ("row" where it is no object), `value` what it holds as JSON text
+    (cut to 200 characters), `reason` what was expected, `raw` the row as it came (cut to 2,000
+    characters).
+    """
+
+    position: int
+    contact: str | None
+    field: str
+    value: str
+    reason: str
+    raw: str
+
+
+@dataclass(frozen=True, slots=True)
+class BalanceBlock:
+    r"""Some consecutive rows of an export.
+
+    `copy_text` holds the good ones in PostgreSQL's COPY text format, in the export's order: contact (GUID,
+    lower-case), balance (numeric), mutated at (timestamptz or `\N`), position (from 0). `rows` counts its
+    lines, so a block stands for `rows + len(rejected)` rows of the export.
+    """
+
+    copy_text: bytes
+    rows: int
+    rejected: list[RejectedRow] = field(default_factory=list)
+
+
+def decode_balances(chunks: Iterable[bytes], loyalty_id: str) -> Iterator[BalanceBlock]:
+    """Decode an export as it arrives, in chunks of any size; memory stays small whatever the export's size.
+
+    Good is a row with a GUID in `accountNumber` (else in `contactId`), a finite number as `balance`
+    (below 10^15, at most 20 digits after the point) and either no `loyaltyPointDefinitionId` or
+    `loyalty_id`, in any case. Other rows are rejected one by one. `mutatedAt` without a zone is UTC, and
+    one that can't be read counts as missing.
+
+    Raises `InvalidAnswerError` where the bytes are not one complete JSON array. Blocks handed out before
+    are then part of no valid export: the caller must throw them away.
+    """
+    export = _Export(loyalty_id)
+    try:
+        for chunk in chunks:
+            yield from export.feed(chunk)
+        yield from export.finish()
+    except RecursionError as error:
+        raise export.invalid("is nested too deeply") from error
+
+
+class _UnusualError(Exception):
+    """Rows that the quick way does not understand; `odd` are the places of the odd ones, where they are known."""
+
+    def __init__(self, odd: Sequence[int] = ()) -> None:
+        super().__init__()
+        self.odd = odd
+
+
+class _Export:
+    """The state between two chunks: `buffer` begins where a row (or the array's end) is expected."""
+
+    def __init__(self, loyalty_id: str) -> None:
+        self.rows = _Rows(loyalty_id)
+        self.buffer = bytearray()
+        self.head = b""
+        self.opened = False
+        self.closed = False
+        self.after_comma = False
+        self.enough = BLOCK_BYTES
+
+    def invalid(self, what: str) -> InvalidAnswerError:
+        return InvalidAnswerError(
+            f"The export {what}; it begins with {excerpt(self.head)}." if self.head else f"The export {what}.",
+            system="treazure",
+            method="GET",
+            path=wire.EXPORT_RESULT,
+            hint="Nothing of it is used; the next run asks for a new export.",
+        )
+
+    def feed(self, chunk: bytes) -> Iterator[BalanceBlock]:
+        for start in range(0, len(chunk), BLOCK_BYTES):
+            self.buffer += chunk[start : start + BLOCK_BYTES]
+            if not self.opened:
+                self.open()
+            if self.opened and len(self.buffer) >= self.enough:
+                yield from self.take()
+
+    def open(self) -> None:
+        if len(self.buffer) < len(_BOM) and _BOM.startswith(self.buffer):
+            return
+        start = self.buffer.removeprefix(_BOM).lstrip(_SPACE)
+        if not start:
+            del self.buffer[len(_BOM) :]
+            return
+        self.head = bytes(start[:200])
+        if not start.startswith(b"["):
+            raise self.invalid("is no JSON array")
+        self.opened = True
+        self.buffer = start[1:]
+
+    def take(self) -> Iterator[BalanceBlock]:
+        """Turn all rows but the last ones of the buffer into a block."""
+        if not self.closed:
+            tail = max(0, len(self.buffer) - _BOUNDARY_WINDOW)
+            cut = max(_BOUNDARY.finditer(self.buffer, tail), key=re.Match.start, default=None)
+            if cut is not None:
+                block = self.rows.block(b"[" + self.buffer[: cut.start() + 1] + b"]")
+                if block is not None:
+                    del self.buffer[: cut.end()]
+                    self.after_comma = True
+                    self.enough = BLOCK_BYTES
+                    yield block
+                    return
+            yield from self.scan()
+        if self.closed and self.buffer.strip(_SPACE):
+            raise self.invalid("goes on after the end of its array")
+        if len(self.buffer) > LONGEST_ROW_BYTES:
+            raise self.invalid(f"is no valid JSON after its row {self.rows.position}")
+        self.enough = max(BLOCK_BYTES, 2 * len(self.buffer))
+
+    def finish(self) -> Iterator[BalanceBlock]:
+        if not self.opened:
+            raise self.invalid("is empty")
+        rest = self.buffer.rstrip(_SPACE)
+        if not self.closed and rest.endswith(b"]") and rest[:-1].strip(_SPACE):
+            block = self.rows.block(b"[" + rest)
+            if block is not None:
+                yield block
+                return
+        if not self.closed:
+            yield from self.scan()
+        if not self.closed:
+            raise self.invalid(f"is cut short, or is no valid JSON, after its row {self.rows.position}")
+        if self.buffer.strip(_SPACE):
+            raise self.invalid("goes on after the end of its array")
+
+    def scan(self) -> Iterator[BalanceBlock]:
+        """Cut complete rows off the buffer one by one, by the decoder that knows NaN and Infinity."""
+        text = self.buffer.decode("latin-1")
+        raws: list[bytes] = []
+        consumed = 0
+        while not self.closed:
+            start = _next(text, consumed)
+            if text.startswith("]", start) and not self.after_comma:
+                consumed, self.closed = start + 1, True
+                break
+            try:
+                _, end = _TOLERANT.raw_decode(text, start)
+            except JSONDecodeError:
+                break
+            delimiter = _next(text, end)
+            if delimiter == len(text):
+                break
+            if text[delimiter] not in ",]":
+                raise self.invalid(f"is no valid JSON after its row {self.rows.position + len(raws)}")
+            raws.append(bytes(self.buffer[start:end]))
+            consumed = delimiter + 1
+            self.closed = text[delimiter] == "]"
+            self.after_comma = True
+        del self.buffer[:consumed]
+        if raws:
+            yield self.rows.tolerant_block(raws)
+
+
+def _next(text: str, position: int) -> int:
+    """Return the position of the next character that is no white space."""
+    match = _WHITESPACE.match(text, position)
+    return position if match is None else match.end()
+
+
+_WHITESPACE = re.compile(r"[ \t\r\n]*")
+
+
+class _Number(str):
+    """A JSON number's own text, NaN and the infinities included."""
+
+    __slots__ = ()
+
+
+_TOLERANT = json.JSONDecoder(parse_float=_Number, parse_int=_Number, parse_constant=_Number)
+
+
+class _Judged:
+    """COPY lines of good rows (one string may hold many) and the rejected rows, in the export's order."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.rejected: list[RejectedRow] = []
+
+
+class _Rows:
+    """Judges rows and counts them; `position` is that of the next row."""
+
+    def __init__(self, loyalty_id: str) -> None:
+        self.loyalty_id = loyalty_id.casefold()
+        self.position = 0
+        definition = Literal[loyalty_id] | None  # type: ignore[valid-type]
+        common: list[Any] = [
+            ("balance", msgspec.Raw, msgspec.Raw(b"null")),
+            ("definition", definition, None),
+            ("mutated_at", str | None, None),
+        ]
+        names = {"balance": wire.BALANCE, "definition": wire.LOYALTY_ID, "mutated_at": wire.MUTATED_AT}
+        first, second = wire.CONTACTS
+        fields: list[tuple[list[Any], dict[str, str]]] = [
+            ([("contact", str)], {"contact": first}),
+            ([("contact", str), ("other", None, None)], {"contact": second, "other": first}),
+        ]
+        structs = [
+            msgspec.defstruct("Row", own + common, rename=names | renamed, gc=False, kw_only=True)
+            for own, renamed in fields
+        ]
+        self.decoders = [msgspec.json.Decoder(list[struct]) for struct in structs]  # type: ignore[valid-type]
+
+    def block(self, array: bytes | bytearray) -> BalanceBlock | None:
+        """Judge the rows of a complete array; None where it is none."""
+        try:
+            text, count = self.quick(array, self.position)
+        except _UnusualError as error:
+            try:
+                raws = [bytes(raw) for raw in _SPLITTER.decode(array)]
+            except msgspec.DecodeError:
+                return None
+            judged = _Judged()
+            self.apart(raws, self.position, error.odd, judged)
+            return self.judged_block(judged, len(raws))
+        self.position += count
+        return BalanceBlock(text.encode(), count)
+
+    def tolerant_block(self, raws: list[bytes]) -> BalanceBlock:
+        """Judge rows that were cut apart already."""
+        judged = _Judged()
+        self.divide(raws, self.position, judged)
+        return self.judged_block(judged, len(raws))
+
+    def judged_block(self, judged: _Judged, count: int) -> BalanceBlock:
+        self.position += count
+        return BalanceBlock("".join(judged.lines).encode(), count - len(judged.rejected), judged.rejected)
+
+    def divide(self, raws: Sequence[bytes], position: int, judged: _Judged) -> None:
+        """Judge rows the quick way as far as that goes."""
+        if len(raws) <= _ONE_BY_ONE:
+            for place, raw in enumerate(raws):
+                self.judge(raw, position + place, judged)
+            return
+        try:
+            text, _ = self.quick(b"[" + b",".join(raws) + b"]", position)
+        except _UnusualError as error:
+            self.apart(raws, position, error.odd, judged)
+        else:
+            judged.lines.append(text)
+
+    def apart(self, raws: Sequence[bytes], position: int, odd: Sequence[int], judged: _Judged) -> None:
+        """Judge the odd rows one by one, where they are known, and what is between them the quick way again."""
+        if not odd:
+            part = -(-len(raws) // _PARTS)
+            for start in range(0, len(raws), part):
+                self.divide(raws[start : start + part], position + start, judged)
+            return
+        start = 0
+        for place in odd:
+            self.divide(raws[start:place], position + start, judged)
+            self.judge(raws[place], position + place, judged)
+            start = place + 1
+        self.divide(raws[start:], position + start, judged)
+
+    def quick(self, array: bytes | bytearray, position: int) -> tuple[str, int]:
+        """Return the COPY text of an array whose rows are all good, and their number."""
+        rows = self.decode(array)
+        count = len(rows)
+        guids = _checked_guids([row.contact for row in rows])
+        balances = _checked_amounts([row.balance for row in rows])
+        times = _time_texts([row.mutated_at for row in rows])
+        prefixes, positions = _position_texts(position, count)
+        tabs = ["\t"] * count
+        cells = [""] * (7 * count)
+        cells[0::7], cells[1::7], cells[2::7], cells[3::7] = guids, tabs, balances, tabs
+        cells[4::7], cells[5::7], cells[6::7] = times, prefixes, positions
+        return "".join(cells), count
+
+    def decode(self, array: bytes | bytearray) -> list[Any]:
+        """Return the rows of an array that all name the contact in the same field."""
+        for decoder in self.decoders:
+            try:
+                return decoder.decode(array)
+            except msgspec.ValidationError:
+                continue
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                raise _UnusualError from error
+        raise _UnusualError
+
+    def judge(self, raw: bytes, position: int, judged: _Judged) -> None:
+        """Judge one row by itself."""
+        outcome = self.outcome(raw, position)
+        if isinstance(outcome, str):
+            judged.lines.append(outcome)
+        else:
+            judged.rejected.append(outcome)
+
+    def outcome(self, raw: bytes, position: int) -> str | RejectedRow:
+        """Return a row's COPY line, or why it is rejected."""
+        row = _TOLERANT.decode(raw.decode("utf-8", "replace"))
+        if not isinstance(row, dict):
+            return _rejected(raw, position, {"row": row}, "row", "a row must be a JSON object")
+        named = next((name for name in wire.CONTACTS if row.get(name) is not None), wire.CONTACTS[0])
+        contact = row.get(named)
+        if not isinstance(contact, str) or not _GUID.fullmatch(contact):
+            reason = "the contact must be a GUID, such as 00000000-0000-0000-0000-000000000001"
+            return _rejected(raw, position, row, named, reason)
+        definition = row.get(wire.LOYALTY_ID)
+        if definition is not None and str(definition).casefold() != self.loyalty_id:
+            reason = "the row belongs to another programme than the one asked for"
+            return _rejected(raw, position, row, wire.LOYALTY_ID, reason)
+        balance = row.get(wire.BALANCE)
+        amount = _amount(balance) if isinstance(balance, _Number) else None
+        if amount is None:
+            return _rejected(raw, position, row, wire.BALANCE, _WANTED_BALANCE)
+        return f"{contact.lower()}\t{amount}\t{_time_text(row.get(wire.MUTATED_AT))}\t{position}\n"
+
+
+_WANTED_BALANCE = (
+    f"the balance must be a JSON number below 10^{LARGEST_MAGNITUDE} in size with at most "
+    f"{MOST_FRACTION_DIGITS} digits after the point"
+)
+_SPLITTER = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+def _checked_guids(guids: list[str]) -> list[str]:
+    """Return strings in lower case, if all of them are GUIDs."""
+    if not guids:
+        return guids
+    # Text that is not ASCII becomes longer, or odd, and fails the checks.
+    joined = "\n".join(guids).encode("utf-8", "replace")
+    line = _GUID_LENGTH + 1
+    dashes = b"-" * len(guids)
+    if (
+        len(joined) != line * len(guids) - 1
+        or joined.translate(None, _HEX) != b"\n".join([b"----"] * len(guids))
+        or joined[_GUID_LENGTH::line] != b"\n" * (len(guids) - 1)
+        or any(joined[column::line] != dashes for column in _GUID_DASHES)
+    ):
+        raise _UnusualError([place for place, guid in enumerate(guids) if not _GUID.fullmatch(guid)])
+    lower = joined.lower()
+    return guids if lower == joined else lower.decode().split("\n")
+
+
+def _checked_amounts(raws: list[msgspec.Raw]) -> list[str]:
+    """Return JSON values as their texts, if all of them are sane numbers without an exponent."""
+    joined = b"\n".join(raws)
+    if joined.translate(None, _PLAIN_NUMBER + b"\n"):
+        raise _UnusualError([place for place, raw in enumerate(raws) if bytes(raw).translate(None, _PLAIN_NUMBER)])
+    texts = joined.decode().split("\n") if raws else []
+    if max(map(len, texts), default=0) > _SURELY_SANE_LENGTH:
+        odd = [place for place, text in enumerate(texts) if len(text) > _SURELY_SANE_LENGTH and _amount(text) is None]
+        if odd:
+            raise _UnusualError(odd)
+    return texts
+
+
+def _amount(text: str) -> str | None:
+    """Return a JSON number's exact text without an exponent, None where it is not finite or not sane."""
+    if len(text) > _LONGEST_NUMBER:
+        return None
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        return None
+    exponent = number.as_tuple().exponent
+    if not isinstance(exponent, int) or exponent < -MOST_FRACTION_DIGITS or number.adjusted() >= LARGEST_MAGNITUDE:
+        return None
+    return f"{number:f}"
+
+
+def _time_texts(times: list[Any]) -> list[str]:
+    """Return times as texts that PostgreSQL reads as the same microsecond whatever its settings."""
+    try:
+        joined = "\n".join(times).encode("ascii")
+        deque(map(datetime.fromisoformat, times), maxlen=0)
+    except (TypeError, ValueError):
+        return [_time_text(time) for time in times]
+    shapes = joined.translate(None, b"0123456789").replace(b".", b"")
+    if shapes != b"\n".join([b"--T::Z"] * len(times)):
+        return [_time_text(time) for time in times]
+    longest = len("2024-05-16T12:20:03.807123Z")
+    if max(map(len, times), default=0) > longest:
+        return [time if len(time) <= longest else f"{time[: longest - 1]}Z" for time in times]
+    return times
+
+
+def _time_text(time: object) -> str:
+    """Return one time as text, COPY's null where there is none to be read."""
+    if not isinstance(time, str):
+        return _MISSING
+    try:
+        moment = datetime.fromisoformat(time)
+        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return _MISSING
+    return moment.isoformat().replace("+00:00", "Z")
+
+
+def _position_texts(position: int, count: int) -> tuple[list[str], list[str]]:
+    """Return the tab and leading digits, and the last four digits and line end, of consecutive positions."""
+    prefixes: list[str] = []
+    positions: list[str] = []
+    while len(positions) < count:
+        high, low = divmod(position + len(positions), _POSITIONS)
+        some = min(count - len(positions), _POSITIONS - low)
+        prefixes += [f"\t{high}" if high else "\t"] * some
+        positions += (_LATER_POSITIONS if high else _FIRST_POSITIONS)[low : low + some]
+    return prefixes, positions
+
+
+def _rejected(raw: bytes, position: int, row: dict[str, Any], name: str, reason: str) -> RejectedRow:
+    contacts = (row.get(contact) for contact in wire.CONTACTS)
+    contact = next((value for value in contacts if isinstance(value, str)), None)
+    value = row.get(name)
+    shown = value if isinstance(value, _Number) else json.dumps(value, ensure_ascii=False) if name in row else ""
+    return RejectedRow(
+        position=position,
+        contact=None if contact is None else _printable(contact.lower(), _VALUE_CUT),
+        field=name,
+        value=_printable(shown, _VALUE_CUT),
+        reason=reason,
+        raw=_printable(raw[: 4 * _RAW_CUT].decode("utf-8", "replace"), _RAW_CUT),
+    )
+
+
+def _printable(text: str, longest: int) -> str:
+    """Return text that PostgreSQL can store: no NUL, no lone surrogate, not too long."""
+    return text[:longest].replace("\x00", "�").encode("utf-8", "replace").decode()

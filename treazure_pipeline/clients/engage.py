@@ -1,0 +1,131 @@
+"""The client of Voyado Engage, the points follower."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self, TypeVar
+
+import httpx
+
+from treazure_pipeline.clients import wire
+from treazure_pipeline.clients.transport import Answer, Http, Pacer, RetryPolicy, Unpaced, revealed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Mapping
+
+    from pydantic import SecretStr
+
+T = TypeVar("T")
+_HEADERS = {"Content-Type": "application/json"}
+_MOST_PAGES = 1000
+
+
+class _ApiKey(httpx.Auth):
+    def __init__(self, key: str) -> None:
+        self._key = key
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        request.headers["apikey"] = self._key
+        yield request
+
+
+class EngageClient:
+    """Engage's API with one key; may be used by many threads. Close it, or use it in `with`.
+
+    `timeout` bounds each request, in seconds; `concurrency` is how many threads use the client at once.
+
+    Every method raises RemoteError: TransientError (for reads after the last try), AuthenticationError where
+    the key is refused, PermanentError for another refusal, InvalidAnswerError for an answer outside the
+    contract.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: SecretStr,
+        *,
+        api_version: str = "v2",
+        timeout: float = 30.0,
+        concurrency: int = 8,
+        retry: RetryPolicy | None = None,
+        pacer: Pacer | None = None,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        key = revealed(api_key, "ENGAGE_API_KEY")
+        self._version = api_version
+        self._retry = retry or RetryPolicy()
+        self._pacer = pacer or Unpaced()
+        self._auth = _ApiKey(key)
+        self._http = Http(
+            "engage", base_url, timeout=timeout, concurrency=concurrency, secrets=[key], transport=transport
+        )
+
+    def __repr__(self) -> str:
+        return f"EngageClient({self._http.base_url!r})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def set_balances(self, body: bytes) -> wire.BalancesAnswer:
+        """Send balances (`wire.encode_balances`) once: the caller paces, and repeats with the newest only.
+
+        Accepted is not applied: a job of Engage's applies them later. A PermanentError refuses all rows.
+        After a NoAnswerError or an InvalidAnswerError it is unknown which rows were taken; setting totals
+        again is harmless.
+        """
+        path = wire.balances_path(self._version)
+        answer = self._http.checked(self._http.ask("POST", path, content=body, headers=_HEADERS, auth=self._auth))
+        return self._read(answer, lambda received: wire.read_balances_answer(received, body, answer.request_id))
+
+    def contact_count(self) -> int:
+        """Return how many contacts Engage holds: the vendor's connection check."""
+        return self._read(self._get(wire.contact_count_path(self._version)), wire.read_contact_count)
+
+    def definitions(self) -> list[wire.Definition]:
+        """Return all point definitions."""
+        found: dict[int, wire.Definition] = {}
+        for _ in range(_MOST_PAGES):
+            params = {"offset": len(found), "count": wire.LARGEST_PAGE}
+            page = self._read(self._get(wire.definitions_path(self._version), params), wire.read_definitions)
+            known = len(found)
+            found |= {definition.id: definition for definition in page}
+            if len(page) < wire.LARGEST_PAGE or len(found) == known:
+                break
+        return list(found.values())
+
+    def point_accounts(self, contact_id: str) -> list[wire.PointAccount]:
+        """Return a contact's accounts; one that Engage does not know is a PermanentError with status 404."""
+        found: dict[str, wire.PointAccount] = {}
+        for _ in range(_MOST_PAGES):
+            params: dict[str, str | int] = {
+                "contactId": contact_id,
+                "offset": len(found),
+                "count": wire.LARGEST_PAGE,
+            }
+            answer = self._get(wire.point_accounts_path(self._version), params)
+            page, count = self._read(answer, wire.read_point_accounts)
+            known = len(found)
+            found |= {account.id: account for account in page}
+            if len(found) >= count or len(found) == known:
+                break
+        return list(found.values())
+
+    def _get(self, path: str, params: Mapping[str, str | int] | None = None) -> Answer:
+        def once() -> Answer:
+            with self._pacer.slot():
+                answer = self._http.ask("GET", path, params=params, headers=_HEADERS, auth=self._auth)
+            return self._http.checked(answer)
+
+        return self._retry.call(once, pacer=self._pacer)
+
+    def _read(self, answer: Answer, read: Callable[[bytes], T]) -> T:
+        try:
+            return read(answer.body)
+        except wire.WireError as error:
+            raise self._http.unusable(answer, str(error)) from None

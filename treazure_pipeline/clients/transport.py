@@ -1,0 +1,512 @@
+"""What both clients share: how a request is made, judged, paced and tried again.
+
+Whether a failure may pass (`is_transient`), whether it counts (`costs_a_try`), how long to wait
+(`RetryPolicy.wait_after`) and the spread of that wait (`jittered`) are apart. Nothing here knows a path or a
+body of either system.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+import threading
+import time
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Protocol, TypeVar
+from urllib.parse import SplitResult, urlsplit
+
+import httpx
+
+from treazure_pipeline import __version__
+from treazure_pipeline.errors import (
+    AuthenticationError,
+    InvalidAnswerError,
+    NoAnswerError,
+    PermanentError,
+    RateLimitedError,
+    RemoteError,
+    SettingsError,
+    System,
+    TransientError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from pydantic import SecretStr
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+USER_AGENT = f"treazure-pipeline/{__version__}"
+VENDOR_WAITS = (10.0, 30.0, 60.0, 300.0)
+PATIENCE_SECONDS = 1800.0
+SHORTEST_PATIENCE_SECONDS = 30.0
+LONGEST_RETRY_AFTER_SECONDS = 900.0
+LONGEST_CONNECT_SECONDS = 10.0
+
+_REQUEST_ID_HEADERS = ("x-request-id", "request-id", "x-correlation-id", "x-ms-request-id", "traceparent")
+_HINTS: dict[System, tuple[str, str]] = {
+    "treazure": (
+        "Check TREAZURE_CLIENT_ID and TREAZURE_CLIENT_SECRET; a reset of the secret voids the old one.",
+        "Check TREAZURE_BASE_URL, or TREAZURE_CLIENT and TREAZURE_ENVIRONMENT.",
+    ),
+    "engage": (
+        "Check ENGAGE_API_KEY and what this key may do.",
+        "Check ENGAGE_BASE_URL (or ENGAGE_CLIENT) and ENGAGE_API_VERSION.",
+    ),
+}
+_LOOKS_SECRET = re.compile(
+    r"""(?ix) (bearer|basic) \s+ [^\s"'<>,]+ | eyJ[\w-]{5,}(\.[\w-]+)* | whsec_[\w+/=-]+
+    | (?<= secret | apikey ) ["']? \s* [:=] \s* ["']? [^\s"'&,}<>]+
+    | (?<= api_key | api-key ) ["']? \s* [:=] \s* ["']? [^\s"'&,}<>]+
+    | (?<= token ) ["']? \s* [:=] \s* ["']? [^\s"'&,}<>]+
+    | (?<= password ) ["']? \s* [:=] \s* ["']? [^\s"'&,}<>]+"""
+)
+
+
+class Pacer(Protocol):
+    """The rate that all processes share with one system."""
+
+    def slot(self) -> AbstractContextManager[None]:
+        """Wait for a slot of the shared rate; it is held until the answer has arrived."""
+
+    def pause(self, seconds: float) -> None:
+        """Make everybody wait: the system asked for it."""
+
+
+class Unpaced:
+    """The pacer of a limit that is switched off."""
+
+    def slot(self) -> AbstractContextManager[None]:
+        """Hand out a slot at once."""
+        return nullcontext()
+
+    def pause(self, seconds: float) -> None:
+        """Do nothing: the one that was told to wait waits by itself."""
+
+
+def is_transient(error: BaseException) -> bool:
+    """Tell whether the same call may succeed later."""
+    return isinstance(error, TransientError)
+
+
+def costs_a_try(error: TransientError) -> bool:
+    """Tell whether a failure counts as a try; where the system said when to come back, it does not (I8)."""
+    return not isinstance(error, RateLimitedError) and error.retry_after is None
+
+
+def jittered(seconds: float) -> float:
+    """Spread waits of many threads and processes by up to a tenth, upwards."""
+    return seconds * random.uniform(1.0, 1.1)  # noqa: S311 - spreads load, protects nothing
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often and how late a failed call is made again; the one owner of HTTP retries.
+
+    `waits` are the vendor's for background work (Voyado, "API retry policy"), in seconds, multiplied by
+    `scale`; with none of them a call has one try. `stop`, once set, ends every wait at once: the failure is
+    raised then.
+    """
+
+    waits: tuple[float, ...] = VENDOR_WAITS
+    scale: float = 1.0
+    stop: threading.Event | None = None
+
+    @property
+    def attempts(self) -> int:
+        """How many tries a call has: the first one and one after each wait."""
+        return len(self.waits) + 1
+
+    @property
+    def patience(self) -> float:
+        """Seconds for which a call puts up with being told to come back later (429, `Retry-After`)."""
+        return max(PATIENCE_SECONDS * self.scale, SHORTEST_PATIENCE_SECONDS) if self.waits else 0.0
+
+    def wait_after(self, failures: int, error: TransientError | None = None) -> float:
+        """Return the seconds to wait after the n-th failure (from 1), no less than the system asked for."""
+        asked = error.retry_after if error is not None and error.retry_after is not None else 0.0
+        ours = self.waits[min(failures, len(self.waits)) - 1] * self.scale if self.waits else 0.0
+        return max(jittered(ours), asked)
+
+    def sleep(self, seconds: float) -> bool:
+        """Wait; return False where the wait was, or had been, called off."""
+        if self.stop is None:
+            time.sleep(seconds)
+            return True
+        return not self.stop.wait(seconds)
+
+    def call(self, attempt: Callable[[], T], *, pacer: Pacer | None = None) -> T:
+        """Make an idempotent call until it succeeds, fails for good, or tries or patience are used up.
+
+        A 429, or another failure with `Retry-After`, pauses `pacer` and costs no try. Raises what the last
+        try raised.
+        """
+        failures = postponed = 0
+        deadline = time.monotonic() + self.patience
+        while True:
+            try:
+                return attempt()
+            except TransientError as error:
+                if costs_a_try(error):
+                    failures += 1
+                    wait = self.wait_after(failures, error)
+                    over = failures >= self.attempts
+                else:
+                    postponed += 1
+                    wait = self.wait_after(postponed, error)
+                    over = time.monotonic() + wait > deadline
+                    if pacer is not None:
+                        pacer.pause(wait)
+                if over:
+                    raise
+                logger.warning("%s Tried again in %.1f s.", error, wait)
+                if not self.sleep(wait):
+                    raise
+
+
+def revealed(secret: SecretStr, setting: str) -> str:
+    """Return a secret that fits into an HTTP header; a SettingsError names the setting, not the value."""
+    value = secret.get_secret_value()
+    if not re.fullmatch(r"[!-~]+", value):
+        raise SettingsError(f"{setting} is empty or holds white space or characters outside ASCII.")
+    return value
+
+
+def redacted(text: str, secrets: Sequence[str] = ()) -> str:
+    """Return text without the given secrets and without whatever looks like one."""
+    for secret in secrets:
+        if secret:
+            text = text.replace(secret, "***")
+    return _LOOKS_SECRET.sub("***", text)
+
+
+def excerpt(body: bytes, secrets: Sequence[str] = (), *, longest: int = 80) -> str:
+    """Return the beginning of a body for a message: one line, quoted, redacted, cut."""
+    text = " ".join(redacted(body[:20_000].decode("utf-8", "replace"), secrets).split())
+    shown = "".join(character if character.isprintable() else "?" for character in text)
+    return f'"{shown[:longest]}…"' if len(shown) > longest else f'"{shown}"'
+
+
+def retry_after_seconds(value: str | None, now: datetime) -> float | None:
+    """Read a `Retry-After` header, seconds or an HTTP date; at most 15 minutes, None if it can't be read."""
+    if value is None:
+        return None
+    try:
+        seconds = float(value) if re.fullmatch(r"\s*\d+(\.\d+)?\s*", value) else None
+        if seconds is None:
+            moment = parsedate_to_datetime(value)
+            seconds = ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - now).total_seconds()
+    except (ValueError, OverflowError):
+        return None
+    return min(max(seconds, 0.0), LONGEST_RETRY_AFTER_SECONDS)
+
+
+def is_loopback(host: str | None) -> bool:
+    """Tell whether a host is this machine."""
+    try:
+        return host == "localhost" or ip_address(host or "").is_loopback
+    except ValueError:
+        return False
+
+
+class _Remaining(dict[str, float]):
+    """httpx's time limits of one request, of which each phase gets what the phases before have left."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.deadline = time.monotonic() + seconds
+
+    def get(self, phase: str, default: object = None) -> float:  # noqa: ARG002 - as httpcore calls it
+        left = max(self.deadline - time.monotonic(), 0.001)
+        return min(left, LONGEST_CONNECT_SECONDS) if phase == "connect" else left
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A complete answer, whatever its status; `path` without the query."""
+
+    method: str
+    path: str
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def request_id(self) -> str | None:
+        """What the system, or something in front of it, calls the request."""
+        found = next((self.headers[name] for name in _REQUEST_ID_HEADERS if self.headers.get(name)), None)
+        return None if found is None else re.sub(r"[^\x21-\x7e]", "?", found[:100])
+
+
+class Http:
+    """One system behind one base URL: sends requests there only, and turns failures into our errors.
+
+    `timeout`, in seconds, bounds a whole request; for a streamed body it bounds each wait for more bytes.
+    Redirects are never followed. Proxies of the environment are used unless the host is this machine (I9).
+    """
+
+    def __init__(
+        self,
+        system: System,
+        base_url: str,
+        *,
+        timeout: float,
+        concurrency: int,
+        secrets: Sequence[str],
+        transport: httpx.BaseTransport | None,
+    ) -> None:
+        self.system = system
+        self.base_url = base_url.rstrip("/")
+        self._base = urlsplit(self.base_url)
+        self._timeout = timeout
+        self._secrets = tuple(secrets)
+        connections = concurrency + 2
+        self._client = httpx.Client(
+            headers={"User-Agent": USER_AGENT, "Accept": "application/json"},
+            timeout=httpx.Timeout(timeout, connect=min(timeout, LONGEST_CONNECT_SECONDS)),
+            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+            follow_redirects=False,
+            verify=self._base.scheme == "https",
+            trust_env=not is_loopback(self._base.hostname),
+            transport=transport,
+        )
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str | int] | None = None,
+        content: bytes | None = None,
+        form: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        auth: httpx.Auth | None = None,
+    ) -> Answer:
+        """Send one request and return its complete answer, of any status.
+
+        Raises TransientError where the request can't have arrived, else NoAnswerError where no complete
+        answer came within the timeout.
+        """
+        limits = _Remaining(self._timeout)
+        request = self._request(
+            method,
+            path,
+            params=params,
+            content=content,
+            data=form,
+            headers=headers,
+            extensions={"timeout": limits},
+        )
+        with self._translated(method, path):
+            response = self._client.send(request, auth=auth, stream=True)
+            try:
+                body = bytearray()
+                for piece in response.iter_bytes():
+                    body += piece
+                    if time.monotonic() > limits.deadline:
+                        raise httpx.ReadTimeout("the answer took too long", request=request)
+            finally:
+                response.close()
+        return Answer(method, _plain(path), response.status_code, response.headers, bytes(body))
+
+    @contextmanager
+    def stream(self, path: str, *, auth: httpx.Auth | None = None) -> Iterator[tuple[Answer, Iterator[bytes]]]:
+        """GET a resource whose body may be large.
+
+        Hands out the answer and the body's pieces of about 1 MiB. The answer holds the body only where the
+        status is not 200; the pieces are for 200.
+        """
+        request = self._request("GET", path)
+        with self._translated("GET", path):
+            response = self._client.send(request, auth=auth, stream=True)
+        try:
+            with self._translated("GET", path):
+                body = b"" if response.status_code == 200 else response.read()
+            yield (
+                Answer("GET", _plain(path), response.status_code, response.headers, body),
+                self._pieces(response, path),
+            )
+        finally:
+            response.close()
+
+    def local_path(self, href: str, method: str, path: str) -> str:
+        """Return the path and query of a link that leads to this very system.
+
+        Raises InvalidAnswerError, naming the host, for any other link: the credentials must not go there.
+        """
+        try:
+            link = urlsplit(href.strip())
+            foreign = (link.scheme or link.netloc) and _origin(link, self._base.scheme) != _origin(self._base)
+        except ValueError:
+            raise self.invalid(method, path, "it names a link that can't be read") from None
+        if foreign:
+            host = link.netloc.rpartition("@")[2] or link.scheme
+            raise self.invalid(
+                method,
+                path,
+                f"it leads to the host {host!r} instead of {self._base.netloc}",
+                hint="Nothing was sent there, so that no credentials leave.",
+            )
+        local = f"/{link.path.lstrip('/')}"
+        if self._base.path and (local == self._base.path or local.startswith(f"{self._base.path}/")):
+            local = local.removeprefix(self._base.path)
+        return f"{local}?{link.query}" if link.query else local
+
+    def checked(self, answer: Answer) -> Answer:
+        """Return an answer of status 2xx; raise what any other status means."""
+        if 200 <= answer.status < 300:
+            return answer
+        raise self.failure(answer)
+
+    def failure(self, answer: Answer) -> RemoteError:
+        """Return the error that a status other than 2xx means."""
+        status, method, path, request_id = answer.status, answer.method, answer.path, answer.request_id
+        said = (
+            f"it said {excerpt(answer.body, self._secrets, longest=300)}" if answer.body.strip() else "it said nothing"
+        )
+        credentials, base = _HINTS[self.system]
+        if status < 400:
+            target = urlsplit(answer.headers.get("location", "")).hostname
+            where = f"it redirects to {target}" if target else "it redirects"
+            return self.invalid(method, path, where, status=status, request_id=request_id, hint=base)
+        later = retry_after_seconds(answer.headers.get("retry-after"), datetime.now(UTC))
+        if status == 429:
+            return RateLimitedError(
+                "too many requests.",
+                system=self.system,
+                method=method,
+                path=path,
+                status=status,
+                request_id=request_id,
+                retry_after=later,
+                hint="It is tried again later; lower the rate if this goes on.",
+            )
+        if status in {408, 425} or status >= 500:
+            return TransientError(
+                f"{said}.",
+                system=self.system,
+                method=method,
+                path=path,
+                status=status,
+                request_id=request_id,
+                retry_after=later,
+                effect_possible=status != 425,
+                hint="This may pass; the next run tries again.",
+            )
+        if status in {401, 403}:
+            return AuthenticationError(
+                f"the credentials are not accepted; {said}.",
+                system=self.system,
+                method=method,
+                path=path,
+                status=status,
+                request_id=request_id,
+                hint=credentials,
+            )
+        return PermanentError(
+            f"the request is refused; {said}.",
+            system=self.system,
+            method=method,
+            path=path,
+            status=status,
+            request_id=request_id,
+            hint=base if status in {404, 405} else None,
+        )
+
+    def invalid(
+        self,
+        method: str,
+        path: str,
+        what: str,
+        *,
+        status: int | None = None,
+        request_id: str | None = None,
+        hint: str | None = None,
+    ) -> InvalidAnswerError:
+        """Return the error for an answer that is not what the contract says."""
+        return InvalidAnswerError(
+            f"the answer can't be used: {what}.",
+            system=self.system,
+            method=method,
+            path=_plain(path),
+            status=status,
+            request_id=request_id,
+            hint=hint,
+        )
+
+    def unusable(self, answer: Answer, what: str) -> InvalidAnswerError:
+        """Return the error for a success whose body is not what the contract says, with its beginning."""
+        shown = f"{what}: {excerpt(answer.body, self._secrets)}" if answer.body.strip() else "it is empty"
+        base = _HINTS[self.system][1]
+        return self.invalid(
+            answer.method, answer.path, shown, status=answer.status, request_id=answer.request_id, hint=base
+        )
+
+    def _request(self, method: str, path: str, **parts: object) -> httpx.Request:
+        try:
+            return self._client.build_request(method, f"{self.base_url}{path}", **parts)  # type: ignore[arg-type]
+        except httpx.InvalidURL as error:
+            raise self.invalid(method, path, "its link is no URL") from error
+
+    def _pieces(self, response: httpx.Response, path: str) -> Iterator[bytes]:
+        with self._translated("GET", path):
+            yield from response.iter_bytes(1024 * 1024)
+
+    @contextmanager
+    def _translated(self, method: str, path: str) -> Iterator[None]:
+        """Turn httpx's exceptions into ours."""
+        path = _plain(path)
+        try:
+            yield
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError) as error:
+            raise TransientError(
+                f"no connection to {self._base.netloc}: {self._said(error)}.",
+                system=self.system,
+                method=method,
+                path=path,
+                hint="Check the network, and the host's name in the settings.",
+            ) from error
+        except httpx.DecodingError as error:
+            raise self.invalid(method, path, "its content encoding is broken") from error
+        except (httpx.LocalProtocolError, httpx.UnsupportedProtocol) as error:
+            hint = _HINTS[self.system][1]
+            # The original's text may quote a header.
+            raise PermanentError(
+                f"the request could not be made ({type(error).__name__}).",
+                system=self.system,
+                method=method,
+                path=path,
+                hint=hint,
+            ) from None
+        except httpx.TransportError as error:
+            raise NoAnswerError(
+                f"no complete answer: {self._said(error)}.",
+                system=self.system,
+                method=method,
+                path=path,
+                effect_possible=True,
+                hint="Whether it had its effect is unknown.",
+            ) from error
+
+    def _said(self, error: Exception) -> str:
+        return redacted(str(error), self._secrets).rstrip(".") or type(error).__name__
+
+
+def _plain(path: str) -> str:
+    return path.partition("?")[0]
+
+
+def _origin(url: SplitResult, scheme: str = "") -> tuple[str, str | None, int | None]:
+    scheme = (url.scheme or scheme).lower()
+    return scheme, url.hostname, url.port or {"http": 80, "https": 443}.get(scheme)

@@ -1,0 +1,321 @@
+"""The client of Treazure, the points master."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Self
+
+import httpx
+
+from treazure_pipeline.clients import wire
+from treazure_pipeline.clients.transport import (
+    Answer,
+    Http,
+    Pacer,
+    RetryPolicy,
+    Unpaced,
+    jittered,
+    retry_after_seconds,
+    revealed,
+)
+from treazure_pipeline.errors import AuthenticationError, ExportExpiredError, PermanentError, TransientError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator
+    from contextlib import AbstractContextManager
+    from decimal import Decimal
+
+    from pydantic import SecretStr
+
+logger = logging.getLogger(__name__)
+
+TOKEN_LIFE_SECONDS = 55 * 60.0
+TOKEN_MARGIN_SECONDS = 5 * 60.0
+EXPORT_PATIENCE_SECONDS = 30 * 60.0
+SHORTEST_EXPORT_PATIENCE_SECONDS = 10.0
+FIRST_POLL_SECONDS = 1.0
+LONGEST_POLL_SECONDS = 30.0
+SHORTEST_POLL_SECONDS = 0.02
+_MOST_REDIRECTS = 3
+
+
+class _Bearer(httpx.Auth):
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        request.headers["Authorization"] = f"Bearer {self._token}"
+        yield request
+
+
+class _Tokens:
+    """The current token, fetched when one is needed; many threads cause one fetch."""
+
+    def __init__(self, fetch: Callable[[], wire.Token], clock: Callable[[], float]) -> None:
+        self._fetch = fetch
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._current: _Bearer | None = None
+        self._replace_at = 0.0
+
+    def get(self) -> _Bearer:
+        with self._lock:
+            if self._current is None or self._clock() >= self._replace_at:
+                asked = self._clock()
+                token = self._fetch()
+                self._current = _Bearer(token.access_token)
+                life = max(token.expires_in - TOKEN_MARGIN_SECONDS, token.expires_in / 2)
+                self._replace_at = asked + min(TOKEN_LIFE_SECONDS, life)
+            return self._current
+
+    def drop(self, refused: _Bearer) -> None:
+        """Forget a token that was refused, unless another thread has replaced it already."""
+        with self._lock:
+            if self._current is refused:
+                self._current = None
+
+
+class TreazureClient:
+    """Treazure's API with one OAuth client; may be used by many threads. Close it, or use it in `with`.
+
+    A token is fetched when one is needed and replaced after 55 minutes (the vendor's advice; sooner where it
+    lives less than an hour). A 401 drops it, and the call is made once more with a new one. `timeout` bounds
+    each request, in seconds; `concurrency` is how many threads use the client at once; `clock` tells seconds,
+    never backwards.
+
+    Every method raises RemoteError: TransientError after the last try, AuthenticationError where the
+    credentials are refused, PermanentError for another refusal, InvalidAnswerError for an answer outside the
+    contract.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        client_id: str,
+        client_secret: SecretStr,
+        *,
+        timeout: float = 30.0,
+        concurrency: int = 8,
+        retry: RetryPolicy | None = None,
+        pacer: Pacer | None = None,
+        transport: httpx.BaseTransport | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._client_id = client_id
+        self._client_secret = client_secret
+        self._retry = retry or RetryPolicy()
+        self._pacer = pacer or Unpaced()
+        self._http = Http(
+            "treazure",
+            base_url,
+            timeout=timeout,
+            concurrency=concurrency,
+            secrets=[revealed(client_secret, "TREAZURE_CLIENT_SECRET")],
+            transport=transport,
+        )
+        self._tokens = _Tokens(self._fetch_token, clock)
+
+    def __repr__(self) -> str:
+        return f"TreazureClient({self._http.base_url!r})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def check(self) -> None:
+        """Log in, unless a token is at hand."""
+        self._retry.call(self._tokens.get)
+
+    def request_balances(self, loyalty_id: str, mutated_from: datetime, mutated_to: datetime) -> str:
+        """Have Treazure export the balances that changed between two aware times; return the export's path.
+
+        Starting one twice, after a lost answer, is harmless. A link to another host is an InvalidAnswerError.
+        """
+        body = wire.encode_export_request(loyalty_id, mutated_from, mutated_to)
+        answer = self._retry.call(lambda: self._ask("POST", wire.REQUEST_EXPORT, content=body), pacer=self._pacer)
+        try:
+            href = wire.read_export_link(answer.body)
+        except wire.WireError as error:
+            raise self._http.unusable(answer, str(error)) from None
+        return self._http.local_path(href, answer.method, answer.path)
+
+    def open_balances(self, href: str) -> AbstractContextManager[Iterator[bytes]]:
+        """Wait until an export is ready, then hand out its body in pieces of about 1 MiB as they arrive.
+
+        It is asked for at growing intervals, or when `Retry-After` says, for half an hour at most (scaled
+        like the waits). Raises ExportExpiredError where the result is gone. The pieces raise NoAnswerError
+        where the body breaks off: the caller starts again, with a new export.
+        """
+        return self._open_balances(href)
+
+    def account_balance(self, account: str, loyalty_id: str) -> Decimal | None:
+        """Return an account's balance now, None where there is none in this programme."""
+        answer = self._retry.call(
+            lambda: self._ask("GET", wire.account_path(account), accept=frozenset({404})), pacer=self._pacer
+        )
+        if answer.status == 404:
+            return None
+        try:
+            return wire.read_account_balance(answer.body, loyalty_id)
+        except wire.WireError as error:
+            raise self._http.unusable(answer, str(error)) from None
+
+    def post_transaction(
+        self, account: str, loyalty_id: str, amount: Decimal, *, receipt: str, comment: str, before: float = math.inf
+    ) -> Decimal | None:
+        """Add points, or take them where `amount` is negative, ONCE: there is no try after the first.
+
+        A call whose turn comes only after `before` (monotonic seconds) is not made: a TransientError without effect.
+        Returns the account's new balance, None where the answer names none. After a NoAnswerError, any TransientError
+        with `effect_possible` and an InvalidAnswerError only the history, asked for `receipt`, tells what happened.
+        """
+        content = wire.encode_transaction(loyalty_id, amount, receipt, comment)
+        answer = self._ask("POST", wire.transaction_path(account), content=content, before=before)
+        try:
+            return wire.read_transaction_balance(answer.body, loyalty_id)
+        except wire.WireError as error:
+            raise self._http.unusable(answer, str(error)) from None
+
+    def history(self, account: str, loyalty_id: str) -> list[wire.Movement]:
+        """Return an account's points log in one programme, empty where there is none."""
+        path = wire.history_path(account, loyalty_id)
+        answer = self._retry.call(lambda: self._ask("GET", path, accept=frozenset({404})), pacer=self._pacer)
+        try:
+            return [] if answer.status == 404 else wire.read_history(answer.body)
+        except wire.WireError as error:
+            raise self._http.unusable(answer, str(error)) from None
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        content: bytes | None = None,
+        accept: frozenset[int] = frozenset(),
+        before: float = math.inf,
+    ) -> Answer:
+        """Make one try; a 401 has a second one with a new token."""
+        token = self._tokens.get()
+        answer = self._once(token, method, path, content, before)
+        if answer.status == 401:
+            self._tokens.drop(token)
+            answer = self._once(self._tokens.get(), method, path, content, before)
+        return answer if answer.status in accept else self._http.checked(answer)
+
+    def _once(self, token: _Bearer, method: str, path: str, content: bytes | None, before: float) -> Answer:
+        headers = {"Content-Type": "application/json"} if content is not None else None
+        with self._pacer.slot():
+            if time.monotonic() > before:
+                raise TransientError(
+                    "its turn came too late, so it was not sent.",
+                    system="treazure",
+                    method=method,
+                    path=path,
+                    hint="It is tried again; raise TREAZURE_MAX_REQUESTS_PER_SECOND if this goes on.",
+                )
+            return self._http.ask(method, path, content=content, headers=headers, auth=token)
+
+    def _fetch_token(self) -> wire.Token:
+        answer = self._http.ask(
+            "POST",
+            wire.TOKEN,
+            form={
+                "grant_type": "client_credentials",
+                "client_id": self._client_id,
+                "client_secret": self._client_secret.get_secret_value(),
+                "scope": wire.SCOPE,
+            },
+        )
+        try:
+            return wire.read_token(self._http.checked(answer).body)
+        except wire.WireError as error:
+            raise self._http.invalid(answer.method, answer.path, str(error), status=answer.status) from None
+        except PermanentError as error:
+            if error.status != 400:
+                raise
+            raise AuthenticationError(
+                error.message,
+                system="treazure",
+                method=error.method,
+                path=error.path,
+                status=error.status,
+                request_id=error.request_id,
+                hint="Check TREAZURE_CLIENT_ID and TREAZURE_CLIENT_SECRET.",
+            ) from None
+
+    @contextmanager
+    def _open_balances(self, href: str) -> Iterator[Iterator[bytes]]:
+        path = wire.result_path(self._http.local_path(href, "GET", wire.EXPORT_RESULT))
+        deadline = time.monotonic() + max(EXPORT_PATIENCE_SECONDS * self._retry.scale, SHORTEST_EXPORT_PATIENCE_SECONDS)
+        polls = redirects = 0
+        while True:
+            with ExitStack() as stack:
+                answer, pieces = self._retry.call(lambda: self._open(path, stack), pacer=self._pacer)  # noqa: B023 - called at once
+                if answer.status == 200:
+                    yield pieces
+                    return
+            if answer.status in wire.NOT_READY:
+                polls += 1
+                self._wait_for_export(answer, polls, deadline)
+            else:
+                redirects += 1
+                path = self._redirected(answer, redirects)
+
+    def _open(self, path: str, stack: ExitStack) -> tuple[Answer, Iterator[bytes]]:
+        """Make one try of getting a result; the stack keeps the connection open."""
+        token = self._tokens.get()
+        answer, pieces = self._open_once(token, path, stack)
+        if answer.status == 401:
+            self._tokens.drop(token)
+            answer, pieces = self._open_once(self._tokens.get(), path, stack)
+        if answer.status == wire.EXPIRED:
+            raise ExportExpiredError(
+                "the export's result is gone.",
+                system="treazure",
+                method="GET",
+                path=answer.path,
+                status=answer.status,
+                request_id=answer.request_id,
+                hint="A new export has to be requested.",
+            )
+        if answer.status == 200 or answer.status in wire.NOT_READY or 300 <= answer.status < 400:
+            return answer, pieces
+        self._http.checked(answer)
+        raise self._http.unusable(answer, "an export's result comes with status 200")
+
+    def _open_once(self, token: _Bearer, path: str, stack: ExitStack) -> tuple[Answer, Iterator[bytes]]:
+        with self._pacer.slot():
+            return stack.enter_context(self._http.stream(path, auth=token))
+
+    def _wait_for_export(self, answer: Answer, polls: int, deadline: float) -> None:
+        asked = retry_after_seconds(answer.headers.get("retry-after"), datetime.now(UTC))
+        growing = min(FIRST_POLL_SECONDS * 2 ** (polls - 1), LONGEST_POLL_SECONDS) * self._retry.scale
+        wait = jittered(max(growing, SHORTEST_POLL_SECONDS)) if asked is None else max(asked, SHORTEST_POLL_SECONDS)
+        logger.debug("The export is not ready; asked again in %.1f s", wait)
+        if time.monotonic() + wait > deadline or not self._retry.sleep(wait):
+            raise TransientError(
+                "the export did not become ready in time.",
+                system="treazure",
+                method="GET",
+                path=answer.path,
+                status=answer.status,
+                request_id=answer.request_id,
+                hint="The next run requests a new one.",
+            )
+
+    def _redirected(self, answer: Answer, redirects: int) -> str:
+        target = answer.headers.get("location")
+        if not target or redirects > _MOST_REDIRECTS:
+            raise self._http.failure(answer)
+        return self._http.local_path(target, answer.method, answer.path)

@@ -1,0 +1,125 @@
+"""Everything that a piece of work needs of the outside, made from the settings once and closed together.
+
+Assets, commands and benchmarks get their ledger and clients here; none of them builds one of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from functools import cached_property
+from typing import TYPE_CHECKING, Self
+
+from treazure_pipeline.clients.engage import EngageClient
+from treazure_pipeline.clients.transport import RetryPolicy
+from treazure_pipeline.clients.treazure import TreazureClient
+from treazure_pipeline.database import embedded
+from treazure_pipeline.errors import DatabaseUnavailableError
+from treazure_pipeline.ledger.limiter import Priority, shared_rate
+from treazure_pipeline.ledger.store import Ledger
+from treazure_pipeline.sync.push import LEASE_MARGIN_SECONDS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from treazure_pipeline.clients.transport import Pacer
+    from treazure_pipeline.errors import PipelineError
+    from treazure_pipeline.settings import Settings
+
+
+class Connections:
+    """A ledger and both clients, each opened when it is first asked for. Close it, or use it as a context manager.
+
+    `failures` collects what made the work fail, for a caller that sees the work only through Dagster; `on_progress`
+    hears of rows sent and of how many there are; `priority` is the place in the shared rates, to be set before the
+    clients are first asked for. Setting `stop` ends every wait between tries.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        priority: Priority = Priority.SYNC,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self.settings = settings
+        self.on_progress = on_progress
+        self.failures: list[PipelineError] = []
+        self.stop = threading.Event()
+        self.retry = RetryPolicy(scale=settings.retry_scale, stop=self.stop)
+        self.priority = priority
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End every wait, close the clients, give back locks and connections."""
+        self.stop.set()
+        for name in ("treazure", "engage", "ledger"):
+            if name in self.__dict__:
+                self.__dict__.pop(name).close()
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The ledger at its URL; the embedded server is never started here, but by the commands."""
+        given = self.settings.database_url
+        url = given.get_secret_value() if given is not None else embedded.running_url(self.settings.home)
+        if url is None:
+            raise DatabaseUnavailableError(
+                "The embedded database is not running.",
+                hint="Start it with `treazure-pipeline db start`, or set TREAZURE_PIPELINE_DATABASE_URL.",
+            )
+        threads = self.settings.engage_concurrency + self.settings.treazure_concurrency
+        return Ledger(url, connections=threads + 6)
+
+    @cached_property
+    def treazure(self) -> TreazureClient:
+        """The points master."""
+        settings = self.settings
+        return TreazureClient(
+            settings.treazure_base_url,
+            settings.treazure_client_id,
+            settings.treazure_client_secret,
+            timeout=settings.treazure_timeout_seconds,
+            concurrency=settings.treazure_concurrency,
+            retry=self.retry,
+            pacer=self._pacer(
+                f"treazure:{settings.treazure_base_url}|{settings.treazure_client_id}",
+                settings.treazure_max_requests_per_second,
+                settings.treazure_timeout_seconds,
+            ),
+        )
+
+    @cached_property
+    def engage(self) -> EngageClient:
+        """The point follower."""
+        settings = self.settings
+        return EngageClient(
+            settings.engage_base_url,
+            settings.engage_api_key,
+            api_version=settings.engage_api_version,
+            timeout=settings.engage_timeout_seconds,
+            concurrency=settings.engage_concurrency,
+            retry=self.retry,
+            pacer=self.engage_pacer,
+        )
+
+    @cached_property
+    def engage_pacer(self) -> Pacer:
+        """The budget of the API key, over all processes that use it."""
+        settings = self.settings
+        return self._pacer(
+            f"engage:{settings.engage_base_url}|{settings.engage_api_key.get_secret_value()}",
+            settings.engage_max_requests_per_second,
+            settings.engage_timeout_seconds,
+        )
+
+    def _pacer(self, key: str, per_second: int, timeout: float) -> Pacer:
+        system, _, secret = key.partition(":")
+        bucket = f"{system}:{hashlib.sha256(secret.encode()).hexdigest()[:16]}"
+        return shared_rate(self.ledger, bucket, per_second, self.priority, timeout + LEASE_MARGIN_SECONDS, self.stop)

@@ -1,0 +1,97 @@
+"""The ledger's schema: its migrations are applied by a command and checked before any work.
+
+Everything lives in the PostgreSQL schema `treazure_pipeline`, so that the ledger can share a database with others.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic.command import upgrade as alembic_upgrade
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from treazure_pipeline.errors import DatabaseError, DatabaseUnavailableError, SchemaOutdatedError
+
+SCHEMA = "treazure_pipeline"
+OLDEST_SERVER = 16
+_MIGRATIONS = Path(__file__).parent / "migrations"
+_LOCK = 7_281_001
+
+
+def _engine(url: str) -> sa.Engine:
+    parsed = sa.make_url(url).set(drivername="postgresql+psycopg")
+    return sa.create_engine(parsed, poolclass=sa.NullPool, connect_args={"connect_timeout": 10})
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    return config
+
+
+def head() -> str:
+    """Return the revision that this version of the product works with."""
+    return ScriptDirectory.from_config(_config()).get_current_head() or ""
+
+
+def upgrade(url: str) -> tuple[str | None, str]:
+    """Bring the ledger at `url` to the newest schema; return the revisions before and after.
+
+    Safe when several processes do it at once. Raises DatabaseUnavailableError when the server can't be used and
+    DatabaseError when it is older than PostgreSQL 16.
+    """
+    try:
+        with _engine(url).connect() as connection:
+            _check_server(connection)
+            connection.execute(sa.text("select pg_advisory_lock(:key)"), {"key": _LOCK})
+            connection.execute(sa.text(f"create schema if not exists {SCHEMA}"))
+            connection.execute(sa.text(f"set search_path to {SCHEMA}"))
+            connection.commit()
+            before = _revision(connection)
+            config = _config()
+            config.attributes["connection"] = connection
+            alembic_upgrade(config, "head")
+            connection.commit()
+            return before, head()
+    except sa.exc.DBAPIError as error:
+        raise unavailable(error.orig or error) from None
+
+
+def check(url: str) -> None:
+    """Raise SchemaOutdatedError unless the ledger at `url` has exactly the schema of this version."""
+    try:
+        with _engine(url).connect() as connection:
+            _check_server(connection)
+            connection.execute(sa.text(f"set search_path to {SCHEMA}"))
+            found = _revision(connection)
+    except sa.exc.DBAPIError as error:
+        raise unavailable(error.orig or error) from None
+    if found != head():
+        stands = f"at revision {found}" if found else "empty"
+        message = f"The ledger's schema is {stands}, this version of treazure-pipeline needs {head()}."
+        raise SchemaOutdatedError(message, hint="Run `treazure-pipeline db upgrade`.")
+
+
+def unavailable(error: BaseException) -> DatabaseUnavailableError:
+    """Turn a driver's error into ours, without the connection string."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = lines[0] if lines else type(error).__name__
+    return DatabaseUnavailableError(
+        f"The ledger's database can't be used: {reason.rstrip('.')}.",
+        hint="Check that PostgreSQL runs, has room, and that TREAZURE_PIPELINE_DATABASE_URL is right.",
+    )
+
+
+def _revision(connection: sa.Connection) -> str | None:
+    context = MigrationContext.configure(connection, opts={"version_table_schema": SCHEMA})
+    return context.get_current_revision()
+
+
+def _check_server(connection: sa.Connection) -> None:
+    version = connection.execute(sa.text("show server_version_num")).scalar_one()
+    if int(version) // 10_000 < OLDEST_SERVER:
+        message = f"The ledger's server is PostgreSQL {int(version) // 10_000}; {OLDEST_SERVER} or newer is needed."
+        raise DatabaseError(message, hint="Point TREAZURE_PIPELINE_DATABASE_URL at a newer server.")

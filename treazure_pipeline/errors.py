@@ -1,0 +1,155 @@
+"""Everything the product raises on purpose.
+
+::
+
+    PipelineError
+    ├─ SettingsError
+    ├─ BusyError
+    ├─ DatabaseError
+    │  ├─ DatabaseUnavailableError
+    │  └─ SchemaOutdatedError
+    ├─ RunIncompleteError
+    └─ RemoteError
+       ├─ TransientError
+       │  ├─ NoAnswerError
+       │  └─ RateLimitedError
+       ├─ PermanentError
+       │  ├─ AuthenticationError
+       │  └─ ExportExpiredError
+       └─ InvalidAnswerError
+
+`str(error)` is one complete paragraph for a person, hint included. No secret is ever part of one.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+System = Literal["treazure", "engage"]
+
+_NAMES: dict[System, str] = {"treazure": "Treazure", "engage": "Engage"}
+
+
+class PipelineError(Exception):
+    """The root. `hint` says what a person can do; `exit_code` is what a command ends with."""
+
+    exit_code: ClassVar[int] = 5
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}" if self.hint else self.message
+
+
+class SettingsError(PipelineError):
+    """A setting is missing or wrong; found before any work."""
+
+    exit_code = 2
+
+
+class BusyError(PipelineError):
+    """Another run of the programme holds its lock."""
+
+    exit_code = 4
+
+
+class DatabaseError(PipelineError):
+    """The ledger could not be used."""
+
+
+class DatabaseUnavailableError(DatabaseError):
+    """PostgreSQL is down, full or not reachable."""
+
+
+class SchemaOutdatedError(DatabaseError):
+    """The ledger's tables are older, or newer, than this version of the product."""
+
+
+class RunIncompleteError(PipelineError):
+    """A run could not finish. What was accepted until then is kept, and the next run goes on."""
+
+
+class RemoteError(PipelineError):
+    """A call to one of the two systems failed.
+
+    `path` comes without the query, `status` is None where no answer arrived, and `request_id` is what
+    the system calls the request, for its support.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        system: System,
+        method: str,
+        path: str,
+        status: int | None = None,
+        request_id: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.system = system
+        self.method = method
+        self.path = path
+        self.status = status
+        self.request_id = request_id
+
+    def __str__(self) -> str:
+        facts = [f"status {self.status}"] if self.status is not None else []
+        facts += [f"request id {self.request_id}"] if self.request_id else []
+        call = f"{_NAMES[self.system]}, {self.method} {self.path}"
+        return f"{call} ({', '.join(facts)}): {super().__str__()}" if facts else f"{call}: {super().__str__()}"
+
+
+class TransientError(RemoteError):
+    """Worth trying again: 408, 425, 5xx, no connection, no answer.
+
+    `retry_after` is what the system asked for, in seconds. `effect_possible` is False only where the
+    system cannot have acted on the request: it never got it, or said that it did not take it.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        system: System,
+        method: str,
+        path: str,
+        status: int | None = None,
+        request_id: str | None = None,
+        hint: str | None = None,
+        retry_after: float | None = None,
+        effect_possible: bool = False,
+    ) -> None:
+        super().__init__(
+            message, system=system, method=method, path=path, status=status, request_id=request_id, hint=hint
+        )
+        self.retry_after = retry_after
+        self.effect_possible = effect_possible
+
+
+class NoAnswerError(TransientError):
+    """The request went out and no complete answer came back: whether it had its effect is unknown."""
+
+
+class RateLimitedError(TransientError):
+    """429: the request was not taken. Waiting for the next try costs none of the tries."""
+
+
+class PermanentError(RemoteError):
+    """The system refused the request; the same request would be refused again."""
+
+
+class AuthenticationError(PermanentError):
+    """The credentials, or a token just fetched with them, are not accepted."""
+
+
+class ExportExpiredError(PermanentError):
+    """The export's result is gone (410); a new export has to be requested."""
+
+
+class InvalidAnswerError(RemoteError):
+    """A success whose body is not what the contract says: HTML, cut short, empty, parts missing."""

@@ -1,0 +1,371 @@
+"""The queue of adjustments: what Engage asks to be added in Treazure, each exactly once (I4, I5).
+
+    received ──▶ queued ──▶ sending ──▶ posted ──▶ done
+        └──▶ rejected  ◀──────┤  (refused by Treazure, or no sense in it)
+                              ├──▶ queued  (without effect, or absent from the history: tried again, in its place)
+                              └──▶ uncertain ──▶ queued, posted, discarded (a person's decision)
+
+`sending` is stored, with the receipt number, before Treazure is called; what is found in that state after its lease is
+looked up in the history by its receipt. Adjustments of one contact go one at a time, in the order in which they
+arrived; one that waits holds back its contact only.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from contextlib import contextmanager
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+import msgspec
+from psycopg.rows import class_row
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from datetime import datetime
+    from typing import Any
+
+    from psycopg import Connection
+
+    from treazure_pipeline.ledger.store import Account, Ledger
+
+UNFINISHED = ("received", "queued", "sending", "posted", "uncertain")
+
+_LONGEST_INT = 100
+
+RECEIVE = """
+insert into adjustment (event_id, delivery_id, source, payload, receipt)
+values (%(event_id)s, %(delivery_id)s, 'webhook', %(payload)s, %(receipt)s) on conflict do nothing
+"""
+
+
+@dataclass(frozen=True)
+class Received:
+    """An event that nobody has judged yet; `payload`: the event's own, as Engage sent it, its numbers exact."""
+
+    id: int
+    payload: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Adjustment:
+    """A claimed adjustment. `state` is the one it was claimed in; `asked`: when Treazure was called last.
+
+    `lease_until` names the claim: whoever holds an older one decides nothing any more.
+    """
+
+    id: int
+    state: str
+    programme: int
+    contact: str
+    amount: Decimal
+    comment: str
+    receipt: str
+    tries: int
+    lookups: int
+    asked: datetime | None
+    lease_until: datetime
+
+
+@dataclass(frozen=True)
+class QueueFigures:
+    """How many adjustments are in each state, the age in seconds of the oldest unfinished one, and what is due."""
+
+    received: int
+    queued: int
+    sending: int
+    posted: int
+    done: int
+    rejected: int
+    uncertain: int
+    discarded: int
+    dead_letters: int
+    oldest_seconds: float
+    due: int
+
+
+def receipt_of(event_id: str) -> str:
+    """Return the receipt number of an event: the same for the same event, 26 characters, different for any other."""
+    return "VE" + base64.b32encode(hashlib.sha256(event_id.encode()).digest()).decode()[:24]
+
+
+def add(ledger: Ledger, event_id: str, payload: Mapping[str, Any]) -> bool:
+    """Put an adjustment by hand into the queue; return False when this event is there already."""
+    with ledger.connection() as connection:
+        statement = RECEIVE.replace("'webhook'", "'manual'")
+        exact = msgspec.json.Encoder(decimal_format="number").encode(payload).decode()
+        values = {"event_id": event_id, "delivery_id": None, "payload": exact, "receipt": receipt_of(event_id)}
+        return connection.execute(statement, values).rowcount == 1
+
+
+def received(ledger: Ledger, limit: int = 1000) -> list[Received]:
+    """Return events that nobody has judged yet, in the order of their arrival."""
+    with ledger.connection() as connection:
+        rows = connection.execute(
+            "select id, payload::text from adjustment where state = 'received' order by id limit %s", (limit,)
+        ).fetchall()
+    return [Received(number, json.loads(payload, parse_float=Decimal, parse_int=_whole)) for number, payload in rows]
+
+
+def _whole(digits: str) -> int | Decimal:
+    """Return a whole number; as a Decimal where it is longer than what Python makes an int of."""
+    return int(digits) if len(digits) <= _LONGEST_INT else Decimal(digits)
+
+
+@contextmanager
+def judging(ledger: Ledger) -> Iterator[Connection[Any]]:
+    """One transaction, and few round trips, for the verdicts on many events."""
+    with ledger.connection() as connection, connection.pipeline(), connection.transaction():
+        yield connection
+
+
+def accept(
+    verdicts: Connection[Any],
+    event: Received,
+    *,
+    account: Account,
+    contact: str,
+    amount: Decimal,
+    description: str,
+    comment: str,
+) -> None:
+    """Queue an event that makes sense; `comment` is what Treazure gets of its description."""
+    verdicts.execute(
+        _ACCEPT,
+        {
+            "id": event.id,
+            "note": "its description was cut to 100 characters" if comment != description else None,
+            "programme": account.id,
+            "contact": contact,
+            "amount": amount,
+            "description": description,
+            "comment": comment,
+        },
+    )
+
+
+def reject(verdicts: Connection[Any], event: Received, reason: str) -> None:
+    """Reject an event in which there is no sense; it is kept and can be retried."""
+    verdicts.execute(_REJECT, {"id": event.id, "reason": reason})
+
+
+def claim(ledger: Ledger, accounts: Sequence[Account], *, lease: float, lookup_wait: float) -> Adjustment | None:
+    """Claim the next adjustment that is due and not held back; None when there is none.
+
+    A queued one becomes `sending` durably, before Treazure is called. One in `sending` is claimed for a look into the
+    history, `lookup_wait` seconds after its call and again after every look; one in `posted` for setting its balance.
+    `lease`, in seconds, outlasts the call; `accounts` are the live programmes.
+    """
+    with ledger.connection() as connection, connection.transaction():
+        cursor = connection.cursor(row_factory=class_row(Adjustment))
+        found = cursor.execute(
+            _CLAIM,
+            {"programmes": [account.id for account in accounts], "lease": lease, "lookup_wait": lookup_wait},
+        ).fetchone()
+        if found is not None and found.state == "queued":
+            _note(connection, found.id, "sending", None)
+    return found
+
+
+def settle(
+    ledger: Ledger,
+    adjustment: Adjustment,
+    state: str,
+    *,
+    reason: str | None = None,
+    answer: str | None = None,
+    balance: Decimal | None = None,
+    wait: float = 0.0,
+    looked: bool = False,
+    run_id: str | None = None,
+) -> bool:
+    """Move a claimed adjustment on to `state`, or keep it there for `wait` seconds; the transition is recorded.
+
+    False, and nothing happens, where the claim is over and somebody else has the adjustment: what its holder knows may
+    be old. Only that it is posted can't grow old, and so holds against anybody who has not found it yet.
+    """
+    with ledger.connection() as connection, connection.transaction():
+        settled = connection.execute(
+            "update adjustment set state = %(state)s, reason = %(reason)s, balance = coalesce(%(balance)s, balance), "
+            "next_try = clock_timestamp() + make_interval(secs => %(wait)s), lease_until = null, "
+            "lookups = case when %(looked)s then lookups + 1 when %(state)s = 'queued' then 0 else lookups end, "
+            "finished_at = case when %(state)s in ('done', 'rejected', 'discarded') then clock_timestamp() end "
+            "where id = %(id)s and (lease_until = %(lease_until)s and state = 'sending' "
+            "or %(state)s = 'posted' and state in ('queued', 'sending', 'uncertain'))",
+            {
+                "id": adjustment.id,
+                "lease_until": adjustment.lease_until,
+                "state": state,
+                "reason": reason,
+                "balance": balance,
+                "wait": wait,
+                "looked": looked,
+            },
+        ).rowcount
+        if settled:
+            _note(connection, adjustment.id, state, reason, answer, run_id)
+    return settled == 1
+
+
+def contacts_to_push(ledger: Ledger, account: Account, *, limit: int) -> list[str]:
+    """Return contacts of posted adjustments whose balance waits for its sending, oldest first."""
+    with ledger.connection() as connection:
+        rows = connection.execute(
+            "select a.contact::text from adjustment a "
+            "join pending p on p.programme = a.programme and p.contact = a.contact "
+            "where a.state = 'posted' and a.programme = %s and not p.gone "
+            "and (p.next_try is null or p.next_try <= clock_timestamp()) group by a.contact order by min(a.id) limit %s",
+            (account.id, limit),
+        ).fetchall()
+    return [contact for (contact,) in rows]
+
+
+def retry(ledger: Ledger, number: int) -> bool:
+    """Queue a rejected or uncertain adjustment again, by a person's decision; False where it is in no such state."""
+    with ledger.connection() as connection, connection.transaction():
+        row = connection.execute(
+            "update adjustment set state = case when amount is null then 'received' else 'queued' end, reason = null, "
+            "lookups = 0, tries = 0, next_try = clock_timestamp(), finished_at = null "
+            "where id = %s and state in ('rejected', 'uncertain') returning state",
+            (number,),
+        ).fetchone()
+        if row is not None:
+            _note(connection, number, row[0], "retried by a person")
+    return row is not None
+
+
+def discard(ledger: Ledger, number: int, reason: str, *, posted: bool) -> bool:
+    """Give up an adjustment that is not under way, or say that it stands in Treazure (`posted`), by a person's decision."""
+    with ledger.connection() as connection, connection.transaction():
+        state = "posted" if posted else "discarded"
+        changed = connection.execute(
+            "update adjustment set state = %s, reason = %s, next_try = clock_timestamp(), "
+            "finished_at = case when %s then null else clock_timestamp() end "
+            "where id = %s and state in ('received', 'queued', 'rejected', 'uncertain')",
+            (state, reason, posted, number),
+        ).rowcount
+        if changed:
+            _note(connection, number, state, reason)
+    return changed == 1
+
+
+def finish_posted(ledger: Ledger, run_id: str | None = None) -> int:
+    """Mark posted adjustments as done whose balance Engage has accepted; return how many."""
+    with ledger.connection() as connection:
+        row = connection.execute(_FINISH, {"run_id": run_id}).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def postpone_posted(ledger: Ledger, wait: float) -> None:
+    """Let what Engage has not accepted yet wait; whoever sends pending rows, the hourly sync too, finishes it."""
+    with ledger.connection() as connection:
+        connection.execute(
+            "update adjustment set reason = 'Engage has not accepted its balance yet', "
+            "next_try = clock_timestamp() + make_interval(secs => %s) where state = 'posted'",
+            (wait,),
+        )
+
+
+def is_due(ledger: Ledger, *, lookup_wait: float) -> bool:
+    """Tell whether a run would find something to do; costs what is unfinished, however much is finished."""
+    with ledger.connection() as connection:
+        row = connection.execute(f"select exists (select {_TO_DO})", {"lookup_wait": lookup_wait}).fetchone()
+    return row is not None and bool(row[0])
+
+
+def figures(ledger: Ledger, *, lookup_wait: float = 0.0) -> QueueFigures:
+    """Count the whole queue, finished adjustments too."""
+    with ledger.connection() as connection:
+        row = connection.execute(_FIGURES, {"lookup_wait": lookup_wait}).fetchone()
+    assert row is not None
+    return QueueFigures(*row)
+
+
+def _note(
+    connection: Connection[Any],
+    adjustment: int,
+    state: str,
+    reason: str | None,
+    answer: str | None = None,
+    run_id: str | None = None,
+) -> None:
+    connection.execute(
+        "insert into adjustment_transition (adjustment, state, reason, answer, run_id) values (%s, %s, %s, %s, %s)",
+        (adjustment, state, reason, answer, run_id),
+    )
+
+
+_ACCEPT = """
+with accepted as (
+    update adjustment set state = 'queued', reason = %(note)s, programme = %(programme)s, contact = %(contact)s,
+        amount = %(amount)s, description = %(description)s, comment = %(comment)s, next_try = clock_timestamp()
+    where id = %(id)s and state = 'received' returning id)
+insert into adjustment_transition (adjustment, state, reason) select id, 'queued', %(note)s from accepted
+"""
+
+_REJECT = """
+with rejected as (
+    update adjustment set state = 'rejected', reason = %(reason)s, finished_at = clock_timestamp()
+    where id = %(id)s and state = 'received' returning id)
+insert into adjustment_transition (adjustment, state, reason) select id, 'rejected', %(reason)s from rejected
+"""
+
+_DUE = """
+    a.next_try <= clock_timestamp() and (a.lease_until is null or a.lease_until <= clock_timestamp())
+    and (a.state = 'queued'
+         or a.state = 'sending' and a.asked + make_interval(secs => %(lookup_wait)s) <= clock_timestamp())
+    and (a.state = 'sending' or not exists (
+        select from adjustment e where e.contact = a.contact
+          and (e.state = 'sending' or e.id < a.id and e.state in ('queued', 'uncertain'))))
+"""
+
+_CLAIM = f"""
+with next as (
+    select a.id, a.state from adjustment a
+    where a.programme = any (%(programmes)s) and {_DUE}
+    order by a.id limit 1 for update of a skip locked)
+update adjustment a set
+    state = case when next.state = 'queued' then 'sending' else next.state end,
+    tries = a.tries + (next.state = 'queued')::integer,
+    asked = case when next.state = 'queued' then clock_timestamp() else a.asked end,
+    lease_until = clock_timestamp() + make_interval(secs => %(lease)s)
+from next where a.id = next.id
+returning a.id, next.state, a.programme, a.contact::text, a.amount, a.comment, a.receipt, a.tries, a.lookups, a.asked,
+          a.lease_until
+"""
+
+_FINISH = """
+with accepted as (
+    update adjustment a set state = 'done', reason = null, finished_at = clock_timestamp()
+    where a.state = 'posted' and not exists (
+        select from unsettled u where u.programme = a.programme and u.contact = a.contact)
+    returning a.id),
+noted as (
+    insert into adjustment_transition (adjustment, state, run_id) select id, 'done', %(run_id)s from accepted)
+select count(*) from accepted
+"""
+
+_TO_DO = f"""
+from adjustment a left join programme g on g.id = a.programme
+where a.state in ('received', 'queued', 'sending', 'posted', 'uncertain') and (
+    a.state = 'received' or g.mode = 'live' and ({_DUE} or
+        a.state = 'posted' and a.next_try <= clock_timestamp() and not exists (
+            select from pending p where p.programme = a.programme and p.contact = a.contact
+              and (p.gone or p.next_try > clock_timestamp()))))
+"""
+
+_FIGURES = f"""
+select count(*) filter (where a.state = 'received'), count(*) filter (where a.state = 'queued'),
+       count(*) filter (where a.state = 'sending'), count(*) filter (where a.state = 'posted'),
+       count(*) filter (where a.state = 'done'), count(*) filter (where a.state = 'rejected'),
+       count(*) filter (where a.state = 'uncertain'), count(*) filter (where a.state = 'discarded'),
+       (select count(*) from dead_letter),
+       coalesce(extract(epoch from clock_timestamp() - min(a.received_at) filter (
+           where a.state in ('received', 'queued', 'sending', 'uncertain'))), 0)::float,
+       (select count(*) {_TO_DO})
+from adjustment a
+"""

@@ -1,0 +1,340 @@
+"""Batches: what is claimed for one request to Engage, how it ended, and folding the accepted ones into the ledger.
+
+A batch's row holds exactly what its request carried, so acknowledging costs one flag, and a batch whose process was
+killed still tells what may have arrived. A claim reads the newest master balances (I2); the ledger's `sent` follows
+accepted batches only (I3).
+
+    sending ──2xx──▶ accepted ──fold──▶ folded        (but for rows that the answer refuses)
+       ├──4xx, 429, no connection──▶ refused / failed  (without effect)
+       └──no answer, 5xx, lease over──▶ lost           (effect unknown: its rows are set again)
+
+Rows come from the lots that the last merge planned, as they are, and from the table `pending`, where every row goes that
+was not accepted. A row in `pending` is newer than one that is planned or under way.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from treazure_pipeline.clients import wire
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from datetime import datetime
+    from typing import Any
+
+    import psycopg
+
+    from treazure_pipeline.ledger.store import Account, Ledger
+
+_CLAIM_CLASS = 7_281_003
+GONE_AFTER = timedelta(days=30)
+FIRST_WAIT = timedelta(minutes=55)
+LONGEST_WAIT = timedelta(hours=24)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A claimed batch: contacts (lower-case GUIDs) and their newest balances as exact decimal texts."""
+
+    id: int
+    contacts: list[str]
+    amounts: list[str]
+    time_stamp: datetime
+
+
+def claim(
+    ledger: Ledger,
+    account: Account,
+    *,
+    run_id: str,
+    run_started: datetime,
+    size: int,
+    lease: float,
+    after: str | None = None,
+    only: Sequence[str] | None = None,
+    without: Sequence[str] = (),
+) -> Batch | None:
+    """Claim the next rows that are due, in key order, for one request that is about to be sent.
+
+    `after`: rows whose contact is greater; `only`: rows of these contacts; `without`: none of these. Left out are rows refused since
+    `run_started`, rows waiting for their next try, and rows in a request under way (its `lease`, in seconds, is not
+    over, or nobody has said by `abandon` that it is). The timeStamp is the database's clock in milliseconds, later than any given before in the programme.
+    Returns None when no row is due.
+    """
+    values = {
+        "programme": account.id, "run_id": run_id, "run_started": run_started, "size": size, "lease": lease,
+        "after": after, "only": list(only or ()), "without": list(without),
+    }  # fmt: skip
+    statement = _CLAIM_ONLY if only is not None else _CLAIM_FIRST if after is None else _CLAIM_NEXT
+    with _claiming(ledger, account) as connection:
+        return _batch(connection.execute(statement, values).fetchone())
+
+
+def claim_planned(ledger: Ledger, account: Account, *, run_id: str, lease: float) -> Batch | None:
+    """Claim the next lot that the last merge planned, but for rows that have a newer one in `pending`; else as `claim`."""
+    while True:
+        with _claiming(ledger, account) as connection:
+            row = connection.execute(
+                _CLAIM_PLANNED, {"programme": account.id, "run_id": run_id, "lease": lease}
+            ).fetchone()
+        if row is None or row[0] is not None:
+            return _batch(row)
+
+
+@contextmanager
+def _claiming(ledger: Ledger, account: Account) -> Iterator[psycopg.Connection]:
+    with ledger.connection() as connection, connection.transaction():
+        connection.execute("select pg_advisory_xact_lock(%s, %s)", (_CLAIM_CLASS, account.id))
+        yield connection
+
+
+def _batch(row: tuple[Any, ...] | None) -> Batch | None:
+    return None if row is None else Batch(row[0], row[1].split(","), row[2].split(","), row[3])
+
+
+def accept(
+    ledger: Ledger,
+    account: Account,
+    batch: Batch,
+    *,
+    transaction_id: str | None,
+    request_id: str | None,
+    refused: Mapping[str, str],
+    scale: float,
+) -> None:
+    """Record durably that Engage accepted a batch, but for the rows in `refused` (contact → reason).
+
+    Too late for a batch that was marked as lost meanwhile: its rows are sent again, or have been. Nothing is recorded.
+    """
+    with ledger.connection() as connection, connection.transaction():
+        if not _is_under_way(connection, batch):
+            return
+        connection.execute(
+            "update batch set state = 'accepted', answered_at = clock_timestamp(), transaction_id = %s, request_id = %s, "
+            "refused = %s::uuid[] where id = %s",
+            (transaction_id, request_id, list(refused), batch.id),
+        )
+        if refused:
+            connection.execute(_RETURN, {"ids": [batch.id], "only": list(refused)})
+            connection.cursor().executemany(
+                _REFUSE, [_refusal(account, contact, reason, scale) for contact, reason in refused.items()]
+            )
+
+
+def refuse(
+    ledger: Ledger, account: Account, batch: Batch, *, request_id: str | None, reason: str, scale: float
+) -> None:
+    """Record that Engage refused a whole batch, if not too late. A single row waits for its next try."""
+    with ledger.connection() as connection, connection.transaction():
+        if not _is_under_way(connection, batch):
+            return
+        connection.execute(
+            "update batch set state = 'refused', answered_at = clock_timestamp(), request_id = %s, error = %s where id = %s",
+            (request_id, reason, batch.id),
+        )
+        connection.execute(_RETURN, {"ids": [batch.id], "only": None})
+        if len(batch.contacts) == 1:
+            connection.execute(_REFUSE, _refusal(account, batch.contacts[0], reason, scale))
+
+
+def fail(ledger: Ledger, batch: Batch, *, effect_possible: bool, error: str) -> None:
+    """Record that a batch got no useful answer, if not too late; its rows stay pending.
+
+    After a lost answer the batch keeps its lease: Engage may still be at work on it.
+    """
+    with ledger.connection() as connection, connection.transaction():
+        if not _is_under_way(connection, batch):
+            return
+        connection.execute(_RETURN, {"ids": [batch.id], "only": None})
+        connection.execute(
+            "update batch set state = case when %(lost)s then 'lost' else 'failed' end, error = %(error)s, "
+            "lease_until = case when %(lost)s then lease_until else clock_timestamp() end where id = %(id)s",
+            {"lost": effect_possible, "error": error, "id": batch.id},
+        )
+
+
+def _is_under_way(connection: psycopg.Connection, batch: Batch) -> bool:
+    row = connection.execute("select state from batch where id = %s for update", (batch.id,)).fetchone()
+    return row is not None and row[0] == "sending"
+
+
+def end_lease(ledger: Ledger, batch: Batch) -> None:
+    """Free the rows of a lost batch at once: Engage has answered (5xx), so it is no longer at work on it."""
+    with ledger.connection() as connection:
+        connection.execute("update batch set lease_until = clock_timestamp() where id = %s", (batch.id,))
+
+
+def lease_left(ledger: Ledger, account: Account) -> float:
+    """Return the seconds until the last lease of the programme's requests is over; 0 when none is under way."""
+    with ledger.connection() as connection:
+        row = connection.execute(
+            "select coalesce(extract(epoch from max(lease_until) - clock_timestamp()), 0)::float from batch "
+            "where programme = %(id)s and state in ('sending', 'lost') and lease_until > clock_timestamp()",
+            {"id": account.id},
+        ).fetchone()
+    return 0.0 if row is None else max(0.0, row[0])
+
+
+def fold(ledger: Ledger, account: Account, *, at_most: int = 10_000) -> int:
+    """Carry accepted batches into the ledger in one transaction; return how many rows were settled.
+
+    A row leaves `pending` when the accepted amount is its newest master balance; else it stays, to be sent again.
+    """
+    with ledger.connection() as connection, connection.transaction():
+        row = connection.execute(_FOLD, {"programme": account.id, "at_most": at_most}).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def abandon(ledger: Ledger, account: Account) -> int:
+    """Mark requests whose lease is over and whose process never recorded an answer as lost; return how many."""
+    with ledger.connection() as connection, connection.transaction():
+        found = connection.execute(
+            "update batch set state = 'lost', error = 'its process ended without recording an answer' "
+            "where programme = %s and state = 'sending' and lease_until <= clock_timestamp() returning id",
+            (account.id,),
+        ).fetchall()
+        connection.execute(_RETURN, {"ids": [number for (number,) in found], "only": None})
+    return len(found)
+
+
+def return_rows(ledger: Ledger, account: Account) -> None:
+    """Give every row that is planned or under way a row of its own in `pending`, as a merge needs it.
+
+    What an earlier run left planned is not planned any more. Costs what an earlier run left behind.
+    """
+    with ledger.connection() as connection, connection.transaction():
+        connection.execute(
+            "insert into pending (programme, contact, master, observation, since) "
+            "select c.programme, r.contact, r.after, c.observation, c.noted_at "
+            "from change c, unnest(c.contacts, c.after) as r (contact, after) "
+            "where c.programme = %(id)s and c.planned order by r.contact on conflict do nothing",
+            {"id": account.id},
+        )
+        connection.execute("update change set planned = false where programme = %s and planned", (account.id,))
+        found = connection.execute(
+            "select id from batch where programme = %s and state = 'sending'", (account.id,)
+        ).fetchall()
+        connection.execute(_RETURN, {"ids": [number for (number,) in found], "only": None})
+
+
+def _refusal(account: Account, contact: str, reason: str, scale: float) -> dict[str, object]:
+    return {
+        "programme": account.id,
+        "contact": contact,
+        "reason": reason,
+        "first_wait": FIRST_WAIT * scale,
+        "longest_wait": LONGEST_WAIT * scale,
+        "gone_after": GONE_AFTER,
+        "unknown": wire.UNKNOWN_CONTACT,
+    }
+
+
+_REFUSE = """
+update pending set
+    tries = least(tries + 1, 1000),
+    refused_first = coalesce(refused_first, clock_timestamp()), refused_last = clock_timestamp(), reason = %(reason)s,
+    gone = %(reason)s = %(unknown)s
+           and clock_timestamp() - coalesce(refused_first, clock_timestamp()) >= %(gone_after)s,
+    next_try = clock_timestamp() + least(%(first_wait)s * power(2, least(tries, 20)), %(longest_wait)s)
+where programme = %(programme)s and contact = %(contact)s
+"""
+
+_DUE = """
+    p.programme = %(programme)s
+    and not p.gone and (p.next_try is null or p.next_try <= clock_timestamp())
+    and p.contact <> all (%(without)s::uuid[])
+    and (p.refused_last is null or p.refused_last < %(run_started)s)
+    and not exists (select from busy where busy.contact = p.contact)
+"""
+
+_INSERT = """
+stamped as (
+    update programme set last_time_stamp = greatest(
+        date_trunc('milliseconds', clock_timestamp()), last_time_stamp + interval '1 millisecond')
+    where id = %(programme)s and exists (select from due) returning last_time_stamp),
+claimed as (
+    insert into batch (programme, run_id, observation, state, contacts, amounts, time_stamp, claimed_at, lease_until)
+    select %(programme)s, %(run_id)s, {observation}, 'sending', contacts, amounts,
+           (select last_time_stamp from stamped), clock_timestamp(), clock_timestamp() + make_interval(secs => %(lease)s)
+    from due
+    returning id, contacts, amounts, time_stamp)
+select claimed.id, array_to_string(claimed.contacts, ','), array_to_string(claimed.amounts, ','), time_stamp from {source}
+"""
+
+_CLAIM = """
+with busy as materialized (
+    select unnest(b.contacts) as contact from batch b
+    where b.programme = %(programme)s
+      and (b.state = 'sending' or b.state = 'lost' and b.lease_until > clock_timestamp())),
+due as materialized (
+    select array_agg(contact) as contacts, array_agg(master) as amounts
+    from (select p.contact, p.master from pending p where {due} and {rows} order by p.contact limit %(size)s) p
+    having count(*) > 0),
+""" + _INSERT.format(observation="0", source="claimed")
+
+_CLAIM_PLANNED = """
+with taken as (
+    update change set planned = false where id = (
+        select id from change where programme = %(programme)s and planned order by id limit 1 for update)
+    returning observation, contacts, after),
+due as materialized (
+    select contacts, after as amounts from taken
+    where not exists (select from pending where programme = %(programme)s)
+    union all
+    select array_agg(r.contact), array_agg(r.master) from taken, unnest(taken.contacts, taken.after) as r (contact, master)
+    where exists (select from pending where programme = %(programme)s)
+      and not exists (select from pending p where p.programme = %(programme)s and p.contact = r.contact)
+    having count(*) > 0),
+""" + _INSERT.format(observation="(select observation from taken)", source="taken left join claimed on true")
+
+_RETURN = """
+insert into pending (programme, contact, master, observation, since)
+select b.programme, r.contact, r.amount, b.observation, b.claimed_at
+from batch b, unnest(b.contacts, b.amounts) as r (contact, amount)
+where b.id = any (%(ids)s) and (%(only)s::uuid[] is null or r.contact = any (%(only)s::uuid[]))
+order by r.contact on conflict do nothing
+"""
+
+_CLAIM_FIRST = _CLAIM.format(due=_DUE, rows="true")
+_CLAIM_NEXT = _CLAIM.format(due=_DUE, rows="p.contact > %(after)s::uuid")
+_CLAIM_ONLY = _CLAIM.format(due=_DUE, rows="p.contact = any (%(only)s::uuid[])")
+
+_FOLD = """
+with done as (
+    select id, observation, contacts, amounts, refused from batch
+    where programme = %(programme)s and state = 'accepted' order by id limit %(at_most)s for update),
+rows as materialized (
+    select distinct on (r.contact) r.contact, r.amount, done.id, done.observation
+    from done, unnest(done.contacts, done.amounts) as r (contact, amount)
+    where done.refused = '{}' or not r.contact = any (done.refused)
+    order by r.contact, done.id desc),
+settled as (
+    delete from pending p using rows r
+    where p.programme = %(programme)s and p.contact = r.contact and p.master = r.amount
+    returning r.contact, p.observation),
+outdated as (
+    select r.id, count(*) as n from rows r join pending p on p.programme = %(programme)s and p.contact = r.contact
+    where p.master <> r.amount group by r.id),
+moved as (
+    update ledger l set sent = r.amount, batch = r.id, observation = greatest(r.observation, s.observation)
+    from rows r left join settled s using (contact)
+    where l.programme = %(programme)s and l.contact = r.contact
+    returning l.contact),
+added as (
+    insert into ledger (programme, contact, sent, batch, observation)
+    select %(programme)s, r.contact, r.amount, r.id, greatest(r.observation, s.observation)
+    from rows r left join settled s using (contact)
+    where (select count(*) from moved) < (select count(*) from rows) and r.contact not in (select contact from moved)
+    order by r.contact),
+counted as (
+    select r.id, count(*) - coalesce(max(o.n), 0) as n from rows r left join outdated o using (id) group by r.id),
+closed as (
+    update batch b set state = 'folded', settled = coalesce(c.n, 0)
+    from done left join counted c using (id) where b.id = done.id)
+select coalesce(sum(n), 0)::bigint from counted
+"""

@@ -1,0 +1,200 @@
+"""What the ledger can say of itself: stock and flow of the pending rows, coverage, totals, the state of a programme."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+    from decimal import Decimal
+
+    from treazure_pipeline.ledger.store import Account, Ledger
+
+AUDIT_EVERY = timedelta(hours=24)
+
+
+@dataclass(frozen=True)
+class Stock:
+    """The number of pending rows at one moment, and the marks from which later flows are counted."""
+
+    pending: int
+    batch: int
+    settled: int
+    observation: int
+
+
+@dataclass(frozen=True)
+class Flow:
+    """What became of a stock: stock.pending + entered = sent + refused + held + left (I6).
+
+    sent: rows settled since; refused: refused since the run began; held: waiting for their next try; left: due.
+    """
+
+    entered: int
+    sent: int
+    refused: int
+    held: int
+    left: int
+    oldest_since: datetime | None
+
+
+@dataclass(frozen=True)
+class Status:
+    """A programme at one moment; ages count from `now` (database clock, UTC)."""
+
+    programme: str
+    mode: str
+    now: datetime
+    window_from: datetime | None
+    window_to: datetime | None
+    covered_until: datetime | None
+    holes: int
+    pending: int
+    held: int
+    refused: int
+    gone: int
+    oldest_pending: datetime | None
+    in_doubt: int
+    rejected: int
+    vanished: int
+    rereads: int
+    points_total: Decimal
+    last_sent: datetime | None
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The running total beside a sum of its own over all master balances; `audited` says if that sum was made now."""
+
+    total: Decimal
+    summed: Decimal
+    audited: bool
+    audited_at: datetime
+
+
+def take_stock(ledger: Ledger, account: Account) -> Stock:
+    """Count the pending rows, with marks that no concurrent writer can blur."""
+    with ledger.connection() as connection, connection.transaction():
+        connection.execute("select from programme where id = %s for update", (account.id,))
+        row = connection.execute(
+            "select (select count(*) from unsettled where programme = %(programme)s), m.* from (" + MARKS + ") m",
+            {"programme": account.id},
+        ).fetchone()
+    assert row is not None
+    return Stock(*row)
+
+
+def flow_since(ledger: Ledger, account: Account, stock: Stock, run_started: datetime) -> Flow:
+    """Say what became of `stock`, from the records of each batch and observation since."""
+    with ledger.connection() as connection, connection.transaction():
+        connection.execute("select from programme where id = %s for update", (account.id,))
+        row = connection.execute(
+            _FLOW,
+            {
+                "programme": account.id,
+                "batch": stock.batch,
+                "settled": stock.settled,
+                "observation": stock.observation,
+                "started": run_started,
+            },
+        ).fetchone()
+    assert row is not None
+    return Flow(*row)
+
+
+def status(ledger: Ledger, account: Account) -> Status:
+    """Return what an operator asks first."""
+    with ledger.connection() as connection:
+        row = connection.execute(_STATUS, {"programme": account.id, "beginning": account.beginning}).fetchone()
+    assert row is not None
+    return Status(account.name, *row)
+
+
+def holes(ledger: Ledger, account: Account) -> Sequence[tuple[datetime, datetime]]:
+    """Return the times not covered between the programme's beginning and the end of coverage, recomputed from the windows."""
+    with ledger.connection() as connection:
+        return connection.execute(
+            "with windows as (select range_agg(tstzrange(window_from, least(window_to, asked))) as covered from observation "
+            "where programme = %(id)s and source = 'export' and state = 'merged' and window_from < least(window_to, asked)), "
+            "wanted as (select tstzmultirange(tstzrange(%(beginning)s, upper(covered))) - covered as missing from windows "
+            "where upper(covered) > %(beginning)s) "
+            "select lower(hole), upper(hole) from wanted, unnest(missing) hole order by 1",
+            {"id": account.id, "beginning": account.beginning},
+        ).fetchall()
+
+
+def audit(ledger: Ledger, account: Account, *, always: bool = False) -> Audit:
+    """Compare the running total of the master balances with a sum of its own.
+
+    The sum reads the whole programme, so it is made once a day (or with `always`), and repeated from the record between.
+    """
+    with ledger.connection() as connection, connection.transaction():
+        row = connection.execute(
+            "select points_total, audited_at, clock_timestamp() from programme where id = %s for update",
+            (account.id,),
+        ).fetchone()
+        assert row is not None
+        total, audited_at, now = row
+        if not always and now - audited_at < AUDIT_EVERY:
+            return Audit(total, total, audited=False, audited_at=audited_at)
+        row = connection.execute(_TOTAL, {"programme": account.id}).fetchone()
+        assert row is not None
+        if row[0] == total:
+            connection.execute("update programme set audited_at = %s where id = %s", (now, account.id))
+        return Audit(total, row[0], audited=True, audited_at=now)
+
+
+MARKS = """
+with open as (
+    select coalesce(min(id), (select coalesce(max(id), 0) + 1 from batch)) as first from batch
+    where programme = %(programme)s and state in ('sending', 'accepted'))
+select open.first as batch,
+       (select coalesce(sum(settled), 0)::bigint from batch where programme = %(programme)s and id >= open.first) as settled,
+       (select coalesce(max(id), 0) from observation) as observation
+from open
+"""
+
+_FLOW = """
+with rows as materialized (
+    select case when refused_last >= %(started)s then 'refused'
+                when gone or next_try > clock_timestamp() then 'held' else 'due' end as lot, since
+    from unsettled where programme = %(programme)s)
+select (select coalesce(sum(entered), 0)::bigint from observation
+        where programme = %(programme)s and id > %(observation)s) as entered,
+       (select coalesce(sum(settled), 0)::bigint from batch
+        where programme = %(programme)s and id >= %(batch)s) - %(settled)s as sent,
+       count(*) filter (where lot = 'refused') as refused, count(*) filter (where lot = 'held') as held,
+       count(*) filter (where lot = 'due') as due, min(since) as oldest
+from rows
+"""
+
+_STATUS = """
+with last as (
+    select window_from, window_to from observation
+    where programme = %(programme)s and source = 'export' and state = 'merged' order by id desc limit 1),
+rows as materialized (
+    select since, reason, gone, next_try from unsettled where programme = %(programme)s)
+select g.mode, clock_timestamp() as now, (select window_from from last), (select window_to from last),
+       (select upper(r) from unnest(g.covered) r where r @> %(beginning)s::timestamptz),
+       (select count(*) from unnest(tstzmultirange(case when upper(g.covered) > %(beginning)s
+            then tstzrange(%(beginning)s, upper(g.covered)) else 'empty' end) - g.covered)),
+       (select count(*) from rows), (select count(*) from rows where gone or next_try > clock_timestamp()),
+       (select count(*) from rows where reason is not null), (select count(*) from rows where gone),
+       (select min(since) from rows),
+       (select count(*) from batch b where b.programme = g.id and b.state = 'sending'),
+       (select count(*) from rejection where programme = g.id), (select count(*) from vanished where programme = g.id),
+       (select count(*) from reread where programme = g.id), g.points_total,
+       (select max(answered_at) from (select answered_at from batch
+            where programme = g.id and state in ('accepted', 'folded') order by id desc limit 20) b)
+from programme g where g.id = %(programme)s
+"""
+
+_TOTAL = """
+select coalesce((select sum(sent) from ledger where programme = %(programme)s), 0)
+     + coalesce((select sum(u.master - coalesce(l.sent, 0)) from unsettled u
+                 left join ledger l on l.programme = u.programme and l.contact = u.contact
+                 where u.programme = %(programme)s), 0) as total
+"""

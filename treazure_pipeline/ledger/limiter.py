@@ -1,0 +1,100 @@
+"""One request budget for all processes: at most N requests in any second, by one table in PostgreSQL.
+
+N slots; a request takes one and gives it back, and a slot is free again one second after the answer to its last
+request. Whatever a request's way to the server takes, two requests of one slot arrive more than a second apart, so no
+second of the server's clock sees more than N. (Buckets of tokens let almost 2 N through in one second, and evenly
+spaced starts bunch up on the way.)
+"""
+
+from __future__ import annotations
+
+import enum
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from treazure_pipeline.clients.transport import Unpaced
+from treazure_pipeline.errors import RunIncompleteError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from treazure_pipeline.clients.transport import Pacer
+    from treazure_pipeline.ledger.store import Ledger
+
+_PAUSE = 0
+_LONGEST_NAP = 0.25
+
+
+class Priority(enum.IntEnum):
+    """Who goes first while the budget is short; BACKGROUND gets half of it at most."""
+
+    ADJUSTMENT = 1
+    SYNC = 2
+    BACKGROUND = 3
+
+
+class SharedRate:
+    """A Pacer over all processes that use the same ledger and bucket.
+
+    `lease` is how long, in seconds, a slot stays taken when its process dies: longer than the client's timeout.
+    Once `stop` is set, waiting for a slot ends with RunIncompleteError.
+    """
+
+    def __init__(
+        self, ledger: Ledger, bucket: str, per_second: int, priority: Priority, lease: float, stop: threading.Event
+    ) -> None:
+        self._ledger = ledger
+        self._bucket = bucket
+        self._slots = max(1, per_second // 2) if priority is Priority.BACKGROUND else per_second
+        self._priority = priority
+        self._lease = lease
+        self._stop = stop
+
+    @contextmanager
+    def slot(self) -> Iterator[None]:
+        """Wait for a slot, and keep it until the block ends (the answer is there, or given up)."""
+        slot = self._take()
+        try:
+            yield
+        finally:
+            self._set_free(slot)
+
+    def pause(self, seconds: float) -> None:
+        """Keep everybody from sending for `seconds` (the server said 429 or Retry-After)."""
+        with self._ledger.connection() as connection:
+            connection.execute(
+                "insert into rate_hold values (%s, %s, clock_timestamp() + make_interval(secs => %s)) "
+                "on conflict (bucket, priority) do update set until = greatest(rate_hold.until, excluded.until)",
+                (self._bucket, _PAUSE, seconds),
+            )
+
+    def _take(self) -> int:
+        while True:
+            with self._ledger.connection() as connection, connection.transaction():
+                connection.execute("set local synchronous_commit to off")
+                row = connection.execute(
+                    "select taken, wait from take_slot(%s, %s, %s, make_interval(secs => %s))",
+                    (self._bucket, self._slots, self._priority.value, self._lease),
+                ).fetchone()
+            assert row is not None
+            taken, wait = row
+            if taken is not None:
+                return int(taken)
+            if self._stop.wait(min(wait, _LONGEST_NAP)):
+                raise RunIncompleteError("The run was stopped while it waited for its turn to send.")
+
+    def _set_free(self, slot: int) -> None:
+        with self._ledger.connection() as connection, connection.transaction():
+            connection.execute("set local synchronous_commit to off")
+            connection.execute(
+                "update rate_slot set free_at = clock_timestamp() + interval '1 second' where bucket = %s and slot = %s",
+                (self._bucket, slot),
+            )
+
+
+def shared_rate(
+    ledger: Ledger, bucket: str, per_second: int, priority: Priority, lease: float, stop: threading.Event
+) -> Pacer:
+    """Return the Pacer for a budget; 0 requests a second means that there is no limit."""
+    return SharedRate(ledger, bucket, per_second, priority, lease, stop) if per_second else Unpaced()

@@ -1,0 +1,412 @@
+"""From an export to pending balances: windows, staging, the merge, coverage, single-account observations.
+
+An observation is a statement of the master that was true at some time between `asked` and `answered`, both on the
+database's clock (I2). The merge works in sets; what it touches are the rows that the export lists.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+import msgspec
+from psycopg.rows import dict_row
+from psycopg.sql import SQL, Identifier
+from psycopg.types.json import Jsonb
+
+from treazure_pipeline.clients import wire
+from treazure_pipeline.errors import DatabaseError
+from treazure_pipeline.ledger.figures import MARKS, Stock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from datetime import datetime
+    from typing import Any
+
+    import psycopg
+
+    from treazure_pipeline.clients.decoding import BalanceBlock, RejectedRow
+    from treazure_pipeline.ledger.store import Account, Ledger
+
+OVERLAP = timedelta(hours=2)
+_SMALL_SHARE = 0.2
+_REJECTIONS_AT_ONCE = 2_000
+
+
+@dataclass(frozen=True)
+class Window:
+    """Mutation times [start, end] asked of the master; `is_full`: from the programme's beginning, all accounts."""
+
+    start: datetime
+    end: datetime
+    is_full: bool = False
+
+
+@dataclass(frozen=True)
+class MergeFigures:
+    """What one export came to: fetched = duplicate + rejected + superseded + unchanged + changed (I6).
+
+    A pending row whose balance went back to what Engage holds counts as unchanged. `carried_over`: rows that were
+    pending before and are not among the changed; `stock`: what is pending now, to count from. `points_*`: sums of the
+    master balances.
+    """
+
+    fetched: int
+    duplicate: int
+    rejected: int
+    superseded: int
+    unchanged: int
+    changed: int
+    carried_over: int
+    vanished: int
+    points_before: Decimal
+    points_change: Decimal
+    points_after: Decimal
+    stock: Stock
+
+
+def next_window(ledger: Ledger, account: Account, *, full: bool = False) -> Window:
+    """Return the window that leaves no hole (I1): from 2 h before the end of unbroken coverage to 2 h from now.
+
+    With no coverage from the programme's beginning on, or with `full`, it starts at that beginning.
+    """
+    with ledger.connection() as connection:
+        row = connection.execute(
+            "select clock_timestamp(), (select upper(r) from programme g, unnest(g.covered) r "
+            "where g.id = %(id)s and r @> %(beginning)s::timestamptz)",
+            {"id": account.id, "beginning": account.beginning},
+        ).fetchone()
+    assert row is not None
+    now, covered_until = row
+    if full or covered_until is None:
+        return Window(account.beginning, now + OVERLAP, is_full=True)
+    return Window(max(covered_until - OVERLAP, account.beginning), now + OVERLAP)
+
+
+def ask(ledger: Ledger, account: Account, window: Window, run_id: str) -> int:
+    """Note that an export is about to be requested, with the database's time, and return the observation's number.
+
+    An earlier export of the programme that was never merged is given up: this one's window covers its time too.
+    """
+    with ledger.connection() as connection, connection.transaction():
+        stale = connection.execute(
+            "delete from observation where programme = %s and source = 'export' and state <> 'merged' returning id",
+            (account.id,),
+        ).fetchall()
+        for (number,) in stale:
+            connection.execute(SQL("drop table if exists {}").format(_stage(number)))
+        row = connection.execute(
+            "insert into observation (programme, source, state, run_id, asked, window_from, window_to, is_full) "
+            "values (%s, 'export', 'asked', %s, clock_timestamp(), %s, %s, %s) returning id",
+            (account.id, run_id, window.start, window.end, window.is_full),
+        ).fetchone()
+        assert row is not None
+        return int(row[0])
+
+
+def stage(ledger: Ledger, account: Account, observation: int, blocks: Iterable[BalanceBlock]) -> tuple[int, int]:
+    """Copy an export's rows into the observation's staging table as they stream in; return (fetched, rejected).
+
+    Unless all of `blocks` arrives the observation stays unusable: whatever `blocks` raises goes through, and nothing
+    of the ledger has changed.
+    """
+    fetched = rejected = 0
+    kept: list[RejectedRow] = []
+    table = _stage(observation)
+    with ledger.connection() as connection:
+        connection.execute(
+            SQL("create unlogged table {} (contact uuid not null, balance numeric not null, mutated_at timestamptz, "
+                "position bigint not null)").format(table)
+        )  # fmt: skip
+        with connection.transaction(), connection.cursor() as cursor:
+            with cursor.copy(SQL("copy {} (contact, balance, mutated_at, position) from stdin").format(table)) as copy:
+                for block in blocks:
+                    copy.write(block.copy_text)
+                    fetched += block.rows + len(block.rejected)
+                    rejected += len(block.rejected)
+                    kept += block.rejected
+                    if len(kept) >= _REJECTIONS_AT_ONCE:
+                        _keep_rejected(ledger, account, observation, kept)
+                        kept.clear()
+            connection.execute(SQL("analyze {}").format(table))
+            _keep_rejected(ledger, account, observation, kept)
+            connection.execute(
+                "update observation set state = 'staged', answered = clock_timestamp(), figures = %s where id = %s",
+                (Jsonb({"fetched": fetched, "rejected": rejected}), observation),
+            )
+    return fetched, rejected
+
+
+def staged(ledger: Ledger, account: Account) -> int | None:
+    """Return the observation that is staged and waits for its merge, or None."""
+    with ledger.connection() as connection:
+        row = connection.execute(
+            "select id from observation where programme = %s and source = 'export' and state = 'staged'",
+            (account.id,),
+        ).fetchone()
+    return None if row is None else int(row[0])
+
+
+def merge(ledger: Ledger, account: Account, observation: int, *, lot: int) -> MergeFigures:
+    """Record a staged export's balances as the newest known of the master, in one transaction.
+
+    A row that differs from what is known becomes pending, in lots of `lot` rows that are planned for one request each,
+    unless it is older than what is known (superseded) or overlaps with it in time (superseded too, and noted in
+    `reread`). Coverage grows in the same transaction.
+    """
+    with (
+        ledger.connection() as connection,
+        connection.transaction(),
+        connection.cursor(row_factory=dict_row) as cursor,
+    ):
+        known = _one(
+            cursor,
+            "select o.asked, o.answered, o.window_from, o.window_to, o.is_full, o.figures, g.points_total, "
+            "(select count(*) from pending where programme = g.id) as pending, "
+            "(select coalesce(sum(reltuples), 0) from pg_class where oid = 'ledger'::regclass) as ledger_rows "
+            "from observation o join programme g on g.id = o.programme where o.id = %s and o.state = 'staged' "
+            "for update",
+            (observation,),
+        )
+        table = _stage(observation)
+        values = {"programme": account.id, "observation": observation, "lot": lot} | known
+        stored = _one(cursor, SQL("select count(*) as n from {}").format(table))["n"]
+        fetched, rejected = known["figures"]["fetched"], known["figures"]["rejected"]
+        if stored != fetched - rejected:
+            message = f"The staged export holds {stored} of {fetched - rejected} rows (the database server crashed?)."
+            raise DatabaseError(message, hint="Run the sync again: it fetches the window once more.")
+        cursor.execute("set local work_mem to '128MB'")
+        if stored < _SMALL_SHARE * known["ledger_rows"]:
+            cursor.execute("set local enable_hashjoin to off; set local enable_mergejoin to off")
+        compared = _one(cursor, SQL(_COMPARE).format(stage=table), values)
+        settled = _one(cursor, _MOVE, values)["settled"] if compared["again"] else 0
+        vanished = _note_vanished(cursor, table, values) if known["is_full"] else 0
+        figures = MergeFigures(
+            fetched=fetched,
+            duplicate=stored - compared["contacts"],
+            rejected=rejected,
+            superseded=compared["superseded"],
+            unchanged=compared["contacts"] - compared["changed"] - compared["superseded"] + settled,
+            changed=compared["changed"] - settled,
+            carried_over=known["pending"] - compared["again"],
+            vanished=vanished,
+            points_before=known["points_total"],
+            points_change=compared["points_change"],
+            points_after=known["points_total"] + compared["points_change"],
+            stock=Stock(
+                pending=known["pending"] + compared["changed"] - compared["again"] - settled,
+                **_one(cursor, MARKS, values),
+            ),
+        )
+        cursor.execute(
+            _CLOSE, values | {"figures": Jsonb(msgspec.to_builtins(figures)), "change": figures.points_change}
+        )
+        cursor.execute(SQL("drop table {}").format(table))
+    return figures
+
+
+def merged(ledger: Ledger, account: Account, run_id: str) -> MergeFigures | None:
+    """Return the figures of the export that a run merged, or None."""
+    with ledger.connection() as connection:
+        row = connection.execute(
+            "select figures from observation where programme = %s and run_id = %s and source = 'export' "
+            "and state = 'merged' order by id desc limit 1",
+            (account.id, run_id),
+        ).fetchone()
+    if row is None:
+        return None
+    return msgspec.convert(row[0], MergeFigures)
+
+
+def record_account(
+    ledger: Ledger, account: Account, contact: str, balance: Decimal, asked: datetime, run_id: str
+) -> bool:
+    """Record one account's balance, read between `asked` (database clock) and now. Return True when that settled it.
+
+    False: the reading overlaps with another observation that differs, so which one is newer can't be told; read the
+    account once more. An account read before what is known is dropped as superseded (True).
+    """
+    with (
+        ledger.connection() as connection,
+        connection.transaction(),
+        connection.cursor(row_factory=dict_row) as cursor,
+    ):
+        # Its caller commits durably after this, which flushes what comes before; the programme's row is free sooner.
+        cursor.execute("set local synchronous_commit to off")
+        known = _one(
+            cursor,
+            "select clock_timestamp() as answered, g.export_answered, g.points_total from programme g where id = %s for update",
+            (account.id,),
+        )
+        values = {"programme": account.id, "contact": contact, "balance": balance}
+        row = cursor.execute(_KNOWN_ROW, values).fetchone()
+        differs = row is None or row["balance"] != balance
+        if differs and row is not None and row["asked"] > known["answered"]:
+            return True
+        last_seen = known["export_answered"] if row is None else max(known["export_answered"], row["answered"])
+        if differs and asked <= last_seen:
+            return False
+        settled = row is None or row["settled"]
+        values["observation"] = _one(
+            cursor,
+            "insert into observation (programme, source, state, run_id, asked, answered, contact, entered) "
+            "values (%s, 'account', 'merged', %s, %s, %s, %s, %s) returning id",
+            (account.id, run_id, asked, known["answered"], contact, int(differs and settled)),
+        )["id"]
+        if differs:
+            before = None if row is None else row["balance"]
+            cursor.execute(_ENTER, values | {"before": before, "change": balance - (before or 0)})
+        else:
+            cursor.execute(_TOUCH, values)
+        cursor.execute("delete from reread where programme = %(programme)s and contact = %(contact)s", values)
+    return True
+
+
+def to_reread(ledger: Ledger, account: Account) -> list[str]:
+    """Return the contacts whose observations overlapped and differed, and are to be read once more."""
+    with ledger.connection() as connection:
+        rows = connection.execute("select contact::text from reread where programme = %s order by since", (account.id,))
+        return [contact for (contact,) in rows]
+
+
+def drop_reread(ledger: Ledger, account: Account, contact: str) -> None:
+    """Give up reading a contact once more (its account is gone in Treazure); what is known stays."""
+    with ledger.connection() as connection:
+        connection.execute("delete from reread where programme = %s and contact = %s", (account.id, contact))
+
+
+def _keep_rejected(ledger: Ledger, account: Account, observation: int, rows: Sequence[RejectedRow]) -> None:
+    with ledger.connection() as connection, connection.cursor() as cursor:
+        cursor.executemany(
+            "insert into rejection (programme, digest, contact, field, value, reason, raw, first_seen, last_seen, observation) "
+            "values (%(programme)s, md5(%(raw)s || chr(10) || %(reason)s), %(contact)s, %(field)s, %(value)s, %(reason)s, %(raw)s, now(), now(), %(observation)s) "
+            "on conflict (programme, digest) do update "
+            "set last_seen = now(), seen = rejection.seen + 1, observation = excluded.observation",
+            [
+                {key: value.replace("\0", "\\0") if isinstance(value, str) else value for key, value in row.items()}
+                for row in (
+                    {"programme": account.id, "field": rejected.field, "value": rejected.value,
+                     "reason": rejected.reason, "raw": rejected.raw, "observation": observation,
+                     "contact": None if rejected.field in wire.CONTACTS else rejected.contact}
+                    for rejected in rows
+                )
+            ],
+        )  # fmt: skip
+
+
+def _note_vanished(cursor: psycopg.Cursor[dict[str, Any]], table: Identifier, values: dict[str, Any]) -> int:
+    cursor.execute(
+        SQL("delete from vanished v using {} s where v.programme = %(programme)s and v.contact = s.contact").format(
+            table
+        ),
+        values,
+    )
+    cursor.execute(
+        SQL("insert into vanished select l.programme, l.contact, now() from ledger l where l.programme = %(programme)s "
+            "and not exists (select from {} s where s.contact = l.contact) "
+            "and not exists (select from rejection r where r.programme = l.programme and r.contact = l.contact "
+            "and r.observation = %(observation)s) on conflict do nothing").format(table),
+        values,
+    )  # fmt: skip
+    return cursor.rowcount
+
+
+def _stage(observation: int) -> Identifier:
+    return Identifier(f"stage_{observation}")
+
+
+def _one(cursor: psycopg.Cursor[dict[str, Any]], statement: Any, values: Any = None) -> dict[str, Any]:
+    row = cursor.execute(statement, values).fetchone()
+    if row is None:
+        message = "The observation is not staged any more: another run of the programme has taken over."
+        raise DatabaseError(message, hint="Run the sync again.")
+    return row
+
+
+# `newer`: no observation of the row was answered after this one was asked. `recent` holds the few that were.
+_COMPARE = """
+with recent as materialized (
+    select id, asked from observation
+    where programme = %(programme)s and answered >= %(asked)s and state = 'merged'),
+latest as materialized (
+    select distinct on (contact) contact, balance from {stage}
+    order by contact, mutated_at desc nulls last, position desc),
+compared as materialized (
+    select s.contact, s.balance, coalesce(p.master, l.sent) as before, p.contact is not null as was_pending,
+           r.id is null as newer, r.asked > %(answered)s as older, row_number() over () as n
+    from latest s
+    left join ledger l on l.programme = %(programme)s and l.contact = s.contact
+    left join pending p on p.programme = %(programme)s and p.contact = s.contact
+    left join recent r on r.id = coalesce(p.observation, l.observation)
+    where coalesce(p.master, l.sent) is distinct from s.balance),
+noted as (
+    insert into change (programme, observation, planned, contacts, before, after)
+    select %(programme)s, %(observation)s, not was_pending, array_agg(contact), array_agg(before), array_agg(balance)
+    from compared where newer group by was_pending, (n - 1) / %(lot)s),
+disputed as (
+    insert into reread select %(programme)s, contact, clock_timestamp() from compared where not newer and not older
+    on conflict do nothing)
+select (select count(*) from latest) as contacts, count(*) filter (where newer) as changed,
+       count(*) filter (where newer and was_pending) as again, count(*) filter (where not newer) as superseded,
+       coalesce(sum(balance - coalesce(before, 0)) filter (where newer), 0) as points_change
+from compared
+"""
+
+# A pending row that changed again; back at what Engage accepted last it is settled, unless a request is in doubt.
+_MOVE = """
+with changed as materialized (
+    select r.contact, r.after from change c, unnest(c.contacts, c.after) as r (contact, after)
+    where c.observation = %(observation)s and not c.planned),
+settled as (
+    delete from pending p using changed c, ledger l
+    where p.programme = %(programme)s and p.contact = c.contact
+      and l.programme = %(programme)s and l.contact = c.contact and l.sent = c.after
+      and not exists (
+        select from batch b where b.programme = %(programme)s and b.state in ('sending', 'accepted', 'lost')
+          and b.id > l.batch and c.contact = any (b.contacts))
+    returning p.contact),
+moved as (
+    update pending p set master = c.after, observation = %(observation)s from changed c
+    where p.programme = %(programme)s and p.contact = c.contact and c.contact not in (select contact from settled))
+select count(*) as settled from settled
+"""
+
+_CLOSE = """
+with merged as (
+    update observation set state = 'merged', figures = %(figures)s where id = %(observation)s)
+update programme set
+    covered = covered + tstzmultirange(case when least(%(window_to)s, %(asked)s) > %(window_from)s
+        then tstzrange(%(window_from)s, least(%(window_to)s, %(asked)s)) else 'empty'::tstzrange end),
+    export_answered = greatest(export_answered, %(answered)s),
+    points_total = points_total + %(change)s
+where id = %(programme)s
+"""
+
+_KNOWN_ROW = """
+select k.balance, k.settled, coalesce(o.asked, 'epoch') as asked, coalesce(o.answered, 'epoch') as answered from (
+    (select master as balance, observation, false as settled from unsettled
+     where programme = %(programme)s and contact = %(contact)s)
+    union all
+    (select sent, observation, true from ledger where programme = %(programme)s and contact = %(contact)s)
+    order by settled limit 1) k
+left join observation o on o.id = k.observation
+"""
+
+_ENTER = """
+with noted as (
+    insert into change (programme, observation, planned, contacts, before, after)
+    values (%(programme)s, %(observation)s, false, array[%(contact)s::uuid], array[%(before)s::numeric], array[%(balance)s])),
+entered as (
+    insert into pending (programme, contact, master, observation, since)
+    values (%(programme)s, %(contact)s, %(balance)s, %(observation)s, clock_timestamp())
+    on conflict (programme, contact) do update set master = excluded.master, observation = excluded.observation)
+update programme set points_total = points_total + %(change)s where id = %(programme)s
+"""
+
+_TOUCH = """
+with touched as (
+    update pending set observation = %(observation)s where programme = %(programme)s and contact = %(contact)s)
+update ledger set observation = %(observation)s where programme = %(programme)s and contact = %(contact)s
+"""

@@ -1,0 +1,1 @@
+"""Everything that is Dagster, and nothing that moves points by itself."""

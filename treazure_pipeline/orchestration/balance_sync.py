@@ -1,0 +1,366 @@
+"""The hourly balance sync in Dagster: snapshot → diff → push, its job, its schedule, its checks.
+
+Belongs here: asset keys, metadata, checks, what becomes of an error. Does not: how a balance gets from one system to
+the other (`treazure_pipeline.sync`). See https://docs.dagster.io/guides/build/assets
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from treazure_pipeline.connections import Connections
+from treazure_pipeline.errors import PipelineError, SettingsError
+from treazure_pipeline.ledger import figures, frames, snapshots
+from treazure_pipeline.ledger.snapshots import Window
+from treazure_pipeline.ledger.store import Account
+from treazure_pipeline.orchestration import metadata as md
+from treazure_pipeline.settings import Programme
+from treazure_pipeline.sync.balances import merge_snapshot, take_snapshot
+from treazure_pipeline.sync.push import push
+
+GROUP = "balance_sync"
+OWNERS = ["team:loyalty"]
+CONNECTIONS = "connections"
+# Marks runs whose process is a command, which Dagster's run monitoring can't watch.
+FOREGROUND = {"treazure_pipeline/foreground": "1"}
+ACTIVE = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
+
+
+class SnapshotConfig(dg.Config):
+    """Which window of mutation times to fetch; left empty, the one that leaves no hole."""
+
+    window_from: str | None = Field(
+        default=None, description="Begin of an explicit window, ISO 8601 (UTC where it says nothing)."
+    )
+    window_to: str | None = Field(default=None, description="Its end; default: two hours from now.")
+    full_resync: bool = Field(
+        default=False,
+        description="Fetch all balances from the programme's beginning; only what differs is sent.",
+    )
+
+
+@dataclass(frozen=True)
+class BalanceSync:
+    """What Dagster needs of one programme's sync."""
+
+    assets: list[dg.AssetsDefinition | dg.AssetSpec]
+    job: Any
+    schedule: dg.ScheduleDefinition
+
+
+def build_balance_sync(programme: Programme, *, prefixed: bool) -> BalanceSync:
+    """Assemble one programme's chain of assets; `prefixed` puts the programme's name before every key and name."""
+
+    def key(name: str) -> dg.AssetKey:
+        return dg.AssetKey([programme.name, name] if prefixed else [name])
+
+    prefix = f"{programme.name}_" if prefixed else ""
+    tags = {"programme": programme.name}
+    common: dict[str, Any] = {
+        "group_name": GROUP,
+        "owners": OWNERS,
+        "tags": tags,
+        "required_resource_keys": {CONNECTIONS},
+        "pool": f"{prefix}balance_sync",
+    }
+
+    treazure_balances = dg.AssetSpec(
+        key("treazure_balances"), group_name=GROUP, kinds={"treazure"}, owners=OWNERS, tags=tags,
+        description=f"The points of programme `{programme.loyalty_id}` in Treazure, the points master.",
+        metadata={"dagster/column_schema": md.BALANCE_COLUMNS},
+    )  # fmt: skip
+
+    @dg.asset(
+        key=key("treazure_balance_snapshot"),
+        deps=[treazure_balances.key],
+        kinds={"treazure", "postgres"},
+        code_version="1",
+        metadata={
+            "dagster/column_schema": md.BALANCE_COLUMNS,
+            "dagster/column_lineage": md.lineage(
+                {name: (treazure_balances.key, name) for name in ("contact", "balance", "mutated_at")}
+            ),
+        },
+        description=(
+            "The balances that changed in Treazure since the end of unbroken coverage (with two hours of overlap), "
+            "exported and staged in the ledger's database. Rows that can't be understood are kept as rejections."
+        ),
+        **common,
+    )
+    def treazure_balance_snapshot(context: dg.AssetExecutionContext, config: SnapshotConfig) -> dg.MaterializeResult:
+        with _working(context, programme) as (connections, account):
+            snapshot = take_snapshot(
+                connections.ledger, connections.treazure, account, _window(connections, account, config),
+                run_id=context.run.run_id, retry=connections.retry,
+            )  # fmt: skip
+            rejected = frames.rejections(connections.ledger, account, limit=md.SAMPLE_ROWS)
+        return dg.MaterializeResult(
+            metadata={
+                "window_from": dg.MetadataValue.timestamp(snapshot.window.start),
+                "window_to": dg.MetadataValue.timestamp(snapshot.window.end),
+                "full": snapshot.window.is_full,
+                "dagster/row_count": snapshot.fetched,
+                "fetched": snapshot.fetched,
+                "rejected": snapshot.rejected,
+                "seconds_export": round(snapshot.seconds, 3),
+                "rejections": md.sample(rejected.drop(columns="raw")),
+            }
+        )
+
+    @dg.asset(
+        key=key("balance_diff"),
+        deps=[treazure_balance_snapshot],
+        kinds={"postgres"},
+        code_version="1",
+        metadata={
+            "dagster/column_schema": md.CHANGE_COLUMNS,
+            "dagster/table_name": "treazure_pipeline.change",
+            "dagster/column_lineage": md.lineage(
+                {
+                    "contact": (key("treazure_balance_snapshot"), "contact"),
+                    "after": (key("treazure_balance_snapshot"), "balance"),
+                }
+            ),
+        },
+        check_specs=[
+            dg.AssetCheckSpec("coverage_has_no_hole", asset=key("balance_diff"),
+                              description="Every mutation time since the programme's beginning has been fetched (I1)."),
+            dg.AssetCheckSpec("rows_add_up", asset=key("balance_diff"),
+                              description="fetched = duplicate + rejected + superseded + unchanged + changed (I6)."),
+            dg.AssetCheckSpec("points_are_conserved", asset=key("balance_diff"),
+                              description="Opening total + changes = closing total, summed anew once a day (I10)."),
+        ],
+        description=(
+            "The snapshot merged into the ledger: what differs from the newest known master balance becomes pending. "
+            "Older observations never replace newer ones."
+        ),
+        **common,
+    )  # fmt: skip
+    def balance_diff(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        with _working(context, programme) as (connections, account):
+            diff = merge_snapshot(
+                connections.ledger, connections.treazure, account, run_id=context.run.run_id,
+                batch_size=connections.settings.engage_batch_size,
+                concurrency=connections.settings.treazure_concurrency,
+            )  # fmt: skip
+            changes = frames.diff(connections.ledger, account, context.run.run_id, limit=md.SAMPLE_ROWS)
+            status = figures.status(connections.ledger, account)
+            holes = figures.holes(connections.ledger, account)
+            audit = figures.audit(connections.ledger, account)
+        merged = diff.figures
+        counted = merged.duplicate + merged.rejected + merged.superseded + merged.unchanged + merged.changed
+        return dg.MaterializeResult(
+            metadata={
+                **{name: value for name, value in asdict(merged).items() if isinstance(value, int)},
+                "dagster/row_count": merged.changed,
+                "points_before": str(merged.points_before),
+                "points_after": str(merged.points_after),
+                "points_total": md.number(merged.points_after),
+                "reread": diff.reread,
+                "seconds_diff": round(diff.seconds, 3),
+                "covered_until": dg.MetadataValue.timestamp(status.covered_until or programme.beginning),
+                "data_age_hours": md.age_hours(status.covered_until, status.now),
+                "vanished_outstanding": status.vanished,
+                "changes": md.sample(changes),
+            },
+            check_results=[
+                dg.AssetCheckResult(
+                    check_name="coverage_has_no_hole",
+                    passed=not holes,
+                    metadata={
+                        "covered_until": str(status.covered_until),
+                        "holes": ", ".join(f"{start} to {end}" for start, end in holes) or "none",
+                    },
+                ),
+                dg.AssetCheckResult(
+                    check_name="rows_add_up",
+                    passed=merged.fetched == counted,
+                    metadata={"fetched": merged.fetched, "accounted_for": counted},
+                ),
+                dg.AssetCheckResult(
+                    check_name="points_are_conserved",
+                    passed=audit.total == audit.summed
+                    and merged.points_before + merged.points_change == merged.points_after,
+                    metadata={
+                        "points_before": str(merged.points_before),
+                        "points_change": str(merged.points_change),
+                        "points_after": str(merged.points_after),
+                        "total": str(audit.total),
+                        **({"sum_of_its_own": str(audit.summed)} if audit.audited else {}),
+                        "last_summed_at": dg.MetadataValue.timestamp(audit.audited_at),
+                    },
+                ),
+            ],
+        )
+
+    @dg.asset(
+        key=key("engage_balance_push"),
+        deps=[balance_diff],
+        kinds={"postgres", "voyado"},
+        code_version="1",
+        metadata={
+            "dagster/column_schema": md.LEDGER_COLUMNS,
+            "dagster/table_name": "treazure_pipeline.ledger",
+            "dagster/column_lineage": md.lineage(
+                {"contact": (key("balance_diff"), "contact"), "sent": (key("balance_diff"), "after")}
+            ),
+        },
+        check_specs=[
+            dg.AssetCheckSpec("pending_adds_up", asset=key("engage_balance_push"),
+                              description="changed + carried over = sent + refused + held + left pending (I6)."),
+            dg.AssetCheckSpec("nothing_is_rejected", asset=key("engage_balance_push"),
+                              description="No row of an export and no row of Engage's answers is outstanding."),
+        ],
+        freshness_policy=dg.FreshnessPolicy.time_window(
+            fail_window=timedelta(hours=3), warn_window=timedelta(minutes=90)
+        ),
+        description=(
+            "What is pending, sent to Engage in batches and recorded batch by batch. Materialised alone it sends what "
+            "is pending. Whatever is not accepted stays pending and is sent by a later run."
+        ),
+        **common,
+    )  # fmt: skip
+    def engage_balance_push(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        with _working(context, programme) as (connections, account):
+            merged = snapshots.merged(connections.ledger, account, context.run.run_id)
+            pushed = push(
+                connections.ledger, connections.engage, connections.engage_pacer, account, run_id=context.run.run_id,
+                retry=connections.retry, batch_size=connections.settings.engage_batch_size,
+                concurrency=connections.settings.engage_concurrency,
+                timeout=connections.settings.engage_timeout_seconds,
+                since=None if merged is None else merged.stock,
+                progress=connections.on_progress,
+            )  # fmt: skip
+            status = figures.status(connections.ledger, account)
+            outstanding = frames.pending(connections.ledger, account, limit=md.SAMPLE_ROWS)
+            changed = 0 if merged is None else merged.changed
+            carried_over = (pushed.stock if merged is None else merged.carried_over) + pushed.entered
+            accounted = pushed.sent + pushed.refused + pushed.held + pushed.pending
+            figures_of_run: dict[str, Any] = {
+                "changed": changed,
+                "carried_over": carried_over,
+                "dagster/row_count": pushed.sent,
+                "sent": pushed.sent,
+                "refused": pushed.refused,
+                "held": pushed.held,
+                "pending": pushed.pending,
+                "requests": pushed.requests,
+                "lost_answers": pushed.lost,
+                "oldest_pending_hours": md.age_hours(pushed.oldest_pending, status.now),
+                "points_total": md.number(status.points_total),
+                "rejected_outstanding": status.rejected + status.refused,
+                "gone_outstanding": status.gone,
+                "data_age_hours": md.age_hours(status.covered_until, status.now),
+                "mode": status.mode,
+                **{f"seconds_{phase}": round(value, 3) for phase, value in pushed.seconds.items()},
+                "pending_rows": md.sample(outstanding),
+            }
+            if pushed.error is not None:
+                connections.failures.append(pushed.error)
+                raise dg.Failure(
+                    f"Not everything could be sent; what was accepted is kept, {pushed.pending} rows are left for the "
+                    f"next run. {pushed.error}",
+                    metadata=figures_of_run,
+                    allow_retries=False,
+                )
+        return dg.MaterializeResult(
+            metadata=figures_of_run,
+            check_results=[
+                dg.AssetCheckResult(
+                    check_name="pending_adds_up",
+                    passed=changed + carried_over == accounted,
+                    metadata={
+                        "changed": changed, "carried_over": carried_over, "sent": pushed.sent,
+                        "refused": pushed.refused, "held": pushed.held, "left_pending": pushed.pending,
+                    },
+                ),
+                dg.AssetCheckResult(
+                    check_name="nothing_is_rejected",
+                    passed=not status.rejected and not status.refused,
+                    severity=dg.AssetCheckSeverity.WARN,
+                    metadata={
+                        "rows_of_exports": status.rejected, "refused_by_engage": status.refused, "gone": status.gone,
+                    },
+                ),
+            ],
+        )  # fmt: skip
+
+    engage_accounts = dg.AssetSpec(
+        key("engage_point_accounts"), deps=[key("engage_balance_push")], group_name=GROUP, kinds={"voyado"},
+        owners=OWNERS, tags=tags,
+        description=f"The point accounts of definition {programme.definition_id} in Engage, the point follower.",
+    )  # fmt: skip
+    assets = [treazure_balance_snapshot, balance_diff, engage_balance_push]
+    job = dg.define_asset_job(
+        f"{prefix}hourly_balance_sync",
+        selection=dg.AssetSelection.assets(*assets),
+        executor_def=dg.in_process_executor,
+        tags=tags,
+        description="Fetches what changed in Treazure, compares, and sets it in Engage.",
+    )
+    return BalanceSync([treazure_balances, *assets, engage_accounts], job, _schedule(programme, job))
+
+
+def _schedule(programme: Programme, job: Any) -> dg.ScheduleDefinition:
+    @dg.schedule(
+        name=f"{job.name}_schedule",
+        cron_schedule="7 * * * *",
+        job=job,
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        required_resource_keys={CONNECTIONS},
+        description="Minute 7 of every hour. Skips while a run is queued or running; a missed hour leaves no hole.",
+    )
+    def hourly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        runs = context.instance.get_runs(dg.RunsFilter(job_name=job.name, statuses=ACTIVE), limit=10)
+        if not runs:
+            return dg.RunRequest()
+        waiting = [run for run in runs if run.status is not dg.DagsterRunStatus.STARTED]
+        connections: Connections = getattr(context.resources, CONNECTIONS)
+        if waiting or connections.ledger.is_held(connections.ledger.account(programme)):
+            return dg.SkipReason(f"Run {(waiting or runs)[0].run_id} is queued or running.")
+        return dg.RunRequest()  # the process of what counts as running is dead: nobody holds the programme's lock
+
+    return hourly
+
+
+def _window(connections: Connections, account: Account, config: SnapshotConfig) -> Window:
+    chosen = snapshots.next_window(connections.ledger, account, full=config.full_resync)
+    if config.window_from is None and config.window_to is None:
+        return chosen
+    if config.full_resync or config.window_from is None:
+        message = "An explicit window needs window_from and goes without full_resync."
+        raise SettingsError(message)
+    start = _moment("window_from", config.window_from)
+    end = chosen.end if config.window_to is None else _moment("window_to", config.window_to)
+    if start >= end:
+        message = f"The window's begin {start} is not before its end {end}."
+        raise SettingsError(message)
+    return Window(start, end)
+
+
+def _moment(name: str, text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        message = f"{name} ({text!r}) must be a date or a time by ISO 8601, such as 2026-01-31T12:00:00Z."
+        raise SettingsError(message) from None
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+@contextmanager
+def _working(context: dg.AssetExecutionContext, programme: Programme) -> Iterator[tuple[Connections, Account]]:
+    """Hold the programme's lock until the run's resources are closed; show our errors as the run's failure."""
+    connections: Connections = getattr(context.resources, CONNECTIONS)
+    try:
+        account = connections.ledger.account(programme)
+        connections.ledger.hold(account)
+        yield connections, account
+    except PipelineError as error:
+        connections.failures.append(error)
+        raise dg.Failure(str(error), metadata={"error": type(error).__name__}, allow_retries=False) from error

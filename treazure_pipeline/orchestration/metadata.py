@@ -1,0 +1,81 @@
+"""What the Dagster UI shows of the balance sync: figures worth plotting, table schemas, samples.
+
+Belongs here: turning figures into Dagster's metadata. Does not: computing them.
+See https://docs.dagster.io/guides/build/assets/metadata-and-tags
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import pandas as pd
+
+SAMPLE_ROWS = 10
+
+BALANCE_COLUMNS = dg.TableSchema(
+    columns=[
+        dg.TableColumn("contact", "uuid", "The contact's GUID, the same in both systems."),
+        dg.TableColumn("balance", "numeric", "Points in Treazure at the time of the export, exact."),
+        dg.TableColumn(
+            "mutated_at", "timestamptz", "When Treazure says that the account changed; UTC, may be missing."
+        ),
+        dg.TableColumn("position", "bigint", "The row's place in the export, from 0."),
+    ]
+)
+CHANGE_COLUMNS = dg.TableSchema(
+    columns=[
+        dg.TableColumn("contact", "uuid", "The contact's GUID."),
+        dg.TableColumn("before", "numeric", "The master balance known before; null for a new contact."),
+        dg.TableColumn("after", "numeric", "The master balance now."),
+    ]
+)
+LEDGER_COLUMNS = dg.TableSchema(
+    columns=[
+        dg.TableColumn("contact", "uuid", "The contact's GUID."),
+        dg.TableColumn("sent", "numeric", "The balance that Engage accepted last."),
+        dg.TableColumn("batch", "bigint", "The request that carried it."),
+        dg.TableColumn("observation", "bigint", "The observation of the master that it comes from."),
+    ]
+)
+
+
+def lineage(columns: Mapping[str, tuple[dg.AssetKey, str]]) -> dg.TableColumnLineage:
+    """Return the column lineage: column → (upstream asset, its column)."""
+    return dg.TableColumnLineage(
+        {name: [dg.TableColumnDep(asset, upstream)] for name, (asset, upstream) in columns.items()}
+    )
+
+
+def number(value: Decimal) -> dg.FloatMetadataValue:
+    """Return points as a number that the UI plots; the exact text stands beside it wherever it matters."""
+    return dg.MetadataValue.float(float(value))
+
+
+def age_hours(moment: datetime | None, now: datetime | None = None) -> float:
+    """Return the hours since `moment`, 0 where there is none."""
+    return 0.0 if moment is None else round(((now or datetime.now(UTC)) - moment).total_seconds() / 3600, 3)
+
+
+def sample(frame: pd.DataFrame) -> dg.MarkdownMetadataValue:
+    """Return the first rows as a Markdown table. No personal data beyond the contact id."""
+    if frame.empty:
+        return dg.MetadataValue.md("*none*")
+    head = frame.head(SAMPLE_ROWS)
+    lines = [" | ".join(head.columns), " | ".join("---" for _ in head.columns)]
+    lines += [" | ".join(_cell(value) for value in row) for row in head.itertuples(index=False)]
+    return dg.MetadataValue.md("\n".join(f"| {line} |" for line in lines))
+
+
+def _cell(value: Any) -> str:
+    if value is None or value != value:  # noqa: PLR0124 - NaN and NaT differ from themselves
+        return ""
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S}"
+    return str(value).replace("|", "\\|").replace("\n", " ")[:200]

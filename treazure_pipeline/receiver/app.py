@@ -1,0 +1,195 @@
+"""The application's five addresses, and the server that runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+
+import psycopg
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from treazure_pipeline.errors import DatabaseError
+from treazure_pipeline.receiver.events import LONGEST_ID, Event
+from treazure_pipeline.receiver.metrics import Metrics
+from treazure_pipeline.receiver.openapi import document
+from treazure_pipeline.receiver.signatures import MalformedError, UnsignedError, Verifier
+from treazure_pipeline.receiver.store import Store
+
+LARGEST_BODY = 256 * 1024
+# A sender that is still writing would not see an answer before its connection closes, so a little more is thrown away.
+_MOST_READ = 4 * 1024 * 1024
+_READ_SECONDS = 5.0
+_KEEP_ALIVE_SECONDS = 75
+_MOST_CONNECTIONS = 1000
+_BACKLOG = 2048
+# Longer than any request takes.
+_GRACE_SECONDS = 20
+
+log = logging.getLogger(__name__)
+
+
+class _RefusedError(Exception):
+    def __init__(self, status: int, outcome: str, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.outcome = outcome
+
+
+class Receiver:
+    """The handlers. `answer_within` is how many seconds after its arrival a delivery may wait for its balance."""
+
+    def __init__(self, store: Store, verifier: Verifier, answer_within: float) -> None:
+        self._store = store
+        self._verifier = verifier
+        self._answer_within = answer_within
+        self._metrics = Metrics(store)
+
+    async def deliver(self, request: Request) -> Response:
+        """Take a delivery: answer 2xx once it is stored, anything else means that the sender has to try again."""
+        began = asyncio.get_running_loop().time()
+        try:
+            outcome, response = await self._deliver(request, began)
+        except _RefusedError as refused:
+            outcome = refused.outcome
+            log.warning("delivery not taken (%s): %s", refused.status, refused)
+            response = JSONResponse({"error": str(refused)}, refused.status)
+            if refused.status in {408, 413}:
+                response.headers["connection"] = "close"
+        self._metrics.deliveries.labels(outcome).inc()
+        self._metrics.seconds.observe(asyncio.get_running_loop().time() - began)
+        return response
+
+    async def _deliver(self, request: Request, began: float) -> tuple[str, Response]:
+        body = await _read(request)
+        try:
+            delivery_id = self._verifier.verify(body, request.headers)
+        except UnsignedError as error:
+            raise _RefusedError(401, "unsigned", str(error)) from None
+        except MalformedError as error:
+            raise _RefusedError(400, "malformed", str(error)) from None
+        if len(delivery_id) > LONGEST_ID:
+            raise _RefusedError(400, "malformed", f"The header svix-id has more than {LONGEST_ID} characters.")
+        event = Event.read(delivery_id, body)
+        try:
+            stored = await self._store.add(event)
+        except DatabaseError as error:
+            log.error("%s", error)  # noqa: TRY400 - the message is complete
+            raise _RefusedError(503, "unavailable", "It could not be stored; try again later.") from None
+        log.info("%s: event %.100r of type %.100r", stored, event.id, event.kind)
+        if self._answer_within > 0 and stored in {"stored", "repeated"}:
+            balance = await self._store.balance(event.id, began + self._answer_within)
+            if balance is not None:
+                # Written as it is: a JSON number of Python's would pass through a float.
+                return stored, Response(f'{{"balance": {balance}}}', media_type="application/json")
+        return stored, JSONResponse({"status": stored}, 202)
+
+    async def health(self, request: Request) -> Response:  # noqa: ARG002 - Starlette's signature
+        """Answer as long as the process does."""
+        return JSONResponse({"status": "ok"})
+
+    async def ready(self, request: Request) -> Response:  # noqa: ARG002
+        """Tell whether deliveries can be stored, and if not, why."""
+        try:
+            await self._store.check()
+        except DatabaseError as error:
+            return JSONResponse({"status": "unavailable", "error": str(error)}, 503)
+        except psycopg.Error as error:
+            return JSONResponse({"status": "unavailable", "error": f"Unexpected {type(error).__name__}."}, 503)
+        return JSONResponse({"status": "ok"})
+
+    async def metrics(self, request: Request) -> Response:  # noqa: ARG002
+        """Give Prometheus its numbers."""
+        return Response(await self._metrics.render(), media_type="text/plain; version=0.0.4")
+
+    async def openapi(self, request: Request) -> Response:  # noqa: ARG002
+        """Describe all of this."""
+        return JSONResponse(document())
+
+
+def build_app(url: str, secrets: Iterable[str], answer_within: float = 0) -> Starlette:
+    """The receiver on the ledger at `url`, for deliveries signed with any of the secrets (`whsec_…`).
+
+    It starts without the database, and answers 503 until that is there.
+    """
+    store = Store(url)
+    receiver = Receiver(store, Verifier(secrets), answer_within)
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        async with store.opened():
+            yield
+
+    routes = [
+        Route("/webhooks/engage", receiver.deliver, methods=["POST"]),
+        Route("/healthz", receiver.health),
+        Route("/readyz", receiver.ready),
+        Route("/metrics", receiver.metrics),
+        Route("/openapi.json", receiver.openapi),
+    ]
+    app = Starlette(routes=routes, lifespan=lifespan)
+    app.router.redirect_slashes = False
+    return app
+
+
+def bind(host: str, port: int) -> tuple[socket.socket, str]:
+    """A listening socket (port 0: any free one) and the URL it has; raises OSError.
+
+    The protocol is named since asyncio sets TCP_NODELAY only then, without which every answer takes 40 ms.
+    """
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(address)
+    listener.listen(_BACKLOG)
+    shown = f"[{host}]" if family == socket.AF_INET6 else host
+    return listener, f"http://{shown}:{listener.getsockname()[1]}"
+
+
+def server(app: Starlette) -> uvicorn.Server:
+    """A server for the application; run it on a socket of `bind`. SIGTERM and SIGINT end it after its last request."""
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="on",
+        ws="none",
+        proxy_headers=False,
+        server_header=False,
+        limit_concurrency=_MOST_CONNECTIONS,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+        backlog=_BACKLOG,
+    )
+    return uvicorn.Server(config)
+
+
+async def _read(request: Request) -> bytes:
+    """Return the body; too large or too slow ones are not kept, nor read to their end."""
+    too_large = _RefusedError(413, "too_large", f"The body has more than {LARGEST_BODY} bytes.")
+    announced = request.headers.get("content-length", "0")
+    if not announced.isdecimal() or int(announced) > _MOST_READ:
+        raise too_large
+    body = bytearray()
+    size = 0
+    try:
+        async with asyncio.timeout(_READ_SECONDS):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > _MOST_READ:
+                    break
+                if size <= LARGEST_BODY:
+                    body += chunk
+    except TimeoutError:
+        raise _RefusedError(408, "too_slow", "The body did not come in time.") from None
+    except ClientDisconnect:
+        raise _RefusedError(400, "malformed", "The body broke off.") from None
+    if size > LARGEST_BODY:
+        raise too_large
+    return bytes(body)

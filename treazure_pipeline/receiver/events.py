@@ -1,0 +1,71 @@
+"""What a verified delivery is: an adjustment to queue, a dead letter to keep, or something only to count."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import msgspec
+
+ADJUSTMENT = "loyalty.addPoints"
+
+# Ids are unique keys in the database, whose index takes no endless ones. Svix's have 31 characters.
+LONGEST_ID = 255
+
+
+class _Body(msgspec.Struct, rename="camel"):
+    event_type: Any = None
+    id: Any = None
+    is_encrypted: Any = None
+    payload: msgspec.Raw = msgspec.Raw()
+
+
+_DECODER = msgspec.json.Decoder(_Body)
+
+
+@dataclass(frozen=True)
+class Event:
+    """A verified delivery.
+
+    Attributes:
+        delivery_id: The sender's, the same at each try.
+        id: What makes two deliveries the same event: the body's own id, else the delivery's.
+        kind: The event type, where there is one.
+        payload: The JSON text of an adjustment's payload as it came (no number of it has been through a float).
+        dead: Why it is to be kept as a dead letter.
+        body: All of it.
+    """
+
+    delivery_id: str
+    id: str
+    kind: str | None
+    payload: str | None
+    dead: str | None
+    body: str
+
+    @classmethod
+    def read(cls, delivery_id: str, body: bytes) -> Self:
+        """Read a delivery whose signature is right; whatever it holds, this finds a place for it."""
+        text = body.decode()
+        try:
+            found = _DECODER.decode(text)
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+            return cls(delivery_id, delivery_id, None, None, f"The body is not a JSON object: {error}.", text)
+        kind = found.event_type
+        event_id = found.id if isinstance(found.id, str) and found.id else delivery_id
+        payload = bytes(found.payload).decode()
+        dead = None
+        if not isinstance(kind, str) or not 0 < len(kind) <= LONGEST_ID:
+            kind, dead = None, "The event has no usable eventType."
+        elif found.is_encrypted is True:
+            dead = "The payload is encrypted: end-to-end encryption has to be switched off at the endpoint in Engage."
+        elif kind == ADJUSTMENT and not payload.startswith("{"):
+            dead = "The payload is no object."
+        elif kind == ADJUSTMENT and len(event_id) > LONGEST_ID:
+            dead = f"The event's id has more than {LONGEST_ID} characters."
+        queued = kind == ADJUSTMENT and dead is None
+        return cls(delivery_id, event_id, kind, payload if queued else None, dead, text)
+
+    def unstorable(self) -> Event:
+        """The same as a dead letter, since PostgreSQL can't hold a part of it (NUL, or a number beyond all bounds)."""
+        return replace(self, kind=None, payload=None, dead=self.dead or "The event holds what no database can keep.")

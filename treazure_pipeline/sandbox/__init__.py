@@ -1,0 +1,50 @@
+"""A stateful, seeded stand-in for Treazure and Voyado Engage on one port.
+
+In a test, in a thread of the same process::
+
+    with running_sandbox(members=2000, unknown_share=0.02, apply_delay=0) as sandbox:
+        ...point TREAZURE_BASE_URL and ENGAGE_BASE_URL at sandbox.base_url...
+        sandbox.set_fault("lost_after", count=2)
+        sandbox.play_hour(share=0.05)
+        assert sandbox.differences()["equal"]
+        assert sandbox.report()["overlaps"]["count"] == 0
+
+In a process of its own: ``sandbox_process("--members", "1000000")`` or
+``python -m treazure_pipeline.sandbox --port 0 --members 1000000``, whose first line of output is its URL.
+
+Credentials: `CLIENT_ID`, `CLIENT_SECRET`, `API_KEY`, `WEBHOOK_SECRET`; default programme: `LOYALTY_ID`, definition 1.
+The switches are the fields of `Behaviour`, the faults those of `Fault`. ``/docs`` documents every endpoint.
+
+Modules: `world` holds the state (`members`, `vault`, `follower`), `gate` is what every request passes,
+`treazure`, `engage` (with `batches`) and `control` are the endpoints, `webhooks` sends Engage's events,
+`observations` and `adjustments` are the witnesses, `handle` is for tests. The import of migration files belongs beside
+`engage`, on the same `world`.
+"""
+
+from __future__ import annotations
+
+from treazure_pipeline.sandbox.behaviour import (
+    API_KEY,
+    CLIENT_ID,
+    CLIENT_SECRET,
+    LOYALTY_ID,
+    WEBHOOK_SECRET,
+    Behaviour,
+)
+from treazure_pipeline.sandbox.faults import Fault
+from treazure_pipeline.sandbox.handle import Sandbox, running_sandbox, sandbox_process
+from treazure_pipeline.sandbox.world import Seed
+
+__all__ = [
+    "API_KEY",
+    "CLIENT_ID",
+    "CLIENT_SECRET",
+    "LOYALTY_ID",
+    "WEBHOOK_SECRET",
+    "Behaviour",
+    "Fault",
+    "Sandbox",
+    "Seed",
+    "running_sandbox",
+    "sandbox_process",
+]

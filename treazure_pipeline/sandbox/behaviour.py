@@ -1,0 +1,124 @@
+"""How the two systems behave where their public pages are silent: switches, by default at what is assumed."""
+
+from __future__ import annotations
+
+import base64
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+
+CLIENT_ID = "sandbox-client"
+"""OAuth client id that the sandbox's Treazure takes."""
+CLIENT_SECRET = "sandbox-client-secret"  # noqa: S105 - opens nothing but a sandbox
+"""OAuth client secret that the sandbox's Treazure takes."""
+API_KEY = "sandbox-api-key"
+"""API key that the sandbox's Engage takes."""
+WEBHOOK_SECRET = "whsec_c2FuZGJveC13ZWJob29rLXNlY3JldA=="  # noqa: S105 - opens nothing but a sandbox
+"""Secret with which the sandbox signs its webhooks."""
+LOYALTY_ID = "LOYALTY"
+"""`loyaltyPointDefinitionId` of the default programme, paired with Engage's definition 1."""
+
+
+class Behaviour(BaseModel):
+    """The switches, all times in seconds. ``PATCH /sandbox/behaviour`` changes them in a running sandbox."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, hide_input_in_errors=True)
+
+    token_life: float = Field(3600, description="Treazure: how long a token is valid")
+    export_polls: int = Field(1, ge=0, description="Treazure: how often a result is asked for before it is ready")
+    export_wait: float = Field(0, ge=0, description="Treazure: how long an export takes at least")
+    export_not_ready: Literal[202, 404] = Field(202, description="Treazure: status of a result that isn't ready")
+    export_retry_after: float | None = Field(0, description="Treazure: Retry-After while not ready, none: no header")
+    export_life: float = Field(3600, description="Treazure: after how long a result is gone (410)")
+    href: Literal["href", "hRef", "links.href", "links.hRef", "absolute", "other_host"] = Field(
+        "href", description="Treazure: where the export's address stands in the answer, and how it is spelt"
+    )
+    account_key: Literal["accountNumber", "contactId"] = Field(
+        "accountNumber", description="Treazure: name of the contact's field in an export"
+    )
+    mutated_at: bool = Field(True, description="Treazure: whether export rows have a mutatedAt")
+    upper_case: bool = Field(False, description="Treazure: GUIDs in upper case in exports")
+    transaction_answer: Literal["account", "balance"] = Field(
+        "account", description='Treazure: a transaction answers with the account, or a bare {"balance": ...}'
+    )
+    commit_delay: float = Field(
+        0,
+        ge=0,
+        description="Treazure: a mutation is visible (exports, account, history) so long after its stamp",
+    )
+    commit_calls: int = Field(
+        0, ge=0, description="Treazure: a mutation is visible only after so many later export requests"
+    )
+    history_delay: float = Field(
+        0, ge=0, description="Treazure: a movement stands in the history only so long after its stamp"
+    )
+    history_calls: int = Field(
+        0, ge=0, description="Treazure: a transaction is missing from the history the first so many times it is read"
+    )
+    history_missing_first: int = Field(
+        0, ge=0, description="Treazure: the history comes without its first so many movements"
+    )
+    transaction_latency: float = Field(0, ge=0, description="Treazure: a transaction takes so much longer to answer")
+    treazure_max_requests_per_second: int = Field(
+        0, ge=0, description="Treazure: more for single accounts in one second get 429; 0: no limit"
+    )
+    treazure_clock: float = Field(0, description="Treazure: its clock is ahead by so much")
+    engage_clock: float = Field(0, description="Engage: its clock is ahead by so much")
+    time_stamps: Literal["ignore_older", "ignore_older_or_equal", "not_looked_at"] = Field(
+        "ignore_older", description="Engage: what a balance with an old timeStamp does when it is applied"
+    )
+    digits: int | None = Field(
+        None, ge=0, le=6, description="Engage: rounds balances to so many digits; none: keeps all"
+    )
+    apply_delay: float = Field(
+        0.2, ge=0, description="Engage: its job applies an accepted row so much later; 0: at once"
+    )
+    max_rows: int = Field(1000, description="Engage: rows in one request; more are refused with 400")
+    max_requests_per_second: int = Field(
+        200, description="Engage: more in one second get 429, per API key; 0: no limit"
+    )
+    accept_status: Literal[200, 202] = Field(202, description="Engage: status of an accepted balance request")
+    transaction_id: Literal["transactionId", "id", "bare", "none"] = Field(
+        "transactionId", description="Engage: how an accepted balance request names its transaction"
+    )
+    poison: list[str] = Field(
+        default_factory=list,
+        description="Engage: contacts whose row makes it refuse the whole request with 400",
+    )
+    webhook_url: str | None = Field(
+        None, pattern=r"^https?://[^/]", description="Engage: where events are sent; none: nowhere"
+    )
+    webhook_secret: SecretStr = Field(SecretStr(WEBHOOK_SECRET), description="Engage: what signs them, whsec_...")
+    webhook_timeout: float = Field(15, gt=0, description="Engage: an answer that takes longer counts as none")
+    webhook_wait_scale: float = Field(
+        1, ge=0, description="Engage: multiplies the waits between the 8 tries (5 s to 10 h, 27.5 h together)"
+    )
+    webhook_concurrency: int = Field(
+        8,
+        ge=1,
+        le=100,
+        description="Engage: so many are sent at once; 1: one after the other, in order unless one fails",
+    )
+    balance_events: bool = Field(
+        False, description="Engage: sends point.balance.updated when its job changes a balance"
+    )
+    latency: float = Field(0, ge=0, description="Both: every answer takes at least so long")
+    track_rows: bool = Field(
+        True,
+        description="Keep what the report says of single rows (overlaps, time stamps); off for benchmarks",
+    )
+    track_amounts: bool = Field(
+        True, description="Check each amount sent to Engage against Treazure's history; off for benchmarks"
+    )
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _is_a_secret(cls, secret: SecretStr) -> SecretStr:
+        prefix, _, key = secret.get_secret_value().partition("_")
+        try:
+            good = prefix == "whsec" and base64.b64decode(key + "==")
+        except ValueError:
+            good = b""
+        if not good:
+            raise ValueError("it should be whsec_ and base64")
+        return secret

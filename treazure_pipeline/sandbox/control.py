@@ -1,0 +1,343 @@
+"""The sandbox's own endpoints: state, switches, faults, shop life, observations. No authentication."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import APIRouter, HTTPException, Query, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from treazure_pipeline.sandbox.behaviour import LOYALTY_ID, Behaviour
+from treazure_pipeline.sandbox.faults import DEFAULT_ON, SAYS, Fault, FaultName
+from treazure_pipeline.sandbox.observations import Observations
+from treazure_pipeline.sandbox.points import AmountError, moment_text, to_text, to_units
+from treazure_pipeline.sandbox.webhooks import UnknownMessageError
+from treazure_pipeline.sandbox.wire import world_of
+from treazure_pipeline.sandbox.world import Seed, World, WrongRequestError
+
+router = APIRouter(prefix="/sandbox", tags=["Sandbox"])
+
+Limit = Annotated[int, Query(ge=0, le=100_000)]
+Offset = Annotated[int, Query(ge=0)]
+
+
+class Reset(BaseModel):
+    """A new beginning; faults, switches and observations begin anew too."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    seed: int = 1
+    members: int = Field(1000, ge=0)
+    programmes: dict[str, int] = Field({LOYALTY_ID: 1}, description="loyalty id to definition id")
+    unknown_share: float = Field(0, ge=0, le=1, description="of the members that are no contacts of Engage")
+    in_step: bool = Field(False, description="Engage starts with Treazure's balances")
+    behaviour: Behaviour = Field(default_factory=Behaviour)
+
+
+class Hour(BaseModel):
+    """One hour of shop life."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    share: float = Field(0.02, ge=0, le=1, description="of the members that do something")
+    changes: int | None = Field(None, ge=0, description="exactly so many members instead")
+    joins: int = Field(0, ge=0, description="new members, known to both systems")
+    loyalty_ids: list[str] = Field(default_factory=list, description="programmes; none: all")
+
+
+class Mutation(BaseModel):
+    """Points to set or add, as exact decimal texts or numbers, by contact GUID."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    points: dict[str, str | int | float]
+    adds: bool = Field(False, description="change by the points, instead of setting the balance to them")
+    loyalty_id: str | None = Field(None, description="none: the first programme")
+
+
+class Balances(BaseModel):
+    """Whose balances are wanted: these contacts', or those of a page of all members."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    contact_ids: list[str] = Field(default_factory=list)
+    offset: int = Field(0, ge=0)
+    limit: int = Field(1000, ge=0, le=100_000)
+    loyalty_id: str | None = Field(None, description="none: the first programme")
+
+
+class Gift(BaseModel):
+    """Points given in Engage by hand or by an automation: one `loyalty.addPoints` event."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    contact_id: str
+    amount: str | int | float = Field(description="an exact decimal text or number, negative to take points")
+    definition_id: int | None = Field(None, description="none: that of the first programme")
+    description: str = "Points given by hand"
+    source: str = "Engage"
+    user_id: str = "user-1"
+    user_name: str = "A user"
+    reason: str = "Goodwill"
+    source_id: str = ""
+    event_id: str | None = Field(None, description="the body's id; none: a new one; empty: a body without an id")
+
+
+class Contacts(BaseModel):
+    """Members that Engage knows, or knows no longer."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    contact_ids: list[str]
+    known: bool
+
+
+@router.get("/state")
+def state(request: Request) -> dict[str, Any]:
+    """Sizes, clocks, queues."""
+    world = world_of(request)
+    with world.lock:
+        for definition_id in world.followers:
+            world.follower(definition_id)
+        return {
+            "seed": world.seed.seed,
+            "members": len(world.members),
+            "contacts": int(world.known.sum()),
+            "hours": world.hours,
+            "treazure_now": moment_text(world.treazure_now()),
+            "engage_now": moment_text(world.engage_now()),
+            "programmes": [
+                {
+                    "loyaltyId": loyalty_id,
+                    "definitionId": vault.definition_id,
+                    "accounts": int(world.vault(loyalty_id).accounts().sum()),
+                    "movements": vault.sequence,
+                    "uncommitted": vault.uncommitted,
+                    "queued": world.followers[vault.definition_id].queued,
+                    "applied": world.followers[vault.definition_id].applied,
+                    "ignored": world.followers[vault.definition_id].ignored,
+                    "treazure_total": to_text(sum(vault.balance.tolist())),
+                }
+                for loyalty_id, vault in world.vaults.items()
+            ],
+        }
+
+
+@router.post("/reset")
+def reset(wanted: Reset, request: Request) -> dict[str, Any]:
+    """Begin anew with another seed or size."""
+    seed = Seed(wanted.seed, wanted.members, wanted.programmes, wanted.unknown_share, wanted.in_step)
+    try:
+        world = World(seed, wanted.behaviour)
+    except WrongRequestError as error:
+        raise HTTPException(422, str(error)) from error
+    world_of(request).deliveries.close()
+    request.app.state.world = world
+    return state(request)
+
+
+@router.get("/behaviour")
+def behaviour(request: Request) -> Behaviour:
+    """The switches."""
+    return world_of(request).behaviour
+
+
+@router.patch("/behaviour")
+def behave(changes: dict[str, Any], request: Request) -> Behaviour:
+    """Change some of the switches."""
+    world = world_of(request)
+    try:
+        world.behaviour = Behaviour.model_validate(world.behaviour.model_dump() | changes)
+    except ValueError as error:
+        raise HTTPException(422, str(error)) from error
+    world.deliveries.wake()
+    return world.behaviour
+
+
+@router.get("/faults")
+def faults(request: Request) -> dict[str, Any]:
+    """The faults that are switched on, how often each has happened, and which ones there are."""
+    world = world_of(request)
+    return {
+        "active": [fault.model_dump(exclude_none=True) for fault in world.faults.active()],
+        "fired": dict(world.faults.fired),
+        "known": {name: {"does": SAYS[name], "on": list(DEFAULT_ON[name])} for name in SAYS},
+    }
+
+
+@router.post("/faults")
+def set_fault(fault: Fault, request: Request) -> dict[str, Any]:
+    """Switch one more fault on."""
+    world_of(request).faults.add(fault)
+    return faults(request)
+
+
+@router.delete("/faults")
+def clear_faults(request: Request, name: FaultName | None = None) -> dict[str, Any]:
+    """Switch off all faults, or those of one name."""
+    world_of(request).faults.clear(name)
+    return faults(request)
+
+
+@router.post("/hours")
+def play_hour(hour: Hour, request: Request) -> dict[str, dict[str, int]]:
+    """Members earn, spend and lose expired points; the same seed gives the same life."""
+    try:
+        return world_of(request).play_hour(hour.share, hour.changes, hour.joins, hour.loyalty_ids)
+    except WrongRequestError as error:
+        raise HTTPException(404, str(error)) from error
+
+
+@router.post("/mutate")
+def mutate(mutation: Mutation, request: Request) -> dict[str, int]:
+    """Set or add points of members in Treazure; GUIDs that are no members become some."""
+    world = world_of(request)
+    try:
+        points = {guid: to_units(str(points)) for guid, points in mutation.points.items()}
+        return {"mutated": world.mutate(mutation.loyalty_id or next(iter(world.vaults)), points, adds=mutation.adds)}
+    except AmountError as error:
+        raise HTTPException(422, str(error)) from error
+    except WrongRequestError as error:
+        raise HTTPException(404, str(error)) from error
+
+
+@router.post("/contacts")
+def contacts(wanted: Contacts, request: Request) -> dict[str, int]:
+    """Make members known to Engage, or unknown."""
+    try:
+        world_of(request).set_known(wanted.contact_ids, known=wanted.known)
+    except WrongRequestError as error:
+        raise HTTPException(404, str(error)) from error
+    return {"changed": len(wanted.contact_ids)}
+
+
+@router.post("/balances")
+def balances(wanted: Balances, request: Request) -> list[dict[str, Any]]:
+    """What each side holds, for the given contacts or a page of all members."""
+    world = world_of(request)
+    with world.lock:
+        page = np.arange(wanted.offset, max(wanted.offset, min(wanted.offset + wanted.limit, len(world.members))))
+        indices = world.members.find(wanted.contact_ids) if wanted.contact_ids else page
+        if (indices < 0).any():
+            raise HTTPException(404, "a contact is no member")
+        try:
+            return world.balances(wanted.loyalty_id or next(iter(world.vaults)), indices)
+        except WrongRequestError as error:
+            raise HTTPException(404, str(error)) from error
+
+
+@router.get("/differences")
+def differences(
+    request: Request, loyalty_id: str | None = None, offset: Offset = 0, limit: Limit = 20
+) -> dict[str, Any]:
+    """Whether Engage agrees with Treazure, with counts, totals and a page of what differs."""
+    world = world_of(request)
+    try:
+        return world.compare(loyalty_id or next(iter(world.vaults)), offset, limit)
+    except WrongRequestError as error:
+        raise HTTPException(404, str(error)) from error
+
+
+@router.get("/report")
+def report(request: Request) -> dict[str, Any]:
+    """What was observed of the clients since the start, or since it was forgotten."""
+    world = world_of(request)
+    with world.lock:
+        seen = world.observations.report()
+        return seen | {
+            "problems": seen["problems"] + world.adjustments.problems(),
+            "adjustments": world.adjustments.report(),
+            "faults": dict(world.faults.fired),
+        }
+
+
+@router.delete("/report")
+def forget(request: Request) -> dict[str, Any]:
+    """Forget what was observed."""
+    world = world_of(request)
+    world.observations = Observations()
+    world.faults.fired.clear()
+    return report(request)
+
+
+@router.post("/adjustments")
+def give_points(gifts: Gift | list[Gift], request: Request) -> list[dict[str, str]]:
+    """Give points in Engage, which sends each to the receiver as a signed `loyalty.addPoints`."""
+    world = world_of(request)
+    if world.behaviour.webhook_url is None:
+        raise HTTPException(409, "the switch webhook_url says nowhere to send this to")
+    try:
+        read = [
+            (gift, Decimal(str(gift.amount)), to_units(str(gift.amount)))
+            for gift in (gifts if isinstance(gifts, list) else [gifts])
+        ]
+    except AmountError as error:
+        raise HTTPException(422, str(error)) from error
+    return [_give(world, gift, amount, units) for gift, amount, units in read]
+
+
+@router.get("/adjustments")
+def adjustments(request: Request, *, every: bool = False) -> dict[str, Any]:
+    """How often Treazure has booked each event that was given; `every`: for each by its id."""
+    return world_of(request).adjustments.report(every=every)
+
+
+@router.get("/deliveries")
+def deliveries(
+    request: Request, limit: Limit = 20, svix_id: str | None = None, event_id: str | None = None
+) -> dict[str, Any]:
+    """The webhooks by state, how they were answered, and the newest of them with every send."""
+    world = world_of(request)
+    coming = world.queued() if world.behaviour.balance_events else 0
+    seen = world.deliveries.report(limit, svix_id, event_id)
+    return seen | {"idle": not coming and not seen["open"]}
+
+
+@router.post("/deliveries/{svix_id}/redeliver")
+def redeliver(svix_id: str, request: Request, times: Annotated[int, Query(ge=1, le=1000)] = 1) -> dict[str, Any]:
+    """Send a webhook again under the same id, so many times at once."""
+    try:
+        return world_of(request).deliveries.redeliver(svix_id, times).report()
+    except UnknownMessageError as error:
+        raise HTTPException(404, str(error)) from error
+
+
+@router.post("/clock")
+def move_clock(request: Request, seconds: float) -> dict[str, Any]:
+    """Move both systems' clocks, forward or back; tokens, exports, queues and late mutations follow."""
+    world_of(request).moved_seconds += seconds
+    world_of(request).deliveries.wake()
+    return state(request)
+
+
+@router.post("/apply")
+def apply_queue(request: Request) -> dict[str, int]:
+    """Let Engage's job run now, whatever the delay."""
+    return {"applied": world_of(request).apply_queue()}
+
+
+@router.post("/commit")
+def commit(request: Request) -> dict[str, int]:
+    """Make Treazure's late mutations visible now."""
+    return {"committed": world_of(request).commit()}
+
+
+def _give(world: World, gift: Gift, amount: Decimal, units: int) -> dict[str, str]:
+    definition_id = next(iter(world.followers)) if gift.definition_id is None else gift.definition_id
+    payload = {
+        "amount": amount,
+        "contactId": gift.contact_id,
+        "pointDefinitionId": definition_id,
+        "source": gift.source,
+        "description": gift.description,
+        "userId": gift.user_id,
+        "userName": gift.user_name,
+        "reason": gift.reason,
+        "sourceId": gift.source_id,
+    }
+    message = world.deliveries.compose("loyalty.addPoints", payload, gift.event_id)
+    world.adjustments.give(message.event_id, gift.contact_id, definition_id, units)
+    world.deliveries.send(message)
+    return {"event_id": message.event_id, "svix_id": message.svix_id}

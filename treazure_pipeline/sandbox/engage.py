@@ -1,0 +1,262 @@
+"""Engage over HTTP: queued balances, added transactions, reads; the same under /api/v2 and /api/v3."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import datetime
+from decimal import Decimal
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+from fastapi import APIRouter, Query, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from treazure_pipeline.sandbox.batches import Accepted, BatchError, Refusals, accept, new_transaction_id
+from treazure_pipeline.sandbox.behaviour import API_KEY
+from treazure_pipeline.sandbox.follower import Added, other_id
+from treazure_pipeline.sandbox.points import AmountError, moment_text, to_decimal, to_micros, to_units
+from treazure_pipeline.sandbox.wire import answer, call_of, documented_body, world_of
+from treazure_pipeline.sandbox.world import SECOND, World, WrongRequestError
+
+router = APIRouter(tags=["Engage"])
+
+_MOST_ADDED_ROWS = 1000
+_IDEMPOTENCY_SECONDS = 86_400
+_USER_AGENT = re.compile(r"\S+/\S+.*")
+_EXAMPLE_ROW = {
+    "contactId": "00000000-0000-0000-0000-000000000001",
+    "amount": 122,
+    "definitionId": 1,
+    "timeStamp": "2023-05-16T12:20:03.807Z",
+}
+_EXAMPLE_ADDED_ROW = _EXAMPLE_ROW | {
+    "source": "Migration",
+    "description": "Opening balance",
+    "validFrom": None,
+    "validTo": None,
+}
+
+
+class _AddedRow(msgspec.Struct, rename="camel"):
+    contact_id: str
+    amount: Decimal
+    definition_id: int
+    time_stamp: datetime
+    source: str
+    description: str
+    valid_from: datetime | None = None
+    valid_to: datetime | None = None
+
+
+@router.post("/point-accounts/balances", openapi_extra=documented_body([_EXAMPLE_ROW]))
+async def set_balances(request: Request) -> Response:
+    """Set totals. Accepted is not applied: a job applies them later."""
+    return await run_in_threadpool(_checked, request, lambda world: _set_balances(world, request))
+
+
+@router.post("/point-accounts/transactions", openapi_extra=documented_body([_EXAMPLE_ADDED_ROW]))
+async def add_transactions(request: Request) -> Response:
+    """Add points. A repeated `Idempotency-Key` gets the first answer for 24 hours and adds nothing."""
+    return await run_in_threadpool(_checked, request, lambda world: _add_transactions(world, request))
+
+
+@router.get("/point-accounts/definitions")
+def definitions(
+    request: Request,
+    offset: Annotated[int, Query(ge=0)] = 0,
+    count: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> Response:
+    """The point definitions."""
+
+    def work(world: World) -> Response:
+        named = sorted((definition, loyalty_id) for loyalty_id, definition in world.seed.programmes.items())
+        items = [
+            {"id": definition, "name": f"Points {loyalty_id}", "description": f"Points of {loyalty_id}"}
+            for definition, loyalty_id in named
+        ]
+        return answer(items[offset : offset + count])
+
+    return _checked(request, work)
+
+
+@router.get("/point-accounts/transactions")
+def read_transactions(
+    request: Request,
+    contact_id: Annotated[str, Query(alias="contactId")],
+    definition_id: Annotated[int | None, Query(alias="definitionId")] = None,
+    offset: Annotated[int, Query(ge=0)] = 0,
+    count: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> Response:
+    """The transactions that were added to a contact's accounts. Set balances are none."""
+    return _checked(request, lambda world: _read_transactions(world, contact_id, definition_id, offset, count))
+
+
+@router.get("/point-accounts")
+def read_accounts(
+    request: Request,
+    contact_id: Annotated[str, Query(alias="contactId")],
+    offset: Annotated[int, Query(ge=0)] = 0,
+    count: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> Response:
+    """A contact's point accounts."""
+
+    def work(world: World) -> Response:
+        with world.lock:
+            found = int(world.members.find([contact_id])[0])
+            accounts = [_point_account(world, found, number) for number in world.followers] if found >= 0 else []
+        items = [account for account in accounts if account is not None]
+        page = items[offset : offset + count]
+        return answer({"links": [], "count": len(items), "offset": offset, "items": page})
+
+    return _checked(request, work)
+
+
+@router.get("/point-accounts/{account_id}")
+def read_account(account_id: str, request: Request) -> Response:
+    """One point account."""
+
+    def work(world: World) -> Response:
+        with world.lock:
+            for number in world.followers:
+                found = int(world.members.find([other_id(account_id, number)])[0])
+                account = _point_account(world, found, number) if found >= 0 else None
+                if account is not None:
+                    return answer(account)
+        return answer({"message": "Not found"}, 404)
+
+    return _checked(request, work)
+
+
+@router.get("/contacts/count")
+def contact_count(request: Request) -> Response:
+    """How many contacts Engage has."""
+    return _checked(request, lambda world: answer(int(world.known.sum())))
+
+
+def _checked(request: Request, work: Callable[[World], Response]) -> Response:
+    """Do the work for a caller that sends the mandatory headers and the key."""
+    world, headers = world_of(request), request.headers
+    if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        return answer({"message": "An error has occurred"}, 500)
+    if not _USER_AGENT.fullmatch(headers.get("user-agent", "")):
+        return answer({"message": "User-Agent must be <system>/<version>"}, 400)
+    if headers.get("apikey") != API_KEY:
+        return answer({"message": "Authorization has been denied for this request"}, 401)
+    try:
+        return work(world)
+    except (BatchError, msgspec.MsgspecError) as error:
+        return answer({"message": str(error)}, 400)
+    except WrongRequestError as error:
+        return answer({"message": str(error)}, 404)
+
+
+def _set_balances(world: World, request: Request) -> Response:
+    batch = call_of(request).batch
+    assert batch is not None
+    refusals = accept(world, batch)
+    status, name, shape = world.behaviour.accept_status, new_transaction_id(), world.behaviour.transaction_id
+    if shape == "bare" and not refusals.not_accepted:
+        return answer(name, status)
+    full = Accepted(
+        refusals.not_accepted,
+        refusals.error_messages,
+        refusals.missing_contact_ids,
+        refusals.missing_definition_ids,
+        transaction_id=name if shape in {"transactionId", "bare"} else msgspec.UNSET,
+        id=name if shape == "id" else msgspec.UNSET,
+    )
+    return answer(full, status)
+
+
+def _add_transactions(world: World, request: Request) -> Response:
+    call = call_of(request)
+    key = call.headers.get("idempotency-key")
+    with world.lock:
+        now = world.engage_now()
+        if key in world.idempotent and world.idempotent[key][0] > now - _IDEMPOTENCY_SECONDS * SECOND:
+            return Response(world.idempotent[key][1], 200, media_type="application/json")
+        rows = msgspec.json.decode(call.body, type=list[msgspec.Raw])
+        if len(rows) > _MOST_ADDED_ROWS:
+            msg = f"At most {_MOST_ADDED_ROWS} rows are allowed, the request has {len(rows)}"
+            raise BatchError(msg)
+        refusals = Refusals()
+        for raw in rows:
+            _add_transaction(world, raw, refusals)
+        result = answer(refusals)
+        if key:
+            world.idempotent[key] = (now, bytes(result.body))
+        return result
+
+
+def _add_transaction(world: World, raw: msgspec.Raw, refusals: Refusals) -> None:
+    try:
+        row = msgspec.json.decode(raw, type=_AddedRow)
+        units = to_units(row.amount)
+    except (msgspec.MsgspecError, AmountError) as error:
+        refusals.not_accepted.append(raw.copy())
+        refusals.error_messages.append(str(error))
+        return
+    found = int(world.members.find([row.contact_id])[0])
+    if row.definition_id not in world.followers:
+        refusals.not_accepted.append(raw.copy())
+        refusals.error_messages.append(f"Point definition {row.definition_id} does not exist")
+        refusals.missing_definition_ids.append(row.definition_id)
+    elif found < 0 or not world.known[found]:
+        refusals.not_accepted.append(raw.copy())
+        refusals.error_messages.append(f"Contact {row.contact_id} does not exist")
+        refusals.missing_contact_ids.append(row.contact_id)
+    else:
+        follower = world.follower(row.definition_id)
+        stamp = to_micros(row.time_stamp)
+        due = world.engage_now() + int(world.behaviour.apply_delay * SECOND)
+        follower.accept(due, np.array([found]), np.array([units]), np.array([stamp]), adds=True)
+        follower.added.setdefault(found, []).append(
+            Added(units, stamp, row.source, row.description, _text(row.valid_from), _text(row.valid_to))
+        )
+        if world.behaviour.balance_events and due > world.engage_now():
+            world.deliveries.settle_at(due)
+        follower.settle(world.engage_now(), world.behaviour)
+
+
+def _read_transactions(world: World, contact_id: str, definition_id: int | None, offset: int, count: int) -> Response:
+    with world.lock:
+        found = int(world.members.find([contact_id])[0])
+        items = [
+            {
+                "contactId": contact_id.lower(),
+                "definitionId": number,
+                "amount": to_decimal(added.amount),
+                "timeStamp": moment_text(added.stamp),
+                "source": added.source,
+                "description": added.description,
+                "validFrom": added.valid_from,
+                "validTo": added.valid_to,
+            }
+            for number, follower in world.followers.items()
+            if definition_id in {None, number}
+            for added in follower.added.get(found, ())
+        ]
+    page = items[offset : offset + count]
+    return answer({"links": [], "count": len(items), "offset": offset, "items": page})
+
+
+def _point_account(world: World, member: int, definition_id: int) -> dict[str, Any] | None:
+    follower = world.follower(definition_id)
+    if not follower.exists[member] or not world.known[member]:
+        return None
+    contact = world.members.text(member)
+    return {
+        "id": other_id(contact, definition_id),
+        "contactId": contact,
+        "definitionId": definition_id,
+        "balance": to_decimal(int(follower.balance[member])),
+        "balanceExpires": None,
+        "pendingPoints": 0,
+    }
+
+
+def _text(moment: datetime | None) -> str | None:
+    return None if moment is None else moment_text(to_micros(moment))

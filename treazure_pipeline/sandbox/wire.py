@@ -1,0 +1,40 @@
+"""What the handlers of both systems share: exact JSON answers, documented request bodies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from starlette.responses import Response
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from fastapi import Request
+
+    from treazure_pipeline.sandbox.gate import Call
+    from treazure_pipeline.sandbox.world import World
+
+_ENCODER = msgspec.json.Encoder(decimal_format="number")
+
+
+def answer(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A JSON answer in which decimals are exact numbers."""
+    return Response(_ENCODER.encode(value), status, headers, "application/json")
+
+
+def world_of(request: Request) -> World:
+    """The sandbox's state."""
+    world: World = request.app.state.world
+    return world
+
+
+def call_of(request: Request) -> Call:
+    """The request as the gate read it."""
+    call: Call = request.state.call
+    return call
+
+
+def documented_body(example: object, content_type: str = "application/json") -> dict[str, Any]:
+    """OpenAPI of a request body that the handler reads itself, by an example."""
+    return {"requestBody": {"required": True, "content": {content_type: {"example": example}}}}

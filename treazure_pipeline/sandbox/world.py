@@ -1,0 +1,372 @@
+"""The state of both systems: members, Treazure's vaults, Engage's point accounts, exports, shop life.
+
+Plain functions and one lock; nothing here knows of HTTP.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from treazure_pipeline.sandbox.adjustments import Adjustments
+from treazure_pipeline.sandbox.behaviour import LOYALTY_ID, Behaviour
+from treazure_pipeline.sandbox.faults import Faults
+from treazure_pipeline.sandbox.follower import PointAccounts, other_id
+from treazure_pipeline.sandbox.members import Members, is_guid
+from treazure_pipeline.sandbox.observations import Observations
+from treazure_pipeline.sandbox.points import UNIT, rounded, to_decimal, to_text
+from treazure_pipeline.sandbox.vault import EXPIRE, LOAD, REDEEM, Details, Vault
+from treazure_pipeline.sandbox.webhooks import Deliveries
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from treazure_pipeline.sandbox.points import Flags, Indices, Integers
+
+SECOND = 1_000_000
+"""Microseconds in a second."""
+_OLDEST_DAYS = 400
+_NEWEST_DAYS = 1
+_DAY = 86_400 * SECOND
+_CENT = UNIT // 100
+_ZERO_SHARE = 0.05
+_REDEEMED_SHARE = 0.3
+
+
+class WrongRequestError(ValueError):
+    """The request asks for something that isn't there or can't be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seed:
+    """What a sandbox starts with.
+
+    `programmes` pairs loyalty ids with definition ids. `unknown_share` of the members are no contacts of
+    Engage; `in_step` starts Engage with Treazure's balances instead of none.
+    """
+
+    seed: int = 1
+    members: int = 1000
+    programmes: Mapping[str, int] = field(default_factory=lambda: {LOYALTY_ID: 1})
+    unknown_share: float = 0.0
+    in_step: bool = False
+
+
+@dataclass(slots=True)
+class Export:
+    """One balance export: asked for, polled, fetched, gone."""
+
+    loyalty_id: str
+    start: int
+    end: int
+    created: int
+    polls: int = 0
+    gone: bool = False
+
+
+class World:
+    """Everything the sandbox holds. Hold `lock` while using `members`, `vaults`, `followers` or `known`."""
+
+    def __init__(self, seed: Seed, behaviour: Behaviour | None = None) -> None:
+        self.lock = threading.RLock()
+        self.seed = seed
+        self.behaviour = behaviour or Behaviour()
+        self.faults = Faults(seed.seed)
+        self.observations = Observations()
+        self.adjustments = Adjustments()
+        self.deliveries = Deliveries(self)
+        self.moved_seconds = 0.0
+        self.tokens: dict[str, int] = {}
+        self.exports: dict[str, Export] = {}
+        self.idempotent: dict[str, tuple[int, bytes]] = {}
+        self.unread: dict[tuple[str, int], int] = {}
+        self.hours = 0
+        rng = np.random.default_rng(seed.seed)
+        self.members = Members(seed.members, rng)
+        self.known: Flags = rng.random(seed.members) >= seed.unknown_share
+        self.vaults: dict[str, Vault] = {}
+        self.followers: dict[int, PointAccounts] = {}
+        for loyalty_id, definition_id in seed.programmes.items():
+            if definition_id in self.followers:
+                msg = f"definition {definition_id} has two programmes"
+                raise WrongRequestError(msg)
+            vault = self.vaults[loyalty_id] = Vault.empty(loyalty_id, definition_id, seed.members)
+            follower = self.followers[definition_id] = PointAccounts.empty(definition_id, seed.members, self._announce)
+            self._open_accounts(vault, rng)
+            if seed.in_step:
+                follower.balance = np.where(self.known, vault.balance, 0)
+                follower.stamp = np.where(self.known, vault.mutated, 0)
+                follower.exists = self.known & vault.accounts()
+
+    # --- clocks
+
+    def treazure_now(self) -> int:
+        """Treazure's clock, microseconds since 1970."""
+        return self._now(self.behaviour.treazure_clock)
+
+    def engage_now(self) -> int:
+        """Engage's clock, microseconds since 1970."""
+        return self._now(self.behaviour.engage_clock)
+
+    def _now(self, ahead: float) -> int:
+        return time.time_ns() // 1000 + int((self.moved_seconds + ahead) * SECOND)
+
+    # --- Treazure
+
+    def vault(self, loyalty_id: str) -> Vault:
+        """The programme, with what is due made visible; raises WrongRequestError."""
+        vault = self.vaults.get(loyalty_id)
+        if vault is None:
+            msg = f"no programme {loyalty_id}"
+            raise WrongRequestError(msg)
+        vault.settle(self.treazure_now())
+        return vault
+
+    def move(
+        self, vault: Vault, member: Indices, kind: Integers, amount: Integers, details: Details | None = None
+    ) -> None:
+        """Change the balances of distinct members now; every mutation of Treazure goes through here."""
+        now = self.treazure_now()
+        behaviour = self.behaviour
+        due = now + int(behaviour.commit_delay * SECOND) if behaviour.commit_delay else 0
+        vault.move(
+            member,
+            kind.astype(np.int8),
+            amount,
+            np.full(len(member), now, np.int64),
+            details=details,
+            due=due,
+            calls=behaviour.commit_calls,
+        )
+
+    def request_export(self, loyalty_id: str, start: int, end: int) -> str:
+        """Begin an export and return its id; raises WrongRequestError."""
+        with self.lock:
+            vault = self.vault(loyalty_id)
+            name = secrets.token_hex(8)
+            self.exports[name] = Export(loyalty_id, start, end, self.treazure_now())
+            vault.export_requested()
+            return name
+
+    # --- Engage
+
+    def follower(self, definition_id: int) -> PointAccounts:
+        """The definition, with what is due applied; raises WrongRequestError."""
+        follower = self.followers.get(definition_id)
+        if follower is None:
+            msg = f"no point definition {definition_id}"
+            raise WrongRequestError(msg)
+        follower.settle(self.engage_now(), self.behaviour)
+        return follower
+
+    def settle(self) -> None:
+        """Let Engage's job apply what is due."""
+        with self.lock:
+            for definition_id in self.followers:
+                self.follower(definition_id)
+
+    def queued(self) -> int:
+        """How many rows wait for Engage's job."""
+        with self.lock:
+            return sum(follower.queued for follower in self.followers.values())
+
+    def _announce(self, definition_id: int, member: Indices) -> None:
+        """Send what Engage sends when balances have changed, if somebody wants to hear it."""
+        if self.behaviour.webhook_url is None:
+            return
+        balance = self.followers[definition_id].balance[member].tolist()
+        for contact, units in zip(self.members.texts(member), balance, strict=True):
+            payload = {
+                "balance": to_decimal(units),
+                "contactId": contact,
+                "accountId": other_id(contact, definition_id),
+                "definitionId": definition_id,
+                "balanceExpires": None,
+            }
+            self.deliveries.send(self.deliveries.compose("point.balance.updated", payload))
+
+    def apply_queue(self) -> int:
+        """Let Engage's job apply everything that waits, and return how many rows waited."""
+        with self.lock:
+            queued = self.queued()
+            for follower in self.followers.values():
+                follower.settle(self.engage_now(), self.behaviour, everything=True)
+            return queued
+
+    def commit(self) -> int:
+        """Make all late mutations of Treazure visible, and return how many were late."""
+        with self.lock:
+            late = sum(vault.uncommitted for vault in self.vaults.values())
+            for vault in self.vaults.values():
+                vault.settle(self.treazure_now(), everything=True)
+            return late
+
+    # --- members and shop life
+
+    def join(self, guids: Sequence[str], *, known: bool = True) -> Indices:
+        """Indices of these members; new ones are added, known to Engage or not; raises WrongRequestError."""
+        wrong = [guid for guid in guids if not is_guid(guid)]
+        if wrong:
+            msg = f"{wrong[0]!r} is no GUID"
+            raise WrongRequestError(msg)
+        with self.lock:
+            before = len(self.members)
+            indices = self.members.add(guids)
+            self._grow(before, known=known)
+            return indices
+
+    def _grow(self, before: int, *, known: bool) -> None:
+        count = len(self.members)
+        if count == before:
+            return
+        self.known = np.concatenate([self.known, np.full(count - before, known)])
+        for vault in self.vaults.values():
+            vault.grow(count)
+        for follower in self.followers.values():
+            follower.grow(count)
+
+    def set_known(self, guids: Sequence[str], *, known: bool) -> None:
+        """Make members contacts of Engage, or let Engage forget them; raises WrongRequestError."""
+        with self.lock:
+            indices = self.members.find(guids)
+            if (indices < 0).any():
+                msg = f"{guids[int(np.argmax(indices < 0))]} is no member"
+                raise WrongRequestError(msg)
+            self.known[indices] = known
+
+    def mutate(self, loyalty_id: str, points: Mapping[str, int], *, adds: bool) -> int:
+        """Set, or change by, so many micro-points for each GUID; members that don't exist are added.
+
+        Returns the number of accounts touched. A total that does not change is a mutation too.
+        """
+        with self.lock:
+            vault = self.vault(loyalty_id)
+            folded = {guid.lower(): units for guid, units in points.items()}
+            if not folded:
+                return 0
+            member = self.join(list(folded))
+            amount = np.fromiter(folded.values(), np.int64, len(folded))
+            if not adds:
+                amount = amount - vault.balance[member]
+            self.move(vault, member, np.where(amount < 0, REDEEM, LOAD), amount)
+            return len(folded)
+
+    def play_hour(
+        self, share: float, changes: int | None, joins: int, loyalty_ids: Sequence[str] = ()
+    ) -> dict[str, dict[str, int]]:
+        """Let a share of the members (or exactly `changes`) earn, spend or lose expired points.
+
+        `joins` members are new. The same seed and the same calls give the same members, kinds and amounts.
+        Returns counts per programme.
+        """
+        with self.lock:
+            self.hours += 1
+            rng = np.random.default_rng([self.seed.seed, self.hours])
+            before = len(self.members)
+            new = self.members.add_random(joins, rng) if joins else np.empty(0, np.int64)
+            self._grow(before, known=True)
+            played = {}
+            for loyalty_id in loyalty_ids or list(self.vaults):
+                vault = self.vault(loyalty_id)
+                count = min(before, round(before * share) if changes is None else changes)
+                chosen = rng.choice(before, count, replace=False, shuffle=False).astype(np.int64)
+                member = np.concatenate([chosen, new])
+                kind, amount = _shop(vault.balance[member], rng)
+                self.move(vault, member, kind, amount)
+                played[loyalty_id] = {
+                    "earned": int((kind == LOAD).sum()),
+                    "spent": int((kind == REDEEM).sum()),
+                    "expired": int((kind == EXPIRE).sum()),
+                }
+            return played
+
+    def _open_accounts(self, vault: Vault, rng: np.random.Generator) -> None:
+        count = len(self.members)
+        if not count:
+            return
+        everybody = np.arange(count, dtype=np.int64)
+        balance = np.where(rng.random(count) < _ZERO_SHARE, 0, rng.exponential(40_000, count).astype(np.int64)) * _CENT
+        spent = np.where(rng.random(count) < _REDEEMED_SHARE, rng.integers(1, 20_000, count), 0) * _CENT
+        now = self.treazure_now()
+        opened = now - rng.integers(_NEWEST_DAYS * _DAY, _OLDEST_DAYS * _DAY, count)
+        vault.move(everybody, np.full(count, LOAD, np.int8), balance + spent, opened)
+        spenders = np.nonzero(spent)[0].astype(np.int64)
+        later = opened[spenders] + (now - opened[spenders]) // 2
+        vault.move(spenders, np.full(len(spenders), REDEEM, np.int8), -spent[spenders], later)
+
+    # --- comparison
+
+    def compare(self, loyalty_id: str, offset: int, limit: int) -> dict[str, Any]:
+        """Where Engage's balances differ from Treazure's, for the contacts that Engage knows.
+
+        A missing point account counts as zero. Rounded to the digits that Engage keeps.
+        """
+        with self.lock:
+            vault = self.vault(loyalty_id)
+            follower = self.follower(vault.definition_id)
+            digits = self.behaviour.digits
+            master, follows = rounded(vault.balance, digits), rounded(follower.balance, digits)
+            compared = self.known & ((vault.balance != 0) | vault.accounts() | follower.exists)
+            differing = np.nonzero(compared & (master != follows))[0]
+            shown = differing[offset : offset + limit].astype(np.int64)
+            return {
+                "loyaltyId": loyalty_id,
+                "definitionId": vault.definition_id,
+                "equal": len(differing) == 0,
+                "differing": len(differing),
+                "compared": int(compared.sum()),
+                "unknown_to_engage": int((~self.known & vault.accounts()).sum()),
+                "missing_in_engage": int((compared & ~follower.exists).sum()),
+                "uncommitted": vault.uncommitted,
+                "queued": follower.queued,
+                "treazure_total": _total(master[compared]),
+                "engage_total": _total(follows[compared]),
+                "examples": [
+                    {
+                        "contactId": guid,
+                        "treazure": to_text(int(vault.balance[at])),
+                        "engage": self._held(follower, at),
+                    }
+                    for guid, at in zip(self.members.texts(shown), shown.tolist(), strict=True)
+                ],
+            }
+
+    def balances(self, loyalty_id: str, indices: Indices) -> list[dict[str, Any]]:
+        """Both sides' balances of these members; null where there is no account."""
+        with self.lock:
+            vault = self.vault(loyalty_id)
+            follower = self.follower(vault.definition_id)
+            return [
+                {
+                    "contactId": guid,
+                    "treazure": to_text(int(vault.balance[at])) if vault.mutated[at] or vault.balance[at] else None,
+                    "engage": self._held(follower, at),
+                    "known": bool(self.known[at]),
+                }
+                for guid, at in zip(self.members.texts(indices), indices.tolist(), strict=True)
+            ]
+
+    @staticmethod
+    def _held(follower: PointAccounts, index: int) -> str | None:
+        return to_text(int(follower.balance[index])) if follower.exists[index] else None
+
+
+def _shop(balance: Integers, rng: np.random.Generator) -> tuple[Integers, Integers]:
+    """Kind and amount of one movement for each balance; nobody spends or loses what isn't there."""
+    count = len(balance)
+    lot = rng.random(count)
+    earned = rng.integers(1, 50_000, count) * _CENT
+    spent = np.maximum((balance * rng.random(count)).astype(np.int64) // _CENT, 1) * _CENT
+    can_spend = balance >= _CENT
+    kind = np.where(can_spend & (lot < 0.3), REDEEM, np.where(can_spend & (lot < 0.4), EXPIRE, LOAD))
+    amount = np.where(kind == LOAD, earned, np.where(kind == REDEEM, -np.minimum(spent, balance), -balance))
+    return kind, amount
+
+
+def _total(units: Integers) -> str:
+    return to_text(sum(int(part.sum()) for part in np.array_split(units, 64)))

@@ -1,0 +1,447 @@
+"""What an operator sets, read from the environment in one place and checked before any work.
+
+Nothing here is read at import: :func:`load_settings` is called by whoever starts something.
+"""
+
+from __future__ import annotations
+
+import binascii
+import os
+import re
+from base64 import b64decode
+from collections.abc import Mapping
+from datetime import UTC, date, datetime, time
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+import psycopg.conninfo
+import yaml
+from pydantic import (
+    AfterValidator,
+    AliasGenerator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+)
+from pydantic_core import ErrorDetails
+
+from treazure_pipeline.errors import SettingsError
+
+_PROGRAMMES_FILE = "TREAZURE_PIPELINE_PROGRAMMES"
+_ONE_PROGRAMME = {
+    "PROGRAMME_NAME": "name",
+    "TREAZURE_LOYALTY_ID": "loyalty_id",
+    "ENGAGE_DEFINITION_ID": "definition_id",
+    "PROGRAMME_BEGINNING": "beginning",
+    "PROGRAMME_DECIMALS": "decimals",
+}
+_LOYALTY_ID_IS_MISSING = (
+    "is missing: set it to the loyaltyPointDefinitionId of the programme in Treazure, "
+    f"or set {_PROGRAMMES_FILE} to a YAML file with several programmes"
+)
+_SWITCH = {
+    "1": True,
+    "true": True,
+    "yes": True,
+    "on": True,
+    "0": False,
+    "false": False,
+    "no": False,
+    "off": False,
+}
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _base_url(value: str) -> str:
+    url = urlsplit(value)
+    if url.scheme not in {"http", "https"} or not url.hostname:
+        raise ValueError("must be an address such as https://example.org")
+    if url.username or url.password or url.query or url.fragment:
+        raise ValueError("must hold no user, password, query or fragment")
+    if url.scheme == "http" and not _is_loopback(url.hostname):
+        raise ValueError("must begin with https:// (plain http is for this machine only)")
+    return value.rstrip("/")
+
+
+def _database_url(value: SecretStr) -> SecretStr:
+    url = re.sub(r"^postgres://", "postgresql://", value.get_secret_value())
+    if not url.startswith("postgresql://"):
+        raise ValueError("must begin with postgresql://")
+    try:
+        psycopg.conninfo.conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        # The driver's message repeats parts of the address, which may hold a password.
+        raise ValueError("is no address that PostgreSQL understands") from None
+    return SecretStr(url)
+
+
+def _beginning(value: object) -> object:
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            raise ValueError("must be a date or a time by ISO 8601, such as 2000-01-01") from None
+    if isinstance(value, date) and not isinstance(value, datetime):
+        value = datetime.combine(value, time.min)
+    if isinstance(value, datetime):
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    return value
+
+
+def _webhook_secrets(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    secrets = value.replace(",", " ").split()
+    for secret in secrets:
+        try:
+            key = b64decode(secret.removeprefix("whsec_").rstrip("=") + "==", validate=True)
+        except binascii.Error:
+            key = b""
+        if not secret.startswith("whsec_") or not key:
+            raise ValueError("must be whsec_ and Base64, as Engage shows it; several with spaces or commas between")
+    return secrets
+
+
+def _home(value: Path) -> Path:
+    return value.expanduser().absolute()
+
+
+BaseUrl = Annotated[str, AfterValidator(_base_url)]
+DatabaseUrl = Annotated[SecretStr, AfterValidator(_database_url)]
+
+
+class Programme(BaseModel):
+    """One programme of Treazure and the point definition of Engage that follows it.
+
+    Attributes:
+        name: Unique; part of keys of assets and of database rows, so never changed later.
+        loyalty_id: Treazure's ``loyaltyPointDefinitionId``.
+        definition_id: Engage's ``definitionId``.
+        beginning: The earliest time asked of Treazure when nothing has been read yet; aware, UTC.
+        decimals: Digits after the point that Engage keeps.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True, hide_input_in_errors=True)
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
+    loyalty_id: Annotated[str, Field(min_length=1, max_length=200)]
+    definition_id: Annotated[int, Field(ge=1, le=2**31 - 1)] = 1
+    beginning: Annotated[datetime, BeforeValidator(_beginning)] = datetime(2000, 1, 1, tzinfo=UTC)
+    decimals: Annotated[int, Field(ge=0, le=9)] = 2
+
+
+class Storage(BaseModel):
+    """Where the ledger and Dagster keep what they know; all that the ``db`` commands need.
+
+    Attributes:
+        home: Absolute. Everything the embedded default writes.
+        database_url: The ledger; None means the embedded server.
+        dagster_postgres_url: Dagster's storage; None means another database of the same server.
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        str_strip_whitespace=True,
+        hide_input_in_errors=True,
+        validate_default=True,
+        validate_by_name=True,
+        validate_by_alias=True,
+        alias_generator=AliasGenerator(validation_alias=str.upper),
+    )
+
+    home: Annotated[Path, AfterValidator(_home)] = Field(
+        default=Path(".treazure"), validation_alias="TREAZURE_PIPELINE_HOME"
+    )
+    database_url: DatabaseUrl | None = Field(default=None, validation_alias="TREAZURE_PIPELINE_DATABASE_URL")
+    dagster_postgres_url: DatabaseUrl | None = None
+
+
+class Settings(Storage):
+    """Everything an operator can set; each field is the variable of its name unless an alias is given.
+
+    Secrets are :class:`pydantic.SecretStr`, so that no repr and no log shows them.
+
+    Attributes:
+        treazure_base_url: Formed from its parts where it was not given; no slash at the end.
+        engage_base_url: Likewise.
+        programmes: One or more, names and both identifiers unique.
+        prefixed: Whether keys of assets and names of jobs carry the programme's name.
+    """
+
+    treazure_base_url: BaseUrl = Field(description="Treazure's address")
+    treazure_client_id: str = Field(min_length=1, description="the id of the OAuth client in Treazure")
+    treazure_client_secret: SecretStr = Field(min_length=1, description="the secret of that OAuth client")
+    treazure_max_requests_per_second: int = Field(default=40, ge=0)
+    treazure_concurrency: int = Field(default=8, ge=1, le=64)
+    treazure_timeout_seconds: float = Field(default=30, gt=0, le=3600, allow_inf_nan=False)
+    treazure_lookup_wait_seconds: float = Field(default=60, gt=0, allow_inf_nan=False)
+
+    engage_base_url: BaseUrl = Field(description="Engage's address")
+    engage_api_key: SecretStr = Field(min_length=1, description="the API key of Engage")
+    engage_api_version: str = Field(default="v2", pattern=r"^v[0-9]+$")
+    engage_max_requests_per_second: int = Field(default=45, ge=0)
+    engage_batch_size: int = Field(default=1000, ge=1, le=1000)
+    engage_concurrency: int = Field(default=8, ge=1, le=64)
+    engage_timeout_seconds: float = Field(default=30, gt=0, le=3600, allow_inf_nan=False)
+
+    engage_verify_grace_seconds: float = Field(default=1800, ge=0, allow_inf_nan=False)
+    adjustment_long_description: Literal["truncate", "reject"] = "truncate"
+
+    retry_scale: float = Field(default=1, ge=0, allow_inf_nan=False, validation_alias="TREAZURE_PIPELINE_RETRY_SCALE")
+    programmes: tuple[Programme, ...] = Field(min_length=1)
+    prefixed: bool = False
+
+
+class ReceiverSettings(Storage):
+    """What the webhook receiver needs; neither system's address nor credentials are among it.
+
+    Attributes:
+        engage_webhook_secret: Any of them may have signed a delivery, so that a secret can be replaced.
+        adjustment_answer_within_seconds: How long after its arrival a delivery may wait for the new balance.
+            The sender gives up after 15 seconds.
+    """
+
+    engage_webhook_secret: Annotated[tuple[SecretStr, ...], BeforeValidator(_webhook_secrets)] = Field(
+        min_length=1, description="the signing secret of the webhook endpoint in Engage (whsec_...)"
+    )
+    adjustment_answer_within_seconds: float = Field(default=0, ge=0, lt=15, allow_inf_nan=False)
+
+
+def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
+    """Read and check the settings.
+
+    Args:
+        environ: Where to look instead of the process's environment. An empty value counts as not set.
+
+    Raises:
+        SettingsError: One message that names every variable that is missing or wrong and what to do;
+            it never shows a secret.
+    """
+    given = _given(environ)
+    problems: dict[str, str] = {}
+    values = _values(Settings, given)
+    _form_treazure_base_url(given, values, problems)
+    _form_engage_base_url(given, values, problems)
+    programmes = _programmes(given, problems)
+    values["PROGRAMMES"] = programmes or _PLACEHOLDER
+    values["PREFIXED"] = len(programmes) > 1
+
+    settings = _validated(Settings, values, problems)
+    if settings and settings.treazure_lookup_wait_seconds < settings.treazure_timeout_seconds:
+        problems["TREAZURE_LOOKUP_WAIT_SECONDS"] = (
+            f"({settings.treazure_lookup_wait_seconds:g}) must not be shorter than "
+            f"TREAZURE_TIMEOUT_SECONDS ({settings.treazure_timeout_seconds:g})"
+        )
+    if settings is None or problems:
+        raise _error(problems)
+    return settings
+
+
+def load_storage(environ: Mapping[str, str] | None = None) -> Storage:
+    """Read and check only where data is kept, for what works without the two systems.
+
+    Args:
+        environ: As for :func:`load_settings`.
+
+    Raises:
+        SettingsError: As from :func:`load_settings`.
+    """
+    problems: dict[str, str] = {}
+    storage = _validated(Storage, _values(Storage, _given(environ)), problems)
+    if storage is None:
+        raise _error(problems)
+    return storage
+
+
+def load_receiver(environ: Mapping[str, str] | None = None) -> ReceiverSettings:
+    """Read and check what the webhook receiver needs.
+
+    Args:
+        environ: As for :func:`load_settings`.
+
+    Raises:
+        SettingsError: As from :func:`load_settings`.
+    """
+    problems: dict[str, str] = {}
+    settings = _validated(ReceiverSettings, _values(ReceiverSettings, _given(environ)), problems)
+    if settings is None:
+        raise _error(problems)
+    return settings
+
+
+# Stands in for programmes that are wrong themselves, so that the other settings are checked all the same.
+_PLACEHOLDER = (Programme(name="placeholder", loyalty_id="placeholder"),)
+_FORMED = ("TREAZURE_BASE_URL", "ENGAGE_BASE_URL")
+
+S = TypeVar("S", bound=Storage)
+
+
+def _given(environ: Mapping[str, str] | None) -> dict[str, str]:
+    environ = os.environ if environ is None else environ
+    return {name: value.strip() for name, value in environ.items() if value.strip()}
+
+
+def _variables(model: type[Storage]) -> dict[str, str]:
+    """The field that each variable sets."""
+    fields = model.model_fields.items()
+    return {
+        str(field.validation_alias or name.upper()): name
+        for name, field in fields
+        if name not in {"programmes", "prefixed"}
+    }
+
+
+def _values(model: type[Storage], given: Mapping[str, str]) -> dict[str, Any]:
+    return {variable: given[variable] for variable in _variables(model) if variable in given}
+
+
+def _validated(model: type[S], values: dict[str, Any], problems: dict[str, str]) -> S | None:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        for details in error.errors():
+            variable = str(details["loc"][0])
+            if variable in _FORMED and details["type"] == "missing":
+                continue  # what it would be formed from is among the problems already
+            field = model.model_fields[_variables(model)[variable]]
+            if details["type"] == "missing":
+                problems[variable] = f"is missing: set it to {field.description}"
+                continue
+            value = str(values.get(variable, ""))
+            secret = "SecretStr" in repr(field.annotation) or "@" in value
+            problems[variable] = ("" if secret else f"({value!r}) ") + _reason(details)
+        return None
+
+
+def _error(problems: Mapping[str, str]) -> SettingsError:
+    heading = "1 setting needs" if len(problems) == 1 else f"{len(problems)} settings need"
+    lines = "".join(f"\n  {variable} {problem}." for variable, problem in problems.items())
+    return SettingsError(f"{heading} to be mended before anything can run:{lines}")
+
+
+def _reason(details: ErrorDetails) -> str:
+    if details["type"] == "value_error":
+        return str(details["ctx"]["error"])
+    if details["type"] == "missing":
+        return "is missing"
+    if details["type"] == "model_type":
+        return "must have keys and values"
+    if details["type"] == "extra_forbidden":
+        return "is not a known key"
+    return details["msg"].replace("Input should", "must").replace("String should", "must").replace("Field", "is")
+
+
+def _form_treazure_base_url(given: Mapping[str, str], values: dict[str, Any], problems: dict[str, str]) -> None:
+    if "TREAZURE_BASE_URL" in given:
+        return
+    parts = ("TREAZURE_CLIENT", "TREAZURE_ENVIRONMENT")
+    if not any(part in given for part in parts):
+        problems["TREAZURE_BASE_URL"] = (
+            "is missing: set it to Treazure's address, or set TREAZURE_CLIENT and TREAZURE_ENVIRONMENT, which form it"
+        )
+        return
+    for part in parts:
+        if part not in given:
+            problems[part] = "is missing: TREAZURE_CLIENT and TREAZURE_ENVIRONMENT together form Treazure's address"
+        elif not _is_label(given[part]):
+            problems[part] = f"({given[part]!r}) must be one part of a host name: letters, digits and hyphens"
+    if not any(part in problems for part in parts):
+        client, environment = (given[part] for part in parts)
+        values["TREAZURE_BASE_URL"] = f"https://{client}.posengine.{environment}.cloud"
+
+
+def _form_engage_base_url(given: Mapping[str, str], values: dict[str, Any], problems: dict[str, str]) -> None:
+    staging = _SWITCH.get(given.get("ENGAGE_STAGING", "0").lower())
+    if staging is None:
+        problems["ENGAGE_STAGING"] = f"({given['ENGAGE_STAGING']!r}) must be 1 or 0"
+    if "ENGAGE_BASE_URL" in given:
+        return
+    client = given.get("ENGAGE_CLIENT")
+    if client is None:
+        problems["ENGAGE_BASE_URL"] = (
+            "is missing: set it to Engage's address, or set ENGAGE_CLIENT (and ENGAGE_STAGING=1), which form it"
+        )
+    elif not _is_label(client):
+        problems["ENGAGE_CLIENT"] = f"({client!r}) must be one part of a host name: letters, digits and hyphens"
+    else:
+        values["ENGAGE_BASE_URL"] = f"https://{client}{'.staging' if staging else ''}.voyado.com"
+
+
+def _is_label(value: str) -> bool:
+    return re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?", value) is not None
+
+
+def _programmes(given: Mapping[str, str], problems: dict[str, str]) -> tuple[Programme, ...]:
+    if _PROGRAMMES_FILE in given:
+        for variable in _ONE_PROGRAMME.keys() & given.keys():
+            problems[variable] = f"must not be set beside {_PROGRAMMES_FILE}, which holds it for each programme"
+        try:
+            return _read_programmes(Path(given[_PROGRAMMES_FILE]).expanduser())
+        except ValueError as error:
+            problems[_PROGRAMMES_FILE] = f"({given[_PROGRAMMES_FILE]!r}) {error}"
+            return ()
+    fields = {"name": "points"}
+    fields |= {field: given[variable] for variable, field in _ONE_PROGRAMME.items() if variable in given}
+    try:
+        return (Programme.model_validate(fields),)
+    except ValidationError as error:
+        variables = {field: variable for variable, field in _ONE_PROGRAMME.items()}
+        for details in error.errors():
+            field = str(details["loc"][0])
+            problems[variables[field]] = (
+                _LOYALTY_ID_IS_MISSING if details["type"] == "missing" else f"({fields[field]!r}) {_reason(details)}"
+            )
+        return ()
+
+
+def _read_programmes(path: Path) -> tuple[Programme, ...]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError("is not UTF-8 text") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, list) or not content:
+        raise ValueError("must be a YAML list of programmes, each with at least name and loyalty_id")
+
+    wrong: list[str] = []
+    programmes: list[Programme] = []
+    for number, entry in enumerate(content, start=1):
+        name = entry.get("name") if isinstance(entry, dict) else None
+        try:
+            programmes.append(Programme.model_validate(entry))
+        except ValidationError as error:
+            wrong.extend(
+                f"programme {number}{f' ({name})' if name else ''}: {_key(details)} {_reason(details)}"
+                for details in error.errors()
+            )
+    for key in ("name", "loyalty_id", "definition_id"):
+        values = [getattr(programme, key) for programme in programmes]
+        wrong.extend(
+            f"{key} {value!r} stands at more than one programme"
+            for value in dict.fromkeys(values)
+            if values.count(value) > 1
+        )
+    if wrong:
+        raise ValueError("has mistakes: " + "; ".join(wrong))
+    return tuple(programmes)
+
+
+def _key(details: ErrorDetails) -> str:
+    return ".".join(map(str, details["loc"])) or "it"

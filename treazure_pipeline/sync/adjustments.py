@@ -1,0 +1,369 @@
+"""From the queue of adjustments to Treazure, exactly once, and back to Engage as the new balance (I4, I5).
+
+Threads post; one thread pushes what they have posted, many rows a request, so that Engage's rate is no bottleneck.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import re
+import threading
+import time
+import unicodedata
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from decimal import Decimal, InvalidOperation
+from typing import TYPE_CHECKING, Any
+
+from treazure_pipeline.errors import (
+    AuthenticationError,
+    InvalidAnswerError,
+    PermanentError,
+    PipelineError,
+    RateLimitedError,
+    RemoteError,
+    TransientError,
+)
+from treazure_pipeline.ledger import adjustments as queue
+from treazure_pipeline.ledger import snapshots
+from treazure_pipeline.sync.balances import read_account
+from treazure_pipeline.sync.push import LEASE_MARGIN_SECONDS, push_contacts
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from treazure_pipeline.clients.engage import EngageClient
+    from treazure_pipeline.clients.transport import Pacer, RetryPolicy
+    from treazure_pipeline.clients.treazure import TreazureClient
+    from treazure_pipeline.clients.wire import Movement
+    from treazure_pipeline.ledger.adjustments import Adjustment, Received
+    from treazure_pipeline.ledger.store import Account, Ledger
+
+logger = logging.getLogger(__name__)
+
+LONGEST_DESCRIPTION = 100
+LARGEST_AMOUNT = Decimal(10) ** 12
+MOST_DECIMALS = 6
+_LOOKS = 2
+_UNDECIDED_LOOKS = 5
+_PUSH_AT_ONCE = 1000
+_INFORMATIONAL = {"RedeemVoucher"}
+_ZERO_WIDTH_JOINER = "\u200d"
+_GUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+
+class SenselessError(ValueError):
+    """An event that can't be an adjustment; the text names the field, its value and what is expected."""
+
+
+@dataclass
+class Processed:
+    """What a run did with the queue, in adjustments; `looked_up`: looks into a history after a lost answer."""
+
+    queued: int = 0
+    rejected: int = 0
+    posted: int = 0
+    done: int = 0
+    waiting: int = 0
+    looked_up: int = 0
+    uncertain: int = 0
+    points: Decimal = Decimal(0)
+    seconds: float = 0.0
+    error: RemoteError | None = None
+    _guard: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def count(self, **more: int | Decimal) -> None:
+        """Add to the figures; safe in threads."""
+        with self._guard:
+            for name, value in more.items():
+                setattr(self, name, getattr(self, name) + value)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What processing works with; times in seconds. `accounts`: by number; those in migration wait (I11)."""
+
+    ledger: Ledger
+    treazure: TreazureClient
+    engage: EngageClient
+    pacer: Pacer
+    accounts: Mapping[int, Account]
+    retry: RetryPolicy
+    run_id: str
+    concurrency: int = 8
+    batch_size: int = 1000
+    treazure_timeout: float = 30.0
+    engage_timeout: float = 30.0
+    lookup_wait: float = 60.0
+    refuse_long: bool = False
+
+    @property
+    def live(self) -> list[Account]:
+        """The programmes that are not in migration."""
+        return [account for account in self.accounts.values() if account.mode == "live"]
+
+
+def process(work: Work) -> Processed:
+    """Judge what was received, post what is due, and set the new balances in Engage, until nothing more is due.
+
+    A failure of one adjustment is its own: it waits, is rejected or becomes uncertain, and the others go on. `error`
+    is set where Treazure refuses our credentials, which ends the run. Errors of the database are raised.
+    """
+    began = time.perf_counter()
+    result = Processed()
+    while True:
+        judge(work, result)
+        _post_all(work, result)
+        if result.error is not None or not queue.received(work.ledger, limit=1):
+            break
+    queue.postpone_posted(work.ledger, work.retry.wait_after(2))
+    result.seconds = time.perf_counter() - began
+    return result
+
+
+def _post_all(work: Work, result: Processed) -> None:
+    posted = threading.Event()
+    over = threading.Event()
+    with ThreadPoolExecutor(work.concurrency + 1, thread_name_prefix="adjust") as threads:
+        pusher = threads.submit(_push_posted, work, result, posted, over)
+        workers = [threads.submit(_work, work, result, posted) for _ in range(work.concurrency)]
+        try:
+            for worker in workers:
+                worker.result()
+        finally:
+            over.set()
+            posted.set()
+        pusher.result()
+
+
+def judge(work: Work, result: Processed) -> None:
+    """Queue every received event that makes sense, and reject the others with a reason."""
+    definitions = {account.definition_id: account for account in work.accounts.values()}
+    while events := queue.received(work.ledger):
+        with queue.judging(work.ledger) as verdicts:
+            for event in events:
+                try:
+                    values = sense(event, definitions, refuse_long=work.refuse_long)
+                except SenselessError as error:
+                    queue.reject(verdicts, event, str(error))
+                    result.count(rejected=1)
+                else:
+                    queue.accept(verdicts, event, **values)
+                    result.count(queued=1)
+
+
+def sense(event: Received, definitions: Mapping[int, Account], *, refuse_long: bool) -> dict[str, Any]:
+    """Return what an event asks for: account, contact, amount, description, comment. Raises SenselessError."""
+    payload = event.payload
+    definition = payload.get("pointDefinitionId")
+    if type(definition) is not int or definition not in definitions:
+        known = ", ".join(map(str, sorted(definitions))) or "none"
+        raise SenselessError(f"pointDefinitionId ({_shown(definition)}) is none of the programmes' ({known}).")
+    contact = payload.get("contactId")
+    if not isinstance(contact, str) or not _GUID.fullmatch(contact):
+        raise SenselessError(f"contactId ({_shown(contact)}) must be a GUID.")
+    amount = exact_amount(payload.get("amount"))
+    description = payload.get("description")
+    description = "" if description is None else str(description).replace("\0", "")
+    if refuse_long and len(description) > LONGEST_DESCRIPTION:
+        raise SenselessError(
+            f"description has {len(description)} characters; Treazure takes {LONGEST_DESCRIPTION} at most "
+            "(ADJUSTMENT_LONG_DESCRIPTION=reject)."
+        )
+    return {
+        "account": definitions[definition],
+        "contact": contact.lower(),
+        "amount": amount,
+        "description": description,
+        "comment": cut(description),
+    }
+
+
+def exact_amount(value: object) -> Decimal:
+    """Return an amount of points as JSON gave it, exactly. Raises SenselessError for what is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        raise SenselessError(f"amount ({_shown(value)}) must be a number.")
+    try:
+        amount = Decimal(str(value))
+    except InvalidOperation:
+        raise SenselessError(f"amount ({_shown(value)}) must be a number.") from None
+    if not amount.is_finite() or abs(amount) > LARGEST_AMOUNT:
+        raise SenselessError(f"amount ({_shown(value)}) must be at most {LARGEST_AMOUNT:,} in size.")
+    if amount == 0:
+        raise SenselessError("amount (0) changes nothing.")
+    if amount != round(amount, MOST_DECIMALS):
+        raise SenselessError(f"amount ({_shown(value)}) must have at most {MOST_DECIMALS} decimals.")
+    return amount
+
+
+def _shown(value: object) -> str:
+    return f"{value!r:.100}"
+
+
+def cut(description: str) -> str:
+    """Return a description of at most 100 characters; where it was longer, the last one is an ellipsis.
+
+    Nothing is cut through: an accent stays with its letter, and a joined emoji goes as a whole.
+    """
+    if len(description) <= LONGEST_DESCRIPTION:
+        return description
+    end = LONGEST_DESCRIPTION - 1
+    while end > 0 and _belong_together(description, end):
+        end -= 1
+    return description[:end] + "…"
+
+
+def _belong_together(text: str, end: int) -> bool:
+    """Tell whether the characters before and after `end` are one to the reader."""
+    before, after = text[end - 1], text[end]
+    if _is_regional(before) and _is_regional(after):
+        run = sum(1 for _ in itertools.takewhile(_is_regional, reversed(text[:end])))
+        return run % 2 == 1  # two of them make a flag
+    return (
+        unicodedata.category(after).startswith("M")
+        or _ZERO_WIDTH_JOINER in {before, after}
+        or "\U0001f3fb" <= after <= "\U0001f3ff"  # skin colours
+        or "\U000e0020" <= after <= "\U000e007f"  # tags: the rest of a flag such as Scotland's
+    )
+
+
+def _is_regional(character: str) -> bool:
+    return "\U0001f1e6" <= character <= "\U0001f1ff"
+
+
+def _work(work: Work, result: Processed, posted: threading.Event) -> None:
+    # A call begins within one timeout of its claim, and its effect is looked for the whole wait after that at least.
+    lease = work.treazure_timeout + max(work.treazure_timeout, work.lookup_wait) + LEASE_MARGIN_SECONDS
+    while result.error is None and not (work.retry.stop is not None and work.retry.stop.is_set()):
+        began = time.monotonic()
+        claimed = queue.claim(work.ledger, work.live, lease=lease, lookup_wait=work.lookup_wait)
+        if claimed is None:
+            return
+        account = work.accounts[claimed.programme]
+        if claimed.state == "queued":
+            _post(work, account, claimed, result, before=began + work.treazure_timeout)
+        else:
+            _look_up(work, account, claimed, result)
+        posted.set()
+
+
+def _post(work: Work, account: Account, adjustment: Adjustment, result: Processed, *, before: float) -> None:
+    asked = adjustment.asked
+    assert asked is not None
+    try:
+        balance = work.treazure.post_transaction(
+            adjustment.contact, account.loyalty_id, adjustment.amount,
+            receipt=adjustment.receipt, comment=adjustment.comment, before=before,
+        )  # fmt: skip
+    except RemoteError as error:
+        _handle(work, adjustment, result, error)
+        return
+    if balance is None or not snapshots.record_account(
+        work.ledger, account, adjustment.contact, balance, asked, work.run_id
+    ):
+        try:
+            read_account(work.ledger, work.treazure, account, adjustment.contact, run_id=work.run_id)
+        except RemoteError as error:
+            queue.settle(work.ledger, adjustment, "sending", reason="posted, but its new balance can't be read yet",
+                         answer=str(error), wait=work.lookup_wait, run_id=work.run_id)  # fmt: skip
+            result.count(waiting=1)
+            return
+    _posted(work, adjustment, result, balance, f"Treazure answered with the balance {balance}")
+
+
+def _posted(work: Work, adjustment: Adjustment, result: Processed, balance: Decimal | None, answer: str) -> None:
+    if queue.settle(work.ledger, adjustment, "posted", answer=answer, balance=balance,
+                    wait=work.retry.wait_after(2), run_id=work.run_id):  # fmt: skip
+        result.count(posted=1, points=adjustment.amount)
+
+
+def _handle(work: Work, adjustment: Adjustment, result: Processed, error: RemoteError) -> None:
+    if isinstance(error, AuthenticationError):
+        queue.settle(work.ledger, adjustment, "queued", reason=str(error), wait=work.retry.wait_after(1),
+                     run_id=work.run_id)  # fmt: skip
+        result.error = error
+    elif isinstance(error, PermanentError):
+        queue.settle(work.ledger, adjustment, "rejected", reason=error.message, answer=str(error), run_id=work.run_id)
+        result.count(rejected=1)
+    elif isinstance(error, InvalidAnswerError) or (isinstance(error, TransientError) and error.effect_possible):
+        queue.settle(work.ledger, adjustment, "sending", reason="no usable answer; to be looked up in the history",
+                     answer=str(error), wait=work.lookup_wait, run_id=work.run_id)  # fmt: skip
+        result.count(waiting=1)
+    else:
+        transient = error if isinstance(error, TransientError) else None
+        wait = work.retry.wait_after(max(adjustment.tries, 1), transient)
+        if isinstance(error, RateLimitedError):
+            wait = error.retry_after if error.retry_after is not None else wait
+        queue.settle(work.ledger, adjustment, "queued", reason="Treazure could not take it", answer=str(error),
+                     wait=wait, run_id=work.run_id)  # fmt: skip
+        result.count(waiting=1)
+
+
+def _look_up(work: Work, account: Account, adjustment: Adjustment, result: Processed) -> None:
+    """Find out what became of a call without an answer; what can't be decided is uncertain, never guessed."""
+    result.count(looked_up=1)
+    try:
+        movements = work.treazure.history(adjustment.contact, account.loyalty_id)
+        found = any(movement.receipt_nr == adjustment.receipt for movement in movements)
+        balance = read_account(work.ledger, work.treazure, account, adjustment.contact, run_id=work.run_id)
+    except AuthenticationError as error:
+        queue.settle(work.ledger, adjustment, "sending", reason=str(error), wait=work.lookup_wait,
+                     run_id=work.run_id)  # fmt: skip
+        result.error = error
+        return
+    except RemoteError as error:
+        _undecided(work, adjustment, result, f"the history can't be read: {error}")
+        return
+    if found:
+        _posted(work, adjustment, result, balance, "its receipt stands in the history")
+    elif not reaches_now(movements, balance):
+        _undecided(work, adjustment, result, "the history does not reach up to the account's balance")
+    elif adjustment.lookups + 1 < _LOOKS:
+        queue.settle(work.ledger, adjustment, "sending", reason="its receipt is not in the history; one more look",
+                     wait=work.lookup_wait, looked=True, run_id=work.run_id)  # fmt: skip
+        result.count(waiting=1)
+    else:
+        queue.settle(work.ledger, adjustment, "queued", reason="its receipt is not in the history: sent again",
+                     run_id=work.run_id)  # fmt: skip
+
+
+def reaches_now(movements: Sequence[Movement], balance: Decimal | None) -> bool:
+    """Tell whether a history is complete at its end: its newest movement left the balance that the account has."""
+    moving = [movement for movement in movements if movement.transaction_type not in _INFORMATIONAL]
+    if not moving:
+        return not balance
+    newest = max(movement.date_time for movement in moving)
+    return any(movement.balance == balance for movement in moving if movement.date_time == newest)
+
+
+def _undecided(work: Work, adjustment: Adjustment, result: Processed, reason: str) -> None:
+    if adjustment.lookups + 1 < _UNDECIDED_LOOKS:
+        queue.settle(work.ledger, adjustment, "sending", reason=reason, looked=True, wait=work.lookup_wait,
+                     run_id=work.run_id)  # fmt: skip
+        result.count(waiting=1)
+    else:
+        queue.settle(work.ledger, adjustment, "uncertain", reason=reason, looked=True, run_id=work.run_id)
+        result.count(uncertain=1)
+
+
+def _push_posted(work: Work, result: Processed, posted: threading.Event, over: threading.Event) -> None:
+    """Set the balances of posted adjustments in Engage, as many as there are in one request, until the work is over."""
+    once = replace(work.retry, waits=())
+    last = False
+    while not last:
+        posted.wait()
+        posted.clear()
+        last = over.is_set()
+        for account in work.live:
+            contacts = queue.contacts_to_push(work.ledger, account, limit=_PUSH_AT_ONCE)
+            if contacts:
+                try:
+                    push_contacts(
+                        work.ledger, work.engage, work.pacer, account, contacts, run_id=work.run_id, retry=once,
+                        batch_size=work.batch_size, timeout=work.engage_timeout,
+                    )  # fmt: skip
+                except PipelineError as error:
+                    logger.warning("%s The hourly sync sends these balances.", error)
+        result.count(done=queue.finish_posted(work.ledger, work.run_id))
+        last = last and not posted.is_set()

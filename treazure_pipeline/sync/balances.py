@@ -1,0 +1,144 @@
+"""From Treazure into the ledger: fetching a snapshot and merging it. From there to Engage it goes on in `push`."""
+
+from __future__ import annotations
+
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from treazure_pipeline.clients.decoding import decode_balances
+from treazure_pipeline.errors import ExportExpiredError, NoAnswerError, PipelineError
+from treazure_pipeline.ledger import batches, snapshots
+
+if TYPE_CHECKING:
+    from decimal import Decimal
+
+    from treazure_pipeline.clients.transport import RetryPolicy
+    from treazure_pipeline.clients.treazure import TreazureClient
+    from treazure_pipeline.ledger.snapshots import MergeFigures, Window
+    from treazure_pipeline.ledger.store import Account, Ledger
+
+logger = logging.getLogger(__name__)
+
+_MOST_EXPIRED_EXPORTS = 3
+_MOST_REREADS = 3
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """An export that is staged in the ledger and waits for its merge; `seconds` it took."""
+
+    observation: int
+    window: Window
+    fetched: int
+    rejected: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Diff:
+    """A merged export; `reread`: accounts that were read once more, since two observations overlapped."""
+
+    figures: MergeFigures
+    reread: int
+    seconds: float
+
+
+class NoSnapshotError(PipelineError):
+    """There is no staged export to merge."""
+
+
+def take_snapshot(
+    ledger: Ledger,
+    treazure: TreazureClient,
+    account: Account,
+    window: Window,
+    *,
+    run_id: str,
+    retry: RetryPolicy,
+) -> Snapshot:
+    """Have Treazure export the balances that changed in `window` and stage them in the ledger.
+
+    An export that has expired, or whose body breaks off, is requested again; other tries are the client's. Raises
+    RemoteError when it can't be had, and then nothing has changed.
+    """
+    began = time.perf_counter()
+    broken = expired = 0
+    while True:
+        observation = snapshots.ask(ledger, account, window, run_id)
+        href = treazure.request_balances(account.loyalty_id, window.start, window.end)
+        try:
+            with treazure.open_balances(href) as chunks:
+                try:
+                    rows = decode_balances(chunks, account.loyalty_id)
+                    fetched, rejected = snapshots.stage(ledger, account, observation, rows)
+                    return Snapshot(observation, window, fetched, rejected, time.perf_counter() - began)
+                except NoAnswerError as error:
+                    broken += 1
+                    if broken >= retry.attempts or not retry.sleep(retry.wait_after(broken, error)):
+                        raise
+                    logger.warning("%s A new export is requested.", error)
+        except ExportExpiredError as error:
+            expired += 1
+            if expired >= _MOST_EXPIRED_EXPORTS:
+                raise
+            logger.warning("%s", error)
+
+
+def merge_snapshot(
+    ledger: Ledger,
+    treazure: TreazureClient,
+    account: Account,
+    *,
+    run_id: str,
+    batch_size: int = 1000,
+    concurrency: int = 8,
+) -> Diff:
+    """Merge the staged export into the ledger: what differs becomes pending.
+
+    Where the export overlaps in time with another observation of an account and differs, the account is read once
+    more. Raises NoSnapshotError when nothing is staged.
+    """
+    began = time.perf_counter()
+    batches.fold(ledger, account)
+    batches.return_rows(ledger, account)
+    observation = snapshots.staged(ledger, account)
+    if observation is None:
+        message = f"Programme {account.name!r} has no fetched snapshot to compare."
+        raise NoSnapshotError(message, hint="Materialise treazure_balance_snapshot first.")
+    figures = snapshots.merge(ledger, account, observation, lot=batch_size)
+    reread = reread_accounts(ledger, treazure, account, run_id=run_id, concurrency=concurrency)
+    return Diff(figures, reread, time.perf_counter() - began)
+
+
+def reread_accounts(
+    ledger: Ledger, treazure: TreazureClient, account: Account, *, run_id: str, concurrency: int = 8
+) -> int:
+    """Read the accounts once more whose observations overlapped and differed; return how many there were."""
+    contacts = snapshots.to_reread(ledger, account)
+
+    def read(contact: str) -> None:
+        read_account(ledger, treazure, account, contact, run_id=run_id)
+
+    with ThreadPoolExecutor(concurrency, thread_name_prefix="reread") as threads:
+        for _ in threads.map(read, contacts):
+            pass
+    return len(contacts)
+
+
+def read_account(
+    ledger: Ledger, treazure: TreazureClient, account: Account, contact: str, *, run_id: str
+) -> Decimal | None:
+    """Read one account and record its balance; return it, None where Treazure has no such account."""
+    balance = None
+    for _ in range(_MOST_REREADS):
+        asked = ledger.now()
+        balance = treazure.account_balance(contact, account.loyalty_id)
+        if balance is None:
+            snapshots.drop_reread(ledger, account, contact)
+            break
+        if snapshots.record_account(ledger, account, contact, balance, asked, run_id):
+            break
+    return balance
