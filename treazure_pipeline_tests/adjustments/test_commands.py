@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from treazure_pipeline.cli import commands
+from treazure_pipeline_tests.adjustments.desk import Desk, assert_each_once
+from treazure_pipeline_tests.cli.conftest import COMMAND
+
+Call = Callable[..., tuple[int, dict[str, Any]]]
+
+
+@pytest.fixture
+def environment(desk: Desk, empty_database_url: str, home: Path) -> dict[str, str]:
+    return {**desk.variables, "DAGSTER_POSTGRES_URL": empty_database_url, "TREAZURE_PIPELINE_HOME": str(home)}
+
+
+@pytest.fixture
+def call(environment: dict[str, str]) -> Call:
+    """Run `adjustments …  --json` as the command line does; its exit code and what it printed."""
+
+    def run(*arguments: str, **more: str) -> tuple[int, dict[str, Any]]:
+        result = CliRunner().invoke(commands, ["adjustments", *arguments, "--json"], env={**environment, **more})
+        return result.exit_code, json.loads(result.stdout.splitlines()[-1])
+
+    return run
+
+
+def test_an_adjustment_by_hand_is_shown_first_and_added_with_yes(desk: Desk, call: Call) -> None:
+    contact = desk.contacts(1)[0]
+    arguments = ("add", "--contact", contact, "--amount", "-0.25", "--description", "Mended by hand")
+    code, shown = call(*arguments)
+    assert (code, shown["dry_run"], shown["checked"], shown["added"], shown["points"]) == (0, True, 1, 0, "-0.25")
+    assert desk.states() == []
+    code, added = call(*arguments, "--yes")
+    assert (code, added["added"]) == (0, 1)
+    desk.sandbox.set_points({contact: 10})
+    assert desk.process().done == 1
+    assert desk.movements(contact) == ["Mended by hand"]
+    assert desk.in_engage(contact) == ["9.75"]
+
+
+def test_a_reference_is_added_once_however_often_the_command_is_repeated(
+    desk: Desk, call: Call, tmp_path: Path
+) -> None:
+    contacts = desk.contacts(3)
+    file = tmp_path / "points.csv"
+    file.write_text("contact,amount,description\n" + "".join(f"{contact},0.1,thanks\n" for contact in contacts))
+    for added in (3, 0, 0):
+        code, said = call("add", "--csv", str(file), "--reference", "summer", "--yes")
+        assert (code, said["added"], said["points"]) == (0, added, "0.3")
+    code, said = call("add", "--csv", str(file), "--reference", "autumn", "--yes")
+    assert (code, said["added"]) == (0, 3)
+    assert desk.process().done == 6
+
+
+def test_a_file_with_a_bad_row_adds_nothing_and_names_every_bad_row(desk: Desk, call: Call, tmp_path: Path) -> None:
+    contact = desk.contacts(1)[0]
+    file = tmp_path / "points.csv"
+    file.write_text(
+        "\ufeffcontact,amount,definition_id,description\n"
+        f"{contact},5,1,fine\n{contact},many,1,\nnobody,5,1,\n{contact},5,7,\n{contact},5,²,\n{contact}\n{contact},NaN,1,\n",
+        encoding="utf-8",
+    )
+    code, said = call("add", "--csv", str(file), "--yes")
+    assert code == 2
+    assert (said["status"], said["checked"], said["added"]) == ("failed", 7, 0)
+    assert [problem.split(":")[0] for problem in said["problems"]] == [f"row {n}" for n in range(2, 8)]
+    assert desk.states() == []
+
+
+@pytest.mark.parametrize(
+    "content", [b"contact;amount\n", b"", b"a,b\n1,2\n", b"contact,amount,description\n\xff,1,\xe9\n"]
+)
+def test_a_file_that_is_no_such_csv_is_a_clear_message(call: Call, tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "points.csv"
+    file.write_bytes(content)
+    code, said = call("add", "--csv", str(file), "--yes")
+    assert code == 2
+    assert "points.csv" in said["error"]
+
+
+def test_adding_without_contact_or_amount_says_what_is_missing(desk: Desk, call: Call) -> None:
+    assert call("add", "--amount", "5")[0] == 2
+    code, said = call("add", "--contact", desk.contacts(1)[0], "--yes")
+    assert code == 2
+    assert "amount" in said["problems"][0]
+    assert desk.states() == []
+
+
+def test_the_list_shows_states_reasons_and_exact_amounts(desk: Desk, call: Call) -> None:
+    contact = desk.contacts(1)[0]
+    desk.give(contact, "123456789.000001")
+    desk.give(contact, 0)
+    desk.process()
+    code, said = call("list")
+    assert code == 0
+    assert {state: count for state, count in said["states"].items() if count} == {"done": 1, "rejected": 1}
+    rejected, done = said["adjustments"]
+    assert (rejected["state"], rejected["reason"]) == ("rejected", "amount (0) changes nothing.")
+    assert (done["contact"], done["amount"], done["state"]) == (contact, "123456789.000001", "done")
+    assert done["receipt"].startswith("VE")
+    assert [row["state"] for row in call("list", "--state", "done")[1]["adjustments"]] == ["done"]
+    assert [row["state"] for row in call("list", "--limit", "1")[1]["adjustments"]] == ["rejected"]
+
+
+def test_retry_and_discard_change_what_is_in_a_state_for_it_and_tell_of_the_rest(desk: Desk, call: Call) -> None:
+    contact = desk.contacts(1)[0]
+    done, rejected = desk.give(contact, 5), desk.give(contact, 5, definition_id=9)
+    desk.process()
+    assert call("retry", str(done), str(rejected), "999") == (
+        0,
+        {"status": "ok", "changed": [rejected], "unchanged": [done, 999]},
+    )
+    desk.process()
+    code, said = call("discard", str(rejected), str(done), "--reason", "no such definition")
+    assert (code, said["changed"], said["unchanged"]) == (0, [rejected], [done])
+    assert desk.state(rejected) == ("discarded", "no such definition")
+    assert_each_once(desk, never=1)
+
+
+def test_an_uncertain_adjustment_is_settled_by_saying_that_it_stands_in_treazure(desk: Desk, call: Call) -> None:
+    number = desk.give(desk.contacts(1)[0], 5)
+    desk.sandbox.set_fault("lost_after", on=["transaction"])
+    desk.process()
+    desk.sql("update adjustment set state = 'uncertain' where id = %s", number)
+    assert call("list", "--state", "uncertain")[1]["adjustments"][0]["id"] == number
+    assert call("discard", str(number), "--posted", "--reason", "seen in the history")[1]["changed"] == [number]
+    desk.process()
+    assert desk.state(number)[0] == "done"
+    assert desk.booked() == 1
+    desk.sync()
+    assert_each_once(desk)
+
+
+def test_run_adjustments_prints_its_figures_and_its_exit_code(desk: Desk, environment: dict[str, str]) -> None:
+    def run(**more: str) -> tuple[int, dict[str, Any]]:
+        command = [*COMMAND, "run", "adjustments", "--json"]
+        ended = subprocess.run(
+            command, env={**os.environ, **environment, **more}, capture_output=True, text=True, check=False, timeout=120
+        )
+        return ended.returncode, json.loads(ended.stdout.splitlines()[-1])
+
+    one, other = desk.contacts(2)
+    desk.give(one, "0.1")
+    desk.give(other, "0.2")
+    desk.give(other, 0)
+    code, failed = run(TREAZURE_CLIENT_SECRET="wrong-secret")
+    assert (code, failed["status"], failed["posted"], failed["rejected"]) == (5, "failed", 0, 1)
+    assert "credentials" in failed["error"]
+    assert "wrong-secret" not in json.dumps(failed)
+    desk.later()
+    code, done = run()
+    assert (code, done["status"]) == (0, "ok")
+    assert (done["posted"], done["done"], done["points"]) == (2, 2, "0.3")
+    assert_each_once(desk, never=1)

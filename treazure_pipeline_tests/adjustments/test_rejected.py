@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from decimal import Decimal
+
+import pytest
+
+from treazure_pipeline.ledger import adjustments as queue
+from treazure_pipeline_tests.adjustments.desk import Desk, assert_each_once
+
+CONTACT = "{contact}"
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason"),
+    [
+        ('{"contactId":"{contact}","pointDefinitionId":1,"amount":0}', "changes nothing"),
+        ('{"contactId":"{contact}","pointDefinitionId":1,"amount":0.000}', "changes nothing"),
+        ('{"contactId":"{contact}","pointDefinitionId":1,"amount":-0.0}', "changes nothing"),
+        ('{"contactId":"{contact}","pointDefinitionId":1}', "amount (None) must be a number"),
+        ('{"contactId":"{contact}","pointDefinitionId":1,"amount":null}', "must be a number"),
+        ('{"contactId":"{contact}","pointDefinitionId":1,"amount":true}', "must be a number"),
+        ('{"contactId":"{contact}","pointDefinitionId":1,"amount":"12"}', "must be a number"),
+        ('{"contactId":"{contact}","pointDefinitionId":1,"amount":[5]}', "must be a number"),
+        ('{"contactId":"{contact}","pointDefinitionId":1,"amount":{"value":5}}', "must be a number"),
+        ('{"contactId":"{contact}","pointDefinitionId":1,"amount":1000000000001}', "at most 1,000,000,000,000"),
+        ('{"contactId":"{contact}","pointDefinitionId":1,"amount":-1e300}', "at most 1,000,000,000,000"),
+        ('{"contactId":"{contact}","pointDefinitionId":1,"amount":1e5000}', "at most 1,000,000,000,000"),
+        ('{"contactId":"{contact}","pointDefinitionId":1,"amount":%s}' % ("9" * 6000), "at most 1,000,000,000,000"),
+        ('{"contactId":"{contact}","pointDefinitionId":1,"amount":0.0000001}', "at most 6 decimals"),
+        ('{"contactId":"{contact}","pointDefinitionId":1,"amount":1e-5000}', "at most 6 decimals"),
+        ('{"contactId":"{contact}","pointDefinitionId":1,"amount":999999999999.00000000000000000000001}', "6 decimals"),
+        ('{"contactId":"{contact}","pointDefinitionId":2,"amount":5}', "none of the programmes'"),
+        ('{"contactId":"{contact}","pointDefinitionId":"1","amount":5}', "none of the programmes'"),
+        ('{"contactId":"{contact}","pointDefinitionId":%s,"amount":5}' % ("9" * 6000), "none of the programmes'"),
+        ('{"contactId":"{contact}","pointDefinitionId":null,"amount":5}', "none of the programmes'"),
+        ('{"contactId":"{contact}","amount":5}', "none of the programmes'"),
+        ('{"contactId":"not-a-guid","pointDefinitionId":1,"amount":5}', "must be a GUID"),
+        ('{"contactId":"{contact}0","pointDefinitionId":1,"amount":5}', "must be a GUID"),
+        ('{"contactId":"../../Account","pointDefinitionId":1,"amount":5}', "must be a GUID"),
+        ('{"contactId":null,"pointDefinitionId":1,"amount":5}', "must be a GUID"),
+        ('{"contactId":["{contact}"],"pointDefinitionId":1,"amount":5}', "must be a GUID"),
+        ("{}", "none of the programmes'"),
+    ],
+)
+def test_an_event_without_sense_is_rejected_with_its_reason_and_the_others_go_on(
+    desk: Desk, payload: str, reason: str
+) -> None:
+    contact = desk.contacts(1)[0]
+    assert desk.deliver(payload.replace("{contact}", contact)).is_success
+    good = desk.give(contact, 5)
+    result = desk.process()
+    assert (result.rejected, result.posted, result.done) == (1, 1, 1)
+    ((number, found),) = desk.sql("select id, reason from adjustment where state = 'rejected'")
+    assert reason in found
+    assert len(found) < 400
+    assert desk.path(number) == ["rejected"]
+    assert desk.state(good)[0] == "done"
+    assert_each_once(desk)
+
+
+@pytest.mark.parametrize(
+    "amount",
+    ["0.1", "0.2", "0.3", "-0.1", "0.000001", "123456.789012", "99999999999.9", "100000000000.25", "-3", "5e1", "1.10"],
+)
+def test_an_amount_reaches_treazure_to_its_last_digit(desk: Desk, amount: str) -> None:
+    contact = desk.contacts(1)[0]
+    desk.sandbox.set_points({contact: 100})
+    body = f'{{"contactId":"{contact}","pointDefinitionId":1,"amount":{amount},"description":"exact"}}'
+    assert desk.deliver(body).is_success
+    assert desk.process().done == 1
+    ((kept, balance),) = desk.sql("select amount, balance from adjustment")
+    assert kept == Decimal(amount)
+    assert balance == 100 + Decimal(amount)
+    row = desk.sandbox.balances([contact])[0]
+    assert Decimal(row["treazure"]) == Decimal(row["engage"]) == 100 + Decimal(amount)
+
+
+def test_tenths_add_up_exactly(desk: Desk) -> None:
+    contact = desk.contacts(1)[0]
+    desk.sandbox.set_points({contact: 0})
+    for amount in ("0.1", "0.2", "0.1", "-0.3"):
+        desk.give(contact, amount)
+    assert desk.process().done == 4
+    assert Decimal(desk.in_engage(contact)[0] or "") == Decimal("0.1")
+    assert_each_once(desk)
+
+
+def test_the_case_of_a_guid_makes_no_difference(desk: Desk) -> None:
+    contact = desk.contacts(1)[0]
+    desk.give(contact.upper(), 5)
+    desk.give(contact.lower(), 5)
+    assert desk.process().done == 2
+    assert_each_once(desk)
+
+
+def test_points_that_are_not_there_cannot_be_taken_and_the_vendor_says_so(desk: Desk) -> None:
+    contact = desk.contacts(1)[0]
+    desk.sandbox.set_points({contact: 5})
+    too_much, good = desk.give(contact, -6), desk.give(contact, -5)
+    desk.process()
+    state, reason = desk.state(too_much)
+    assert state == "rejected"
+    assert "too few points" in str(reason)
+    assert desk.state(good)[0] == "done"
+    assert_each_once(desk, never=1)
+
+
+def test_a_contact_that_treazure_does_not_know_is_rejected_until_it_does(desk: Desk) -> None:
+    stranger = str(uuid.uuid4())
+    number, good = desk.give(stranger, 5), desk.give(desk.contacts(1)[0], 5)
+    desk.process()
+    state, reason = desk.state(number)
+    assert state == "rejected"
+    assert "No such account" in str(reason)
+    assert desk.state(good)[0] == "done"
+    desk.sandbox.set_points({stranger: 1})
+    with desk.working() as work:
+        assert queue.retry(work.ledger, number)
+    desk.finish()
+    assert desk.state(number)[0] == "done"
+    desk.sync(full=True)
+    assert_each_once(desk)
+
+
+def test_what_a_later_setting_makes_sense_of_can_be_retried(new_desk: Callable[..., Desk]) -> None:
+    desk = new_desk(environ={"ENGAGE_DEFINITION_ID": "2"})
+    number = desk.give(desk.contacts(1)[0], 5)
+    desk.process()
+    assert desk.state(number)[0] == "rejected"
+    desk.environ["ENGAGE_DEFINITION_ID"] = "1"
+    with desk.working() as work:
+        assert queue.retry(work.ledger, number)
+    desk.finish()
+    assert desk.state(number)[0] == "done"
+    assert_each_once(desk)
+
+
+def test_a_discarded_adjustment_is_never_posted_and_lets_the_next_one_go(desk: Desk) -> None:
+    contact = desk.contacts(1)[0]
+    number, behind = desk.give(contact, 5), desk.give(contact, 6)
+    desk.process(TREAZURE_BASE_URL="http://127.0.0.1:9")
+    with desk.working() as work:
+        assert queue.discard(work.ledger, number, "given by mistake", posted=False)
+        assert not queue.discard(work.ledger, number, "again", posted=False)
+        assert not queue.retry(work.ledger, number)
+    desk.finish()
+    assert [desk.state(each)[0] for each in (number, behind)] == ["discarded", "done"]
+    assert_each_once(desk, never=1)
+
+
+def test_other_events_and_unreadable_ones_are_no_adjustments(desk: Desk) -> None:
+    desk.sandbox.set_fault("encrypted", on=["webhooks"])
+    desk.sandbox.give_points(desk.contacts(1)[0], 5)
+    desk.sandbox.wait_until_delivered()
+    assert desk.process().queued == 0
+    assert desk.states() == []
+    with desk.working() as work:
+        assert queue.figures(work.ledger).dead_letters == 1

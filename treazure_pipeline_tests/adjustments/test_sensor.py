@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import dagster as dg
+import pytest
+
+from treazure_pipeline.orchestration.balance_sync import CONNECTIONS, FOREGROUND
+from treazure_pipeline.orchestration.definitions import build_definitions
+from treazure_pipeline_tests.adjustments.desk import Desk, assert_each_once
+
+SENSOR, JOB = "adjustment_queue_sensor", "process_adjustments"
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as made:
+        yield made
+
+
+def tick(desk: Desk, instance: dg.DagsterInstance) -> dg.RunRequest | dg.SkipReason:
+    """What the sensor asks the daemon for."""
+    definitions = build_definitions(desk.settings())
+    sensor = next(sensor for sensor in definitions.sensors or () if sensor.name == SENSOR)
+    assert isinstance(sensor, dg.SensorDefinition)
+    with (
+        desk.connect() as connections,
+        dg.build_sensor_context(instance, resources={CONNECTIONS: connections}) as context,
+    ):
+        evaluated = sensor.evaluate_tick(context)
+    if evaluated.run_requests:
+        (request,) = evaluated.run_requests
+        return request
+    return dg.SkipReason(evaluated.skip_message)
+
+
+def launched(
+    desk: Desk, instance: dg.DagsterInstance, status: dg.DagsterRunStatus, tags: dict[str, str] | None = None
+) -> dg.DagsterRun:
+    """A run of the job in this state."""
+    job = build_definitions(desk.settings()).resolve_job_def(JOB)
+    return instance.create_run_for_job(job, status=status, tags=tags)
+
+
+def test_nothing_due_starts_no_run(desk: Desk, instance: dg.DagsterInstance) -> None:
+    assert isinstance(tick(desk, instance), dg.SkipReason)
+    desk.give(desk.contacts(1)[0], 5)
+    desk.process()
+    assert isinstance(tick(desk, instance), dg.SkipReason)
+
+
+def test_what_is_due_starts_a_run_without_a_key(desk: Desk, instance: dg.DagsterInstance) -> None:
+    desk.give(desk.contacts(1)[0], 5)
+    request = tick(desk, instance)
+    assert isinstance(request, dg.RunRequest)
+    assert request.run_key is None
+    result = build_definitions(desk.settings()).resolve_job_def(JOB).execute_in_process(instance=instance)
+    assert result.success
+    assert isinstance(tick(desk, instance), dg.SkipReason)
+    assert_each_once(desk)
+
+
+@pytest.mark.parametrize("status", [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED])
+def test_no_second_run_is_started_while_one_is_under_way(
+    desk: Desk, instance: dg.DagsterInstance, status: dg.DagsterRunStatus
+) -> None:
+    desk.give(desk.contacts(1)[0], 5)
+    run = launched(desk, instance, status)
+    skipped = tick(desk, instance)
+    assert isinstance(skipped, dg.SkipReason)
+    assert run.run_id in str(skipped.skip_message)
+
+
+@pytest.mark.parametrize(
+    "status", [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.SUCCESS]
+)
+def test_a_run_that_has_ended_is_followed_by_the_next(
+    desk: Desk, instance: dg.DagsterInstance, status: dg.DagsterRunStatus
+) -> None:
+    desk.give(desk.contacts(1)[0], 5)
+    launched(desk, instance, status)
+    assert isinstance(tick(desk, instance), dg.RunRequest)
+
+
+def test_a_foreground_run_whose_process_may_be_dead_blocks_nothing(desk: Desk, instance: dg.DagsterInstance) -> None:
+    desk.give(desk.contacts(1)[0], 5)
+    launched(desk, instance, dg.DagsterRunStatus.STARTED, FOREGROUND)
+    assert isinstance(tick(desk, instance), dg.RunRequest)
+
+
+def test_what_waits_for_its_time_or_for_a_person_starts_no_run(desk: Desk, instance: dg.DagsterInstance) -> None:
+    one, other = desk.contacts(2)
+    desk.give(one, 5)
+    desk.give(one, 6)
+    desk.give(other, 0, definition_id=9)
+    desk.sandbox.set_fault("lost_after", on=["transaction"])
+    desk.process()
+    assert desk.states() == ["sending", "queued", "rejected"]
+    assert isinstance(tick(desk, instance), dg.SkipReason)
+    desk.later()
+    assert isinstance(tick(desk, instance), dg.RunRequest)
+    desk.sql("update adjustment set state = 'uncertain' where state = 'sending'")
+    assert isinstance(tick(desk, instance), dg.SkipReason)
+
+
+def test_a_programme_in_migration_starts_no_run(desk: Desk, instance: dg.DagsterInstance) -> None:
+    desk.give(desk.contacts(1)[0], 5)
+    with desk.working():
+        desk.sql("update programme set mode = 'migrating'")
+    assert isinstance(tick(desk, instance), dg.RunRequest)
+    desk.process()
+    assert desk.states() == ["queued"]
+    desk.later()
+    assert isinstance(tick(desk, instance), dg.SkipReason)
+    desk.sql("update programme set mode = 'live'")
+    assert isinstance(tick(desk, instance), dg.RunRequest)
+
+
+def test_a_contact_that_engage_refuses_starts_a_run_only_when_it_is_tried_again(
+    desk: Desk, instance: dg.DagsterInstance
+) -> None:
+    contact = desk.contacts(1)[0]
+    desk.sandbox.know([contact], known=False)
+    desk.give(contact, 5)
+    desk.process(TREAZURE_PIPELINE_RETRY_SCALE="1")
+    desk.later()
+    assert desk.states() == ["posted"]
+    assert isinstance(tick(desk, instance), dg.SkipReason)
+    desk.sandbox.know([contact], known=True)
+    desk.sql("update pending set next_try = clock_timestamp()")
+    assert isinstance(tick(desk, instance), dg.RunRequest)
+    desk.process()
+    assert desk.states() == ["done"]
+    assert_each_once(desk)
+
+
+def test_a_failed_run_says_why_and_the_checks_tell_what_needs_a_person(
+    desk: Desk, instance: dg.DagsterInstance
+) -> None:
+    desk.give(desk.contacts(1)[0], 5)
+    wrong = build_definitions(desk.settings(TREAZURE_CLIENT_SECRET="wrong")).resolve_job_def(JOB)
+    assert not wrong.execute_in_process(instance=instance, raise_on_error=False).success
+    desk.later()
+    assert isinstance(tick(desk, instance), dg.RunRequest)
+    desk.deliver("{}")
+    result = build_definitions(desk.settings()).resolve_job_def(JOB).execute_in_process(instance=instance)
+    checks = {check.check_name: check.passed for check in result.get_asset_check_evaluations()}
+    assert checks == {"nothing_is_uncertain": True, "queue_moves": True, "nothing_is_rejected": False}
+    (materialization,) = result.asset_materializations_for_node("processed_adjustments")
+    assert materialization.metadata["posted"].value == 1
+    assert materialization.metadata["rejected"].value == 1
+    assert_each_once(desk)

@@ -1,0 +1,75 @@
+"""A process that takes adjustments to Treazure, and is killed at a chosen place of the code, as the kernel would do it.
+
+The code runs as it is: Python's own hooks for profilers and debuggers tell when the place is reached.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from types import FrameType
+from typing import Any
+
+from treazure_pipeline.connections import Connections
+from treazure_pipeline.ledger import adjustments as queue
+from treazure_pipeline.orchestration.adjustments import work_of
+from treazure_pipeline.settings import load_settings
+from treazure_pipeline.sync import adjustments as processing
+from treazure_pipeline.sync import push
+
+_FILES = {queue.__file__, processing.__file__, push.__file__}
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload([__name__])
+
+
+def killed(environ: dict[str, str], *, place: tuple[str, str, int] | int) -> bool:
+    """Process in another process that is killed at `place`; tell whether it was, and not done before.
+
+    A place is a hook (`call` or `return`), a function's qualified name and the how-manieth time, or the number of a
+    line, counted as they are run in all threads.
+    """
+    process = _FORKS.Process(target=_work, args=(environ, place))
+    process.start()
+    process.join(120)
+    assert process.exitcode in {0, -signal.SIGKILL}, process.exitcode
+    return process.exitcode == -signal.SIGKILL
+
+
+def _work(environ: dict[str, str], place: tuple[str, str, int] | int) -> None:
+    settings = load_settings(environ)
+    with Connections(settings) as connections:
+        work = work_of(connections, settings.programmes, "victim")
+        if isinstance(place, int):
+            _kill_at_line(place)
+        else:
+            _kill_at(*place)
+        processing.process(work)
+
+
+def _kill_at(wanted: str, name: str, time: int) -> None:
+    reached = itertools.count(1)
+
+    def hook(frame: FrameType, event: str, _: Any) -> None:
+        if (event, frame.f_code.co_qualname) == (wanted, name) and next(reached) == time:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.setprofile(hook)
+    sys.setprofile(hook)
+
+
+def _kill_at_line(number: int) -> None:
+    lines = itertools.count(1)
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        if frame.f_code.co_filename not in _FILES:
+            return None
+        if event == "line" and next(lines) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+
+    threading.settrace(trace)
+    sys.settrace(trace)

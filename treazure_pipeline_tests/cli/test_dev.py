@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from treazure_pipeline.database import embedded
+from treazure_pipeline_tests.cli.conftest import COMMAND
+
+
+@dataclass
+class Dev:
+    process: subprocess.Popen[str]
+    ui: str
+    sandbox: str
+
+    def family(self) -> dict[str, psutil.Process]:
+        """What it has started, children of children too, by what stands in the command lines."""
+        return {" ".join(child.cmdline()): child for child in psutil.Process(self.process.pid).children(recursive=True)}
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+def dev(environment: Callable[..., dict[str, str]], tmp_path: Path) -> Iterator[Dev]:
+    """`dev --sandbox`, with the UI reachable."""
+    port, sandbox_port = free_port(), free_port()
+    command = [*COMMAND, "dev", "--sandbox", "--port", str(port), "--sandbox-port", str(sandbox_port)]
+    with subprocess.Popen(command, env=environment(), cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        running = Dev(process, f"http://127.0.0.1:{port}", f"http://127.0.0.1:{sandbox_port}")
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("Ctrl-C"):
+                break
+        yield running
+        process.terminate()
+        process.communicate(timeout=120)
+
+
+def asset_graph(dev: Dev) -> set[str]:
+    """The keys of the assets that the UI shows of our code location."""
+    question = "{ assetNodes { assetKey { path } } workspaceOrError { ... on Workspace { locationEntries { name } } } }"
+    answer = httpx.post(f"{dev.ui}/graphql", json={"query": question}, timeout=60).json()["data"]
+    assert [entry["name"] for entry in answer["workspaceOrError"]["locationEntries"]] == ["treazure_pipeline"]
+    return {".".join(node["assetKey"]["path"]) for node in answer["assetNodes"]}
+
+
+def still_there(processes: dict[str, psutil.Process]) -> list[str]:
+    """The command lines of those that live on, after a while for the system to take note."""
+    _, living = psutil.wait_procs(processes.values(), timeout=30)
+    return [name for name, process in processes.items() if process in living]
+
+
+def test_it_runs_all_shows_the_asset_graph_and_a_sigterm_stops_all(dev: Dev, home: Path) -> None:
+    processes = dev.family()
+    for part in ("treazure_pipeline.sandbox", "dagster._daemon", "dagster_webserver"):
+        assert any(part in name for name in processes)
+    assert asset_graph(dev) >= {"treazure_balance_snapshot", "balance_diff", "engage_balance_push"}
+    assert httpx.get(f"{dev.sandbox}/openapi.json").is_success
+    assert embedded.running_url(home) is not None
+
+    dev.process.send_signal(signal.SIGTERM)
+
+    assert dev.process.wait(120) == 0
+    assert still_there(processes) == []
+    assert embedded.running_url(home) is None
+
+
+def test_when_one_dies_all_else_is_stopped_and_it_says_which(dev: Dev, home: Path) -> None:
+    processes = dev.family()
+    daemon = next(process for name, process in processes.items() if "dagster._daemon run" in name)
+
+    daemon.kill()
+
+    assert dev.process.wait(120) == 5
+    assert still_there(processes) == []
+    assert embedded.running_url(home) is None

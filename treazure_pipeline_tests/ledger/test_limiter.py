@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from treazure_pipeline.clients.transport import Unpaced
+from treazure_pipeline.connections import Connections
+from treazure_pipeline.ledger.limiter import Priority, SharedRate, shared_rate
+from treazure_pipeline.ledger.store import Ledger
+from treazure_pipeline_tests.sync.shop import Shop
+
+CALLS = (
+    "from concurrent.futures import ThreadPoolExecutor\n"
+    "from treazure_pipeline.connections import Connections\n"
+    "from treazure_pipeline.settings import load_settings\n"
+    "with Connections(load_settings()) as connections, ThreadPoolExecutor(4) as threads:\n"
+    "    list(threads.map(lambda _: connections.engage.contact_count(), range(20)))\n"
+)
+
+
+@pytest.fixture
+def ledger(database_url: str) -> Iterator[Ledger]:
+    with Ledger(database_url) as ledger:
+        yield ledger
+
+
+def rate(ledger: Ledger, bucket: str, per_second: int, priority: Priority) -> SharedRate:
+    return SharedRate(ledger, bucket, per_second, priority, 30, threading.Event())
+
+
+def take(pacer: SharedRate, times: int) -> list[float]:
+    """Take so many slots one by one, and tell when."""
+    taken = []
+    for _ in range(times):
+        with pacer.slot():
+            taken.append(time.monotonic())
+    return taken
+
+
+def most_in_one_second(moments: list[float]) -> int:
+    return max(sum(start <= moment < start + 1 for moment in moments) for start in moments)
+
+
+def test_processes_and_threads_together_stay_below_the_limit_in_every_second(
+    new_shop: Callable[..., Shop],
+) -> None:
+    shop = new_shop(members=10, environ={"ENGAGE_MAX_REQUESTS_PER_SECOND": "15"})
+    environment = {**os.environ, **shop.variables}
+    processes = [subprocess.Popen([sys.executable, "-c", CALLS], env=environment) for _ in range(3)]
+    assert [process.wait(60) for process in processes] == [0, 0, 0]
+    report = shop.sandbox.report()
+    assert report["requests"]["contact_count"] == 60
+    assert report["largest_in_one_second"] <= 15
+
+
+def test_slow_answers_do_not_let_more_through(new_shop: Callable[..., Shop]) -> None:
+    shop = new_shop(members=10, environ={"ENGAGE_MAX_REQUESTS_PER_SECOND": "6"}, behaviour={"latency": 0.2})
+    with shop.connect() as connections, ThreadPoolExecutor(12) as threads:
+        list(threads.map(lambda _: connections.engage.contact_count(), range(15)))
+    assert shop.sandbox.report()["largest_in_one_second"] <= 6
+
+
+def test_background_work_gets_half_of_the_budget_at_most(ledger: Ledger) -> None:
+    background = rate(ledger, "bucket", 8, Priority.BACKGROUND)
+    with ThreadPoolExecutor(8) as threads:
+        moments = [moment for part in threads.map(lambda _: take(background, 2), range(8)) for moment in part]
+    assert most_in_one_second(moments) <= 4
+
+
+def test_an_adjustment_goes_before_a_sync_that_uses_the_whole_budget(ledger: Ledger) -> None:
+    sync = rate(ledger, "bucket", 2, Priority.SYNC)
+    adjustment = rate(ledger, "bucket", 2, Priority.ADJUSTMENT)
+    over = threading.Event()
+    served: list[str] = []
+
+    def sync_on() -> None:
+        while not over.is_set():
+            with sync.slot():
+                served.append("sync")
+
+    with ThreadPoolExecutor(6) as threads:
+        running = [threads.submit(sync_on) for _ in range(6)]
+        while len(served) < 4:
+            time.sleep(0.02)
+        began = len(served)
+        for _ in range(3):
+            with adjustment.slot():
+                served.append("adjustment")
+        over.set()
+        for one in running:
+            one.result()
+    meanwhile = served[began : len(served) - served[::-1].index("adjustment")]
+    assert meanwhile.count("sync") <= 6
+
+
+def test_a_pause_holds_everybody_back_and_ends(ledger: Ledger) -> None:
+    first = rate(ledger, "bucket", 20, Priority.SYNC)
+    second = rate(ledger, "bucket", 20, Priority.ADJUSTMENT)
+    take(first, 1)
+    began = time.monotonic()
+    first.pause(0.8)
+    assert take(second, 1)[0] - began >= 0.8
+    assert take(first, 1)
+
+
+def test_a_pause_of_one_system_does_not_hold_back_the_other(ledger: Ledger) -> None:
+    engage = rate(ledger, "engage", 20, Priority.SYNC)
+    treazure = rate(ledger, "treazure", 20, Priority.SYNC)
+    engage.pause(600)
+    assert take(treazure, 1)
+
+
+def test_a_shorter_pause_does_not_end_a_longer_one(ledger: Ledger) -> None:
+    pacer = rate(ledger, "bucket", 20, Priority.SYNC)
+    take(pacer, 1)
+    began = time.monotonic()
+    pacer.pause(0.8)
+    pacer.pause(0.1)
+    assert take(pacer, 1)[0] - began >= 0.8
+
+
+def test_the_slots_of_a_dead_process_come_back_when_their_lease_is_over(shop: Shop) -> None:
+    script = (
+        "import os, signal, threading\n"
+        "from treazure_pipeline.connections import Connections\n"
+        "from treazure_pipeline.ledger.limiter import Priority, SharedRate\n"
+        "from treazure_pipeline.settings import load_settings\n"
+        "ledger = Connections(load_settings()).ledger\n"
+        "pacer = SharedRate(ledger, 'bucket', 2, Priority.SYNC, 2, threading.Event())\n"
+        "with pacer.slot(), pacer.slot():\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], env={**os.environ, **shop.variables}, check=False, timeout=60)
+    with shop.connect() as connections:
+        ((taken,),) = shop.sql("select count(*) from rate_slot where bucket = 'bucket'")
+        assert taken == 2
+        assert len(take(rate(connections.ledger, "bucket", 2, Priority.SYNC), 2)) == 2
+
+
+def test_a_limit_of_zero_switches_it_off(shop: Shop) -> None:
+    with shop.connect() as connections:
+        assert isinstance(shared_rate(connections.ledger, "bucket", 0, Priority.SYNC, 30, connections.stop), Unpaced)
+        for _ in range(30):
+            connections.engage.contact_count()
+    assert shop.sql("select count(*) from rate_slot") == [(0,)]
+
+
+def test_a_429_pauses_every_process(new_shop: Callable[..., Shop]) -> None:
+    shop = new_shop(members=10, environ={"ENGAGE_MAX_REQUESTS_PER_SECOND": "20"})
+    with shop.connect() as first, Connections(shop.settings()) as second:
+        second.engage.contact_count()
+        shop.sandbox.set_fault("rate_limited", on=["contact_count"], seconds=1)
+        began = time.monotonic()
+        first.engage.contact_count()
+        assert time.monotonic() - began >= 1
+        ((until,),) = shop.sql("select count(*) from rate_hold where priority = 0")
+        assert until == 1
+
+
+def test_buckets_are_named_without_the_key(new_shop: Callable[..., Shop]) -> None:
+    shop = new_shop(members=10, environ={"ENGAGE_MAX_REQUESTS_PER_SECOND": "20"})
+    with shop.connect() as connections:
+        connections.engage.contact_count()
+        secret = connections.settings.engage_api_key.get_secret_value()
+    assert all(secret not in bucket for (bucket,) in shop.sql("select bucket from rate_slot"))

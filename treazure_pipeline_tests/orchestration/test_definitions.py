@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
+
+from treazure_pipeline.orchestration.definitions import build_definitions
+from treazure_pipeline_tests.sync.shop import Shop, account_of
+
+JOB = "hourly_balance_sync"
+CHAIN = [
+    "treazure_balances",
+    "treazure_balance_snapshot",
+    "balance_diff",
+    "engage_balance_push",
+    "engage_point_accounts",
+]
+
+
+@pytest.fixture
+def definitions(shop: Shop) -> dg.Definitions:
+    return build_definitions(shop.settings())
+
+
+@pytest.fixture
+def prefixed(new_shop: Callable[..., Shop], tmp_path: Path) -> dg.Definitions:
+    listed = tmp_path / "programmes.yaml"
+    listed.write_text(
+        "- {name: gold, loyalty_id: GOLD, definition_id: 1}\n- {name: silver, loyalty_id: SILVER, definition_id: 2}\n"
+    )
+    return build_definitions(new_shop(environ={"TREAZURE_PIPELINE_PROGRAMMES": str(listed)}).settings())
+
+
+def test_the_lineage_goes_from_treazure_through_three_assets_to_engage(definitions: dg.Definitions) -> None:
+    graph = definitions.resolve_asset_graph()
+    for before, after in pairwise(CHAIN):
+        assert dg.AssetKey(before) in graph.get(dg.AssetKey(after)).parent_keys
+    assert not graph.get(dg.AssetKey(CHAIN[0])).is_executable
+    assert not graph.get(dg.AssetKey(CHAIN[-1])).is_executable
+
+
+@pytest.mark.parametrize("name", CHAIN)
+def test_every_asset_is_described_owned_and_grouped(definitions: dg.Definitions, name: str) -> None:
+    node = definitions.resolve_asset_graph().get(dg.AssetKey(name))
+    assert node.description
+    assert node.owners
+    assert node.group_name == "balance_sync"
+    assert node.kinds
+    assert node.tags["programme"] == "points"
+
+
+@pytest.mark.parametrize("name", CHAIN[1:4])
+def test_every_asset_of_the_sync_shows_its_columns_and_where_they_come_from(
+    definitions: dg.Definitions, name: str
+) -> None:
+    metadata = definitions.resolve_asset_graph().get(dg.AssetKey(name)).metadata
+    assert metadata["dagster/column_schema"]
+    assert metadata["dagster/column_lineage"]
+
+
+def test_the_checks_belong_to_the_assets_that_they_check(definitions: dg.Definitions) -> None:
+    keys = definitions.resolve_asset_graph().asset_check_keys
+    assert {(key.asset_key.to_user_string(), key.name) for key in keys} >= {
+        ("balance_diff", "coverage_has_no_hole"),
+        ("balance_diff", "rows_add_up"),
+        ("balance_diff", "points_are_conserved"),
+        ("engage_balance_push", "pending_adds_up"),
+        ("engage_balance_push", "nothing_is_rejected"),
+    }
+
+
+def test_the_job_holds_exactly_the_three_assets(definitions: dg.Definitions) -> None:
+    job = definitions.resolve_job_def(JOB)
+    assert {key.to_user_string() for key in job.asset_layer.executable_asset_keys} == set(CHAIN[1:4])
+    assert job.executor_def.name == "in_process"
+
+
+def test_with_several_programmes_every_key_and_name_begins_with_the_programme_s(prefixed: dg.Definitions) -> None:
+    keys = prefixed.resolve_asset_graph().get_all_asset_keys()
+    for programme in ("gold", "silver"):
+        assert {dg.AssetKey([programme, name]) for name in CHAIN} <= keys
+        assert prefixed.resolve_job_def(f"{programme}_{JOB}").name == f"{programme}_{JOB}"
+        assert prefixed.resolve_schedule_def(f"{programme}_{JOB}_schedule").cron_schedule == "7 * * * *"
+
+
+def test_the_definitions_can_be_loaded(definitions: dg.Definitions, prefixed: dg.Definitions) -> None:
+    dg.Definitions.validate_loadable(definitions)
+    dg.Definitions.validate_loadable(prefixed)
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.instance_for_test() as instance:
+        yield instance
+
+
+def tick(shop: Shop, instance: dg.DagsterInstance) -> dg.RunRequest | dg.SkipReason:
+    definitions = build_definitions(shop.settings())
+    schedule = definitions.resolve_schedule_def(f"{JOB}_schedule")
+    with dg.build_schedule_context(instance=instance, resources=definitions.resources) as context:
+        outcome = schedule.evaluate_tick(context)
+    if outcome.run_requests:
+        (request,) = outcome.run_requests
+        return request
+    return dg.SkipReason(outcome.skip_message)
+
+
+def start(instance: dg.DagsterInstance, status: dg.DagsterRunStatus) -> None:
+    repository = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("treazure_pipeline"), "__repository__")
+    instance.add_run(
+        dg.DagsterRun(JOB, run_id=str(uuid.uuid4()), status=status, remote_job_origin=RemoteJobOrigin(repository, JOB))
+    )
+
+
+def test_the_schedule_runs_at_minute_seven_utc(definitions: dg.Definitions) -> None:
+    schedule = definitions.resolve_schedule_def(f"{JOB}_schedule")
+    assert schedule.cron_schedule == "7 * * * *"
+    assert schedule.execution_timezone == "UTC"
+    assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
+
+
+def test_a_tick_requests_a_run(shop: Shop, instance: dg.DagsterInstance) -> None:
+    assert isinstance(tick(shop, instance), dg.RunRequest)
+
+
+@pytest.mark.parametrize("status", [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING])
+def test_a_tick_skips_while_a_run_is_on_its_way(
+    shop: Shop, instance: dg.DagsterInstance, status: dg.DagsterRunStatus
+) -> None:
+    start(instance, status)
+    assert isinstance(tick(shop, instance), dg.SkipReason)
+
+
+def test_a_tick_skips_while_a_run_is_running(shop: Shop, instance: dg.DagsterInstance) -> None:
+    with shop.connect() as running:
+        start(instance, dg.DagsterRunStatus.STARTED)
+        running.ledger.hold(account_of(running))
+        skipped = tick(shop, instance)
+        assert isinstance(skipped, dg.SkipReason)
+        assert "running" in str(skipped.skip_message)
+
+
+def test_a_run_whose_process_is_dead_does_not_stop_the_schedule(shop: Shop, instance: dg.DagsterInstance) -> None:
+    start(instance, dg.DagsterRunStatus.STARTED)
+    assert isinstance(tick(shop, instance), dg.RunRequest)
+
+
+@pytest.mark.parametrize(
+    "status", [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
+)
+def test_a_run_that_has_ended_does_not_stop_the_schedule(
+    shop: Shop, instance: dg.DagsterInstance, status: dg.DagsterRunStatus
+) -> None:
+    start(instance, status)
+    assert isinstance(tick(shop, instance), dg.RunRequest)

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
+
+import pytest
+
+from treazure_pipeline.ledger.adjustments import receipt_of
+from treazure_pipeline_tests.receiver.conftest import SECRET, Running, event, serving, signed
+
+
+def test_an_adjustment_is_stored_as_it_came_before_it_is_acknowledged(receiver: Running) -> None:
+    body = """{"eventType": "loyalty.addPoints", "id": "evt_1", "isEncrypted": false,
+               "payload": {"amount": 0.1234567890123456789012345, "contactId": "none", "reason": "\\u00e9t\\u00e9"}}"""
+
+    answer = receiver.deliver(body, "msg_1")
+
+    assert (answer.status_code, answer.json()) == (202, {"status": "stored"})
+    assert receiver.rows(
+        "select event_id, delivery_id, source, state, receipt, (payload->'amount')::numeric, payload->>'reason' "
+        "from adjustment"
+    ) == [
+        (
+            "evt_1",
+            "msg_1",
+            "webhook",
+            "received",
+            receipt_of("evt_1"),
+            Decimal("0.1234567890123456789012345"),
+            "été",
+        )
+    ]
+
+
+def test_the_same_event_delivered_fifty_times_at_once_is_one_adjustment(receiver: Running) -> None:
+    body = json.dumps(event())
+
+    with ThreadPoolExecutor(50) as threads:
+        answers = list(threads.map(lambda _: receiver.post(body, signed(body)), range(50)))
+
+    assert {answer.status_code for answer in answers} == {202}
+    outcomes = [answer.json()["status"] for answer in answers]
+    assert (outcomes.count("stored"), outcomes.count("repeated")) == (1, 49)
+    assert receiver.rows("select count(*) from adjustment") == [(1,)]
+    assert receiver.rows("select event_type, received from webhook_kind") == [("loyalty.addPoints", 50)]
+
+
+def test_the_same_event_under_other_delivery_ids_is_one_adjustment(receiver: Running) -> None:
+    with ThreadPoolExecutor(20) as threads:
+        answers = list(threads.map(lambda number: receiver.deliver(event(), f"msg_{number}"), range(20)))
+
+    assert {answer.status_code for answer in answers} == {202}
+    assert receiver.rows("select event_id from adjustment") == [("evt_1",)]
+
+
+@pytest.mark.parametrize("event_id", [None, "", 7, {"a": 1}])
+def test_an_event_without_an_id_of_its_own_is_known_by_its_delivery(receiver: Running, event_id: object) -> None:
+    content = {**event(), "id": event_id}
+
+    answers = [receiver.deliver(content, delivery).json() for delivery in ("msg_1", "msg_2", "msg_1")]
+
+    assert [answer["status"] for answer in answers] == ["stored", "stored", "repeated"]
+    assert receiver.rows("select event_id from adjustment order by 1") == [("msg_1",), ("msg_2",)]
+
+
+def test_different_events_at_once_are_all_stored(receiver: Running) -> None:
+    with ThreadPoolExecutor(30) as threads:
+        answers = list(
+            threads.map(lambda number: receiver.deliver(event(f"evt_{number}"), f"msg_{number}"), range(300))
+        )
+
+    assert [answer.json()["status"] for answer in answers] == ["stored"] * 300
+    assert receiver.rows("select count(distinct event_id) from adjustment") == [(300,)]
+
+
+def test_what_makes_no_sense_is_queued_all_the_same_for_the_job_to_judge(receiver: Running) -> None:
+    answer = receiver.deliver(event(payload={"amount": "many", "contactId": 7}))
+
+    assert answer.json() == {"status": "stored"}
+    assert receiver.rows("select payload from adjustment") == [({"amount": "many", "contactId": 7},)]
+
+
+def test_events_of_other_types_are_acknowledged_and_counted(receiver: Running) -> None:
+    for number, kind in enumerate(["point.balance.updated", "point.balance.updated", "contact.created"]):
+        answer = receiver.deliver(event(kind=kind), f"msg_{number}")
+        assert (answer.status_code, answer.json()) == (202, {"status": "counted"})
+
+    assert receiver.rows("select event_type, received, last_at is not null from webhook_kind order by 1") == [
+        ("contact.created", 1, True),
+        ("point.balance.updated", 2, True),
+    ]
+    assert receiver.rows("select from adjustment") == []
+    assert receiver.rows("select from dead_letter") == []
+
+
+def test_an_encrypted_event_is_kept_as_a_dead_letter(receiver: Running) -> None:
+    body = json.dumps(event(isEncrypted=True, payload="b3BhcXVl"))
+
+    answers = [receiver.deliver(body), receiver.deliver(body)]
+
+    assert [(answer.status_code, answer.json()["status"]) for answer in answers] == [(202, "dead_letter")] * 2
+    [(delivery, reason, kept)] = receiver.rows("select delivery_id, reason, body from dead_letter")
+    assert (delivery, kept) == ("msg_1", body)
+    assert "encrypted" in reason
+    assert receiver.rows("select from adjustment") == []
+    assert receiver.rows("select received from webhook_kind") == [(2,)]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "",
+        "nonsense",
+        "[]",
+        "null",
+        "{}",
+        '{"eventType": 7}',
+        '{"eventType": ""}',
+        '{"eventType": "loyalty.addPoints", "id": "evt_1"}',
+        '{"eventType": "loyalty.addPoints", "id": "evt_1", "payload": null}',
+        '{"eventType": "loyalty.addPoints", "id": "evt_1", "payload": [{"amount": 1}]}',
+        '{"eventType": "loyalty.addPoints", "id": "evt_1", "payload": {"amount": NaN}}',
+        '{"eventType": "loyalty.addPoints", "id": "evt_1", "payload": {"amount": 1e999999}}',
+        '{"eventType": "loyalty.addPoints", "id": "evt_1", "payload": {"reason": "\\u0000"}}',
+        '{"eventType": "loyalty.addPoints", "id": "evt_1", "payload": {"reason": "\\ud800"}}',
+        '{"eventType": "loyalty.addPoints", "id": "evt_\\u0000", "payload": {"amount": 1}}',
+        '{"eventType": "loyalty.add\\u0000", "payload": {}}',
+        '{"eventType": "loyalty.addPoints", "id": "evt_1", "payload": {"a": "\x00"}}',
+        "\x00",
+        '{"eventType": "loyalty.addPoints", "id": "' + "x" * 5000 + '", "payload": {}}',
+        '{"eventType": "' + "x" * 5000 + '"}',
+        '{"eventType": "loyalty.addPoints", "id": "evt_1", "payload": ' + '{"a":' * 20_000 + "1" + "}" * 20_001,
+        "[" * 200_000,
+    ],
+)
+def test_what_is_rightly_signed_but_unreadable_is_a_dead_letter(receiver: Running, body: str) -> None:
+    answer = receiver.deliver(body)
+
+    assert (answer.status_code, answer.json()) == (202, {"status": "dead_letter"})
+    [(reason, kept)] = receiver.rows("select reason, body from dead_letter")
+    assert reason
+    assert kept == body.replace("\x00", "\N{SYMBOL FOR NULL}")
+    assert receiver.rows("select from adjustment") == []
+
+
+def test_one_event_that_can_not_be_stored_does_not_harm_those_that_arrive_with_it(receiver: Running) -> None:
+    def deliver(number: int) -> str:
+        reason = "\x00" if number % 10 == 0 else "fine"
+        answer = receiver.deliver(event(f"evt_{number}", payload={"reason": reason}), f"msg_{number}")
+        return str(answer.json()["status"])
+
+    with ThreadPoolExecutor(40) as threads:
+        outcomes = list(threads.map(deliver, range(200)))
+
+    assert outcomes == ["stored" if number % 10 else "dead_letter" for number in range(200)]
+    assert receiver.rows("select count(*) from adjustment") == [(180,)]
+    assert receiver.rows("select count(*) from dead_letter") == [(20,)]
+
+
+def test_two_receivers_at_once_store_each_event_once(receiver: Running, database_url: str) -> None:
+    with serving(database_url) as second, ThreadPoolExecutor(40) as threads:
+        answers = list(
+            threads.map(
+                lambda number: (receiver, second)[number % 2].deliver(
+                    event(f"evt_{number // 4}"), f"msg_{number // 4}"
+                ),
+                range(400),
+            )
+        )
+
+    outcomes = [answer.json()["status"] for answer in answers]
+    assert (outcomes.count("stored"), outcomes.count("repeated")) == (100, 300)
+    assert receiver.rows("select count(*) from adjustment") == [(100,)]
+
+
+def test_no_answer_names_a_secret_or_what_serves_it(receiver: Running) -> None:
+    answers = [receiver.deliver(event()), receiver.post(b"{}", {}), receiver.get("/metrics"), receiver.get("/readyz")]
+
+    for answer in answers:
+        shown = answer.text + repr(answer.headers)
+        assert SECRET.removeprefix("whsec_") not in shown
+        assert "5f0c11f0" not in shown
+        assert "server" not in answer.headers

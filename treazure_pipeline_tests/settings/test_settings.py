@@ -1,0 +1,265 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+
+from treazure_pipeline.errors import SettingsError
+from treazure_pipeline.settings import Programme, load_settings, load_storage
+
+COMPLETE = {
+    "TREAZURE_BASE_URL": "https://treazure.example/",
+    "TREAZURE_CLIENT_ID": "client",
+    "TREAZURE_CLIENT_SECRET": "treazure-secret",
+    "TREAZURE_LOYALTY_ID": "LOYALTY",
+    "ENGAGE_BASE_URL": "https://engage.example",
+    "ENGAGE_API_KEY": "engage-secret",
+}
+
+
+def without(*names: str) -> dict[str, str]:
+    return {name: value for name, value in COMPLETE.items() if name not in names}
+
+
+def refused(environ: dict[str, str]) -> str:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(environ)
+    return str(caught.value)
+
+
+def test_six_variables_are_enough() -> None:
+    settings = load_settings(COMPLETE)
+
+    assert settings.treazure_base_url == "https://treazure.example"
+    assert settings.engage_api_key.get_secret_value() == "engage-secret"
+    assert settings.programmes == (
+        Programme(
+            name="points",
+            loyalty_id="LOYALTY",
+            definition_id=1,
+            beginning=datetime(2000, 1, 1, tzinfo=UTC),
+            decimals=2,
+        ),
+    )
+    assert not settings.prefixed
+    assert settings.database_url is None
+    assert settings.home == Path.cwd() / ".treazure"
+    assert (settings.engage_max_requests_per_second, settings.engage_batch_size) == (45, 1000)
+    assert (settings.retry_scale, settings.engage_api_version) == (1, "v2")
+
+
+def test_client_and_environment_form_the_addresses() -> None:
+    parts = {"TREAZURE_CLIENT": "shop", "TREAZURE_ENVIRONMENT": "treazure-test", "ENGAGE_CLIENT": "brand"}
+    environ = without("TREAZURE_BASE_URL", "ENGAGE_BASE_URL") | parts
+
+    assert load_settings(environ).treazure_base_url == "https://shop.posengine.treazure-test.cloud"
+    assert load_settings(environ).engage_base_url == "https://brand.voyado.com"
+    assert load_settings(environ | {"ENGAGE_STAGING": "1"}).engage_base_url == "https://brand.staging.voyado.com"
+
+
+def test_one_message_names_everything_that_is_missing() -> None:
+    message = refused({})
+
+    for name in COMPLETE:
+        assert name in message
+    assert message.startswith("6 settings need to be mended")
+
+
+def test_one_message_names_what_is_missing_and_what_is_wrong() -> None:
+    message = refused(
+        without("ENGAGE_API_KEY")
+        | {
+            "ENGAGE_BATCH_SIZE": "1001",
+            "TREAZURE_CONCURRENCY": "many",
+            "PROGRAMME_NAME": "My Points",
+            "PROGRAMME_DECIMALS": "-1",
+            "TREAZURE_PIPELINE_RETRY_SCALE": "nan",
+        }
+    )
+
+    for name in (
+        "ENGAGE_API_KEY is missing",
+        "ENGAGE_BATCH_SIZE ('1001')",
+        "TREAZURE_CONCURRENCY ('many')",
+        "PROGRAMME_NAME ('My Points')",
+        "PROGRAMME_DECIMALS ('-1')",
+        "TREAZURE_PIPELINE_RETRY_SCALE ('nan')",
+    ):
+        assert name in message
+
+
+def test_half_of_an_address_names_the_other_half() -> None:
+    message = refused(without("TREAZURE_BASE_URL") | {"TREAZURE_CLIENT": "shop"})
+
+    assert "TREAZURE_ENVIRONMENT is missing" in message
+    assert message.startswith("1 setting needs")
+
+
+@pytest.mark.parametrize("client", ["shop.evil.example/", "a b", "-shop", "shop@evil"])
+def test_a_client_cannot_lead_to_another_host(client: str) -> None:
+    environ = without("TREAZURE_BASE_URL", "ENGAGE_BASE_URL") | {"TREAZURE_ENVIRONMENT": "treazure"}
+
+    message = refused(environ | {"TREAZURE_CLIENT": client, "ENGAGE_CLIENT": client})
+
+    assert "TREAZURE_CLIENT (" in message
+    assert "ENGAGE_CLIENT (" in message
+
+
+def test_an_empty_value_counts_as_missing() -> None:
+    assert "ENGAGE_API_KEY is missing" in refused(COMPLETE | {"ENGAGE_API_KEY": "  "})
+
+
+@pytest.mark.parametrize(
+    ("address", "fine"),
+    [
+        ("http://127.0.0.1:8790", True),
+        ("http://localhost:8790", True),
+        ("http://[::1]:8790", True),
+        ("http://engage.example", False),
+        ("http://127.0.0.1.example", False),
+        ("ftp://engage.example", False),
+        ("engage.example", False),
+    ],
+)
+def test_secrets_go_over_tls_unless_the_host_is_this_machine(address: str, *, fine: bool) -> None:
+    environ = COMPLETE | {"ENGAGE_BASE_URL": address}
+
+    if fine:
+        assert load_settings(environ).engage_base_url == address
+    else:
+        assert "ENGAGE_BASE_URL" in refused(environ)
+
+
+def test_no_message_and_no_repr_shows_a_secret() -> None:
+    secrets = {
+        "TREAZURE_PIPELINE_DATABASE_URL": "mysql://user:pass-word@db.example/ledger",
+        "DAGSTER_POSTGRES_URL": "postgresql://user:pass-word@db.example/ledger?nonsense=1",
+        "TREAZURE_BASE_URL": "https://user:pass-word@treazure.example",
+        "ENGAGE_BATCH_SIZE": "0",
+    }
+
+    message = refused(COMPLETE | secrets)
+    shown = repr(load_settings(COMPLETE)) + str(load_settings(COMPLETE).model_dump())
+
+    for name in secrets:
+        assert name in message
+    assert "pass-word" not in message
+    assert "secret" not in message
+    assert "treazure-secret" not in shown
+    assert "engage-secret" not in shown
+
+
+def test_an_adjustment_is_never_looked_up_before_its_call_has_timed_out() -> None:
+    message = refused(COMPLETE | {"TREAZURE_TIMEOUT_SECONDS": "90", "TREAZURE_LOOKUP_WAIT_SECONDS": "60"})
+
+    assert "TREAZURE_LOOKUP_WAIT_SECONDS (60) must not be shorter than TREAZURE_TIMEOUT_SECONDS (90)" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2020-05-01", datetime(2020, 5, 1, tzinfo=UTC)),
+        ("2020-05-01T12:00:00", datetime(2020, 5, 1, 12, tzinfo=UTC)),
+        ("2020-05-01T12:00:00+02:00", datetime(2020, 5, 1, 12, tzinfo=timezone(timedelta(hours=2)))),
+    ],
+)
+def test_a_beginning_is_utc(text: str, expected: datetime) -> None:
+    beginning = load_settings(COMPLETE | {"PROGRAMME_BEGINNING": text}).programmes[0].beginning
+
+    assert beginning == expected
+    assert beginning.tzinfo is UTC
+
+
+def test_several_programmes_come_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "programmes.yaml"
+    file.write_text(
+        """
+        - name: club
+          loyalty_id: CLUB
+          definition_id: 2
+          beginning: 2019-03-01
+          decimals: 0
+        - {name: staff, loyalty_id: "007", definition_id: 3}
+        """
+    )
+
+    settings = load_settings(without("TREAZURE_LOYALTY_ID") | {"TREAZURE_PIPELINE_PROGRAMMES": str(file)})
+
+    assert settings.prefixed
+    assert settings.programmes == (
+        Programme(
+            name="club",
+            loyalty_id="CLUB",
+            definition_id=2,
+            beginning=datetime(2019, 3, 1, tzinfo=UTC),
+            decimals=0,
+        ),
+        Programme(name="staff", loyalty_id="007", definition_id=3),
+    )
+
+
+def test_a_file_with_one_programme_needs_no_prefix(tmp_path: Path) -> None:
+    file = tmp_path / "programmes.yaml"
+    file.write_text("- {name: club, loyalty_id: CLUB}")
+
+    settings = load_settings(without("TREAZURE_LOYALTY_ID") | {"TREAZURE_PIPELINE_PROGRAMMES": str(file)})
+
+    assert not settings.prefixed
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("", "must be a YAML list"),
+        ("name: club", "must be a YAML list"),
+        ("- [", "is not YAML"),
+        ("- club", "programme 1: it must have keys and values"),
+        ("- {loyalty_id: CLUB}", "programme 1: name is missing"),
+        ("- {name: club}", "programme 1 (club): loyalty_id is missing"),
+        ("- {name: Club, loyalty_id: CLUB}", "programme 1 (Club): name must match"),
+        ("- {name: club, loyalty_id: 007}", "programme 1 (club): loyalty_id must be a valid string"),
+        ("- {name: club, loyalty_id: CLUB, colour: red}", "programme 1 (club): colour is not a known key"),
+        (
+            "- {name: a, loyalty_id: A}\n- {name: a, loyalty_id: B, definition_id: 2}",
+            "name 'a' stands at more",
+        ),
+        ("- {name: a, loyalty_id: A}\n- {name: b, loyalty_id: B}", "definition_id 1 stands at more"),
+        ("- {name: a, loyalty_id: A}\n- {name: b, loyalty_id: A, definition_id: 2}", "loyalty_id 'A' stands"),
+    ],
+)
+def test_a_file_with_mistakes_is_one_message(tmp_path: Path, content: str, complaint: str) -> None:
+    file = tmp_path / "programmes.yaml"
+    file.write_text(content)
+
+    message = refused(without("TREAZURE_LOYALTY_ID") | {"TREAZURE_PIPELINE_PROGRAMMES": str(file)})
+
+    assert "TREAZURE_PIPELINE_PROGRAMMES" in message
+    assert complaint in message
+    assert message.startswith("1 setting needs")
+
+
+def test_a_file_and_single_settings_contradict_each_other(tmp_path: Path) -> None:
+    file = tmp_path / "programmes.yaml"
+    file.write_text("- {name: club, loyalty_id: CLUB}")
+
+    assert "TREAZURE_LOYALTY_ID must not be set" in refused(COMPLETE | {"TREAZURE_PIPELINE_PROGRAMMES": str(file)})
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    missing = str(tmp_path / "missing.yaml")
+
+    assert missing in refused(without("TREAZURE_LOYALTY_ID") | {"TREAZURE_PIPELINE_PROGRAMMES": missing})
+
+
+def test_where_data_is_kept_is_known_without_the_two_systems(tmp_path: Path) -> None:
+    storage = load_storage(
+        {
+            "TREAZURE_PIPELINE_HOME": str(tmp_path),
+            "TREAZURE_PIPELINE_DATABASE_URL": "postgres://user:pass-word@db.example/ledger",
+        }
+    )
+
+    assert storage.home == tmp_path
+    assert storage.database_url is not None
+    assert storage.database_url.get_secret_value() == "postgresql://user:pass-word@db.example/ledger"

@@ -1,0 +1,76 @@
+"""A run of the sync, or of two, whose process is killed (SIGKILL) at a chosen point.
+
+``python -m treazure_pipeline_tests.sync.dying_run POINT [NTH]``, with the settings in the environment. The point is
+passed for the n-th time when the process kills itself.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from treazure_pipeline.clients.engage import EngageClient
+from treazure_pipeline.connections import Connections
+from treazure_pipeline.ledger import batches, snapshots
+from treazure_pipeline.settings import load_settings
+from treazure_pipeline.sync import balances, push
+from treazure_pipeline_tests.sync.shop import account_of, fetch, merge, send
+
+# Point: the function that is about to be called, or (`after`) has been, when the process dies.
+POINTS: dict[str, tuple[Any, str, bool]] = {
+    "before_the_export_is_asked_for": (snapshots, "stage", False),
+    "in_the_middle_of_the_export": (snapshots, "_keep_rejected", False),
+    "between_export_and_merge": (snapshots, "merge", False),
+    "in_the_middle_of_the_merge": (snapshots, "_note_vanished", True),
+    "between_merge_and_push": (balances, "reread_accounts", True),
+    "after_a_batch_was_claimed": (push, "encode_balances", False),
+    "after_a_batch_was_accepted_but_not_recorded": (batches, "accept", False),
+    "between_batches": (batches, "accept", True),
+    "between_acceptance_and_folding": (push._Push, "_fold", False),  # noqa: SLF001
+    "after_folding": (push._Push, "_fold", True),  # noqa: SLF001
+    "after_a_batch_was_refused_but_not_recorded": (batches, "refuse", False),
+    "after_a_batch_was_split": (batches, "refuse", True),
+    "after_an_answer_was_lost": (batches, "fail", False),
+    "instead_of_sending": (EngageClient, "set_balances", False),
+}
+
+
+def die_at(point: str, nth: int, die: Callable[[], None]) -> None:
+    """Have `die` called at the n-th passing of a point."""
+    owner, name, after = POINTS[point]
+    original = getattr(owner, name)
+    left = [nth]
+    guard = threading.Lock()
+
+    def passing(*arguments: Any, **keywords: Any) -> Any:
+        with guard:
+            left[0] -= 1
+            last = left[0] == 0
+        if last and not after:
+            die()
+        result = original(*arguments, **keywords)
+        if last and after:
+            die()
+        return result
+
+    setattr(owner, name, passing)
+
+
+def main(point: str, nth: int = 1) -> None:
+    """Run the sync of the first programme."""
+    die_at(point, nth, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    with Connections(load_settings()) as connections:
+        account = account_of(connections)
+        connections.ledger.hold(account)
+        run_id = uuid.uuid4().hex
+        fetch(connections, account, run_id=run_id)
+        send(connections, account, run_id, merge(connections, account, run_id))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], *map(int, sys.argv[2:]))

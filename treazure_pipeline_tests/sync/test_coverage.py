@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from treazure_pipeline.errors import RemoteError
+from treazure_pipeline.ledger import figures, snapshots
+from treazure_pipeline_tests.sync.shop import Shop, account_of, assert_in_step, fetch
+
+BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)
+OVERLAP = timedelta(hours=2)
+INSTANT = timedelta(seconds=20)
+
+
+def covered(shop: Shop) -> list[tuple[datetime, datetime]]:
+    return shop.sql("select lower(r), upper(r) from programme, unnest(covered) r order by 1")
+
+
+def holes(shop: Shop) -> int:
+    with shop.connect() as connections:
+        return len(figures.holes(connections.ledger, account_of(connections)))
+
+
+def test_the_first_window_begins_at_the_programmes_beginning_and_ends_two_hours_from_now(shop: Shop) -> None:
+    run = shop.sync(PROGRAMME_BEGINNING="2001-02-03")
+    window = run.snapshot.window
+    assert window.start == datetime(2001, 2, 3, tzinfo=UTC)
+    assert window.is_full
+    ((start, end),) = covered(shop)
+    assert start == window.start
+    assert abs(window.end - end - OVERLAP) < INSTANT
+
+
+def test_the_next_window_begins_two_hours_before_the_export_that_is_in_the_ledger_was_asked_for(shop: Shop) -> None:
+    shop.sync()
+    ((asked,),) = shop.sql("select asked from observation where state = 'merged'")
+    run = shop.sync()
+    assert run.snapshot.window.start == asked - OVERLAP
+    assert not run.snapshot.window.is_full
+    assert holes(shop) == 0
+
+
+def test_an_export_that_was_fetched_and_never_merged_covers_nothing(shop: Shop) -> None:
+    shop.sync()
+    before = covered(shop)
+    with shop.connect() as connections:
+        fetch(connections, account_of(connections))
+    assert covered(shop) == before
+    shop.sandbox.play_hour(changes=10)
+    shop.sync()
+    assert holes(shop) == 0
+    assert_in_step(shop)
+
+
+def test_days_without_a_run_leave_no_hole(shop: Shop) -> None:
+    shop.sync()
+    shop.sandbox.play_hour(changes=10)
+    shop.sandbox.move_clock(3 * 24 * 3600)
+    shop.time_passes(hours=3 * 24)
+    shop.sandbox.move_clock(0)
+    shop.sandbox.behave(treazure_clock=-3 * 24 * 3600, engage_clock=-3 * 24 * 3600)
+    run = shop.sync()
+    assert run.snapshot.window.end - run.snapshot.window.start > timedelta(days=3, hours=4)
+    assert len(covered(shop)) == 1
+    assert holes(shop) == 0
+    assert_in_step(shop)
+
+
+def test_a_window_by_hand_that_leaves_a_gap_is_shown_and_the_next_run_closes_it(shop: Shop) -> None:
+    shop.sync()
+    shop.time_passes(hours=48)
+    now = datetime.now(UTC)
+    shop.sync(window=(now - timedelta(hours=1), now + OVERLAP))
+    assert len(covered(shop)) == 2
+    assert holes(shop) == 1
+    gap_begins = covered(shop)[0][1]
+    run = shop.sync()
+    assert run.snapshot.window.start == gap_begins - OVERLAP
+    assert len(covered(shop)) == 1
+    assert holes(shop) == 0
+
+
+def test_a_window_by_hand_before_the_first_sync_does_not_count_as_the_beginning(shop: Shop) -> None:
+    now = datetime.now(UTC)
+    shop.sync(window=(now - timedelta(hours=1), now + OVERLAP))
+    run = shop.sync()
+    assert run.snapshot.window.start == BEGINNING
+    assert_in_step(shop)
+
+
+def test_a_window_in_the_past_takes_nothing_back(shop: Shop) -> None:
+    shop.sync()
+    before = covered(shop)
+    shop.sandbox.play_hour(changes=10)
+    shop.sync(window=(BEGINNING, datetime.now(UTC) - timedelta(days=1)))
+    assert covered(shop)[0][1] >= before[0][1]
+    shop.sync()
+    assert_in_step(shop)
+
+
+def test_a_window_that_ends_in_the_past_covers_no_more_than_it_asked_for(shop: Shop) -> None:
+    end = datetime.now(UTC) - timedelta(days=1)
+    shop.sync(window=(BEGINNING, end))
+    assert covered(shop) == [(BEGINNING, end)]
+    assert shop.sync().snapshot.window.start == end - OVERLAP
+    assert_in_step(shop)
+
+
+def test_an_earlier_beginning_is_fetched_from_there(shop: Shop) -> None:
+    shop.sync(PROGRAMME_BEGINNING="2020-01-01")
+    run = shop.sync(PROGRAMME_BEGINNING="2010-01-01")
+    assert run.snapshot.window.start == datetime(2010, 1, 1, tzinfo=UTC)
+    assert_in_step(shop)
+
+
+def test_a_failed_run_covers_nothing_and_the_next_one_fetches_its_time_too(shop: Shop) -> None:
+    shop.sync()
+    before = covered(shop)
+    shop.sandbox.play_hour(changes=10)
+    shop.sandbox.set_fault("truncated", count=1)
+    with pytest.raises(RemoteError):
+        shop.sync()
+    assert covered(shop) == before
+    run = shop.sync()
+    assert run.snapshot.window.start == before[0][1] - OVERLAP
+    assert_in_step(shop)
+
+
+@pytest.mark.parametrize("hours", [-1.9, -0.5, 0.5, 1.9])
+def test_clocks_of_treazure_that_are_apart_by_less_than_the_overlap_lose_nothing(shop: Shop, hours: float) -> None:
+    shop.sandbox.behave(treazure_clock=hours * 3600)
+    for _ in range(2):
+        shop.sandbox.play_hour(changes=20)
+        shop.sync()
+        assert_in_step(shop)
+
+
+def test_a_clock_step_of_treazure_between_two_runs_loses_nothing(shop: Shop) -> None:
+    for step in (0, 1.5, -1.5, 0):
+        shop.sandbox.behave(treazure_clock=step * 3600)
+        shop.sandbox.play_hour(changes=20)
+        shop.sync()
+        assert_in_step(shop)
+
+
+def test_mutations_that_treazure_commits_late_are_found_by_the_overlap(shop: Shop) -> None:
+    shop.sync()
+    shop.sandbox.behave(commit_calls=2)
+    shop.sandbox.play_hour(changes=20)
+    assert shop.sync().pushed.sent == 0
+    run = shop.sync()
+    assert run.pushed.sent > 0
+    assert shop.sandbox.differences()["uncommitted"] == 0
+    assert_in_step(shop)
+
+
+def test_mutations_committed_more_than_an_hour_late_are_found_by_the_overlap(shop: Shop) -> None:
+    shop.sync()
+    shop.sandbox.behave(commit_delay=7000)
+    shop.sandbox.play_hour(changes=20)
+    shop.sandbox.behave(commit_delay=0)
+    assert shop.sync().pushed.sent == 0
+    shop.time_passes(hours=1.9)
+    shop.sandbox.move_clock(6900)
+    shop.sandbox.behave(treazure_clock=-6900)
+    shop.sandbox.commit()
+    assert shop.sync().pushed.sent > 0
+    assert_in_step(shop)
+
+
+def test_the_database_s_clock_set_back_skips_nothing(shop: Shop) -> None:
+    shop.sync()
+    shop.time_passes(hours=-1)
+    shop.sandbox.play_hour(changes=20)
+    run = shop.sync()
+    with shop.connect() as connections:
+        account = account_of(connections)
+        assert snapshots.next_window(connections.ledger, account).start <= datetime.now(UTC)
+    assert run.snapshot.window.start <= datetime.now(UTC)

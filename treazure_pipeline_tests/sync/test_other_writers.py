@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import httpx
+
+from treazure_pipeline.ledger import adjustments as queue
+from treazure_pipeline.orchestration.adjustments import work_of
+from treazure_pipeline.sandbox import API_KEY, LOYALTY_ID
+from treazure_pipeline.sync.adjustments import process
+from treazure_pipeline.sync.other_writers import foreign_balances, foreign_transactions
+from treazure_pipeline_tests.sync.shop import Shop, account_of
+
+
+def test_a_balance_that_somebody_else_set_in_engage_is_noticed(shop: Shop) -> None:
+    shop.sync()
+    with shop.connect() as connections:
+        account, programme = account_of(connections), connections.settings.programmes[0]
+        assert foreign_balances(connections.ledger, connections.engage, account, programme, grace=0) == []
+        contacts = [row[0] for row in shop.sql("select contact::text from ledger")]
+        now = datetime.now(UTC).isoformat()
+        rows = [{"contactId": c, "amount": 987_654, "definitionId": 1, "timeStamp": now} for c in contacts]
+        answer = httpx.post(
+            f"{shop.sandbox.base_url}/api/v2/point-accounts/balances",
+            json=rows,
+            headers={"apikey": API_KEY, "User-Agent": "somebody/1"},
+        )
+        assert answer.is_success
+        shop.sandbox.apply_queue()
+        signs = foreign_balances(connections.ledger, connections.engage, account, programme, grace=0)
+    assert signs
+    assert "987654" in signs[0].text
+
+
+def test_a_movement_that_repeats_an_adjustment_without_our_receipt_is_noticed(shop: Shop) -> None:
+    shop.sync()
+    contact = shop.sandbox.contact_ids(1)[0]
+    payload = {"contactId": contact, "amount": Decimal("7.5"), "pointDefinitionId": 1, "description": "gift"}
+    with shop.connect() as connections:
+        account = account_of(connections)
+        queue.add(connections.ledger, "event-1", payload)
+        process(work_of(connections, connections.settings.programmes, "run"))
+        assert foreign_transactions(connections.ledger, connections.treazure, account) == []
+        connections.treazure.post_transaction(
+            contact, LOYALTY_ID, Decimal("7.5"), receipt="middleware-1", comment="gift"
+        )
+        signs = foreign_transactions(connections.ledger, connections.treazure, account)
+    assert [sign.contact for sign in signs] == [contact]
+    assert "middleware-1" in signs[0].text
