@@ -1,0 +1,86 @@
+"""A server for the measurements, filled ledgers as templates, and a clone of one for each measurement."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import members
+import psycopg
+import sqlalchemy as sa
+from psycopg.sql import SQL, Identifier
+
+from treazure_pipeline.database import embedded, schema
+
+_FILL = SQL("""
+insert into programme (name, loyalty_id, definition_id, covered, export_answered, points_total, audited_at)
+select 'points', {loyalty_id}, 1, tstzmultirange(tstzrange('2000-01-01', now() - interval '1 hour')),
+       now() - interval '1 hour', coalesce(sum({balance}), 0), now() from generate_series(1, {base}) n;
+insert into ledger select 1, {contact}, {balance}, 0, 0 from generate_series(1, {base}) n order by 2;
+""")
+
+
+@contextmanager
+def running_server() -> Iterator[str]:
+    """Start an embedded server for the block, with the product's own tuning; yield its URL."""
+    home = Path(tempfile.mkdtemp(prefix="treazure-benchmarks-", dir="/tmp"))
+    home.chmod(0o755)
+    try:
+        yield embedded.start(home)
+    finally:
+        embedded.stop(home)
+        shutil.rmtree(home)
+
+
+def fill(url: str, base: int) -> None:
+    """Make the template: a ledger that knows the members 1 to `base` and whose coverage ended an hour ago."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(SQL("create database {}").format(_template(base)))
+    filled = sibling(url, f"filled_{base}")
+    schema.upgrade(filled)
+    with psycopg.connect(filled, autocommit=True) as connection:
+        connection.execute(SQL("set search_path to {}").format(Identifier(schema.SCHEMA)))
+        connection.execute(
+            _FILL.format(
+                loyalty_id=members.LOYALTY_ID,
+                contact=SQL(members.CONTACT_SQL),
+                balance=SQL(members.BEFORE_SQL),
+                base=base,
+            )
+        )
+        connection.execute("vacuum (analyze, freeze)")
+
+
+@contextmanager
+def cloned(url: str, base: int) -> Iterator[str]:
+    """A ledger of `base` members as the template has it, for the block; nothing of it in PostgreSQL's own cache."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(SQL("create database measured template {} strategy file_copy").format(_template(base)))
+        connection.execute("checkpoint")
+        try:
+            yield sibling(url, "measured")
+        finally:
+            connection.execute("drop database measured with (force)")
+
+
+def sequential_scans(url: str) -> int:
+    """Return how often the ledger has been read from end to end."""
+    with psycopg.connect(url) as connection:
+        row = connection.execute(
+            "select seq_scan from pg_stat_user_tables where schemaname = %s and relname = 'ledger'",
+            [schema.SCHEMA],
+        ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def _template(base: int) -> Identifier:
+    return Identifier(f"filled_{base}")
+
+
+def sibling(url: str, database: str) -> str:
+    """Return the URL of another database on the same server."""
+    return sa.make_url(url).set(database=database).render_as_string(hide_password=False)
