@@ -11,6 +11,7 @@ import re
 from base64 import b64decode
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, time
+from decimal import Decimal
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -39,6 +40,12 @@ _ONE_PROGRAMME = {
     "ENGAGE_DEFINITION_ID": "definition_id",
     "PROGRAMME_BEGINNING": "beginning",
     "PROGRAMME_DECIMALS": "decimals",
+}
+_GUARDS = {
+    "GUARD_MAX_CHANGED_SHARE": "max_changed_share",
+    "GUARD_MAX_ZEROED_SHARE": "max_zeroed_share",
+    "GUARD_MAX_TOTAL_SHARE": "max_total_share",
+    "GUARD_MAX_SINGLE_CHANGE": "max_single_change",
 }
 _LOYALTY_ID_IS_MISSING = (
     "is missing: set it to the loyaltyPointDefinitionId of the programme in Treazure, "
@@ -115,12 +122,44 @@ def _webhook_secrets(value: object) -> object:
     return secrets
 
 
+def _split(value: object) -> object:
+    return value.replace(",", " ").split() if isinstance(value, str) else value
+
+
+def _ping_url(value: SecretStr | None) -> SecretStr | None:
+    if value is not None:
+        url = urlsplit(value.get_secret_value())
+        if url.scheme not in {"http", "https"} or not url.hostname:
+            raise ValueError("must be an address such as https://example.org/ping")
+        if url.scheme == "http" and not _is_loopback(url.hostname):
+            raise ValueError("must begin with https:// (plain http is for this machine only)")
+    return value
+
+
 def _home(value: Path) -> Path:
     return value.expanduser().absolute()
 
 
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_database_url)]
+
+
+class Guards(BaseModel):
+    """How much one run may change before a person has to approve it. Shares apply from 1,000 known contacts.
+
+    Attributes:
+        max_changed_share: Of the known contacts, how many may change; 1 switches the guard off.
+        max_zeroed_share: Of the known contacts, how many may go to zero; 1 switches the guard off.
+        max_total_share: By how much of itself the points total may change; it can more than double.
+        max_single_change: Points by which one contact's balance may change.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    max_changed_share: Annotated[Decimal, Field(ge=0, le=1)] = Decimal("0.2")
+    max_zeroed_share: Annotated[Decimal, Field(ge=0, le=1)] = Decimal("0.02")
+    max_total_share: Annotated[Decimal, Field(ge=0)] = Decimal("0.2")
+    max_single_change: Annotated[Decimal, Field(ge=0)] = Decimal(1_000_000)
 
 
 class Programme(BaseModel):
@@ -132,6 +171,7 @@ class Programme(BaseModel):
         definition_id: Engage's ``definitionId``.
         beginning: The earliest time asked of Treazure when nothing has been read yet; aware, UTC.
         decimals: Digits after the point that Engage keeps.
+        guards: What a run may change without approval.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True, hide_input_in_errors=True)
@@ -141,6 +181,7 @@ class Programme(BaseModel):
     definition_id: Annotated[int, Field(ge=1, le=2**31 - 1)] = 1
     beginning: Annotated[datetime, BeforeValidator(_beginning)] = datetime(2000, 1, 1, tzinfo=UTC)
     decimals: Annotated[int, Field(ge=0, le=9)] = 2
+    guards: Guards = Guards()
 
 
 class Storage(BaseModel):
@@ -199,7 +240,19 @@ class Settings(Storage):
     engage_timeout_seconds: float = Field(default=30, gt=0, le=3600, allow_inf_nan=False)
 
     engage_verify_grace_seconds: float = Field(default=1800, ge=0, allow_inf_nan=False)
+    approval_lifetime_hours: float = Field(default=24, gt=0, le=24 * 30, allow_inf_nan=False)
+    ledger_history_days: int = Field(default=400, ge=7)
+    alert_urls: Annotated[tuple[SecretStr, ...], BeforeValidator(_split)] = Field(
+        default=(), validation_alias="TREAZURE_PIPELINE_ALERT_URLS"
+    )
+    dead_man_url: Annotated[SecretStr | None, AfterValidator(_ping_url)] = None
     adjustment_long_description: Literal["truncate", "reject"] = "truncate"
+
+    migration_delivery_url: SecretStr | None = Field(
+        default=None, description="an fsspec URL; None means the folder `migration` in the home"
+    )
+    migration_mode: Literal["log", "balance"] = "log"
+    migration_key_type: Literal["ContactId", "MemberNumber", "ExternalId"] = "ContactId"
 
     retry_scale: float = Field(default=1, ge=0, allow_inf_nan=False, validation_alias="TREAZURE_PIPELINE_RETRY_SCALE")
     programmes: tuple[Programme, ...] = Field(min_length=1)
@@ -213,12 +266,14 @@ class ReceiverSettings(Storage):
         engage_webhook_secret: Any of them may have signed a delivery, so that a secret can be replaced.
         adjustment_answer_within_seconds: How long after its arrival a delivery may wait for the new balance.
             The sender gives up after 15 seconds.
+        history_api_key: What a reader of points histories has to show; None: nobody may read any.
     """
 
     engage_webhook_secret: Annotated[tuple[SecretStr, ...], BeforeValidator(_webhook_secrets)] = Field(
         min_length=1, description="the signing secret of the webhook endpoint in Engage (whsec_...)"
     )
     adjustment_answer_within_seconds: float = Field(default=0, ge=0, lt=15, allow_inf_nan=False)
+    history_api_key: SecretStr | None = None
 
 
 def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
@@ -390,25 +445,29 @@ def _programmes(given: Mapping[str, str], problems: dict[str, str]) -> tuple[Pro
         for variable in _ONE_PROGRAMME.keys() & given.keys():
             problems[variable] = f"must not be set beside {_PROGRAMMES_FILE}, which holds it for each programme"
         try:
-            return _read_programmes(Path(given[_PROGRAMMES_FILE]).expanduser())
+            return _read_programmes(Path(given[_PROGRAMMES_FILE]).expanduser(), _guards(given))
         except ValueError as error:
             problems[_PROGRAMMES_FILE] = f"({given[_PROGRAMMES_FILE]!r}) {error}"
             return ()
-    fields = {"name": "points"}
+    fields: dict[str, Any] = {"name": "points", "guards": _guards(given)}
     fields |= {field: given[variable] for variable, field in _ONE_PROGRAMME.items() if variable in given}
     try:
         return (Programme.model_validate(fields),)
     except ValidationError as error:
-        variables = {field: variable for variable, field in _ONE_PROGRAMME.items()}
+        variables = {field: variable for variable, field in (_ONE_PROGRAMME | _GUARDS).items()}
         for details in error.errors():
-            field = str(details["loc"][0])
-            problems[variables[field]] = (
-                _LOYALTY_ID_IS_MISSING if details["type"] == "missing" else f"({fields[field]!r}) {_reason(details)}"
+            variable = variables[str(details["loc"][-1])]
+            problems[variable] = (
+                _LOYALTY_ID_IS_MISSING if details["type"] == "missing" else f"({given[variable]!r}) {_reason(details)}"
             )
         return ()
 
 
-def _read_programmes(path: Path) -> tuple[Programme, ...]:
+def _guards(given: Mapping[str, str]) -> dict[str, str]:
+    return {field: given[variable] for variable, field in _GUARDS.items() if variable in given}
+
+
+def _read_programmes(path: Path, guards: Mapping[str, str]) -> tuple[Programme, ...]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -425,7 +484,7 @@ def _read_programmes(path: Path) -> tuple[Programme, ...]:
     for number, entry in enumerate(content, start=1):
         name = entry.get("name") if isinstance(entry, dict) else None
         try:
-            programmes.append(Programme.model_validate(entry))
+            programmes.append(Programme.model_validate(_with_guards(entry, guards)))
         except ValidationError as error:
             wrong.extend(
                 f"programme {number}{f' ({name})' if name else ''}: {_key(details)} {_reason(details)}"
@@ -441,6 +500,14 @@ def _read_programmes(path: Path) -> tuple[Programme, ...]:
     if wrong:
         raise ValueError("has mistakes: " + "; ".join(wrong))
     return tuple(programmes)
+
+
+def _with_guards(entry: Any, guards: Mapping[str, str]) -> Any:
+    """Let a programme's own guards go before those of the environment, which are for all."""
+    own = entry.get("guards") if isinstance(entry, dict) else None
+    if not isinstance(entry, dict) or (own is not None and not isinstance(own, dict)):
+        return entry
+    return entry | {"guards": {**guards, **(own or {})}}
 
 
 def _key(details: ErrorDetails) -> str:

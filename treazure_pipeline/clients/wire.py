@@ -73,7 +73,10 @@ class _Balance(msgspec.Struct):
 
 
 class Movement(msgspec.Struct, rename="camel", frozen=True):
-    """A movement of points in Treazure's log; `balance` is the one after it, `amount` negative where points go."""
+    """A movement of points in Treazure's log; `balance` is the one after it, `amount` negative where points go.
+
+    `expires_at` is there only where the programme expires points by the date they were earned.
+    """
 
     date_time: datetime
     amount: Decimal
@@ -81,6 +84,11 @@ class Movement(msgspec.Struct, rename="camel", frozen=True):
     balance: Decimal
     receipt_nr: str | None = None
     comment: str | None = None
+    expires_at: datetime | None = None
+    operator_id: str | None = None
+    shop_id: str | None = None
+    pos_id: str | None = None
+    properties: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
