@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from treazure_pipeline.cli import instance, output
-from treazure_pipeline.errors import BusyError, PipelineError, SettingsError
+from treazure_pipeline.errors import BusyError, GuardTrippedError, PipelineError, SettingsError
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance, ExecuteInProcessResult, JobDefinition
@@ -192,11 +192,12 @@ def _values(result: ExecuteInProcessResult) -> dict[str, Any]:
 
 
 def _outcome(result: ExecuteInProcessResult, failures: Sequence[PipelineError]) -> dict[str, Any]:
-    if result.success:
-        return {"status": "ok", "exit_code": 0}
     error = failures[-1] if failures else None
+    held = isinstance(error, GuardTrippedError)
+    if result.success and not held:
+        return {"status": "ok", "exit_code": 0}
     return {
-        "status": "busy" if isinstance(error, BusyError) else "failed",
+        "status": "held" if held else "busy" if isinstance(error, BusyError) else "failed",
         "error": str(error) if error is not None else "The run failed; its log in Dagster says why.",
         "exit_code": error.exit_code if error is not None else 1,
     }
@@ -211,7 +212,11 @@ def _summary(programme: Programme, result: ExecuteInProcessResult, failures: Seq
     summary["seconds"] = {
         name.removeprefix("seconds_"): value for name, value in values.items() if name.startswith("seconds_")
     }
-    return summary | _outcome(result, failures)
+    outcome = _outcome(result, failures)
+    if outcome["status"] == "held" and "sent" not in summary and "changed" in summary:
+        everything = summary["changed"] + summary["carried_over"]
+        summary |= {"sent": 0, "refused": 0, "held": everything, "pending": 0, "requests": 0}
+    return summary | outcome
 
 
 def _iso(timestamp: float) -> str:

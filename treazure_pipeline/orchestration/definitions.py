@@ -9,6 +9,7 @@ import dagster as dg
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.orchestration.adjustments import build_adjustments
 from treazure_pipeline.orchestration.balance_sync import CONNECTIONS, build_balance_sync
+from treazure_pipeline.orchestration.guards import build_approval
 from treazure_pipeline.settings import Settings
 
 
@@ -26,7 +27,7 @@ def build_definitions(settings: Settings, connect: Callable[[Settings], Connecti
     syncs = [build_balance_sync(programme, prefixed=settings.prefixed) for programme in settings.programmes]
     sync = dg.Definitions(
         assets=[asset for sync in syncs for asset in sync.assets],
-        jobs=[sync.job for sync in syncs],
+        jobs=[*(sync.job for sync in syncs), build_approval(CONNECTIONS)],
         schedules=[sync.schedule for sync in syncs],
         resources={CONNECTIONS: connections},
         # Also for what is materialised by hand: one process keeps one lock and its connections from step to step.
