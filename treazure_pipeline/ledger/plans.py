@@ -48,7 +48,6 @@ class Shift:
     net: Decimal
     total: Decimal
     largest: Decimal
-    largest_contact: str | None
     negative: int
     approved: int
     is_first_load: bool
@@ -288,7 +287,7 @@ lone as materialized (
            p.master < 0 and p.let_through is distinct from p.master and not p.gone as negative
     from pending p left join ledger l on l.programme = p.programme and l.contact = p.contact
     where p.programme = %(programme)s),
-due as materialized (
+due as (
     select r.contact, r.before, r.after from change c, unnest(c.contacts, c.before, c.after) as r (contact, before, after)
     where c.programme = %(programme)s and c.planned and r.contact not in (select contact from lone)
     union all
@@ -297,21 +296,24 @@ due as materialized (
 
 _SHIFT = f"""
 with {_ROWS}, {_APPROVED},
-judged as materialized (
-    select d.*, after - coalesce(before, 0) as change from due d
-    where not exists (select from approved a where a.contact = d.contact and a.after = d.after))
-select count(*) as rows, coalesce((select contacts from known where programme = %(programme)s), 0) as known,
-       count(before) as changed, count(*) filter (where after = 0 and before <> 0) as zeroed,
-       count(*) filter (where before is null) as new, coalesce(sum(change), 0) as net,
-       (select points_total from programme where id = %(programme)s)
-           - (select coalesce(sum(after - coalesce(before, 0)), 0) from due)
-           - (select coalesce(sum(after - coalesce(before, 0)), 0) from lone where held) as total,
-       coalesce(max(abs(change)), 0) as largest,
-       (select contact::text from judged order by abs(change) desc, contact limit 1) as largest_contact,
-       (select count(*) from lone where negative) as negative,
-       (select count(*) from due) - count(*) as approved,
-       (select loaded_at is null from programme where id = %(programme)s) as is_first_load
-from judged
+judged as not materialized (
+    select before, after, after - coalesce(before, 0) as change,
+           (d.contact, d.after) not in (select contact, after from approved) as open
+    from due d),
+summed as (
+    select count(*) as due, sum(change) as all_change, count(*) filter (where open) as rows,
+           count(before) filter (where open) as changed, count(*) filter (where open and after = 0 and before <> 0) as zeroed,
+           count(*) filter (where open and before is null) as new, coalesce(sum(change) filter (where open), 0) as net,
+           greatest(max(change) filter (where open), -min(change) filter (where open), 0) as largest
+    from judged),
+held as (
+    select coalesce(sum(after - coalesce(before, 0)) filter (where held), 0) as held_change,
+           count(*) filter (where negative) as negative
+    from lone)
+select rows, coalesce((select contacts from known where programme = g.id), 0) as known, changed, zeroed, new, net,
+       g.points_total - coalesce(all_change, 0) - held_change as total, largest, negative, due - rows as approved,
+       g.loaded_at is null as is_first_load
+from summed, held, programme g where g.id = %(programme)s
 """
 
 _STORE = f"""
@@ -319,7 +321,7 @@ with {_ROWS}, {_APPROVED},
 kept as materialized (
     select contact, before, after, (row_number() over (order by contact) - 1) / %(lot)s as lot from (
         select contact, before, after from due d
-        where %(all)s and not exists (select from approved a where a.contact = d.contact and a.after = d.after)
+        where %(all)s and (d.contact, d.after) not in (select contact, after from approved)
         union all
         select contact, before, after from lone where negative) k),
 lots as materialized (

@@ -37,7 +37,7 @@ def guard_check(connections: Connections, account: Account, judgement: Judgement
     shown: dict[str, Any] = {
         name: value if isinstance(value, int) else md.number(value)
         for name, value in asdict(shift).items()
-        if name not in {"largest_contact", "is_first_load"}
+        if name != "is_first_load"
     }
     shown |= {
         "first_load": shift.is_first_load,

@@ -77,8 +77,8 @@ def tripped(shift: Shift, guards: Guards) -> list[str]:
         ]  # fmt: skip
     if shift.largest > guards.max_single_change:
         found.append(
-            f"one balance would change by {shift.largest:,} (contact {shift.largest_contact}), more than the "
-            f"{guards.max_single_change:,} of GUARD_MAX_SINGLE_CHANGE"
+            f"one balance would change by {shift.largest:,} points, more than the {guards.max_single_change:,} of "
+            "GUARD_MAX_SINGLE_CHANGE"
         )
     return [reason for reason in found if reason]
 

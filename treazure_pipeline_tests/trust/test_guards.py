@@ -303,7 +303,7 @@ def test_an_approved_push_that_is_killed_goes_on_in_the_next_run(new_shop: Calla
 def test_a_guard_that_can_not_be_evaluated_counts_as_tripped() -> None:
     nothing = Shift(
         rows=10, known=2000, changed=1, zeroed=0, new=9, net=Decimal(50), total=Decimal(0), largest=Decimal(5),
-        largest_contact="c", negative=0, approved=0, is_first_load=False,
+        negative=0, approved=0, is_first_load=False,
     )  # fmt: skip
     assert "can't be told" in tripped(nothing, Guards())[0]
     assert tripped(replace(nothing, is_first_load=True), Guards()) == []
@@ -313,7 +313,7 @@ def test_a_guard_that_can_not_be_evaluated_counts_as_tripped() -> None:
 def test_shares_exactly_at_their_limit_pass() -> None:
     at_limit = Shift(
         rows=300, known=1000, changed=200, zeroed=20, new=0, net=Decimal(-200), total=Decimal(1000),
-        largest=Decimal(1_000_000), largest_contact="c", negative=0, approved=0, is_first_load=False,
+        largest=Decimal(1_000_000), negative=0, approved=0, is_first_load=False,
     )  # fmt: skip
     assert tripped(at_limit, Guards()) == []
     assert len(tripped(replace(at_limit, changed=201, zeroed=21, net=Decimal("-200.01")), Guards())) == 3
