@@ -131,6 +131,8 @@ def _other_writers(settings: Settings) -> Iterator[Finding]:
             for programme in settings.programmes:
                 account = connections.ledger.find(programme)
                 if account is None:
+                    for system in ("Treazure", "Engage"):
+                        yield Finding(f"other writers: {system}, {programme.name}", "ok", "nothing was synced yet")
                     continue
                 movements = foreign_transactions(connections.ledger, connections.treazure, account)
                 yield _signs(f"other writers: Treazure, {programme.name}", movements,
