@@ -4,7 +4,7 @@ Level-triggered like the sync: each evaluation finds all that is wrong now, the 
 told, and the difference is sent. So nothing is told twice, and what could not be sent is sent later.
 
 Belongs here: what is wrong enough to be told, in which words, and the sending. Does not: runs (`orchestration.alerts`)
-and statements (`ledger.alerts`). The addresses of targets are secrets: they leave this module only to the target itself.
+and statements (`ledger.alerts`). The addresses of targets are secrets: they leave this module only to their target.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def of_programme(programme: Programme, health: Health, drift: memory.Drift, ui: 
             f"{name}:stale_data",
             f"{name}: balances are stale",
             f"Changes in Treazure after {_utc(health.covered_until)} have not been fetched.\n"
-            "Do: `treazure-pipeline doctor` says whether the daemon runs and Treazure answers. The next run makes up for "
-            f"all that was missed; sooner: `treazure-pipeline run balance-sync`.\n{ui}/treazure_balance_snapshot",
+            "Do: `treazure-pipeline doctor` says whether the daemon runs and Treazure answers. The next run makes up "
+            f"for all that was missed; sooner: `treazure-pipeline run balance-sync`.\n{ui}/treazure_balance_snapshot",
         )
     if health.plan is not None:
         reasons = health.plan_reasons or []
@@ -125,16 +125,16 @@ def of_queue(queue: Queue, ui: str) -> Iterator[Alert]:
             "Engage has delivered nothing for a day",
             f"The last webhook that proved to be Engage's came at {_utc(queue.last_delivery)}. Engage gives up on a "
             "delivery after 27.5 hours, and on the endpoint after 5 days.\n"
-            "Do: see whether the receiver is up and can be reached from outside, whether ENGAGE_WEBHOOK_SECRET is still "
-            f"the endpoint's, and whether Engage has disabled the endpoint.\n{ui}",
+            "Do: see whether the receiver is up and can be reached from outside, whether ENGAGE_WEBHOOK_SECRET is "
+            f"still the endpoint's, and whether Engage has disabled the endpoint.\n{ui}",
         )
 
 
 def tell(ledger: Ledger, firing: Sequence[Alert], urls: Sequence[SecretStr]) -> Told:
     """Record what is wrong now and tell every target what it has not been told. Never raises for a target's sake.
 
-    The caller is the only one that evaluates (`ledger.alerts.evaluating`). Where a process is killed after a target took
-    a message and before that was recorded, it is told once more.
+    The caller is the only one that evaluates (`ledger.alerts.evaluating`). A process that is killed between a target's
+    taking a message and the record of it tells it once more.
     """
     _silence()
     memory.record(ledger, [(alert.key, alert.title, alert.body) for alert in firing])
