@@ -9,7 +9,6 @@ from dataclasses import asdict
 from datetime import datetime
 
 import click
-from rich.table import Column, Table
 
 from treazure_pipeline.cli import instance, output
 from treazure_pipeline.cli.run import chosen
@@ -72,10 +71,10 @@ def list_(
         oldest = min((group.since for group in groups), default=None)
         since = f", the oldest since {_time(oldest)}" if oldest else ""
         output.say(f"{account.name}: {outstanding:,} outstanding{since}")
-        if as_rows and rows:
-            output.console().print(_table_of_rows(rows))
-        elif groups and not as_rows:
-            output.console().print(_table_of_groups(groups[:limit]))
+        for row in rows:
+            _say_row(row)
+        for group in () if as_rows else groups[:limit]:
+            _say_group(group)
 
 
 @command.command()
@@ -167,32 +166,30 @@ def _as_json(
     }
 
 
-def _table_of_groups(groups: Sequence[kept.Group]) -> Table:
-    table = Table(
-        "Rows", Column("Reason", overflow="fold"), "From", "Gone", "First seen", "Last seen", "Next try", box=None
-    )
-    for group in groups:
-        table.add_row(
-            f"{group.rows:,}", group.reason, _ORIGINS[group.origin], f"{group.gone:,}" if group.gone else "",
-            _time(group.first_seen), _time(group.last_seen), _time(group.next_try),
-        )  # fmt: skip
-    return table
+def _say_group(group: kept.Group) -> None:
+    facts = [_ORIGINS[group.origin], f"first {_time(group.first_seen)}", f"last {_time(group.last_seen)}"]
+    if group.next_try:
+        facts.append(f"next try {_time(group.next_try)}")
+    if group.gone:
+        facts.append(f"{group.gone:,} gone")
+    output.say(f"{group.rows:>9,}  {group.reason}")
+    output.say(f"{'':>9}  {', '.join(facts)}")
 
 
-def _table_of_rows(rows: Sequence[kept.Rejection]) -> Table:
-    table = Table(
-        Column("Contact", overflow="fold"), Column("Reason", overflow="fold"), "Times", "Since", "Last seen",
-        "Next try", Column("Balance or row", overflow="fold"), "Digest", box=None,
-    )  # fmt: skip
-    for row in rows:
-        resolved = f"resolved {_time(row.resolved_at)} ({row.resolved_by})" if row.resolved_at else ""
-        table.add_row(
-            row.contact or "", row.reason, f"{row.times:,}", _time(row.since), _time(row.last_seen),
-            "gone" if row.gone else resolved or _time(row.next_try), row.balance or row.raw or "",
-            (row.digest or "")[:12],
-        )  # fmt: skip
-    return table
+def _say_row(row: kept.Rejection) -> None:
+    facts = [_ORIGINS[row.origin], f"{row.times:,} times", f"since {_time(row.since)}", f"last {_time(row.last_seen)}"]
+    if row.digest:
+        facts.append(f"digest {row.digest[:12]}")
+    if row.resolved_at:
+        facts.append(f"resolved {_time(row.resolved_at)} by {row.resolved_by}: {row.note or 'its cause is gone'}")
+    elif row.gone:
+        facts.append("gone")
+    elif row.next_try:
+        facts.append(f"next try {_time(row.next_try)}")
+    output.say(f"{row.contact or 'no contact'}  {', '.join(facts)}")
+    output.say(f"    {row.reason}")
+    output.say(f"    {row.raw}" if row.raw is not None else f"    balance {row.balance}")
 
 
 def _time(moment: datetime | None) -> str:
-    return "" if moment is None else f"{moment:%Y-%m-%d %H:%M}"
+    return "never" if moment is None else f"{moment:%Y-%m-%d %H:%M}"

@@ -78,7 +78,7 @@ def new_target() -> Iterator[Callable[[], Target]]:
 
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         target = Target(server.server_address[1])
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         servers.append(server)
         return target
 
