@@ -93,7 +93,8 @@ def of_programme(programme: Programme, health: Health, drift: memory.Drift, ui: 
         yield Alert(
             f"{name}:drift",
             f"{name}: Engage does not hold what it accepted",
-            f"{drift.contacts:,} contacts differ, {drift.unhealed:,} of them although they were sent again.\n"
+            f"{drift.contacts:,} contacts differ, the oldest since {_utc(drift.since)}, {drift.unhealed:,} of them "
+            "although they were sent again.\n"
             "Do: nothing at first, the next push sends them again. Where that did not help: `treazure-pipeline explain "
             f"CONTACT`, and ask Voyado with the transaction id.\n{ui}/engage_balance_verification",
         )

@@ -59,10 +59,11 @@ class Queue:
 
 @dataclass(frozen=True)
 class Drift:
-    """Contacts whose balance in Engage differs from what it accepted, and how many of them did not heal."""
+    """Contacts whose balance in Engage differs from what it accepted, since when, and how many of them did not heal."""
 
     contacts: int
     unhealed: int
+    since: datetime | None
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def drift(ledger: Ledger, account: Account) -> Drift:
     with ledger.connection() as connection:
         there = connection.execute("select to_regclass('verification') is not null").fetchone()
         if there is None or not there[0]:
-            return Drift(0, 0)
+            return Drift(0, 0, None)
         row = connection.execute(_DRIFT, {"programme": account.id}).fetchone()
     assert row is not None
     return Drift(*row)
@@ -200,7 +201,7 @@ from open
 """
 
 _DRIFT = """
-select count(*), count(*) filter (where rounds >= 3) from verification
+select count(*), count(*) filter (where rounds >= 3), min(since) from verification
 where programme = %(programme)s and verdict = 'drift'
 """
 

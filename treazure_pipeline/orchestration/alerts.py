@@ -1,7 +1,7 @@
 """Alerts in Dagster: the sensor that looks every 30 seconds at the ledger and at the runs, and tells what changed.
 
-Belongs here: which runs count as failed, the sensor, the dead man's switch. Does not: what is wrong with a programme and
-how it is told (`treazure_pipeline.alerts`). See https://docs.dagster.io/guides/automate/sensors
+Belongs here: which runs count as failed, the sensor, the dead man's switch. Does not: what is wrong with a programme
+and how it is told (`treazure_pipeline.alerts`). See https://docs.dagster.io/guides/automate/sensors
 """
 
 import os

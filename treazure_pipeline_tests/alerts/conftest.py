@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -56,31 +57,32 @@ def new_target() -> Iterator[Callable[[], Target]]:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
-                self._answer(lambda: target.messages.append(json.loads(body)))
+                self._answer(lambda: taker.messages.append(json.loads(body)))
 
             def do_GET(self) -> None:
                 def count() -> None:
-                    target.pings += 1
+                    taker.pings += 1
 
                 self._answer(count)
 
             def _answer(self, take: Callable[[], None]) -> None:
-                target.asked += 1
-                target.before_answer()
-                if target.status < 300:
+                taker.asked += 1
+                taker.before_answer()
+                if taker.status < 300:
                     take()
-                self.send_response(target.status)
-                self.send_header("content-length", "0")
-                self.end_headers()
+                with suppress(ConnectionError):
+                    self.send_response(taker.status)
+                    self.send_header("content-length", "0")
+                    self.end_headers()
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the signature is not ours
                 pass
 
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        target = Target(server.server_address[1])
+        taker = Target(server.server_address[1])
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         servers.append(server)
-        return target
+        return taker
 
     yield new
     for server in servers:

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 
@@ -8,13 +12,21 @@ import dagster as dg
 import pytest
 from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, WILL_RETRY_TAG
 
-from treazure_pipeline.alerts import Alert, misunderstood, tell
-from treazure_pipeline.ledger import alerts as memory
+from treazure_pipeline.alerts import misunderstood
 from treazure_pipeline_tests.adjustments.desk import Desk
 from treazure_pipeline_tests.alerts.conftest import SECRET, TOKEN, Target, Watch
-from treazure_pipeline_tests.sync.shop import Shop, account_of
+from treazure_pipeline_tests.sync.shop import Shop
 
 FAILED = "hourly_balance_sync failed"
+TELLS = """
+from treazure_pipeline.alerts import Alert, tell
+from treazure_pipeline.connections import Connections
+from treazure_pipeline.ledger.alerts import evaluating
+from treazure_pipeline.settings import load_settings
+with Connections(load_settings()) as connections, evaluating(connections.ledger) as alone:
+    assert alone
+    tell(connections.ledger, [Alert("one", "It is wrong", "Do: mend it.")], connections.settings.alert_urls)
+"""
 NOBODY = {"TREAZURE_BASE_URL": "http://127.0.0.1:9"}
 
 
@@ -308,23 +320,25 @@ def test_a_database_that_is_away_ends_the_tick_with_a_reason(watch: Watch) -> No
     assert "pass-word" not in said
 
 
-def test_a_message_killed_before_it_was_recorded_is_told_once_more_and_not_lost(
-    shop: Shop, target: Target, monkeypatch: pytest.MonkeyPatch
+def test_a_process_killed_while_a_target_takes_a_message_leaves_it_to_be_told_and_nothing_locked(
+    shop: Shop, target: Target
 ) -> None:
-    urls = shop.settings(TREAZURE_PIPELINE_ALERT_URLS=target.url).alert_urls
-    firing = [Alert("one", "It is wrong", "Do: mend it.")]
+    environment = {**os.environ, **shop.variables, "TREAZURE_PIPELINE_ALERT_URLS": target.url}
+    started = threading.Event()
+    victims: list[subprocess.Popen[bytes]] = []
 
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
+    def kill() -> None:
+        assert started.wait(60)
+        victims[0].kill()
+        victims[0].wait()
 
-    with shop.connect() as connections:
-        account_of(connections)
-        with monkeypatch.context() as patched:
-            patched.setattr(memory, "told", killed)
-            with pytest.raises(KeyboardInterrupt):
-                tell(connections.ledger, firing, urls)
-        for _ in range(2):
-            tell(connections.ledger, firing, urls)
+    target.before_answer = kill
+    victims.append(subprocess.Popen([sys.executable, "-c", TELLS], env=environment))
+    started.set()
+    assert victims[0].wait(60) == -signal.SIGKILL
+    target.before_answer = lambda: None
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", TELLS], env=environment, check=True)
     assert target.titles == ["It is wrong", "It is wrong"]
 
 
