@@ -173,6 +173,26 @@ def test_rejections_are_told_above_the_limit_only(watch: Watch, target: Target) 
     assert "101 rows of exports" in target.messages[0]["message"]
 
 
+def test_the_check_of_the_push_tells_how_many_are_outstanding_since_when_and_why(watch: Watch) -> None:
+    watch.shop.sandbox.set_fault("bad_rows", raw_rows=['{"accountNumber": "x"}', '{"accountNumber": "y"}'])
+    watch.run()
+    watch.shop.sandbox.play_hour(changes=5)
+    (check,) = [
+        check for check in watch.run().get_asset_check_evaluations() if check.check_name == "nothing_is_rejected"
+    ]
+    assert not check.passed
+    assert check.metadata["rows_of_exports"].value == 2
+    ((since,),) = watch.shop.sql("select extract(epoch from min(since))::float from rejection")
+    assert check.metadata["outstanding_since"].value == pytest.approx(since, abs=0.01)
+    assert "| export | accountNumber: the contact must be a GUID" in str(check.metadata["by_reason"].value)
+    watch.shop.sql("update rejection set resolved_at = now(), resolved_by = 'person'")
+    watch.shop.sandbox.play_hour(changes=5)
+    (check,) = [
+        check for check in watch.run().get_asset_check_evaluations() if check.check_name == "nothing_is_rejected"
+    ]
+    assert check.passed
+
+
 def test_uncertain_adjustments_a_queue_that_stands_still_and_a_silent_receiver_are_told(
     desk: Desk, instance: dg.DagsterInstance, target: Target
 ) -> None:

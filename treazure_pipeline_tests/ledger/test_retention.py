@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -248,3 +250,15 @@ def test_every_change_is_told_with_from_to_when_why_and_run(shop: Shop) -> None:
         assert len(frames.changes(connections.ledger, account, limit=5)) == 5
     total = shop.sql("select sum(c.points) = max(g.points_total) from balance_change c, programme g")
     assert total == [(True,)]
+
+
+def test_the_queries_in_the_documentation_work(shop: Shop) -> None:
+    hours_of_shop_life(shop)
+    text = (Path(__file__).parents[2] / "docs" / "ledger-history.md").read_text()
+    contact = shop.sandbox.contact_ids(1)[0]
+    one, per_day, liability = re.findall(r"```sql\n(.*?);\n```", text, re.DOTALL)
+    assert shop.sql(one.replace("0b5a0b1e-0000-0000-0000-000000000000", contact))[0][3] == "export"
+    ((_, contacts, given, taken),) = shop.sql(per_day)
+    ((_, total),) = shop.sql(liability)
+    assert contacts == 200
+    assert given + (taken or 0) == total == shop.sql("select points_total from programme")[0][0]
