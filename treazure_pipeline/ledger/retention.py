@@ -52,6 +52,12 @@ def prune(ledger: Ledger, days: int, *, rows: int = _ROWS, batches_at_once: int 
     )
 
 
+def megabytes(ledger: Ledger) -> dict[str, float]:
+    """Return how large the tables are that hold history, with their indexes."""
+    with ledger.connection() as connection:
+        return dict(connection.execute(_MEGABYTES).fetchall())
+
+
 def _in_lots(ledger: Ledger, statement: str, until: datetime, rows: int) -> int:
     total = 0
     while True:
@@ -75,6 +81,11 @@ def _prune_batches(ledger: Ledger, until: datetime, at_once: int) -> tuple[int, 
             return deleted, stripped
         after = last
 
+
+_MEGABYTES = """
+select name, round(pg_total_relation_size(name::regclass) / 1e6, 3)::float
+from unnest(array['change', 'batch', 'observation', 'adjustment_transition', 'plan_lot', 'rejection']) name
+"""
 
 _CHANGES = """
 delete from change where id = any (array(

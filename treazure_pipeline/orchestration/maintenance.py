@@ -10,7 +10,7 @@ import dagster as dg
 
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.errors import PipelineError
-from treazure_pipeline.ledger.retention import prune
+from treazure_pipeline.ledger.retention import megabytes, prune
 from treazure_pipeline.orchestration.balance_sync import CONNECTIONS, OWNERS
 from treazure_pipeline.settings import Settings
 
@@ -53,11 +53,14 @@ def build_maintenance(settings: Settings) -> dg.Definitions:
         connections: Connections = getattr(context.resources, CONNECTIONS)
         try:
             pruned = prune(connections.ledger, connections.settings.ledger_history_days)
+            sizes = {f"megabytes_{name}": value for name, value in megabytes(connections.ledger).items()}
         except PipelineError as error:
             connections.failures.append(error)
             raise dg.Failure(str(error), metadata={"error": type(error).__name__}, allow_retries=False) from error
         deleted = {f"deleted_{name}": value for name, value in asdict(pruned).items() if isinstance(value, int)}
-        return dg.MaterializeResult(metadata={"reaches_back_to": dg.MetadataValue.timestamp(pruned.until), **deleted})
+        return dg.MaterializeResult(
+            metadata={"reaches_back_to": dg.MetadataValue.timestamp(pruned.until), **deleted, **sizes}
+        )
 
     job = dg.define_asset_job(
         "prune_history",
