@@ -25,19 +25,9 @@ from treazure_pipeline.errors import BusyError, PipelineError
 
 # In the order of the help; treazure_pipeline.cli.<name>.command each.
 COMMANDS = (
-    "demo",
-    "dev",
-    "env",
-    "sandbox",
-    "doctor",
-    "run",
-    "status",
-    "plan",
-    "approve",
-    "adjustments",
-    "receiver",
-    "db",
-)
+    "demo", "dev", "env", "sandbox", "doctor", "run", "status", "plan", "approve", "explain", "rejections",
+    "adjustments", "receiver", "db",
+)  # fmt: skip
 
 
 class Commands(click.Group):

@@ -14,6 +14,7 @@ import psycopg
 from rich.markup import escape
 from rich.table import Table
 
+from treazure_pipeline.alerts import misunderstood
 from treazure_pipeline.cli import instance, output
 from treazure_pipeline.clients.engage import EngageClient
 from treazure_pipeline.clients.transport import RetryPolicy
@@ -72,6 +73,7 @@ def _findings() -> Iterator[Finding]:
     else:
         names = ", ".join(programme.name for programme in settings.programmes)
         yield Finding("settings", "ok", f"programmes: {names}")
+        yield _alerts(settings)
         yield from _systems(settings)
     try:
         storage = load_storage()
@@ -80,6 +82,16 @@ def _findings() -> Iterator[Finding]:
     yield from _databases(storage)
     if settings is not None:
         yield from _other_writers(settings)
+
+
+def _alerts(settings: Settings) -> Finding:
+    urls = settings.alert_urls
+    if wrong := misunderstood(urls):
+        places = ", ".join(map(str, wrong))
+        return Finding("alerts", "failed", f"TREAZURE_PIPELINE_ALERT_URLS: no target is understood in place {places}")
+    if not urls:
+        return Finding("alerts", "note", "TREAZURE_PIPELINE_ALERT_URLS is not set, so nobody is told what goes wrong")
+    return Finding("alerts", "ok", f"{len(urls)} targets; nothing was sent to them")
 
 
 def _systems(settings: Settings) -> Iterator[Finding]:

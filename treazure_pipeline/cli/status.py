@@ -20,7 +20,7 @@ def command(*, names: tuple[str, ...], as_json: bool) -> None:
     """Show last window, coverage, pending, held, refused and rejected rows, and adjustments. Changes nothing."""
     from treazure_pipeline.database import embedded
     from treazure_pipeline.ledger import adjustments as queue
-    from treazure_pipeline.ledger import figures
+    from treazure_pipeline.ledger import alerts, figures
     from treazure_pipeline.ledger.store import Ledger
 
     settings = load_settings()
@@ -32,9 +32,11 @@ def command(*, names: tuple[str, ...], as_json: bool) -> None:
         accounts = [ledger.account(programme) for programme in programmes]
         found = [(figures.status(ledger, account), ledger.is_held(account)) for account in accounts]
         queued = queue.figures(ledger, lookup_wait=settings.treazure_lookup_wait_seconds)
+        wrong = alerts.firing(ledger)
     if as_json:
         programmes_found = [asdict(status) | {"running": running} for status, running in found]
-        output.print_json({"status": "ok", "programmes": programmes_found, "adjustments": asdict(queued)})
+        output.print_json({"status": "ok", "programmes": programmes_found, "adjustments": asdict(queued),
+                            "alerts": [asdict(alert) for alert in wrong]})  # fmt: skip
         return
     table = Table("", *(status.programme for status, _ in found), box=None)
     rows = [
@@ -63,6 +65,8 @@ def command(*, names: tuple[str, ...], as_json: bool) -> None:
     for name in rows[0]:
         table.add_row(name, *(row[name] for row in rows))
     output.console().print(table)
+    for alert in wrong:
+        output.say(f"Alert since {_time(alert.began)}: {alert.title}")
     table = Table("Adjustments", "", box=None)
     for state, count in asdict(queued).items():
         if isinstance(count, int):

@@ -192,7 +192,7 @@ select g.mode, clock_timestamp() as now, (select window_from from last), (select
        (select digest from plan p where p.programme = g.id and p.state = 'open' order by id desc limit 1),
        (select min(since) from rows),
        (select count(*) from batch b where b.programme = g.id and b.state = 'sending'),
-       (select count(*) from rejection where programme = g.id), (select count(*) from vanished where programme = g.id),
+       (select count(*) from rejection where programme = g.id and resolved_at is null), (select count(*) from vanished where programme = g.id),
        (select count(*) from reread where programme = g.id), g.points_total,
        (select max(answered_at) from (select answered_at from batch
             where programme = g.id and state in ('accepted', 'folded') order by id desc limit 20) b)

@@ -1,6 +1,6 @@
 """The ledger as pandas DataFrames, for people and notebooks. Points stay `Decimal`; times are UTC.
 
-`where` the rows come from stays SQL: the view `treazure_pipeline.balance` holds the same for other tools.
+Where the rows come from stays SQL: the views `treazure_pipeline.balance` and `balance_change` hold the same for other tools.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import pandas as pd
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
     from treazure_pipeline.ledger.store import Account, Ledger
 
@@ -40,6 +41,30 @@ def diff(ledger: Ledger, account: Account, run_id: str, limit: int | None = None
     )
 
 
+def changes(
+    ledger: Ledger,
+    account: Account,
+    contacts: Sequence[str] | None = None,
+    *,
+    start: datetime | None = None,
+    end: datetime | None = None,
+    limit: int | None = None,
+) -> pd.DataFrame:
+    """Return what was noted in [start, end), oldest first: contact, before (None: new), after, points, noted_at, source, run_id, window.
+
+    Costs the changes of that time, also for a few `contacts`: without a `start` it reads the whole history.
+    """
+    return _frame(
+        ledger,
+        "select contact::text as contact, before, after, points, noted_at, source, run_id, window_from, window_to "
+        "from balance_change where programme = %(programme)s and (%(start)s::timestamptz is null or noted_at >= %(start)s) "
+        "and (%(end)s::timestamptz is null or noted_at < %(end)s) and (%(any)s or contact = any (%(contacts)s::uuid[])) "
+        "order by noted_at, observation, contact limit %(limit)s",
+        {"programme": account.name, "start": start, "end": end, "any": contacts is None,
+         "contacts": list(contacts or ()), "limit": limit},
+    )  # fmt: skip
+
+
 def pending(ledger: Ledger, account: Account, limit: int | None = None) -> pd.DataFrame:
     """Return the pending rows, oldest first: contact, sent, master, since, tries, next_try, gone, reason."""
     return _frame(
@@ -52,11 +77,11 @@ def pending(ledger: Ledger, account: Account, limit: int | None = None) -> pd.Da
 
 
 def rejections(ledger: Ledger, account: Account, limit: int | None = None) -> pd.DataFrame:
-    """Return the rows of exports that could not be understood, newest first."""
+    """Return the rows of exports that can't be understood and are outstanding, newest first."""
     return _frame(
         ledger,
         "select contact::text as contact, field, value, reason, seen, first_seen, last_seen, raw from rejection "
-        "where programme = %(id)s order by last_seen desc, digest limit %(limit)s",
+        "where programme = %(id)s and resolved_at is null order by last_seen desc, digest limit %(limit)s",
         {"id": account.id, "limit": limit},
     )
 

@@ -18,6 +18,7 @@ from psycopg.types.json import Jsonb
 
 from treazure_pipeline.clients import wire
 from treazure_pipeline.errors import DatabaseError
+from treazure_pipeline.ledger import rejections
 from treazure_pipeline.ledger.figures import MARKS, Stock
 
 if TYPE_CHECKING:
@@ -183,6 +184,9 @@ def merge(ledger: Ledger, account: Account, observation: int, *, lot: int) -> Me
         compared = _one(cursor, SQL(_COMPARE).format(stage=table), values)
         settled = _one(cursor, _MOVE, values)["settled"] if compared["again"] else 0
         vanished = _note_vanished(cursor, table, values) if known["is_full"] else 0
+        cursor.execute(SQL(rejections.RESOLVE).format(stage=table), values)
+        if known["is_full"]:
+            cursor.execute(rejections.RESOLVE_UNLISTED, values)
         figures = MergeFigures(
             fetched=fetched,
             duplicate=stored - compared["contacts"],
@@ -260,7 +264,7 @@ def record_account(
             cursor.execute(_ENTER, values | {"before": before, "change": balance - (before or 0)})
         else:
             cursor.execute(_TOUCH, values)
-        cursor.execute("delete from reread where programme = %(programme)s and contact = %(contact)s", values)
+        cursor.execute(_HAS_BEEN_READ, values | {"asked": asked})
     return True
 
 
@@ -283,7 +287,7 @@ def _keep_rejected(ledger: Ledger, account: Account, observation: int, rows: Seq
             "insert into rejection (programme, digest, contact, field, value, reason, raw, first_seen, last_seen, observation) "
             "values (%(programme)s, md5(%(raw)s || chr(10) || %(reason)s), %(contact)s, %(field)s, %(value)s, %(reason)s, %(raw)s, now(), now(), %(observation)s) "
             "on conflict (programme, digest) do update "
-            "set last_seen = now(), seen = rejection.seen + 1, observation = excluded.observation",
+            "set last_seen = now(), seen = rejection.seen + 1, observation = excluded.observation" + rejections.REOPEN,
             [
                 {key: value.replace("\0", "\\0") if isinstance(value, str) else value for key, value in row.items()}
                 for row in (
@@ -408,6 +412,11 @@ entered as (
     values (%(programme)s, %(contact)s, %(balance)s, %(observation)s, clock_timestamp())
     on conflict (programme, contact) do update set master = excluded.master, observation = excluded.observation)
 update programme set points_total = points_total + %(change)s where id = %(programme)s
+"""
+
+_HAS_BEEN_READ = f"""
+with resolved as ({rejections.RESOLVE_READ})
+delete from reread where programme = %(programme)s and contact = %(contact)s
 """
 
 _TOUCH = """

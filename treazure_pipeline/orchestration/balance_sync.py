@@ -15,7 +15,7 @@ from pydantic import Field
 
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.errors import PipelineError, SettingsError
-from treazure_pipeline.ledger import figures, frames, snapshots
+from treazure_pipeline.ledger import figures, frames, rejections, snapshots
 from treazure_pipeline.ledger.snapshots import Window
 from treazure_pipeline.ledger.store import Account
 from treazure_pipeline.orchestration import guards
@@ -252,6 +252,7 @@ def build_balance_sync(programme: Programme, *, prefixed: bool) -> BalanceSync:
             )  # fmt: skip
             status = figures.status(connections.ledger, account)
             outstanding = frames.pending(connections.ledger, account, limit=md.SAMPLE_ROWS)
+            rejected = rejections.groups(connections.ledger, account)
             changed = 0 if merged is None else merged.changed
             carried_over = (pushed.stock if merged is None else merged.carried_over) + pushed.entered
             accounted = pushed.sent + pushed.refused + pushed.held + pushed.pending
@@ -313,6 +314,7 @@ def build_balance_sync(programme: Programme, *, prefixed: bool) -> BalanceSync:
                     severity=dg.AssetCheckSeverity.WARN,
                     metadata={
                         "rows_of_exports": status.rejected, "refused_by_engage": status.refused, "gone": status.gone,
+                        **md.rejections(rejected),
                     },
                 ),
             ],

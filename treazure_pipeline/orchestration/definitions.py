@@ -8,8 +8,10 @@ import dagster as dg
 
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.orchestration.adjustments import build_adjustments
+from treazure_pipeline.orchestration.alerts import build_alerts
 from treazure_pipeline.orchestration.balance_sync import CONNECTIONS, build_balance_sync
 from treazure_pipeline.orchestration.guards import build_approval
+from treazure_pipeline.orchestration.maintenance import build_maintenance
 from treazure_pipeline.settings import Settings
 
 
@@ -33,4 +35,6 @@ def build_definitions(settings: Settings, connect: Callable[[Settings], Connecti
         # Also for what is materialised by hand: one process keeps one lock and its connections from step to step.
         executor=dg.in_process_executor,
     )
-    return dg.Definitions.merge(sync, build_adjustments(settings.programmes))
+    return dg.Definitions.merge(
+        sync, build_adjustments(settings.programmes), build_alerts(), build_maintenance(settings)
+    )

@@ -6,16 +6,18 @@ See https://docs.dagster.io/guides/build/assets/metadata-and-tags
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+import pandas as pd
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    import pandas as pd
+    from treazure_pipeline.ledger.rejections import Group
 
 SAMPLE_ROWS = 10
 
@@ -71,6 +73,16 @@ def sample(frame: pd.DataFrame) -> dg.MarkdownMetadataValue:
     lines = [" | ".join(head.columns), " | ".join("---" for _ in head.columns)]
     lines += [" | ".join(_cell(value) for value in row) for row in head.itertuples(index=False)]
     return dg.MetadataValue.md("\n".join(f"| {line} |" for line in lines))
+
+
+def rejections(groups: Sequence[Group]) -> dict[str, dg.MetadataValue]:
+    """Return since when rejections are outstanding, and a table of them by reason."""
+    if not groups:
+        return {"by_reason": dg.MetadataValue.md("*none*")}
+    return {
+        "outstanding_since": dg.MetadataValue.timestamp(min(group.since for group in groups)),
+        "by_reason": sample(pd.DataFrame([asdict(group) for group in groups])),
+    }
 
 
 def _cell(value: Any) -> str:

@@ -178,3 +178,25 @@ def test_the_database_s_clock_set_back_skips_nothing(shop: Shop) -> None:
         account = account_of(connections)
         assert snapshots.next_window(connections.ledger, account).start <= datetime.now(UTC)
     assert run.snapshot.window.start <= datetime.now(UTC)
+
+
+def test_three_days_of_outage_in_which_every_run_fails_leave_no_hole_and_the_next_run_closes_it_alone(
+    shop: Shop,
+) -> None:
+    shop.sync()
+    shop.time_passes(hours=72)
+    end_of_coverage = covered(shop)[0][1]
+    for hours in (70, 45, 20):
+        shop.sandbox.behave(treazure_clock=-hours * 3600)
+        shop.sandbox.play_hour(changes=20)
+        shop.sandbox.set_fault("server_error", on=["treazure"], count=None)
+        with pytest.raises(RemoteError):
+            shop.sync()
+        shop.sandbox.clear_faults()
+    shop.sandbox.behave(treazure_clock=0)
+    assert covered(shop)[0][1] == end_of_coverage
+    run = shop.sync()
+    assert run.snapshot.window.start == end_of_coverage - OVERLAP
+    assert len(covered(shop)) == 1
+    assert holes(shop) == 0
+    assert_in_step(shop)

@@ -1,0 +1,226 @@
+"""What alerts need of the database: how each programme and the queue stand, and what was told to whom.
+
+Belongs here: the figures and the memory of alerts. Does not: what is wrong enough to be told, and the telling
+(`treazure_pipeline.alerts`).
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import psycopg
+from psycopg.rows import class_row
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from datetime import datetime
+
+    from treazure_pipeline.ledger.store import Account, Ledger
+
+_LOCK_CLASS = 7_281_005
+
+
+@dataclass(frozen=True)
+class Health:
+    """A programme at `now` (database clock, UTC).
+
+    `covered_until` is None until the first load; `plan` is the digest of the plan that waits for approval;
+    `rejected` counts outstanding rows of exports, `refused` rows that Engage refuses and that are still tried.
+    """
+
+    now: datetime
+    covered_until: datetime | None
+    known: int
+    plan: str | None
+    plan_reasons: list[str] | None
+    plan_made_at: datetime | None
+    rejected: int
+    refused: int
+    rejected_since: datetime | None
+
+
+@dataclass(frozen=True)
+class Queue:
+    """The adjustments at `now`. `waiting` are on their way to Treazure, in programmes that are live.
+
+    What an uncertain adjustment of the same contact holds back is not among them; `last_delivery` is None where no
+    event of `loyalty.addPoints` was ever delivered.
+    """
+
+    now: datetime
+    uncertain: int
+    uncertain_since: datetime | None
+    waiting: int
+    waiting_since: datetime | None
+    last_delivery: datetime | None
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Contacts whose balance in Engage differs from what it accepted, since when, and how many of them did not heal."""
+
+    contacts: int
+    unhealed: int
+    since: datetime | None
+
+
+@dataclass(frozen=True)
+class Message:
+    """A change of state that a target has not been told. `firing`: it has begun, else it is over."""
+
+    key: str
+    episode: int
+    firing: bool
+    began: datetime
+    ended: datetime | None
+    title: str
+    body: str
+
+
+def health(ledger: Ledger, account: Account) -> Health:
+    """Return how a programme stands. Costs what is pending."""
+    with ledger.connection() as connection:
+        cursor = connection.cursor(row_factory=class_row(Health))
+        row = cursor.execute(_HEALTH, {"programme": account.id, "beginning": account.beginning}).fetchone()
+    assert row is not None
+    return row
+
+
+def queue(ledger: Ledger) -> Queue:
+    """Return how the queue of adjustments stands. Costs what is unfinished."""
+    with ledger.connection() as connection:
+        row = connection.cursor(row_factory=class_row(Queue)).execute(_QUEUE).fetchone()
+    assert row is not None
+    return row
+
+
+def drift(ledger: Ledger, account: Account) -> Drift:
+    """Return what reading back has found and no later reading has seen healed."""
+    with ledger.connection() as connection:
+        there = connection.execute("select to_regclass('verification') is not null").fetchone()
+        if there is None or not there[0]:
+            return Drift(0, 0, None)
+        row = connection.execute(_DRIFT, {"programme": account.id}).fetchone()
+    assert row is not None
+    return Drift(*row)
+
+
+@contextmanager
+def evaluating(ledger: Ledger) -> Iterator[bool]:
+    """Be the only one that evaluates, for the block; yields False where another process does already."""
+    with ledger.connection() as connection:
+        row = connection.execute("select pg_try_advisory_lock(%s, 0)", (_LOCK_CLASS,)).fetchone()
+        taken = row is not None and bool(row[0])
+        try:
+            yield taken
+        finally:
+            if taken:
+                with suppress(psycopg.Error):
+                    connection.execute("select pg_advisory_unlock(%s, 0)", (_LOCK_CLASS,))
+
+
+def record(ledger: Ledger, firing: Sequence[tuple[str, str, str]]) -> None:
+    """Record what is wrong now, as (key, title, body), and that everything else is over."""
+    keys, titles, bodies = [list(column) for column in zip(*firing, strict=True)] if firing else ([], [], [])
+    with ledger.connection() as connection:
+        connection.execute(_RECORD, {"keys": keys, "titles": titles, "bodies": bodies})
+
+
+def untold(ledger: Ledger, target: str) -> list[Message]:
+    """Return the changes of state that a target has not been told, in their order.
+
+    A target that is new is told what is wrong, and nothing of what is over.
+    """
+    with ledger.connection() as connection:
+        return connection.cursor(row_factory=class_row(Message)).execute(_UNTOLD, {"target": target}).fetchall()
+
+
+def told(ledger: Ledger, target: str, message: Message) -> None:
+    """Record that a message has been taken by a target."""
+    with ledger.connection() as connection:
+        connection.execute(
+            "insert into alert_told (key, target, episode, firing, told_at) "
+            "values (%s, %s, %s, %s, clock_timestamp()) on conflict (key, target) do update "
+            "set episode = excluded.episode, firing = excluded.firing, told_at = excluded.told_at, failed = 0",
+            (message.key, target, message.episode, message.firing),
+        )
+
+
+def not_told(ledger: Ledger, target: str, message: Message) -> None:
+    """Record that a target did not take a message; it stays due, also when the alert is over meanwhile."""
+    with ledger.connection() as connection:
+        connection.execute(
+            "insert into alert_told (key, target, episode, firing, failed) values (%s, %s, %s, false, 1) "
+            "on conflict (key, target) do update set failed = alert_told.failed + 1",
+            (message.key, target, message.episode - 1),
+        )
+
+
+def firing(ledger: Ledger) -> list[Message]:
+    """Return what is wrong now, the oldest first."""
+    with ledger.connection() as connection:
+        cursor = connection.cursor(row_factory=class_row(Message))
+        return cursor.execute(f"select {_COLUMNS} from alert a where a.firing order by a.began, a.key").fetchall()
+
+
+_COLUMNS = "a.key, a.episode, a.firing, a.began, a.ended, a.title, a.body"
+
+_HEALTH = """
+with waiting as (
+    select digest, reasons, made_at from plan where programme = %(programme)s and state = 'open' order by id desc limit 1),
+refused as (
+    select count(*) as n, min(refused_first) as since from pending
+    where programme = %(programme)s and reason is not null and not gone),
+rejected as (
+    select count(*) as n, min(since) as since from rejection where programme = %(programme)s and resolved_at is null)
+select clock_timestamp() as now,
+       (select upper(r) from unnest(g.covered) r where r @> %(beginning)s::timestamptz) as covered_until,
+       coalesce((select k.contacts from known k where k.programme = g.id), 0) as known,
+       (select digest from waiting) as plan, (select reasons from waiting) as plan_reasons,
+       (select made_at from waiting) as plan_made_at,
+       rejected.n as rejected, refused.n as refused, least(rejected.since, refused.since) as rejected_since
+from programme g, refused, rejected where g.id = %(programme)s
+"""
+
+_QUEUE = """
+with open as (
+    select a.state, a.received_at,
+           (select max(t.at) from adjustment_transition t where t.adjustment = a.id and t.state = 'uncertain') as uncertain_at,
+           a.state <> 'uncertain' and coalesce(g.mode, 'live') = 'live' and not exists (
+               select from adjustment e where e.contact = a.contact and e.id < a.id and e.state = 'uncertain') as waits
+    from adjustment a left join programme g on g.id = a.programme
+    where a.state in ('received', 'queued', 'sending', 'uncertain'))
+select clock_timestamp() as now, count(*) filter (where state = 'uncertain') as uncertain,
+       min(coalesce(uncertain_at, received_at)) filter (where state = 'uncertain') as uncertain_since,
+       count(*) filter (where waits) as waiting, min(received_at) filter (where waits) as waiting_since,
+       case when exists (select from webhook_kind where event_type = 'loyalty.addPoints')
+            then (select max(last_at) from webhook_kind) end as last_delivery
+from open
+"""
+
+_DRIFT = """
+select count(*), count(*) filter (where rounds >= 3), min(since) from verification
+where programme = %(programme)s and verdict = 'drift'
+"""
+
+_RECORD = """
+with wrong as (
+    select * from unnest(%(keys)s::text[], %(titles)s::text[], %(bodies)s::text[]) as w (key, title, body)),
+over as (
+    update alert set firing = false, ended = clock_timestamp() where firing and key <> all (%(keys)s::text[]))
+insert into alert (key, firing, began, title, body)
+select key, true, clock_timestamp(), title, body from wrong
+on conflict (key) do update set
+    episode = alert.episode + (not alert.firing)::integer, firing = true, ended = null,
+    began = case when alert.firing then alert.began else excluded.began end,
+    title = excluded.title, body = excluded.body
+where not alert.firing or (alert.title, alert.body) <> (excluded.title, excluded.body)
+"""
+
+_UNTOLD = f"""
+select {_COLUMNS} from alert a left join alert_told t on t.key = a.key and t.target = %(target)s
+where case when t.key is null then a.firing else (t.episode, t.firing) <> (a.episode, a.firing) end
+order by coalesce(a.ended, a.began), a.key
+"""

@@ -1,0 +1,182 @@
+"""What was rejected: rows of exports that can't be understood, and balances that Engage refuses.
+
+Both resolve by themselves when their cause is gone. A person can have them tried sooner, and can discard a row of an export
+for good. Belongs here: listing, retrying, resolving. Does not: keeping a rejected row (`snapshots`) and a refusal (`batches`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from psycopg.rows import class_row
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from typing import Any, Literal
+
+    from treazure_pipeline.ledger.store import Account, Ledger
+
+
+@dataclass(frozen=True)
+class Group:
+    """Outstanding rejections with one reason. `origin`: `export` or `engage`; `next_try` is None where nobody tries by itself."""
+
+    origin: Literal["export", "engage"]
+    reason: str
+    rows: int
+    gone: int
+    since: datetime
+    first_seen: datetime
+    last_seen: datetime
+    next_try: datetime | None
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """One rejection. Of an export's row `digest` names it and `raw` is the row as it came; of a refusal `balance` was refused.
+
+    `times`: how often the row was listed, or refused.
+    """
+
+    origin: Literal["export", "engage"]
+    contact: str | None
+    reason: str
+    times: int
+    since: datetime
+    first_seen: datetime
+    last_seen: datetime
+    next_try: datetime | None
+    gone: bool
+    balance: str | None
+    digest: str | None
+    field: str | None
+    value: str | None
+    raw: str | None
+    resolved_at: datetime | None
+    resolved_by: str | None
+    note: str | None
+
+
+@dataclass(frozen=True)
+class Retried:
+    """What a retry set going: refused rows for the next push, accounts for the next run to read; and what it could not."""
+
+    refused: int
+    to_read: int
+    nameless: int
+
+
+def groups(ledger: Ledger, account: Account, *, contact: str | None = None, reason: str | None = None) -> list[Group]:
+    """Return what is outstanding by origin and reason, most rows first."""
+    values = _filter(account, contact, reason)
+    with ledger.connection() as connection:
+        return connection.cursor(row_factory=class_row(Group)).execute(_GROUPS, values).fetchall()
+
+
+def rows(
+    ledger: Ledger,
+    account: Account,
+    *,
+    contact: str | None = None,
+    reason: str | None = None,
+    resolved: bool = False,
+    limit: int | None = None,
+) -> list[Rejection]:
+    """Return single rejections, the latest first; with `resolved` also what is not outstanding any more."""
+    values = _filter(account, contact, reason) | {"resolved": resolved, "limit": limit}
+    with ledger.connection() as connection:
+        return connection.cursor(row_factory=class_row(Rejection)).execute(_ROWS, values).fetchall()
+
+
+def retry(ledger: Ledger, account: Account, *, contact: str | None = None, reason: str | None = None) -> Retried:
+    """Have what is rejected tried by the next run, also what was gone; the count of tries is kept.
+
+    A row of an export that names no contact (`nameless`) can only be resolved by a full export, or be discarded.
+    """
+    with ledger.connection() as connection, connection.transaction():
+        row = connection.execute(_RETRY, _filter(account, contact, reason)).fetchone()
+    assert row is not None
+    return Retried(*row)
+
+
+def discard(ledger: Ledger, account: Account, digest: str, note: str) -> int:
+    """Resolve rows of exports for good, by the first characters of their digest; return how many that were."""
+    with ledger.connection() as connection:
+        return connection.execute(
+            "update rejection set resolved_at = clock_timestamp(), resolved_by = 'person', note = %s "
+            "where programme = %s and resolved_at is null and starts_with(digest, %s)",
+            (note, account.id, digest),
+        ).rowcount
+
+
+def _filter(account: Account, contact: str | None, reason: str | None) -> dict[str, Any]:
+    return {"programme": account.id, "contact": contact, "reason": reason}
+
+
+# Appended to what notes a row that was rejected before: it is outstanding again, unless a person has discarded it.
+REOPEN = """,
+    since = case when rejection.resolved_by <> 'person' then now() else rejection.since end,
+    resolved_at = case when rejection.resolved_by = 'person' then rejection.resolved_at end,
+    resolved_by = case when rejection.resolved_by = 'person' then rejection.resolved_by end
+"""
+
+# With the merge of an export: its good rows stand for the earlier bad ones of their contacts.
+RESOLVE = """
+update rejection r set resolved_at = clock_timestamp(), resolved_by = 'export' from {stage} s
+where r.programme = %(programme)s and r.resolved_at is null and r.observation < %(observation)s and r.contact = s.contact
+"""
+
+# After that, where it was a full export: what it does not list any more is no row of Treazure's.
+RESOLVE_UNLISTED = """
+update rejection set resolved_at = clock_timestamp(), resolved_by = 'full_export'
+where programme = %(programme)s and resolved_at is null and observation < %(observation)s
+"""
+
+# With an account's balance, asked for after the row was rejected.
+RESOLVE_READ = """
+update rejection set resolved_at = clock_timestamp(), resolved_by = 'account'
+where programme = %(programme)s and contact = %(contact)s and resolved_at is null and last_seen < %(asked)s
+"""
+
+_MATCHES = """
+    programme = %(programme)s and (%(contact)s::uuid is null or contact = %(contact)s)
+    and (%(reason)s::text is null or strpos(lower({reason}), lower(%(reason)s)) > 0)
+"""
+_FIELD_REASON = "field || ': ' || reason"
+_EXPORT = _MATCHES.format(reason=_FIELD_REASON)
+_ENGAGE = "reason is not null and " + _MATCHES.format(reason="reason")
+
+_GROUPS = f"""
+select 'export' as origin, {_FIELD_REASON} as reason, count(*) as rows, 0 as gone, min(since) as since,
+       min(first_seen) as first_seen, max(last_seen) as last_seen, null::timestamptz as next_try
+from rejection where {_EXPORT} and resolved_at is null group by field, reason
+union all
+select 'engage', reason, count(*), count(*) filter (where gone), min(refused_first), min(refused_first), max(refused_last),
+       min(next_try) filter (where not gone)
+from pending where {_ENGAGE} group by reason
+order by rows desc, reason
+"""
+
+_ROWS = f"""
+select 'export' as origin, contact::text as contact, {_FIELD_REASON} as reason, seen as times, since, first_seen, last_seen,
+       null::timestamptz as next_try, false as gone, null as balance, digest, field, value, raw, resolved_at, resolved_by, note
+from rejection where {_EXPORT} and (%(resolved)s or resolved_at is null)
+union all
+select 'engage', contact::text, reason, tries, refused_first, refused_first, refused_last,
+       case when not gone then next_try end, gone, trim_scale(master)::text, null, null, null, null, null, null, null
+from pending where {_ENGAGE}
+order by last_seen desc, contact limit %(limit)s
+"""
+
+_RETRY = f"""
+with refused as (
+    update pending set next_try = clock_timestamp(), gone = false where {_ENGAGE} returning contact),
+asked as (
+    insert into reread (programme, contact, since)
+    select distinct programme, contact, clock_timestamp() from rejection
+    where {_EXPORT} and resolved_at is null and contact is not null
+    on conflict (programme, contact) do update set since = excluded.since returning contact)
+select (select count(*) from refused), (select count(*) from asked),
+       (select count(*) from rejection where {_EXPORT} and resolved_at is null and contact is null)
+"""
