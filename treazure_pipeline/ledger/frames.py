@@ -82,6 +82,16 @@ def adjustments(ledger: Ledger, states: Sequence[str] | None = None, limit: int 
     )
 
 
+def differing(ledger: Ledger, account: Account, limit: int | None = None) -> pd.DataFrame:
+    """Return the contacts that Engage showed otherwise than sent when it was last read, the longest first."""
+    return _frame(
+        ledger,
+        "select contact::text as contact, verdict, sent, shown, since, rounds, read_at from verification "
+        "where programme = %(id)s and verdict <> 'equal' order by rounds desc, since, contact limit %(limit)s",
+        {"id": account.id, "limit": limit},
+    )
+
+
 def _frame(ledger: Ledger, statement: str, values: dict[str, object]) -> pd.DataFrame:
     with ledger.connection() as connection:
         cursor = connection.execute(statement, values)

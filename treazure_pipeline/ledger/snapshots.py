@@ -354,7 +354,8 @@ select (select count(*) from latest) as contacts, count(*) filter (where newer) 
 from compared
 """
 
-# A pending row that changed again; back at what Engage accepted last it is settled, unless a request is in doubt.
+# A pending row that changed again; back at what Engage accepted last it is settled, unless a request is in doubt, or
+# Engage was seen not to hold what it accepted (marked).
 _MOVE = """
 with changed as materialized (
     select r.contact, r.after from change c, unnest(c.contacts, c.after) as r (contact, after)
@@ -362,7 +363,7 @@ with changed as materialized (
 settled as (
     delete from pending p using changed c, ledger l
     where p.programme = %(programme)s and p.contact = c.contact
-      and l.programme = %(programme)s and l.contact = c.contact and l.sent = c.after
+      and l.programme = %(programme)s and l.contact = c.contact and l.sent = c.after and not p.marked
       and not exists (
         select from batch b where b.programme = %(programme)s and b.state in ('sending', 'accepted', 'lost')
           and b.id > l.batch and c.contact = any (b.contacts))

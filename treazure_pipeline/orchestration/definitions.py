@@ -9,6 +9,7 @@ import dagster as dg
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.orchestration.adjustments import build_adjustments
 from treazure_pipeline.orchestration.balance_sync import CONNECTIONS, build_balance_sync
+from treazure_pipeline.orchestration.verification import build_verification
 from treazure_pipeline.settings import Settings
 
 
@@ -24,6 +25,12 @@ def build_definitions(settings: Settings, connect: Callable[[Settings], Connecti
             yield opened
 
     syncs = [build_balance_sync(programme, prefixed=settings.prefixed) for programme in settings.programmes]
+    readings = [build_verification(programme, prefixed=settings.prefixed) for programme in settings.programmes]
+    verification = dg.Definitions(
+        assets=[reading.asset for reading in readings],
+        jobs=[reading.job for reading in readings],
+        schedules=[reading.schedule for reading in readings],
+    )
     sync = dg.Definitions(
         assets=[asset for sync in syncs for asset in sync.assets],
         jobs=[sync.job for sync in syncs],
@@ -32,4 +39,4 @@ def build_definitions(settings: Settings, connect: Callable[[Settings], Connecti
         # Also for what is materialised by hand: one process keeps one lock and its connections from step to step.
         executor=dg.in_process_executor,
     )
-    return dg.Definitions.merge(sync, build_adjustments(settings.programmes))
+    return dg.Definitions.merge(sync, build_adjustments(settings.programmes), verification)
