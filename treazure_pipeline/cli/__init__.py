@@ -24,7 +24,7 @@ from treazure_pipeline.cli import output
 from treazure_pipeline.errors import BusyError, PipelineError
 
 # In the order of the help; treazure_pipeline.cli.<name>.command each.
-COMMANDS = ("demo", "dev", "env", "sandbox", "doctor", "run", "status", "adjustments", "receiver", "db")
+COMMANDS = ("demo", "dev", "env", "sandbox", "doctor", "run", "status", "explain", "adjustments", "receiver", "db")
 
 
 class Commands(click.Group):

@@ -232,7 +232,7 @@ def record(
         "equal": [reading.equal for reading in readings],
     }  # fmt: skip
     with ledger.connection() as connection, connection.transaction():
-        if not all(values["equal"]):
+        if not all(reading.equal for reading in readings):
             connection.execute("select from programme where id = %s for update", (account.id,))
         row = connection.execute(_RECORD, values).fetchone()
         assert row is not None
