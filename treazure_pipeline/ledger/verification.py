@@ -53,11 +53,13 @@ class Row:
 class Chunk:
     """The contacts whose turn it is: `rows` to be read, of `passed` in all; `unsettled` ones can't be judged now.
 
+    `settled`: those with nothing pending, read lately or not, whose known master balance so is the one that was sent.
     `asked`: the database's clock before the reading. Recording the chunk moves the mark (`batch`, `position`) where it
     `is_lately`, else the round's `cursor`; `is_last`: there is nothing behind it.
     """
 
     rows: list[Row]
+    settled: list[Row]
     passed: int
     unsettled: int
     asked: datetime
@@ -82,7 +84,8 @@ class Tally:
     """What a run came to, in contacts: read = equal + drift + missing + read ones among `unsettled`.
 
     `unsettled`: not judged, whether skipped or read in vain; `failed`: the reading failed; `healed`: equal again;
-    `marked`: to be sent again. `master_*`: the sample that was read from Treazure.
+    `marked`: to be sent again; `requests`: readings of Engage, however often each was tried. `master_*`: the sample that
+    was read from Treazure, of which `recorded` was not what the ledger knew, and `differs` should have been known.
     """
 
     read: int = 0
@@ -174,15 +177,16 @@ def end(ledger: Ledger, run: int, tally: Tally, error: str | None) -> None:
 def sent_lately(ledger: Ledger, account: Account, *, grace: float, size: int) -> Chunk:
     """Return the next rows that Engage accepted longer than `grace` seconds ago, by batch from the mark on.
 
-    Left out are rows that were sent again since, or read since the grace time was over.
+    Left out are rows that were sent again since, or read since the grace time was over. (What is unsettled is counted
+    when the round comes to it.)
     """
     values = {"programme": account.id, "grace": grace, "size": size, "batches": _BATCHES_AT_ONCE}
     with ledger.connection() as connection:
         rows = connection.execute(_SENT_LATELY, values).fetchall()
     if not rows:
-        return Chunk([], 0, 0, ledger.now(), is_lately=True, is_last=True)
+        return Chunk([], [], 0, 0, ledger.now(), is_lately=True, is_last=True)
     batch, position = rows[-1][6:8]
-    return Chunk(**_looked_at(rows), is_lately=True, is_last=False, batch=batch, position=position)
+    return Chunk(**_looked_at(rows) | {"unsettled": 0}, is_lately=True, is_last=False, batch=batch, position=position)
 
 
 def next_of_round(ledger: Ledger, account: Account, *, grace: float, size: int) -> Chunk:
@@ -196,15 +200,21 @@ def next_of_round(ledger: Ledger, account: Account, *, grace: float, size: int) 
         values = {"programme": account.id, "grace": grace, "size": size, "cursor": cursor, "started": started}
         rows = connection.execute(_FIRST_OF_ROUND if cursor is None else _NEXT_OF_ROUND, values).fetchall()
     if not rows:
-        return Chunk([], 0, 0, ledger.now(), is_lately=False, is_last=True)
+        return Chunk([], [], 0, 0, ledger.now(), is_lately=False, is_last=True)
     return Chunk(**_looked_at(rows), is_lately=False, is_last=len(rows) < size, cursor=rows[-1][0])
 
 
 def _looked_at(rows: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
     """Divide looked-at rows: contact, sent, batch, past its grace time, unsettled, fresh, …, now."""
-    wanted = [row for row in rows if row[1] is not None and not row[5]]
-    settled = [Row(*row[:3]) for row in wanted if row[3] and not row[4]]
-    return {"rows": settled, "passed": len(rows), "unsettled": len(wanted) - len(settled), "asked": rows[0][-1]}
+    present = [row for row in rows if row[1] is not None]
+    wanted = [row for row in present if not row[5]]
+    return {
+        "rows": [Row(*row[:3]) for row in wanted if row[3] and not row[4]],
+        "settled": [Row(*row[:3]) for row in present if not row[4]],
+        "passed": len(rows),
+        "unsettled": sum(row[4] or not row[3] for row in wanted),
+        "asked": rows[0][-1],
+    }
 
 
 def record(

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
-MOST_CONTACTS = 100_000
-"""Contacts that one run looks at, whatever its time."""
 CHUNK = 100
 MASTER_SAMPLE = 50
 WAITS = (10.0, 30.0)
@@ -46,7 +44,7 @@ class Work:
     """What verifying works with. Its clients should have the background's priority and few tries.
 
     `decimals`: digits that Engage keeps; `grace`: seconds that Engage may take to apply what it accepted; `seconds`:
-    when no further chunk is begun.
+    when no further chunk is begun; `most_contacts`: how many are looked at, whatever the time.
     """
 
     ledger: Ledger
@@ -57,6 +55,7 @@ class Work:
     decimals: int = 2
     grace: float = 1800.0
     seconds: float = 2400.0
+    most_contacts: int = 100_000
     engage_concurrency: int = 8
     treazure_concurrency: int = 8
 
@@ -142,7 +141,7 @@ class _Run:
         looked_at = 0
         sampled = False
         for turn in itertools.count():
-            over = time.monotonic() >= deadline or looked_at >= MOST_CONTACTS or self.engage.error is not None
+            over = time.monotonic() >= deadline or looked_at >= work.most_contacts or self.engage.error is not None
             if over or not (lately_left or round_left):
                 return
             if lately_left and (not round_left or turn % 4 < _LATELY_OF_FOUR):
@@ -153,14 +152,14 @@ class _Run:
                 round_left = not chunk.is_last
                 if not sampled:
                     sampled = True
-                    self._sample_the_master(chunk.rows[:MASTER_SAMPLE])
+                    self._sample_the_master(chunk.settled[:MASTER_SAMPLE])
             looked_at += chunk.passed
             self._read_chunk(number, chunk, threads)
 
     def _read_chunk(self, number: int, chunk: Chunk, threads: ThreadPoolExecutor) -> None:
         readings = [reading for reading in threads.map(self._read, chunk.rows) if reading is not None]
         self.tally.failed = self.engage.failed
-        self.tally.requests = self.engage.asked + self._treazure.asked
+        self.tally.requests = self.engage.asked
         verification.record(
             self._work.ledger, self._work.account, number, self._work.run_id, chunk, readings, self.tally,
             finished=self.engage.error is None,

@@ -68,7 +68,7 @@ class Watch(Shop):
 
     def drift_by_hand(self, count: int = 5, points: str = "1.23") -> list[str]:
         """Change what Engage holds of some members, in Engage."""
-        contacts = self.members(count)
+        contacts = self.sandbox.contact_ids(count)
         self.sandbox.set_engage_balances(dict.fromkeys(contacts, points))
         return contacts
 
@@ -79,7 +79,7 @@ def new_watch(one_sandbox: Sandbox, database_url: str) -> Callable[..., Watch]:
 
     def new(
         *,
-        members: int = 200,
+        members: int = 80,
         environ: dict[str, str] | None = None,
         behaviour: dict[str, Any] | None = None,
         **seed: Any,
@@ -93,7 +93,7 @@ def new_watch(one_sandbox: Sandbox, database_url: str) -> Callable[..., Watch]:
 
 @pytest.fixture
 def watch(new_watch: Callable[..., Watch]) -> Watch:
-    """A shop of 200 members whose points have been synced."""
+    """A shop of 80 members whose points have been synced."""
     shop = new_watch()
     shop.sync()
     return shop
