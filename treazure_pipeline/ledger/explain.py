@@ -211,8 +211,8 @@ _TEXTS = {
         f"Treazure, asked for this account, confirms the balance (observation {facts['observation']})"
     ),
     "rejected": lambda facts: (
-        f"a row of an export was rejected, {facts['field']} {facts['value']!r}: {facts['reason']}"
-        f" ({facts['seen']} times, last on {_time(facts['last_seen'])})"
+        f"a row of an export was rejected, {facts['field']} {facts['value']}: {facts['reason']}"
+        f" (seen {facts['seen']}x, last on {_time(facts['last_seen'])})"
     ),
     "vanished": lambda facts: f"the last full export does not list it any more ({facts['balance']} points stay)",
     "adjustment": _given,

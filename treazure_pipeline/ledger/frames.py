@@ -92,6 +92,18 @@ def differing(ledger: Ledger, account: Account, limit: int | None = None) -> pd.
     )
 
 
+def verification_runs(ledger: Ledger, account: Account, limit: int = 24 * 7) -> pd.DataFrame:
+    """Return the latest verifications, oldest first: started_at, ended_at, run_id, error, and contacts by outcome."""
+    return _frame(
+        ledger,
+        "select r.started_at, r.ended_at, r.run_id, r.error, f.* from ("
+        "select * from verification_run where programme = %(id)s order by id desc limit %(limit)s) r, "
+        "jsonb_to_record(r.figures) as f (read bigint, equal bigint, drift bigint, missing bigint, unsettled bigint, "
+        "failed bigint, marked bigint, healed bigint) order by r.id",
+        {"id": account.id, "limit": limit},
+    )
+
+
 def _frame(ledger: Ledger, statement: str, values: dict[str, object]) -> pd.DataFrame:
     with ledger.connection() as connection:
         cursor = connection.execute(statement, values)

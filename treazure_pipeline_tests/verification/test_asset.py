@@ -16,9 +16,9 @@ from treazure_pipeline_tests.verification.watch import Watch
 JOB = "verify_balances"
 ASSET = "engage_balance_verification"
 FIGURES = {
-    "read", "equal", "drift", "missing", "unsettled", "failed", "marked", "healed", "will_not_heal",
-    "outstanding_drift", "outstanding_missing", "oldest_drift_hours", "round", "round_share", "seconds_verify", "requests", "master_read",
-    "master_recorded", "master_differs", "master_failed", "differing", "mode", "dagster/row_count",
+    "read", "equal", "drift", "missing", "unsettled", "failed", "marked", "healed", "requests", "dagster/row_count",
+    "outstanding_drift", "outstanding_missing", "will_not_heal", "oldest_drift_hours", "round", "round_share",
+    "seconds_verify", "master_read", "master_recorded", "master_differs", "master_failed", "differing", "mode",
 }  # fmt: skip
 
 
