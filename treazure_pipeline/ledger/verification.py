@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from treazure_pipeline.ledger.store import Account, Ledger
 
 NOT_OLDER_THAN = timedelta(hours=24)
-"""Rows sent earlier than this are left to the rounds."""
+MOST_LATELY = 50_000
+"""Rows sent earlier than the former, or before so many others, are left to the rounds."""
 ROUNDS_TO_HEAL = 3
 """A contact that differs once more after being marked so often in a row will not heal by itself."""
 
@@ -155,7 +156,10 @@ def is_held(ledger: Ledger, account: Account) -> bool:
 def begin(ledger: Ledger, account: Account, run_id: str) -> int:
     """Note that a run begins, and a round where none is under way; return the run's number."""
     with ledger.connection() as connection, connection.transaction():
-        values = {"programme": account.id, "run_id": run_id, "not_older": NOT_OLDER_THAN, "all_of_it": _ALL_OF_IT}
+        values = {
+            "programme": account.id, "run_id": run_id, "not_older": NOT_OLDER_THAN, "most": MOST_LATELY,
+            "all_of_it": _ALL_OF_IT,
+        }  # fmt: skip
         connection.execute(_BEGIN, values)
         connection.execute(_BEGIN_ROUND, values)
         row = connection.execute(
@@ -290,9 +294,11 @@ def standing(ledger: Ledger, account: Account) -> Standing:
 
 _BEGIN = """
 insert into verification_progress as p (programme, batch, position)
-select %(programme)s, coalesce(max(id), 0), %(all_of_it)s from batch
-where programme = %(programme)s and claimed_at < clock_timestamp() - %(not_older)s
-  and id > coalesce((select batch from verification_progress where programme = %(programme)s), 0)
+select %(programme)s, coalesce(max(b.id), 0), %(all_of_it)s
+from (select id, claimed_at, sum(settled) over (order by id desc) as sent from batch
+      where programme = %(programme)s
+        and id > coalesce((select batch from verification_progress where programme = %(programme)s), 0)) b
+where b.claimed_at < clock_timestamp() - %(not_older)s or b.sent > %(most)s
 on conflict (programme) do update set
     batch = greatest(p.batch, excluded.batch),
     position = case when excluded.batch > p.batch then excluded.position else p.position end

@@ -84,6 +84,18 @@ def test_rows_sent_more_than_a_day_ago_are_left_to_the_rounds(watch: Watch) -> N
     assert watch.verify().tally.read == 80
 
 
+def test_after_a_first_load_what_was_sent_last_does_not_wait_for_all_of_it(watch: Watch) -> None:
+    watch.sql("update batch set settled = 50001 where id = 1")
+    watch.sandbox.play_hour(changes=10)
+    changed = watch.sync().diff.figures.changed
+    with watch.connect() as connections:
+        account = account_of(connections)
+        verification.begin(connections.ledger, account, "run")
+        chunk = verification.sent_lately(connections.ledger, account, grace=0, size=100)
+        assert chunk.passed == 30 + changed
+    assert watch.verify().tally.read == 80
+
+
 def test_rows_behind_a_request_under_way_wait_for_it_and_are_not_forgotten(watch: Watch) -> None:
     watch.verify()
     watch.sandbox.play_hour(changes=10)
