@@ -33,10 +33,11 @@ if TYPE_CHECKING:
 NOT_OLDER_THAN = timedelta(hours=24)
 MOST_LATELY = 50_000
 """Rows sent earlier than the former, or before so many others, are left to the rounds."""
+LOCK = 7_281_005
+"""Held by whoever verifies a programme; the sync's is another one."""
 ROUNDS_TO_HEAL = 3
 """A contact that differs once more after being marked so often in a row will not heal by itself."""
 
-_LOCK_CLASS = 7_281_005
 _BATCHES_AT_ONCE = 20
 _ALL_OF_IT = 1_000_000
 
@@ -132,25 +133,14 @@ class Standing:
 def holding(ledger: Ledger, account: Account) -> Iterator[None]:
     """Keep other verifications of the programme out, but not its sync; raises BusyError. Gone with the process."""
     with ledger.connection() as connection:
-        row = connection.execute("select pg_try_advisory_lock(%s, %s)", (_LOCK_CLASS, account.id)).fetchone()
+        row = connection.execute("select pg_try_advisory_lock(%s, %s)", (LOCK, account.id)).fetchone()
         if row is None or not row[0]:
             message = f"Another verification of programme {account.name!r} is under way."
             raise BusyError(message, hint="Nothing to do: it goes on where the last one stopped.")
         try:
             yield
         finally:
-            connection.execute("select pg_advisory_unlock(%s, %s)", (_LOCK_CLASS, account.id))
-
-
-def is_held(ledger: Ledger, account: Account) -> bool:
-    """Tell whether any process verifies the programme now."""
-    with ledger.connection() as connection:
-        row = connection.execute(
-            "select exists (select from pg_locks where locktype = 'advisory' and classid = %s and objid = %s "
-            "and database = (select oid from pg_database where datname = current_database()) and granted)",
-            (_LOCK_CLASS, account.id),
-        ).fetchone()
-    return row is not None and bool(row[0])
+            connection.execute("select pg_advisory_unlock(%s, %s)", (LOCK, account.id))
 
 
 def begin(ledger: Ledger, account: Account, run_id: str) -> int:

@@ -15,7 +15,7 @@ from treazure_pipeline.ledger import frames, verification
 from treazure_pipeline.ledger.limiter import Priority
 from treazure_pipeline.ledger.verification import Standing
 from treazure_pipeline.orchestration import metadata as md
-from treazure_pipeline.orchestration.balance_sync import ACTIVE, CONNECTIONS, OWNERS
+from treazure_pipeline.orchestration.balance_sync import CONNECTIONS, OWNERS, hourly
 from treazure_pipeline.settings import Programme
 from treazure_pipeline.sync.verification import WAITS, Verified, Work, verify
 
@@ -136,7 +136,12 @@ def build_verification(programme: Programme, *, prefixed: bool) -> VerificationO
         tags=tags,
         description="Reads balances back from Engage and marks what differs for sending again.",
     )
-    return VerificationOfProgramme(engage_balance_verification, job, _schedule(programme, job))
+
+    def is_busy(connections: Connections) -> bool:
+        return connections.ledger.is_held(connections.ledger.account(programme), verification.LOCK)
+
+    schedule = hourly(job, 37, is_busy, "the next one goes on where it stopped.")
+    return VerificationOfProgramme(engage_balance_verification, job, schedule)
 
 
 def work_of(connections: Connections, programme: Programme, run_id: str) -> Work:
@@ -173,26 +178,3 @@ def _figures(verified: Verified, standing: Standing) -> dict[str, Any]:
     if standing.read_through_from is not None:
         figures["least_lately_verified_hours"] = md.age_hours(standing.read_through_from, standing.now)
     return figures
-
-
-def _schedule(programme: Programme, job: Any) -> dg.ScheduleDefinition:
-    @dg.schedule(
-        name=f"{job.name}_schedule",
-        cron_schedule="37 * * * *",
-        job=job,
-        execution_timezone="UTC",
-        default_status=dg.DefaultScheduleStatus.RUNNING,
-        required_resource_keys={CONNECTIONS},
-        description="Minute 37 of every hour. Skips while a run is queued or running; the next one goes on from there.",
-    )
-    def hourly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        runs = context.instance.get_runs(dg.RunsFilter(job_name=job.name, statuses=ACTIVE), limit=10)
-        if not runs:
-            return dg.RunRequest()
-        waiting = [run for run in runs if run.status is not dg.DagsterRunStatus.STARTED]
-        connections: Connections = getattr(context.resources, CONNECTIONS)
-        if waiting or verification.is_held(connections.ledger, connections.ledger.account(programme)):
-            return dg.SkipReason(f"Run {(waiting or runs)[0].run_id} is queued or running.")
-        return dg.RunRequest()  # the process of what counts as running is dead: nobody verifies
-
-    return hourly

@@ -176,7 +176,7 @@ def test_a_second_verification_is_busy_and_one_beside_a_sync_is_not(watch: Watch
         other.ledger.hold(account)
         assert watch.verify().tally.read == 80
         with verification.holding(other.ledger, account):
-            assert verification.is_held(other.ledger, account)
+            assert other.ledger.is_held(account, verification.LOCK)
             with pytest.raises(BusyError):
                 watch.verify()
-        assert not verification.is_held(other.ledger, account)
+        assert not other.ledger.is_held(account, verification.LOCK)
