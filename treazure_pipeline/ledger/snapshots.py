@@ -363,7 +363,8 @@ select (select count(*) from latest) as contacts, count(*) filter (where newer) 
 from compared
 """
 
-# A pending row that changed again; back at what Engage accepted last it is settled, unless a request is in doubt.
+# A pending row that changed again; back at what Engage accepted last it is settled, unless a request is in doubt, or
+# Engage was seen not to hold what it accepted (marked).
 _MOVE = """
 with changed as materialized (
     select r.contact, r.after from change c, unnest(c.contacts, c.after) as r (contact, after)

@@ -158,13 +158,13 @@ class Ledger:
             if connection is not None:
                 _let_go(connection)
 
-    def is_held(self, account: Account) -> bool:
-        """Tell whether any process holds the programme's lock."""
+    def is_held(self, account: Account, lock: int = _LOCK_CLASS) -> bool:
+        """Tell whether any process holds the programme's lock, or another one of the programme's."""
         with self.connection() as connection:
             row = connection.execute(
                 "select exists (select from pg_locks where locktype = 'advisory' and classid = %s and objid = %s "
                 "and database = (select oid from pg_database where datname = current_database()) and granted)",
-                (_LOCK_CLASS, account.id),
+                (lock, account.id),
             ).fetchone()
         return row is not None and bool(row[0])
 

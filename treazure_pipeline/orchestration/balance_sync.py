@@ -4,7 +4,7 @@ Belongs here: asset keys, metadata, checks, what becomes of an error. Does not: 
 the other (`treazure_pipeline.sync`). See https://docs.dagster.io/guides/build/assets
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
@@ -333,30 +333,39 @@ def build_balance_sync(programme: Programme, *, prefixed: bool) -> BalanceSync:
         tags=tags,
         description="Fetches what changed in Treazure, compares, and sets it in Engage.",
     )
-    return BalanceSync([treazure_balances, *assets, engage_accounts], job, _schedule(programme, job))
+
+    def is_busy(connections: Connections) -> bool:
+        return connections.ledger.is_held(connections.ledger.account(programme))
+
+    schedule = hourly(job, 7, is_busy, "a missed hour leaves no hole.")
+    return BalanceSync([treazure_balances, *assets, engage_accounts], job, schedule)
 
 
-def _schedule(programme: Programme, job: Any) -> dg.ScheduleDefinition:
+def hourly(job: Any, minute: int, is_busy: Callable[[Connections], bool], why: str) -> dg.ScheduleDefinition:
+    """Make a schedule that skips while a run is queued or running; `why` that does no harm.
+
+    What only counts as running, since its process is dead, stops nothing: `is_busy` decides.
+    """
+
     @dg.schedule(
         name=f"{job.name}_schedule",
-        cron_schedule="7 * * * *",
+        cron_schedule=f"{minute} * * * *",
         job=job,
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.RUNNING,
         required_resource_keys={CONNECTIONS},
-        description="Minute 7 of every hour. Skips while a run is queued or running; a missed hour leaves no hole.",
+        description=f"Minute {minute} of every hour. Skips while a run is queued or running; {why}",
     )
-    def hourly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    def tick(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         runs = context.instance.get_runs(dg.RunsFilter(job_name=job.name, statuses=ACTIVE), limit=10)
         if not runs:
             return dg.RunRequest()
         waiting = [run for run in runs if run.status is not dg.DagsterRunStatus.STARTED]
-        connections: Connections = getattr(context.resources, CONNECTIONS)
-        if waiting or connections.ledger.is_held(connections.ledger.account(programme)):
+        if waiting or is_busy(getattr(context.resources, CONNECTIONS)):
             return dg.SkipReason(f"Run {(waiting or runs)[0].run_id} is queued or running.")
-        return dg.RunRequest()  # the process of what counts as running is dead: nobody holds the programme's lock
+        return dg.RunRequest()
 
-    return hourly
+    return tick
 
 
 def _window(connections: Connections, account: Account, config: SnapshotConfig) -> Window:

@@ -12,6 +12,7 @@ from treazure_pipeline.orchestration.alerts import build_alerts
 from treazure_pipeline.orchestration.balance_sync import CONNECTIONS, build_balance_sync
 from treazure_pipeline.orchestration.guards import build_approval
 from treazure_pipeline.orchestration.maintenance import build_maintenance
+from treazure_pipeline.orchestration.verification import build_verification
 from treazure_pipeline.settings import Settings
 
 
@@ -27,6 +28,12 @@ def build_definitions(settings: Settings, connect: Callable[[Settings], Connecti
             yield opened
 
     syncs = [build_balance_sync(programme, prefixed=settings.prefixed) for programme in settings.programmes]
+    readings = [build_verification(programme, prefixed=settings.prefixed) for programme in settings.programmes]
+    verification = dg.Definitions(
+        assets=[reading.asset for reading in readings],
+        jobs=[reading.job for reading in readings],
+        schedules=[reading.schedule for reading in readings],
+    )
     sync = dg.Definitions(
         assets=[asset for sync in syncs for asset in sync.assets],
         jobs=[*(sync.job for sync in syncs), build_approval(CONNECTIONS)],
@@ -36,5 +43,5 @@ def build_definitions(settings: Settings, connect: Callable[[Settings], Connecti
         executor=dg.in_process_executor,
     )
     return dg.Definitions.merge(
-        sync, build_adjustments(settings.programmes), build_alerts(), build_maintenance(settings)
+        sync, build_adjustments(settings.programmes), verification, build_alerts(), build_maintenance(settings)
     )
