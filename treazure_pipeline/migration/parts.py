@@ -20,7 +20,9 @@ LARGEST_MAGNITUDE = 15
 MOST_FRACTION_DIGITS = 20
 """As for the balances of an export: what is larger or finer than this is no number of points."""
 
-POINTS = pl.Decimal(38, MOST_FRACTION_DIGITS)
+PRECISION = 38
+"""Digits of a sum."""
+POINTS = pl.Decimal(PRECISION, MOST_FRACTION_DIGITS)
 """Sums of up to a thousand of the largest amounts fit."""
 MOMENT = pl.Datetime("us", "UTC")
 

@@ -1,0 +1,109 @@
+"""What a file for Engage's points import looks like, and what Treazure's movements become in it.
+
+Every name and choice that may turn out wrong stands here, so that one edit corrects it. The format is Engage's
+(developer.voyado.com, "Importing historical points"); the choice of types is **assumed**, Engage reads the amount only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import polars as pl
+
+KeyType = Literal["ContactId", "MemberNumber", "ExternalId"]
+Mode = Literal["log", "balance"]
+
+COLUMNS = (
+    "Key",
+    "KeyType",
+    "PointDefinitionId",
+    "Amount",
+    "TransactionType",
+    "TransactionDate",
+    "CreatedOn",
+    "ValidTo",
+    "CreatedBy",
+    "Description",
+    "Source",
+    "ExpireAfterMonthsInactive",
+)
+MOST_ROWS = 20_000
+"""Rows of one file that Engage takes."""
+MOMENT_FORMAT = "%Y-%m-%dT%H:%M:%S%.3fZ"
+"""As in Engage's own examples: ISO 8601 in UTC with milliseconds."""
+ORIGIN = "Treazure"
+"""What CreatedBy and Source say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """What a movement of points becomes: type and words where points came (`added`), and where they went (`taken`)."""
+
+    added: str
+    taken: str
+    words_added: str
+    words_taken: str
+
+
+MEANINGS = {
+    "Load": Meaning("Purchase", "Return", "Points earned", "Points taken back"),
+    "Redeem": Meaning("RewardVoucher", "RewardVoucher", "Used points returned", "Points used"),
+    "Convert": Meaning(
+        "RewardVoucher", "RewardVoucher", "Voucher turned back into points", "Points turned into a voucher"
+    ),
+    "Expire": Meaning("Adjustment", "Adjustment", "Expired points restored", "Points expired"),
+    "Transfer": Meaning("Adjustment", "Adjustment", "Points transferred in", "Points transferred out"),
+}
+INFORMATIONAL = "RedeemVoucher"
+"""Moves no points, whatever its amount says."""
+OPENING = "Opening balance"
+"""Words of the row that makes a contact's rows add up to its balance where the log does not."""
+BALANCE = "Balance at the migration"
+"""Words of the one row of a contact whose log is not imported."""
+
+_ALL = [*MEANINGS.values(), Meaning("Adjustment", "Adjustment", OPENING, OPENING)]
+OPENING_KIND = len(MEANINGS)
+_TYPES = pl.Series([kind for one in _ALL for kind in (one.added, one.taken)])
+_WORDS = pl.Series([words for one in _ALL for words in (one.words_added, one.words_taken)])
+
+_UNPRINTABLE = r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+"
+_FORMULA = r"^[=+\-@\uff1d\uff0b\uff0d\uff20]"
+
+
+def kinds(types: pl.Expr) -> pl.Expr:
+    """Return the number of each type's meaning, null for a type that is unknown."""
+    return types.replace_strict(list(MEANINGS), range(len(MEANINGS)), default=None, return_dtype=pl.Int8)
+
+
+def cleaned(texts: pl.Expr) -> pl.Expr:
+    """Return texts without control characters and line breaks, and harmless to a spreadsheet.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe in front. Quotes and semicolons are left to
+    the CSV writer.
+    """
+    plain = texts.str.replace_all(_UNPRINTABLE, " ").str.strip_chars()
+    return pl.when(plain.str.contains(_FORMULA)).then("'" + plain).otherwise(plain)
+
+
+def file_rows(rows: pl.DataFrame, definition_id: int, key_type: KeyType, decimals: int) -> pl.DataFrame:
+    """Return the columns of the file from key, kind, amount, date_time, valid_to, comment, receipt_nr."""
+    code = rows.select(pl.col("kind").cast(pl.Int16) * 2 + (pl.col("amount") < 0).cast(pl.Int16)).to_series()
+    comment = cleaned(pl.col("comment").fill_null(""))
+    receipt = cleaned(pl.col("receipt_nr").fill_null(""))
+    words = _WORDS.gather(code).alias("words")
+    instead = pl.when(receipt == "").then("words").otherwise(pl.format("{}, receipt {}", "words", receipt))
+    return rows.with_columns(words).select(
+        Key="key",
+        KeyType=pl.lit(key_type),
+        PointDefinitionId=pl.lit(definition_id),
+        Amount=pl.col("amount").cast(pl.Decimal(38, decimals)),
+        TransactionType=_TYPES.gather(code),
+        TransactionDate="date_time",
+        CreatedOn="date_time",
+        ValidTo="valid_to",
+        CreatedBy=pl.lit(ORIGIN),
+        Description=pl.when(comment == "").then(instead).otherwise(comment),
+        Source=pl.lit(ORIGIN),
+        ExpireAfterMonthsInactive=pl.lit(None, pl.String),
+    )
