@@ -72,7 +72,7 @@ def _exact() -> Iterator[None]:
 
 
 @given(data=st.lists(STEPS, max_size=8), decimals=st.integers(0, 9), direction=st.sampled_from([1, -1]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_engage_agrees_with_treazure_at_the_cut_off_and_after_every_expiry(
     data: list[list[tuple[str, Decimal, timedelta | None, int]]], decimals: int, direction: int
 ) -> None:
@@ -100,7 +100,7 @@ def test_engage_agrees_with_treazure_at_the_cut_off_and_after_every_expiry(
     error=st.one_of(st.just(ZERO), AMOUNTS),
     decimals=st.integers(0, 4),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_a_damaged_log_is_closed_to_the_balance_and_the_contact_is_listed(
     steps: list[tuple[str, Decimal, timedelta | None, int]],
     drop: int,
@@ -133,7 +133,7 @@ def test_a_damaged_log_is_closed_to_the_balance_and_the_contact_is_listed(
 
 
 @given(steps=STEPS, later=STEPS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_what_moved_after_the_cut_off_is_left_to_the_sync(
     steps: list[tuple[str, Decimal, timedelta | None, int]],
     later: list[tuple[str, Decimal, timedelta | None, int]],
