@@ -125,7 +125,7 @@ def of_logs(movements: pl.DataFrame, roster: pl.DataFrame, cut_off: datetime, de
     figures = Figures()
     known, findings = _placed(movements, roster, figures)
     roster, missing = _with_key(roster.with_row_index("c"), figures)
-    figures.movements["key_missing"] = _others(known, roster)
+    figures.movements["key_missing"] = 0 if missing.is_empty() else _others(known, roster)
     known = _in_time_order(known)
     usable, apart = _sorted_out(known, roster, cut_off, figures)
     roster, later = _at_the_cut_off(roster, usable, cut_off, figures)
@@ -263,6 +263,8 @@ def _closed(roster: pl.DataFrame, movements: pl.DataFrame, apart: pl.DataFrame) 
     closing = roster.filter(pl.col("opening") != 0).join(
         explained, on=["contact", "opening"], how="anti", maintain_order="left"
     )
+    if closing.is_empty():
+        return pl.DataFrame(schema=FINDINGS)
     moved = pl.when(pl.col("transaction_type") == INFORMATIONAL).then(_NOTHING).otherwise("amount")
     begun = movements.group_by("c", maintain_order=True).agg(
         (pl.col("balance") - moved).first().alias("begun"), pl.col("position").max().alias("last")
