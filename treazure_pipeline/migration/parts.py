@@ -16,14 +16,14 @@ import polars as pl
 
 from treazure_pipeline.clients.wire import Movement
 
-LARGEST_MAGNITUDE = 15
+LARGEST_MAGNITUDE = 12
 MOST_FRACTION_DIGITS = 20
-"""As for the balances of an export: what is larger or finer than this is no number of points."""
+"""What is larger or finer than this is no number of points."""
 
 PRECISION = 38
 """Digits of a sum."""
 POINTS = pl.Decimal(PRECISION, MOST_FRACTION_DIGITS)
-"""Sums of up to a thousand of the largest amounts fit."""
+"""Sums of up to a million of the largest amounts fit."""
 MOMENT = pl.Datetime("us", "UTC")
 
 SCHEMA = pl.Schema(

@@ -127,6 +127,24 @@ def test_each_reason_for_an_opening_row_is_told_apart(tmp_path: Path) -> None:
     assert report.figures.contacts == {"roster": 4, "written": 3, "without_points": 1}
 
 
+def test_a_balance_that_was_read_too_late_is_told_from_a_truncated_log(tmp_path: Path) -> None:
+    after = CUT_OFF + timedelta(minutes=5)
+    truncated = [movement("Load", 20, 30), Movement(after, Decimal(10), "Load", Decimal(40))]
+    too_late = [movement("Load", 20, 20), Movement(after, Decimal(10), "Load", Decimal(30))]
+    only_later = [Movement(after, Decimal(10), "Load", Decimal(30))]
+    logs = {contact(1): truncated, contact(2): too_late, contact(3): only_later}
+    report = migrate(tmp_path, logs, dict.fromkeys(logs, Decimal(30)))
+    rows = rows_of(tmp_path, report)
+    assert [in_engage(rows, name, CUT_OFF) for name in logs] == [30, 20, 20]
+    said = [(row["contact"], row["kind"], row["amount"]) for row in report.findings.rows(named=True)]
+    assert said == [
+        (contact(1), "beginning_missing", Decimal(10)),
+        (contact(2), "later_balance", Decimal(10)),
+        (contact(3), "later_balance", Decimal(10)),
+        (contact(3), "beginning_missing", Decimal(20)),
+    ]
+
+
 def test_unknown_movements_are_kept_apart_and_their_points_stay(tmp_path: Path) -> None:
     log = [movement("Load", 10, 10), movement("Bonus", 7, 17, 1), movement("Bonus", 1, 18, 2), movement("", 2, 20, 3)]
     log.append(Movement(BEGINNING + timedelta(days=4), Decimal("1e30"), "Load", Decimal(20)))
