@@ -85,6 +85,10 @@ def migrate(
         roster([(name, balances[name], (keys or {}).get(name)) for name in names])
         for names in _some(sorted(balances), block_size)
     )
+    return write(parts, blocks, folder, **options)
+
+
+def write(parts: Iterable[bytes], blocks: Iterable[pl.DataFrame], folder: Path, **options: Any) -> FilesReport:
     settings: dict[str, Any] = {
         "definition_id": 1,
         "cut_off": CUT_OFF,
