@@ -183,7 +183,7 @@ def test_what_is_left_after_each_expiry_is_rounded_like_the_balance_then(tmp_pat
 
 
 @given(text=st.text(max_size=40), receipt=st.text(max_size=10))
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 def test_any_text_is_safe_in_any_reader(tmp_path_factory: pytest.TempPathFactory, text: str, receipt: str) -> None:
     folder = tmp_path_factory.mktemp("texts")
     log = [Movement(BEGINNING, Decimal(1), "Load", Decimal(1), comment=text, receipt_nr=receipt)]

@@ -115,6 +115,23 @@ def in_engage(rows: Iterable[Mapping[str, str]], key: str, moment: datetime) -> 
     return sum((Decimal(row["Amount"]) for row in counted), ZERO)
 
 
+def in_engage_if_oldest_go_first(rows: Iterable[Mapping[str, str]], key: str, moment: datetime) -> Decimal:
+    """The balance that Engage would show if rows that take points used up the oldest ones."""
+    lots: list[tuple[str, Decimal]] = []
+    for row in rows:
+        amount = Decimal(row["Amount"])
+        if row["Key"] != key:
+            continue
+        if amount > 0:
+            lots.append((row["ValidTo"], amount))
+        while amount < 0:
+            (valid_to, lot), *lots = lots
+            if lot + amount > 0:
+                lots.insert(0, (valid_to, lot + amount))
+            amount = min(lot + amount, ZERO)
+    return sum((lot for valid_to, lot in lots if not valid_to or datetime.fromisoformat(valid_to) > moment), ZERO)
+
+
 def rounded(points: Decimal, decimals: int) -> Decimal:
     return points.quantize(Decimal(1).scaleb(-decimals), ROUND_HALF_UP)
 
