@@ -161,7 +161,7 @@ def logs(folder: str, size: str, expiry: str) -> dict[str, Any]:
             }
         )
         roster = rows.group_by("contact", maintain_order=True).agg(pl.col("balance").last())
-        rows.match_to_schema(SCHEMA).write_ipc(f"{folder}/{first:09d}.part", compression="zstd")
+        rows.match_to_schema(SCHEMA).write_parquet(f"{folder}/{first:09d}.part", statistics=False)
         roster.with_columns(key=pl.lit(None, pl.String)).write_ipc(f"{folder}/{first:09d}.roster")
     return {}
 

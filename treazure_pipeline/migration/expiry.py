@@ -90,8 +90,10 @@ def _left_in_order(rows: pl.DataFrame, lots: pl.DataFrame) -> pl.DataFrame:
     Of each lot that is what of the balance is not in later ones.
     """
     balances = rows.group_by("c").agg(balance=pl.col("amount").sum())
-    later = pl.col("amount").sum().over("c") - pl.col("amount").cum_sum().over("c")
-    lots = lots.join(balances, on="c", how="left", maintain_order="left").with_columns(left=pl.col("balance") - later)
+    lots = lots.with_columns(reached=pl.col("amount").cum_sum())
+    ends = lots.group_by("c").agg(end=pl.col("reached").last()).join(balances, on="c")
+    later = pl.col("end") - pl.col("reached")
+    lots = lots.join(ends, on="c", how="left", maintain_order="left").with_columns(left=pl.col("balance") - later)
     left = (
         pl.when(pl.col("left") < 0).then(_ZERO).when(pl.col("left") > pl.col("amount")).then("amount").otherwise("left")
     )
