@@ -1,0 +1,121 @@
+"""What a file for Engage's points import looks like, and what Treazure's movements become in it.
+
+Every name and choice that may turn out wrong stands here, so that one edit corrects it. The format is Engage's
+(developer.voyado.com, "Importing historical points"); the choice of types is **assumed**, Engage reads the amount only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import polars as pl
+
+KeyType = Literal["ContactId", "MemberNumber", "ExternalId"]
+Mode = Literal["log", "balance"]
+
+COLUMNS = (
+    "Key",
+    "KeyType",
+    "PointDefinitionId",
+    "Amount",
+    "TransactionType",
+    "TransactionDate",
+    "CreatedOn",
+    "ValidTo",
+    "CreatedBy",
+    "Description",
+    "Source",
+    "ExpireAfterMonthsInactive",
+)
+MOST_ROWS = 20_000
+"""Rows of one file that Engage takes."""
+MOMENT_FORMAT = "%Y-%m-%dT%H:%M:%S%.3fZ"
+"""As in Engage's own examples: ISO 8601 in UTC with milliseconds."""
+ORIGIN = "Treazure"
+"""What CreatedBy and Source say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """What a movement of points becomes: type and words where points came (`added`), and where they went (`taken`)."""
+
+    added: str
+    taken: str
+    words_added: str
+    words_taken: str
+
+
+MEANINGS = {
+    "Load": Meaning("Purchase", "Return", "Points earned", "Points taken back"),
+    "Redeem": Meaning("RewardVoucher", "RewardVoucher", "Used points returned", "Points used"),
+    "Convert": Meaning(
+        "RewardVoucher", "RewardVoucher", "Voucher turned back into points", "Points turned into a voucher"
+    ),
+    "Expire": Meaning("Adjustment", "Adjustment", "Expired points restored", "Points expired"),
+    "Transfer": Meaning("Adjustment", "Adjustment", "Points transferred in", "Points transferred out"),
+}
+INFORMATIONAL = "RedeemVoucher"
+"""Moves no points, whatever its amount says."""
+OPENING = "Opening balance"
+"""Words of the row that makes a contact's rows add up to its balance where the log does not."""
+BALANCE = "Balance at the migration"
+"""Words of the one row of a contact whose log is not imported."""
+
+_ALL = [*MEANINGS.values(), Meaning("Adjustment", "Adjustment", OPENING, OPENING)]
+OPENING_KIND = len(MEANINGS)
+_TYPES = pl.Series([kind for one in _ALL for kind in (one.added, one.taken)])
+_WORDS = pl.Series([words for one in _ALL for words in (one.words_added, one.words_taken)])
+
+_UNPRINTABLE = r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+"
+_FORMULA = r"^[=+\-@\uff1d\uff0b\uff0d\uff20]"
+_TO_CLEAN = rf"{_UNPRINTABLE}|{_FORMULA}|^\s|\s$"
+
+
+def kinds(types: pl.Expr) -> pl.Expr:
+    """Return the number of each type's meaning, null for a type that is unknown."""
+    return types.replace_strict(list(MEANINGS), range(len(MEANINGS)), default=None, return_dtype=pl.Int8)
+
+
+def cleaned(texts: pl.Series) -> pl.Series:
+    """Return texts without control characters and line breaks, and harmless to a spreadsheet; null becomes empty.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe in front. Quotes and semicolons are left to
+    the CSV writer.
+    """
+    texts = texts.fill_null("")
+    dirty = texts.str.contains(_TO_CLEAN).arg_true()
+    plain = texts.gather(dirty).str.replace_all(_UNPRINTABLE, " ").str.strip_chars()
+    safe = plain.zip_with(~plain.str.contains(_FORMULA), "'" + plain)
+    return texts.scatter(dirty, safe) if len(dirty) else texts
+
+
+def file_rows(rows: pl.DataFrame, definition_id: int, key_type: KeyType, decimals: int) -> pl.DataFrame:
+    """Return the columns of the file from key, kind, amount, date_time, valid_to, comment, receipt_nr."""
+    code = rows.select(pl.col("kind").cast(pl.Int16) * 2 + (pl.col("amount") < 0).cast(pl.Int16)).to_series()
+    happened = rows["date_time"].dt.to_string(MOMENT_FORMAT)
+    return rows.select(
+        Key="key",
+        KeyType=pl.lit(key_type),
+        PointDefinitionId=pl.lit(definition_id),
+        Amount=pl.col("amount").cast(pl.Decimal(38, decimals)),
+        TransactionType=_TYPES.gather(code),
+        TransactionDate=happened,
+        CreatedOn=happened,
+        ValidTo=pl.col("valid_to").dt.to_string(MOMENT_FORMAT),
+        CreatedBy=pl.lit(ORIGIN),
+        Description=_descriptions(rows, code),
+        Source=pl.lit(ORIGIN),
+        ExpireAfterMonthsInactive=pl.lit(None, pl.String),
+    )
+
+
+def _descriptions(rows: pl.DataFrame, code: pl.Series) -> pl.Series:
+    """Return each row's comment; where it has none, what happened and the receipt."""
+    comments = cleaned(rows["comment"])
+    if not (comments == "").any():
+        return comments
+    words = pl.DataFrame({"words": _WORDS.gather(code), "receipt": cleaned(rows["receipt_nr"])})
+    with_receipt = pl.format("{}, receipt {}", "words", "receipt")
+    instead = words.select(pl.when(pl.col("receipt") == "").then("words").otherwise(with_receipt)).to_series()
+    return comments.zip_with(comments != "", instead)
