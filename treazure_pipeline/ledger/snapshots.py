@@ -161,6 +161,8 @@ def merge(ledger: Ledger, account: Account, observation: int, *, lot: int) -> Me
         connection.transaction(),
         connection.cursor(row_factory=dict_row) as cursor,
     ):
+        # By itself: what a statement counts that had to wait for the lock is as old as the beginning of its wait.
+        cursor.execute("select from programme where id = %s for update", (account.id,))
         known = _one(
             cursor,
             "select o.asked, o.answered, o.window_from, o.window_to, o.is_full, o.figures, g.points_total, "
