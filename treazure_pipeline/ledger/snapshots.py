@@ -162,7 +162,7 @@ def merge(ledger: Ledger, account: Account, observation: int, *, lot: int) -> Me
         connection.transaction(),
         connection.cursor(row_factory=dict_row) as cursor,
     ):
-        # In a statement of its own, so that the counts below see what whoever held the row has committed.
+        # By itself: what a statement counts that had to wait for the lock is as old as the beginning of its wait.
         cursor.execute("select from programme where id = %s for update", (account.id,))
         known = _one(
             cursor,

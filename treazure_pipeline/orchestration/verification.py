@@ -20,6 +20,8 @@ from treazure_pipeline.settings import Programme
 from treazure_pipeline.sync.verification import WAITS, Verified, Work, verify
 
 GROUP = "verification"
+# What the sync has sent from minute 7 on is past the default grace time by then.
+MINUTE = 47
 COLUMNS = dg.TableSchema(
     columns=[
         dg.TableColumn("contact", "uuid", "The contact's GUID."),
@@ -140,7 +142,7 @@ def build_verification(programme: Programme, *, prefixed: bool) -> VerificationO
     def is_busy(connections: Connections) -> bool:
         return connections.ledger.is_held(connections.ledger.account(programme), verification.LOCK)
 
-    schedule = hourly(job, 37, is_busy, "the next one goes on where it stopped.")
+    schedule = hourly(job, MINUTE, is_busy, "the next one goes on where it stopped.")
     return VerificationOfProgramme(engage_balance_verification, job, schedule)
 
 

@@ -77,9 +77,10 @@ def is_same(shown: Decimal, sent: Decimal, decimals: int) -> bool:
 def verify(work: Work) -> Verified:
     """Read balances back until everything has had its turn, or the time is over.
 
-    Three of four chunks are rows that were sent lately, as long as there are any. What is read is kept chunk by chunk,
-    so a run that is killed loses one at most, and the next goes on from there. A failed reading is no verdict. A
-    programme in state migrating is left alone (I11). Raises BusyError beside another verification of the programme.
+    Three of four chunks are rows that were sent lately, as long as there are any; every four chunks it looks for new
+    ones. What is read is kept chunk by chunk, so a run that is killed loses one at most, and the next goes on from
+    there. A failed reading is no verdict. A programme in state migrating is left alone (I11). Raises BusyError beside
+    another verification of the programme.
     """
     began = time.monotonic()
     run = _Run(work)
@@ -144,7 +145,8 @@ class _Run:
             over = time.monotonic() >= deadline or looked_at >= work.most_contacts or self.engage.error is not None
             if over or not (lately_left or round_left):
                 return
-            if lately_left and (not round_left or turn % 4 < _LATELY_OF_FOUR):
+            place = turn % 4
+            if not round_left or (place < _LATELY_OF_FOUR and (lately_left or place == 0)):
                 chunk = verification.sent_lately(work.ledger, work.account, grace=work.grace, size=CHUNK)
                 lately_left = not chunk.is_last
             else:

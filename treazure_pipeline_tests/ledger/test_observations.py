@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 
+import psycopg
 import pytest
 
 from treazure_pipeline.clients.wire import encode_balances
@@ -307,3 +309,30 @@ def test_time_stamps_grow_even_if_the_clock_is_set_back(counter: Counter) -> Non
     counter.assert_ends_with("51.5")
     ((stamp,),) = counter.shop.sql("select max(time_stamp) from batch")
     assert stamp > before
+
+
+def test_a_row_that_became_pending_while_the_merge_waited_for_the_programme_is_counted(counter: Counter) -> None:
+    fetch(counter.connections, counter.account)
+    merge(counter.connections, counter.account)
+    send(counter.connections, counter.account)
+    fetch(counter.connections, counter.account)
+    with (
+        psycopg.connect(counter.shop.database_url, autocommit=True) as other,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        with other.transaction():
+            other.execute("set local search_path to treazure_pipeline")
+            other.execute("update programme set points_total = points_total")
+            other.execute(
+                "insert into pending (programme, contact, master, observation, since, marked) "
+                "select programme, contact, sent, observation, now(), true from ledger where contact = %s",
+                (counter.contact,),
+            )
+            merging = threads.submit(merge, counter.connections, counter.account)
+            waits = "select 1 from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+            while not counter.shop.sql(waits):
+                assert not merging.done()
+        diff = merging.result()
+    assert (diff.figures.carried_over, diff.figures.stock.pending) == (1, 1)
+    assert send(counter.connections, counter.account, diff=diff).sent == 1
+    assert_in_step(counter.shop)

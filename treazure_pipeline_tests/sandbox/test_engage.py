@@ -29,6 +29,17 @@ def test_a_set_balance_is_accepted_applied_and_read_back(caller: Caller, contact
     assert caller.engage("GET", f"{base}/{STRANGER}").status_code == 404
 
 
+def test_a_balance_changed_by_hand_is_shown_at_once_and_a_later_one_replaces_it(
+    sandbox: Sandbox, caller: Caller, contacts: list[str]
+) -> None:
+    caller.set_balances([row(contacts[0], 5), row(contacts[1], 6)])
+    sandbox.set_engage_balances({contacts[0].upper(): "7.5", contacts[1]: None})
+    assert [held(sandbox, contact) for contact in contacts[:2]] == ["7.5", None]
+    assert caller.engage("GET", f"/api/v2/point-accounts?contactId={contacts[1]}").json()["count"] == 0
+    caller.set_balances([row(contacts[0], 5), row(contacts[1], 6)])
+    assert [held(sandbox, contact) for contact in contacts[:2]] == ["5", "6"]
+
+
 def test_every_mandatory_header_is_demanded(caller: Caller) -> None:
     path = f"{caller.http.base_url}/api/v2/contacts/count"
     assert caller.engage("GET", "/api/v2/contacts/count").json() == 50

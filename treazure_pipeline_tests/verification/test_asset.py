@@ -116,7 +116,7 @@ def test_with_several_programmes_each_has_its_own_verification(new_watch: Callab
     dg.Definitions.validate_loadable(definitions)
     for name in ("gold", "silver"):
         assert dg.AssetKey([name, ASSET]) in definitions.resolve_asset_graph().get_all_asset_keys()
-        assert definitions.resolve_schedule_def(f"{name}_{JOB}_schedule").cron_schedule == "37 * * * *"
+        assert definitions.resolve_schedule_def(f"{name}_{JOB}_schedule").cron_schedule == "47 * * * *"
 
 
 def test_the_schedule_is_hourly_and_skips_while_a_run_verifies_but_not_behind_a_dead_one(
@@ -124,7 +124,7 @@ def test_the_schedule_is_hourly_and_skips_while_a_run_verifies_but_not_behind_a_
 ) -> None:
     definitions = build_definitions(watch.settings())
     schedule = definitions.resolve_schedule_def(f"{JOB}_schedule")
-    assert (schedule.cron_schedule, schedule.execution_timezone) == ("37 * * * *", "UTC")
+    assert (schedule.cron_schedule, schedule.execution_timezone) == ("47 * * * *", "UTC")
     assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
 
     def requests() -> int:

@@ -18,7 +18,7 @@ def test_the_act_about_drift_finds_and_heals_all_of_it_and_plots_it(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    watch = new_watch(members=300)
+    watch = new_watch(members=120)
     watch.sync()
     settings = watch.settings(DAGSTER_POSTGRES_URL=empty_database_url, TREAZURE_PIPELINE_HOME=str(home))
     for name, value in instance.prepare(settings).environment.items():
