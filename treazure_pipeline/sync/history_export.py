@@ -1,0 +1,214 @@
+"""The points history as Parquet files, one a month and programme, in a folder or an object store (any fsspec URL).
+
+`URL/month=2026-01/PROGRAMME.parquet`: what Spark, DuckDB, Polars, pandas and BigQuery read as one table partitioned by
+month. Which file is out of date is told by the files themselves: each says of which state of its month it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from treazure_pipeline.clients.transport import redacted
+from treazure_pipeline.errors import PipelineError, SettingsError
+from treazure_pipeline.ledger import history
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from treazure_pipeline.ledger.history import Month, Snapshot
+    from treazure_pipeline.ledger.store import Account, Ledger
+
+POINTS = pa.decimal128(38, 18)
+TIME = pa.timestamp("us", tz="UTC")
+SCHEMA = pa.schema(
+    [
+        pa.field("programme", pa.string(), nullable=False),
+        pa.field("contact", pa.string(), nullable=False),
+        pa.field("position", pa.int32(), nullable=False),
+        pa.field("date_time", TIME, nullable=False),
+        pa.field("amount", POINTS, nullable=False),
+        pa.field("balance", POINTS, nullable=False),
+        pa.field("transaction_type", pa.string(), nullable=False),
+        pa.field("expires_at", TIME),
+        *(
+            pa.field(name, pa.string())
+            for name in ("comment", "operator_id", "shop_id", "pos_id", "receipt_nr", "properties")
+        ),
+    ]
+)
+_STATE = b"treazure_pipeline.state"
+
+
+class ExportError(PipelineError):
+    """The files could not be written or read; those that are there are whole."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export did: months there are, files written and removed, rows written; `url` without secrets."""
+
+    url: str
+    months: int
+    written: int
+    removed: int
+    rows: int
+    seconds: float
+
+
+def check_url(url: str) -> None:
+    """Raise SettingsError for a URL that fsspec does not know."""
+    if not url.strip():
+        raise SettingsError("The export's URL is empty; give a folder, or an address such as s3://bucket/points.")
+    try:
+        fsspec.get_filesystem_class(urlsplit(url).scheme or "file")
+    except (ValueError, ImportError):
+        raise SettingsError(
+            f"The export can't write to {shown(url)}: the package for this kind of address is not installed "
+            "(for example s3fs, gcsfs or adlfs), or the address is wrong."
+        ) from None
+
+
+def shown(url: str) -> str:
+    """Return a URL without what may be secret: the password, and the query."""
+    parts = urlsplit(url)
+    if not parts.scheme:
+        return url
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{host}{parts.path}"
+
+
+def has_secret(url: str) -> bool:
+    """Tell whether a URL holds something that must not be stored with a run."""
+    return bool(_secrets(url))
+
+
+def export(ledger: Ledger, account: Account, url: str) -> Exported:
+    """Write the months that are not there yet as they are in the database; leave the others alone.
+
+    A file appears under its name when it is whole. Memory does not grow with the rows.
+    """
+    began = time.perf_counter()
+    check_url(url)
+    try:
+        files, root = fsspec.core.url_to_fs(url)
+        with history.months(ledger, account) as snapshot:
+            target = _Target(files, root.rstrip("/"), account.name)
+            target.sweep()
+            written = [month for month in snapshot.months if month.rows and target.state_of(month) != _state(month)]
+            for month in written:
+                target.write(snapshot, month)
+            removed = sum(target.remove(month) for month in snapshot.months if not month.rows)
+    except PipelineError:
+        raise
+    except (OSError, ValueError, ImportError, pa.ArrowException) as error:
+        reason = " ".join(redacted(str(error), _secrets(url)).split())[:300]
+        raise ExportError(
+            f"The export to {shown(url)} failed: {type(error).__name__}: {reason}",
+            hint="Run it again: files that are whole are not written again.",
+        ) from None
+    return Exported(
+        shown(url), sum(month.rows > 0 for month in snapshot.months), len(written), removed,
+        sum(month.rows for month in written), time.perf_counter() - began,
+    )  # fmt: skip
+
+
+class _Target:
+    """The files of one programme below one folder."""
+
+    def __init__(self, files: Any, root: str, programme: str) -> None:
+        self._files = files
+        self._root = root
+        self._programme = programme
+
+    def state_of(self, month: Month) -> bytes | None:
+        """Return what a month's file says of itself, None where there is none that can be read."""
+        path = self._path(month)
+        if not self._files.exists(path):
+            return None
+        try:
+            with self._files.open(path, "rb") as file:
+                held: bytes | None = (pq.read_schema(file).metadata or {}).get(_STATE)
+        except pa.ArrowInvalid:
+            return None
+        return held
+
+    def write(self, snapshot: Snapshot, month: Month) -> None:
+        """Write a month under a name that readers of the folder pass over, then give it its own."""
+        path = self._path(month)
+        folder = path.rpartition("/")[0]
+        part = f"{folder}/{self._part}{uuid.uuid4().hex}"
+        self._files.makedirs(folder, exist_ok=True)
+        try:
+            with (
+                self._files.open(part, "wb") as file,
+                pq.ParquetWriter(file, SCHEMA.with_metadata({_STATE: _state(month)}), compression="zstd") as writer,
+            ):
+                for rows in snapshot.rows(month):
+                    writer.write_batch(_batch(self._programme, rows))
+            self._files.mv(part, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self._files.rm_file(part)
+            raise
+
+    def remove(self, month: Month) -> bool:
+        """Remove the file of a month that has no movements any more."""
+        if not self._files.exists(self._path(month)):
+            return False
+        self._files.rm_file(self._path(month))
+        return True
+
+    def sweep(self) -> None:
+        """Remove what an export that was killed has left."""
+        for part in self._files.glob(f"{self._root}/month=*/{self._part}*"):
+            self._files.rm_file(part)
+
+    @property
+    def _part(self) -> str:
+        return f"_{self._programme}.parquet."
+
+    def _path(self, month: Month) -> str:
+        return f"{self._root}/month={month.month.isoformat()[:7]}/{self._programme}.parquet"
+
+
+def _state(month: Month) -> bytes:
+    return f"{month.changed_at.isoformat()} {month.rows}".encode()
+
+
+def _batch(programme: str, rows: Sequence[tuple[Any, ...]]) -> pa.RecordBatch:
+    columns = [[programme] * len(rows), *map(list, zip(*rows, strict=True))]
+    arrays = []
+    for kind, values in zip(SCHEMA, columns, strict=True):
+        try:
+            arrays.append(pa.array(values, kind.type))
+        except pa.ArrowInvalid:
+            wrong = next(row for row, value in zip(rows, values, strict=True) if not _fits(value, kind.type))
+            raise ExportError(
+                f"{kind.name} of movement {wrong[1]} of contact {wrong[0]} has more digits than Parquet's "
+                f"{kind.type} can hold.",
+                hint="Correct it in Treazure, or leave the month to a query of the table points_history.",
+            ) from None
+    return pa.record_batch(arrays, schema=SCHEMA)
+
+
+def _fits(value: Any, kind: pa.DataType) -> bool:
+    try:
+        pa.array([value], kind)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _secrets(url: str) -> list[str]:
+    parts = urlsplit(url)
+    given = [parts.password or "", *(value for _, value in parse_qsl(parts.query))]
+    return [text for secret in given if secret for text in {secret, unquote(secret)}]
