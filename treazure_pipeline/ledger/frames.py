@@ -11,6 +11,7 @@ import pandas as pd
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
     from treazure_pipeline.ledger.store import Account, Ledger
 
@@ -79,6 +80,53 @@ def adjustments(ledger: Ledger, states: Sequence[str] | None = None, limit: int 
         "select id, state, contact::text as contact, amount, comment, receipt, balance, tries, reason, received_at, "
         "next_try, event_id from adjustment where %(any)s or state = any (%(states)s) order by id desc limit %(limit)s",
         {"any": states is None, "states": list(states or ()), "limit": limit},
+    )
+
+
+def points_history(
+    ledger: Ledger,
+    account: Account,
+    contacts: Sequence[str] | None = None,
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    newest: int | None = None,
+) -> pd.DataFrame:
+    """Return movements as the table holds them, by contact and position: of these contacts, within [since, until).
+
+    With `newest` only so many, the newest ones, newest first.
+    """
+    order = "contact, position" if newest is None else "date_time desc, contact, position desc"
+    return _frame(
+        ledger,
+        "select contact::text as contact, position, date_time, amount, balance, transaction_type, expires_at, comment, "
+        "operator_id, shop_id, pos_id, receipt_nr, properties from points_history where programme = %(id)s "
+        "and (%(any)s or contact = any (%(contacts)s::uuid[])) "
+        "and date_time >= coalesce(%(since)s, '-infinity'::timestamptz) "
+        f"and date_time < coalesce(%(until)s, 'infinity'::timestamptz) order by {order} limit %(limit)s",
+        {"id": account.id, "any": contacts is None, "contacts": list(contacts or ()), "since": since, "until": until,
+         "limit": newest},
+    )  # fmt: skip
+
+
+def history_differences(ledger: Ledger, account: Account, limit: int | None = None) -> pd.DataFrame:
+    """Return contacts whose log does not add up: contact, balance, sum, difference, log_balance, rows, read_at."""
+    return _frame(
+        ledger,
+        "select contact::text as contact, balance, sum, difference, log_balance, rows, read_at from points_history_read "
+        "where programme = %(id)s and read_at is not null "
+        "and (difference is distinct from 0 or log_balance is distinct from balance) order by contact limit %(limit)s",
+        {"id": account.id, "limit": limit},
+    )
+
+
+def history_failures(ledger: Ledger, account: Account, limit: int | None = None) -> pd.DataFrame:
+    """Return contacts whose log could not be read the last time: contact, error, tried_at, read_at (of the rows)."""
+    return _frame(
+        ledger,
+        "select contact::text as contact, error, tried_at, read_at from points_history_read "
+        "where programme = %(id)s and error is not null order by contact limit %(limit)s",
+        {"id": account.id, "limit": limit},
     )
 
 

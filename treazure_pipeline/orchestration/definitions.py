@@ -9,6 +9,7 @@ import dagster as dg
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.orchestration.adjustments import build_adjustments
 from treazure_pipeline.orchestration.balance_sync import CONNECTIONS, build_balance_sync
+from treazure_pipeline.orchestration.points_history import build_points_history
 from treazure_pipeline.settings import Settings
 
 
@@ -24,6 +25,7 @@ def build_definitions(settings: Settings, connect: Callable[[Settings], Connecti
             yield opened
 
     syncs = [build_balance_sync(programme, prefixed=settings.prefixed) for programme in settings.programmes]
+    histories = [build_points_history(programme, prefixed=settings.prefixed) for programme in settings.programmes]
     sync = dg.Definitions(
         assets=[asset for sync in syncs for asset in sync.assets],
         jobs=[sync.job for sync in syncs],
@@ -32,4 +34,9 @@ def build_definitions(settings: Settings, connect: Callable[[Settings], Connecti
         # Also for what is materialised by hand: one process keeps one lock and its connections from step to step.
         executor=dg.in_process_executor,
     )
-    return dg.Definitions.merge(sync, build_adjustments(settings.programmes))
+    history = dg.Definitions(
+        assets=[history.asset for history in histories],
+        jobs=[history.job for history in histories],
+        schedules=[history.schedule for history in histories],
+    )
+    return dg.Definitions.merge(sync, build_adjustments(settings.programmes), history)

@@ -109,7 +109,7 @@ def export(ledger: Ledger, account: Account, url: str) -> Exported:
             removed = sum(target.remove(month) for month in snapshot.months if not month.rows)
     except PipelineError:
         raise
-    except (OSError, ValueError, ImportError, pa.ArrowException) as error:
+    except Exception as error:  # noqa: BLE001 - each kind of store has errors of its own
         reason = " ".join(redacted(str(error), _secrets(url)).split())[:300]
         raise ExportError(
             f"The export to {shown(url)} failed: {type(error).__name__}: {reason}",
