@@ -16,7 +16,7 @@ _BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15)
 
 
 class Metrics:
-    """Deliveries by outcome and duration, and the depth of the queue."""
+    """Deliveries and histories by outcome and duration, and the depth of the queue."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -29,6 +29,15 @@ class Metrics:
         self.seconds = Histogram(
             "treazure_receiver_delivery_seconds",
             "Time from a delivery's headers to its answer.",
+            buckets=_BUCKETS,
+            registry=registry,
+        )
+        self.histories = Counter(
+            "treazure_receiver_histories", "Requests for points histories by outcome.", ["outcome"], registry=registry
+        )
+        self.history_seconds = Histogram(
+            "treazure_receiver_history_seconds",
+            "Time from a request for a points history to its answer.",
             buckets=_BUCKETS,
             registry=registry,
         )
