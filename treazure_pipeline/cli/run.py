@@ -29,7 +29,7 @@ HISTORY = (
     "due", "read", "failed", "left", "movements", "rows_written", "differing", "unknown_movements",
     "files_written", "files_removed", "rows_exported",
 )  # fmt: skip
-ADJUSTMENTS = ("queued", "posted", "done", "rejected", "waiting", "looked_up", "uncertain")
+ADJUSTMENTS = ("queued", "shortened", "posted", "done", "rejected", "waiting", "looked_up", "uncertain")
 _EXPORT_URL = "TREAZURE_PIPELINE_HISTORY_EXPORT"
 _SEVERITY = ("ok", "held", "busy", "failed")
 

@@ -83,6 +83,16 @@ def adjustments(ledger: Ledger, states: Sequence[str] | None = None, limit: int 
     )
 
 
+def dead_letters(ledger: Ledger, limit: int | None = None) -> pd.DataFrame:
+    """Return deliveries that could not be read and that nobody has dealt with, newest first, without their bodies."""
+    return _frame(
+        ledger,
+        "select id, delivery_id, received_at, reason, length(body) as characters from dead_letter "
+        "where settled_at is null order by id desc limit %(limit)s",
+        {"limit": limit},
+    )
+
+
 def points_history(
     ledger: Ledger,
     account: Account,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 
 import psycopg
@@ -54,6 +55,10 @@ class Metrics:
             registry=registry,
         )
 
+        self._dead_letters = Gauge(
+            "treazure_dead_letters", "Deliveries that could not be read and wait for a person.", registry=registry
+        )
+
     async def render(self) -> bytes:
         """Return all of it in Prometheus' text format; the queue is read every few seconds at most."""
         async with self._reading:
@@ -65,11 +70,13 @@ class Metrics:
     async def _read(self) -> None:
         try:
             depth = await self._store.depth()
+            self._dead_letters.set(await self._store.dead_letters())
         except (DatabaseError, psycopg.Error):
             self._reachable.set(0)
             # An old number would look like a queue that stands still.
             self._depth.clear()
             self._oldest.clear()
+            self._dead_letters.set(math.nan)
             return
         self._reachable.set(1)
         for state, (count, age) in depth.items():

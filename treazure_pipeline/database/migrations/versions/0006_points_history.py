@@ -1,4 +1,4 @@
-"""The points log of contacts, for the data team.
+"""The points log of contacts, for the data team; and dead letters that a person has dealt with.
 
 Revision ID: 0006
 """
@@ -93,6 +93,10 @@ create table points_history_month (
     primary key (programme, month)
 ) with (fillfactor = 50);
 comment on table points_history_month is 'movements by month (UTC), and when one of them changed last: what an export has to write';
+
+alter table dead_letter add column settled_at timestamptz;
+alter table dead_letter add column settled_reason text;
+comment on column dead_letter.settled_at is 'when a person said that nothing more is to be done about it';
 """
 
 
@@ -104,5 +108,6 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Drop its tables, with their data."""
     op.execute(
-        "drop table points_history, points_history_read, points_history_due, points_history_mark, points_history_month;"
+        "drop table points_history, points_history_read, points_history_due, points_history_mark, points_history_month; "
+        "alter table dead_letter drop column settled_at, drop column settled_reason;"
     )
