@@ -31,7 +31,11 @@ COLUMNS = (
     "date_time", "amount", "balance", "transaction_type", "expires_at", "comment", "operator_id", "shop_id", "pos_id",
     "receipt_nr", "properties",
 )  # fmt: skip
-_ROWS_AT_ONCE = 20_000
+_AS_MICROSECONDS = {name: f"(extract(epoch from {name}) * 1000000)::bigint" for name in ("date_time", "expires_at")}
+_OF_MONTH = (
+    "programme = %(programme)s and date_time >= %(start)s::timestamp at time zone 'UTC' "
+    "and date_time < %(end)s::timestamp at time zone 'UTC'"
+)
 
 
 class UnstorableError(PipelineError):
@@ -222,20 +226,39 @@ class Snapshot:
             )
         ]
 
-    def rows(self, month: Month) -> Iterator[list[tuple[Any, ...]]]:
-        """Read a month in the order of time, some rows at once: contact, position, and `COLUMNS` (properties as text)."""
+    @contextmanager
+    def csv(self, month: Month) -> Iterator[Iterator[bytes]]:
+        """Read a month in the order of time as CSV, row by row: contact, position, and `COLUMNS`.
+
+        Times are microseconds since 1970, properties JSON texts; what is empty and unquoted is null.
+        """
+        columns = ", ".join(_AS_MICROSECONDS.get(name, name) for name in COLUMNS)
+        with (
+            self._connection.cursor() as cursor,
+            cursor.copy(
+                f"copy (select contact, position, {columns} from points_history where {_OF_MONTH} "
+                "order by date_time, contact, position) to stdout (format csv)",
+                self._bounds(month),
+            ) as copy,
+        ):
+            yield (bytes(row) for row in copy)
+
+    def _bounds(self, month: Month) -> dict[str, Any]:
         start = month.month
         end = date(start.year + start.month // 12, start.month % 12 + 1, 1)
-        columns = ", ".join(f"{name}::text" if name == "properties" else name for name in COLUMNS)
-        with self._connection.cursor("month") as cursor:
-            cursor.execute(
-                f"select contact::text, position, {columns} from points_history "
-                "where programme = %s and date_time >= %s::timestamp at time zone 'UTC' "
-                "and date_time < %s::timestamp at time zone 'UTC' order by date_time, contact, position",
-                (self._account.id, start, end),
-            )
-            while found := cursor.fetchmany(_ROWS_AT_ONCE):
-                yield found
+        return {"programme": self._account.id, "start": start, "end": end}
+
+
+def too_long(ledger: Ledger, account: Account, *, digits: int, decimals: int) -> tuple[str, int] | None:
+    """Return contact and position of a movement whose points have more digits than these, None without any."""
+    with ledger.connection() as connection:
+        found = connection.execute(
+            "select contact::text, position from points_history where programme = %(programme)s "
+            "and (scale(trim_scale(amount)) > %(decimals)s or scale(trim_scale(balance)) > %(decimals)s "
+            "or greatest(abs(amount), abs(balance)) >= power(10::numeric, %(digits)s - %(decimals)s)) limit 1",
+            {"programme": account.id, "digits": digits, "decimals": decimals},
+        ).fetchone()
+    return None if found is None else (found[0], found[1])
 
 
 @contextmanager

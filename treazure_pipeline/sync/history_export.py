@@ -7,6 +7,7 @@ month. Which file is out of date is told by the files themselves: each says of w
 from __future__ import annotations
 
 import contextlib
+import io
 import time
 import uuid
 from dataclasses import dataclass
@@ -16,13 +17,14 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow import csv
 
 from treazure_pipeline.clients.transport import redacted
 from treazure_pipeline.errors import PipelineError, SettingsError
 from treazure_pipeline.ledger import history
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator
 
     from treazure_pipeline.ledger.history import Month, Snapshot
     from treazure_pipeline.ledger.store import Account, Ledger
@@ -46,6 +48,8 @@ SCHEMA = pa.schema(
     ]
 )
 _STATE = b"treazure_pipeline.state"
+# Also the longest movement that can be written.
+_BLOCK_BYTES = 8 * 1024 * 1024
 
 
 class ExportError(PipelineError):
@@ -109,6 +113,13 @@ def export(ledger: Ledger, account: Account, url: str) -> Exported:
             removed = sum(target.remove(month) for month in snapshot.months if not month.rows)
     except PipelineError:
         raise
+    except pa.ArrowInvalid as error:
+        wrong = history.too_long(ledger, account, digits=POINTS.precision, decimals=POINTS.scale)
+        which = f"The points of movement {wrong[1]} of contact {wrong[0]}" if wrong else f"A movement ({error})"
+        raise ExportError(
+            f"{which} can't be held by a Parquet file: points have at most {POINTS.scale} decimals there.",
+            hint="Correct it in Treazure, or read that month from the table points_history.",
+        ) from None
     except Exception as error:  # noqa: BLE001 - each kind of store has errors of its own
         reason = " ".join(redacted(str(error), _secrets(url)).split())[:300]
         raise ExportError(
@@ -151,9 +162,10 @@ class _Target:
             with (
                 self._files.open(part, "wb") as file,
                 pq.ParquetWriter(file, SCHEMA.with_metadata({_STATE: _state(month)}), compression="zstd") as writer,
+                snapshot.csv(month) as rows,
             ):
-                for rows in snapshot.rows(month):
-                    writer.write_batch(_batch(self._programme, rows))
+                for batch in _batches(self._programme, rows):
+                    writer.write_batch(batch)
             self._files.mv(part, path)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -184,28 +196,46 @@ def _state(month: Month) -> bytes:
     return f"{month.changed_at.isoformat()} {month.rows}".encode()
 
 
-def _batch(programme: str, rows: Sequence[tuple[Any, ...]]) -> pa.RecordBatch:
-    columns = [[programme] * len(rows), *map(list, zip(*rows, strict=True))]
-    arrays = []
-    for kind, values in zip(SCHEMA, columns, strict=True):
-        try:
-            arrays.append(pa.array(values, kind.type))
-        except pa.ArrowInvalid:
-            wrong = next(row for row, value in zip(rows, values, strict=True) if not _fits(value, kind.type))
-            raise ExportError(
-                f"{kind.name} of movement {wrong[1]} of contact {wrong[0]} has more digits than Parquet's "
-                f"{kind.type} can hold.",
-                hint="Correct it in Treazure, or leave the month to a query of the table points_history.",
-            ) from None
-    return pa.record_batch(arrays, schema=SCHEMA)
+def _batches(programme: str, rows: Iterator[bytes]) -> Iterator[pa.RecordBatch]:
+    """Turn CSV into batches of the schema; by Arrow, which is ten times as fast as making Python's objects first."""
+    held = [field for field in SCHEMA if field.name != "programme"]
+    reader = csv.open_csv(
+        pa.PythonFile(io.BufferedReader(_Joined(rows), _BLOCK_BYTES), mode="r"),
+        csv.ReadOptions(column_names=[field.name for field in held], use_threads=False, block_size=_BLOCK_BYTES),
+        csv.ParseOptions(newlines_in_values=True),
+        csv.ConvertOptions(
+            column_types={field.name: pa.int64() if field.type == TIME else field.type for field in held},
+            null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=False,
+        ),
+    )  # fmt: skip
+    for batch in reader:
+        columns = [column.cast(field.type) for column, field in zip(batch.columns, held, strict=True)]
+        yield pa.record_batch([pa.repeat(programme, batch.num_rows), *columns], schema=SCHEMA)
 
 
-def _fits(value: Any, kind: pa.DataType) -> bool:
-    try:
-        pa.array([value], kind)
-    except pa.ArrowInvalid:
-        return False
-    return True
+class _Joined(io.RawIOBase):
+    """A file that holds pieces, one behind the other."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        super().__init__()
+        self._pieces = pieces
+        self._left = b""
+
+    def readable(self) -> bool:
+        """Tell that it can be read."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill the buffer as far as there is something."""
+        parts, size = [self._left], len(self._left)
+        while size < len(buffer) and (piece := next(self._pieces, b"")):
+            parts.append(piece)
+            size += len(piece)
+        whole = b"".join(parts)
+        taken = min(size, len(buffer))
+        buffer[:taken] = whole[:taken]
+        self._left = whole[taken:]
+        return taken
 
 
 def _secrets(url: str) -> list[str]:

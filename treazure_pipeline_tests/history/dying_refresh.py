@@ -25,7 +25,7 @@ POINTS: dict[str, tuple[Any, str, bool]] = {
     "when_a_log_s_new_rows_are_written": (history, "_copy", True),
     "before_a_log_s_commit": (history, "_count_months", True),
     "after_a_log_was_stored": (history, "replace", True),
-    "in_the_middle_of_a_file": (history_export, "_batch", True),
+    "in_the_middle_of_a_file": (history_export, "_batches", True),
     "between_two_files": (history_export._Target, "write", True),  # noqa: SLF001
 }
 

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import json
 import resource
 import subprocess
 import sys
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
@@ -112,9 +114,30 @@ def test_digits_that_parquet_can_t_hold_are_named_and_nothing_is_rounded(logs: L
     logs.give(A, [movement("2026-01-03T00:00:00Z", 10, 10)])
     read_logs(logs.shop)
     logs.shop.sql("update points_history set amount = 0.1234567890123456789")
-    with pytest.raises(ExportError, match=rf"amount of movement 1 of contact {A} has more digits"):
+    with pytest.raises(ExportError, match=rf"points of movement 1 of contact {A} can't be held"):
         exported(logs.shop, tmp_path)
     assert [file for file in tmp_path.rglob("*") if file.is_file()] == []
+
+
+def test_texts_and_missing_values_come_back_as_they_are(logs: Logs, tmp_path: Path) -> None:
+    comments = [None, "", '"', 'a "b", c;\r\n\\N', "NULL", "é👩‍👩‍👧", "  "]
+    logs.give(
+        A,
+        [
+            movement(f"2026-01-0{day}T00:00:00.123456Z", 1, day, comment=comment, properties={"n": comment})
+            for day, comment in enumerate(comments, 1)
+        ],
+    )
+    logs.give(B, [movement("1969-12-31T23:59:59.999999Z", -1, -1, expiresAt="2100-01-01T00:00:00Z")])
+    read_logs(logs.shop)
+    exported(logs.shop, tmp_path)
+    rows = read_back(tmp_path).to_pylist()
+    early = next(row for row in rows if row["contact"] == B)
+    assert (early["month"], early["expires_at"]) == ("1969-12", datetime(2100, 1, 1, tzinfo=UTC))
+    assert early["date_time"] == datetime(1969, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)
+    assert [early[name] for name in ("comment", "shop_id", "properties")] == [None] * 3
+    texts = sorted((row["position"], row["comment"], json.loads(row["properties"])) for row in rows if row != early)
+    assert [(comment, held["n"]) for _, comment, held in texts] == [(one, one) for one in comments]
 
 
 def test_no_secret_of_an_address_is_shown(logs: Logs) -> None:
