@@ -6,6 +6,7 @@ Assets, commands and benchmarks get their ledger and clients here; none of them 
 from __future__ import annotations
 
 import hashlib
+import math
 import threading
 from functools import cached_property
 from typing import TYPE_CHECKING, Self
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from treazure_pipeline.clients.transport import Pacer
     from treazure_pipeline.errors import PipelineError
-    from treazure_pipeline.settings import Settings
+    from treazure_pipeline.settings import MasterSettings, Settings
     from treazure_pipeline.sync.guards import Judgement
 
 
@@ -83,20 +84,7 @@ class Connections:
     @cached_property
     def treazure(self) -> TreazureClient:
         """The points master."""
-        settings = self.settings
-        return TreazureClient(
-            settings.treazure_base_url,
-            settings.treazure_client_id,
-            settings.treazure_client_secret,
-            timeout=settings.treazure_timeout_seconds,
-            concurrency=settings.treazure_concurrency,
-            retry=self.retry,
-            pacer=self._pacer(
-                f"treazure:{settings.treazure_base_url}|{settings.treazure_client_id}",
-                settings.treazure_max_requests_per_second,
-                settings.treazure_timeout_seconds,
-            ),
-        )
+        return treazure_client(self.settings, self.ledger, self.retry, self.priority)
 
     @cached_property
     def engage(self) -> EngageClient:
@@ -116,13 +104,38 @@ class Connections:
     def engage_pacer(self) -> Pacer:
         """The budget of the API key, over all processes that use it."""
         settings = self.settings
-        return self._pacer(
-            f"engage:{settings.engage_base_url}|{settings.engage_api_key.get_secret_value()}",
+        return shared_rate(
+            self.ledger,
+            _bucket("engage", f"{settings.engage_base_url}|{settings.engage_api_key.get_secret_value()}"),
             settings.engage_max_requests_per_second,
-            settings.engage_timeout_seconds,
+            self.priority,
+            settings.engage_timeout_seconds + LEASE_MARGIN_SECONDS,
+            self.stop,
         )
 
-    def _pacer(self, key: str, per_second: int, timeout: float) -> Pacer:
-        system, _, secret = key.partition(":")
-        bucket = f"{system}:{hashlib.sha256(secret.encode()).hexdigest()[:16]}"
-        return shared_rate(self.ledger, bucket, per_second, self.priority, timeout + LEASE_MARGIN_SECONDS, self.stop)
+
+def treazure_client(
+    settings: MasterSettings, ledger: Ledger, retry: RetryPolicy, priority: Priority, *, patience: float = math.inf
+) -> TreazureClient:
+    """Return a client of the points master within the rate that all share; `patience` is `SharedRate`'s."""
+    return TreazureClient(
+        settings.treazure_base_url,
+        settings.treazure_client_id,
+        settings.treazure_client_secret,
+        timeout=settings.treazure_timeout_seconds,
+        concurrency=settings.treazure_concurrency,
+        retry=retry,
+        pacer=shared_rate(
+            ledger,
+            _bucket("treazure", f"{settings.treazure_base_url}|{settings.treazure_client_id}"),
+            settings.treazure_max_requests_per_second,
+            priority,
+            settings.treazure_timeout_seconds + LEASE_MARGIN_SECONDS,
+            retry.stop or threading.Event(),
+            patience=patience,
+        ),
+    )
+
+
+def _bucket(system: str, secret: str) -> str:
+    return f"{system}:{hashlib.sha256(secret.encode()).hexdigest()[:16]}"

@@ -10,6 +10,7 @@
     │  ├─ DatabaseUnavailableError
     │  └─ SchemaOutdatedError
     ├─ RunIncompleteError
+    ├─ RateUsedUpError
     └─ RemoteError
        ├─ TransientError
        │  ├─ NoAnswerError
@@ -81,6 +82,10 @@ class SchemaOutdatedError(DatabaseError):
 
 class RunIncompleteError(PipelineError):
     """A run could not finish. What was accepted until then is kept, and the next run goes on."""
+
+
+class RateUsedUpError(PipelineError):
+    """Others use the shared rate, or a pause that a system asked for goes on; nothing was sent."""
 
 
 class RemoteError(PipelineError):

@@ -211,16 +211,12 @@ class Storage(BaseModel):
     dagster_postgres_url: DatabaseUrl | None = None
 
 
-class Settings(Storage):
-    """Everything an operator can set; each field is the variable of its name unless an alias is given.
-
-    Secrets are :class:`pydantic.SecretStr`, so that no repr and no log shows them.
+class MasterSettings(Storage):
+    """What reading from Treazure needs.
 
     Attributes:
         treazure_base_url: Formed from its parts where it was not given; no slash at the end.
-        engage_base_url: Likewise.
         programmes: One or more, names and both identifiers unique.
-        prefixed: Whether keys of assets and names of jobs carry the programme's name.
     """
 
     treazure_base_url: BaseUrl = Field(description="Treazure's address")
@@ -229,6 +225,19 @@ class Settings(Storage):
     treazure_max_requests_per_second: int = Field(default=40, ge=0)
     treazure_concurrency: int = Field(default=8, ge=1, le=64)
     treazure_timeout_seconds: float = Field(default=30, gt=0, le=3600, allow_inf_nan=False)
+    programmes: tuple[Programme, ...] = Field(min_length=1)
+
+
+class Settings(MasterSettings):
+    """Everything an operator can set; each field is the variable of its name unless an alias is given.
+
+    Secrets are :class:`pydantic.SecretStr`, so that no repr and no log shows them.
+
+    Attributes:
+        engage_base_url: Formed from its parts where it was not given; no slash at the end.
+        prefixed: Whether keys of assets and names of jobs carry the programme's name.
+    """
+
     treazure_lookup_wait_seconds: float = Field(default=60, gt=0, allow_inf_nan=False)
 
     engage_base_url: BaseUrl = Field(description="Engage's address")
@@ -256,7 +265,6 @@ class Settings(Storage):
     migration_key_type: Literal["ContactId", "MemberNumber", "ExternalId"] = "ContactId"
 
     retry_scale: float = Field(default=1, ge=0, allow_inf_nan=False, validation_alias="TREAZURE_PIPELINE_RETRY_SCALE")
-    programmes: tuple[Programme, ...] = Field(min_length=1)
     prefixed: bool = False
 
 
@@ -268,6 +276,7 @@ class ReceiverSettings(Storage):
         adjustment_answer_within_seconds: How long after its arrival a delivery may wait for the new balance.
             The sender gives up after 15 seconds.
         history_api_key: What a reader of points histories has to show; None: nobody may read any.
+        master: Where the histories come from; there only with a key.
     """
 
     engage_webhook_secret: Annotated[tuple[SecretStr, ...], BeforeValidator(_webhook_secrets)] = Field(
@@ -275,6 +284,7 @@ class ReceiverSettings(Storage):
     )
     adjustment_answer_within_seconds: float = Field(default=0, ge=0, lt=15, allow_inf_nan=False)
     history_api_key: SecretStr | None = None
+    master: MasterSettings | None = None
 
 
 def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
@@ -332,11 +342,23 @@ def load_receiver(environ: Mapping[str, str] | None = None) -> ReceiverSettings:
     Raises:
         SettingsError: As from :func:`load_settings`.
     """
+    given = _given(environ)
     problems: dict[str, str] = {}
-    settings = _validated(ReceiverSettings, _values(ReceiverSettings, _given(environ)), problems)
-    if settings is None:
+    settings = _validated(ReceiverSettings, _values(ReceiverSettings, given), problems)
+    master = _master(given, problems) if "HISTORY_API_KEY" in given else None
+    if settings is None or problems:
         raise _error(problems)
-    return settings
+    return settings.model_copy(update={"master": master})
+
+
+def _master(given: Mapping[str, str], problems: dict[str, str]) -> MasterSettings | None:
+    """What the points histories need beside their key."""
+    if not re.fullmatch(r"[!-~]+", given["HISTORY_API_KEY"]):
+        problems["HISTORY_API_KEY"] = "must be of visible ASCII characters, without spaces"
+    values = _values(MasterSettings, given)
+    _form_treazure_base_url(given, values, problems)
+    values["PROGRAMMES"] = _programmes(given, problems) or _PLACEHOLDER
+    return _validated(MasterSettings, values, problems)
 
 
 # Stands in for programmes that are wrong themselves, so that the other settings are checked all the same.
@@ -357,7 +379,7 @@ def _variables(model: type[Storage]) -> dict[str, str]:
     return {
         str(field.validation_alias or name.upper()): name
         for name, field in fields
-        if name not in {"programmes", "prefixed"}
+        if name not in {"programmes", "prefixed", "master"}
     }
 
 

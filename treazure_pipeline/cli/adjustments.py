@@ -9,7 +9,7 @@ import uuid
 from contextlib import suppress
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.table import Column, Table
@@ -22,6 +22,9 @@ from treazure_pipeline.ledger.adjustments import Received
 from treazure_pipeline.ledger.store import Ledger
 from treazure_pipeline.settings import Settings, load_settings
 from treazure_pipeline.sync.adjustments import SenselessError, sense
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _COLUMNS = ("contact", "amount", "definition_id", "description")
 _SHOWN = ("id", "state", "contact", "amount", "comment", "receipt", "tries", "reason", "received_at")
@@ -38,25 +41,26 @@ def command() -> None:
 @click.option("--limit", default=50, show_default=True, help="The newest so many.")
 @output.json_option
 def list_(*, states: tuple[str, ...], limit: int, as_json: bool) -> None:
-    """Show adjustments, the newest first."""
+    """Show adjustments, the newest first, and dead letters: deliveries that could not be read."""
     with _ledger(load_settings()) as ledger:
-        found = frames.adjustments(ledger, states or None, limit=limit)
+        rows = _rows(frames.adjustments(ledger, states or None, limit=limit))
+        letters = _rows(frames.dead_letters(ledger, limit=limit))
         counts = queue.figures(ledger)
-    rows = json.loads(
-        found.astype(object)
-        .where(found.notna(), None)
-        .to_json(orient="records", date_format="iso", default_handler=str)
-    )
     if as_json:
-        output.print_json(
-            {"status": "ok", "states": {state: getattr(counts, state) for state in STATES}, "adjustments": rows}
-        )
+        output.print_json({"status": "ok", "states": {state: getattr(counts, state) for state in STATES},
+                           "adjustments": rows, "dead_letters": letters})  # fmt: skip
         return
     table = Table(*(Column(name.replace("_", " "), overflow="fold") for name in _SHOWN), box=None)
     for row in rows:
         table.add_row(*("" if row[name] is None else str(row[name]) for name in _SHOWN))
     output.console().print(table)
     output.say(", ".join(f"{getattr(counts, state):,} {state}" for state in STATES))
+    if letters:
+        table = Table(*(Column(name.replace("_", " "), overflow="fold") for name in letters[0]), box=None)
+        for row in letters:
+            table.add_row(*map(str, row.values()))
+        output.say("\nDead letters (their bodies are in the table dead_letter):")
+        output.console().print(table)
 
 
 @command.command()
@@ -137,11 +141,17 @@ def retry(*, numbers: tuple[int, ...], as_json: bool) -> None:
 @click.argument("numbers", nargs=-1, type=int, required=True)
 @click.option("--reason", required=True, help="Why; it is kept.")
 @click.option("--posted", is_flag=True, help="It stands in Treazure: nothing more is to be done.")
+@click.option("--dead-letters", is_flag=True, help="The numbers are those of dead letters; they are kept.")
 @output.json_option
-def discard(*, numbers: tuple[int, ...], reason: str, posted: bool, as_json: bool) -> None:
+def discard(*, numbers: tuple[int, ...], reason: str, posted: bool, dead_letters: bool, as_json: bool) -> None:
     """Give up adjustments that are not finished, or say that an uncertain one stands in Treazure."""
+    if posted and dead_letters:
+        raise SettingsError("--posted and --dead-letters do not go together.")
     with _ledger(load_settings()) as ledger:
-        changed = [number for number in numbers if queue.discard(ledger, number, reason, posted=posted)]
+        if dead_letters:
+            changed = [number for number in numbers if queue.settle_dead_letter(ledger, number, reason)]
+        else:
+            changed = [number for number in numbers if queue.discard(ledger, number, reason, posted=posted)]
     _say_changed(changed, numbers, "posted" if posted else "discarded", as_json=as_json)
 
 
@@ -153,6 +163,15 @@ def _say_changed(changed: list[int], numbers: tuple[int, ...], what: str, *, as_
     output.say(f"{len(changed)} {what}.")
     if unchanged:
         output.say(f"Not in a state for this: {', '.join(map(str, unchanged))}.")
+
+
+def _rows(found: pd.DataFrame) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads(
+        found.astype(object)
+        .where(found.notna(), None)
+        .to_json(orient="records", date_format="iso", default_handler=str)
+    )
+    return rows
 
 
 def _ledger(settings: Settings) -> Ledger:

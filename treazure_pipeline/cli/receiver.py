@@ -26,15 +26,20 @@ def command_line(*arguments: str) -> list[str]:
 def command(host: str, port: int) -> None:
     """Receive Engage's webhooks: POST /webhooks/engage stores adjustments for `run adjustments`.
 
-    Beside it are /healthz, /readyz, /metrics and /openapi.json. SIGTERM ends it when its last request is answered.
+    With HISTORY_API_KEY it also gives points logs: GET /contacts/CONTACT/points-history. Beside these are /healthz,
+    /readyz, /metrics and /openapi.json. SIGTERM ends it when its last request is answered.
     """
     from treazure_pipeline.receiver.app import bind, build_app, server
+    from treazure_pipeline.receiver.history import Histories
 
     settings = load_receiver()
     # A server of one's own may be away for now: deliveries are refused until it is back, and /readyz says why.
     found = instance.prepare(settings) if instance.uses_embedded(settings) else instance.locate(settings)
     secrets = [secret.get_secret_value() for secret in settings.engage_webhook_secret]
-    app = build_app(found.ledger_url, secrets, settings.adjustment_answer_within_seconds)
+    histories = None
+    if settings.history_api_key is not None and settings.master is not None:
+        histories = Histories(found.ledger_url, settings.history_api_key, settings.master)
+    app = build_app(found.ledger_url, secrets, settings.adjustment_answer_within_seconds, histories)
     try:
         listener, url = bind(host, port)
     except OSError as error:

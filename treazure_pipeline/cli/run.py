@@ -25,7 +25,12 @@ FIGURES = (
     "fetched", "duplicate", "rejected", "superseded", "unchanged", "changed", "carried_over",
     "sent", "refused", "held", "pending", "requests", "points_before", "points_after",
 )  # fmt: skip
-ADJUSTMENTS = ("queued", "posted", "done", "rejected", "waiting", "looked_up", "uncertain")
+HISTORY = (
+    "due", "read", "failed", "left", "movements", "rows_written", "differing", "unknown_movements",
+    "files_written", "files_removed", "rows_exported",
+)  # fmt: skip
+ADJUSTMENTS = ("queued", "shortened", "posted", "done", "rejected", "waiting", "looked_up", "uncertain")
+_EXPORT_URL = "TREAZURE_PIPELINE_HISTORY_EXPORT"
 VERIFICATION = (
     "read", "equal", "drift", "missing", "unsettled", "failed", "marked", "healed", "requests", "outstanding_drift",
     "outstanding_missing", "will_not_heal", "oldest_drift_hours", "round", "round_share", "least_lately_verified_hours",
@@ -94,6 +99,67 @@ def adjustments(ctx: click.Context, *, as_json: bool) -> None:
         if "error" in result:
             output.error(result["error"])
     ctx.exit(exit_code)
+
+
+@command.command("history")
+@click.option("--programme", "names", multiple=True, metavar="NAME", help="Only this programme (repeatable).")
+@click.option("--full", is_flag=True, help="Read the logs of all contacts, not only of those that changed.")
+@click.option("--export", "url", metavar="URL", help="Then write Parquet files by month to a folder or a fsspec URL.")
+@output.json_option
+@click.pass_context
+def history(ctx: click.Context, *, names: tuple[str, ...], full: bool, url: str | None, as_json: bool) -> None:
+    """Read the points logs of the contacts whose balance changed into the table points_history."""
+    from treazure_pipeline.settings import load_settings
+    from treazure_pipeline.sync.history_export import check_url
+
+    settings = load_settings()
+    programmes = chosen(settings, names)
+    if url is not None:
+        check_url(url)
+        # Dagster keeps run config, and the address may hold a password.
+        os.environ[_EXPORT_URL] = url
+    os.environ.update(instance.prepare(settings).environment)
+    config = {"full": full, **({} if url is None else {"export_url": {"env": _EXPORT_URL}})}
+    results = [run_history(settings, programme, config) for programme in programmes]
+    exit_code = max(result.pop("exit_code") for result in results)
+    if as_json:
+        worst = max((result["status"] for result in results), key=_SEVERITY.index)
+        output.print_json(results[0] if len(results) == 1 else {"status": worst, "programmes": results})
+    else:
+        print_results(results, HISTORY)
+    ctx.exit(exit_code)
+
+
+def run_history(settings: Settings, programme: Programme, config: dict[str, Any]) -> dict[str, Any]:
+    """Run one programme's job; return what `--json` prints, and the `exit_code`."""
+    from dagster import DagsterInstance
+
+    from treazure_pipeline.connections import Connections
+    from treazure_pipeline.orchestration.definitions import build_definitions
+
+    opened: list[Connections] = []
+    prefix = [programme.name] if settings.prefixed else []
+    with DagsterInstance.get() as dagster, _progress(programme, "reading logs") as advance:
+
+        def connect(settings: Settings) -> Connections:
+            opened.append(Connections(settings, on_progress=advance))
+            return opened[-1]
+
+        job = build_definitions(settings, connect).resolve_job_def("_".join([*prefix, "refresh_points_history"]))
+        result = _execute(job, dagster, {"__".join([*prefix, "points_history"]): {"config": config}})
+    values = _values(result)
+    return {
+        "programme": programme.name,
+        "run_id": result.run_id,
+        **{name: values[name] for name in ("everybody", *HISTORY) if name in values},
+        "unknown_types": values.get("unknown_types", "none"),
+        "rows": values.get("dagster/row_count", 0),
+        "differing_outstanding": values.get("differing_outstanding", 0),
+        "failed_outstanding": values.get("failed_outstanding", 0),
+        **({"export": values["dagster/uri"]} if "dagster/uri" in values else {}),
+        "seconds": _seconds(values),
+        **_outcome(result, [error for connections in opened for error in connections.failures]),
+    }
 
 
 @command.command("verify")
@@ -270,14 +336,16 @@ def _summary(programme: Programme, result: ExecuteInProcessResult, failures: Seq
     if "window_from" in values:
         summary["window"] = {"from": _iso(values["window_from"]), "to": _iso(values["window_to"])}
     summary |= {name: values[name] for name in FIGURES if name in values}
-    summary["seconds"] = {
-        name.removeprefix("seconds_"): value for name, value in values.items() if name.startswith("seconds_")
-    }
+    summary["seconds"] = _seconds(values)
     outcome = _outcome(result, failures)
     if outcome["status"] == "held" and "sent" not in summary and "changed" in summary:
         everything = summary["changed"] + summary["carried_over"]
         summary |= {"sent": 0, "refused": 0, "held": everything, "pending": 0, "requests": 0}
     return summary | outcome
+
+
+def _seconds(values: dict[str, Any]) -> dict[str, Any]:
+    return {name.removeprefix("seconds_"): value for name, value in values.items() if name.startswith("seconds_")}
 
 
 def _iso(timestamp: float) -> str:
@@ -296,12 +364,12 @@ def _report_dead_runs(dagster: DagsterInstance, job: str) -> None:
 
 
 @contextmanager
-def _progress(programme: Programme) -> Iterator[Any]:
+def _progress(programme: Programme, doing: str = "sending") -> Iterator[Any]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=output.progress(), transient=True) as progress:
         task = progress.add_task(f"{programme.name}: fetching and comparing", total=None)
 
         def advance(rows: int, total: int) -> None:
-            progress.update(task, description=f"{programme.name}: sending", advance=rows, total=total)
+            progress.update(task, description=f"{programme.name}: {doing}", advance=rows, total=total)
 
         yield advance

@@ -35,6 +35,10 @@ BALANCE = "balance"
 MUTATED_AT = "mutatedAt"
 """Assumed, like the whole row."""
 
+MOVING = frozenset({"Load", "Convert", "Redeem", "Expire", "Transfer"})
+INFORMATIONAL = frozenset({"RedeemVoucher"})
+"""Transaction types of the history that move no points."""
+
 # Engage
 UNKNOWN_CONTACT = "Engage does not know this contact"
 """Our words for a contact among `missingContactIds`."""
@@ -251,11 +255,29 @@ def read_transaction_balance(body: bytes, loyalty_id: str) -> Decimal | None:
 
 
 def read_history(body: bytes) -> list[Movement]:
-    """Return an account's movements in the order of the answer."""
+    """Return an account's movements in the order of the answer; a time that names no zone is UTC."""
     try:
-        return msgspec.json.decode(body, type=list[Movement])
+        return [_sound(movement) for movement in msgspec.json.decode(body, type=list[Movement])]
     except msgspec.MsgspecError as error:
         raise WireError(f"it is no history ({error})") from None
+
+
+def _sound(movement: Movement) -> Movement:
+    if not (movement.amount.is_finite() and movement.balance.is_finite()):
+        raise WireError(f"an amount or balance of the movement at {movement.date_time} is no number")
+    expires_at = movement.expires_at
+    if movement.date_time.tzinfo is UTC and (expires_at is None or expires_at.tzinfo is UTC):
+        return movement
+    try:
+        return msgspec.structs.replace(
+            movement, date_time=_utc(movement.date_time), expires_at=None if expires_at is None else _utc(expires_at)
+        )
+    except OverflowError:
+        raise WireError(f"the time {movement.date_time} of a movement is beyond all times") from None
+
+
+def _utc(moment: datetime) -> datetime:
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def balances_path(version: str) -> str:

@@ -253,6 +253,19 @@ def discard(ledger: Ledger, number: int, reason: str, *, posted: bool) -> bool:
     return changed == 1
 
 
+def settle_dead_letter(ledger: Ledger, number: int, reason: str) -> bool:
+    """Note that nothing more is to be done about a dead letter, by a person's decision; it is kept. False: there is none."""
+    with ledger.connection() as connection:
+        return (
+            connection.execute(
+                "update dead_letter set settled_at = clock_timestamp(), settled_reason = %s "
+                "where id = %s and settled_at is null",
+                (reason, number),
+            ).rowcount
+            == 1
+        )
+
+
 def finish_posted(ledger: Ledger, run_id: str | None = None) -> int:
     """Mark posted adjustments as done whose balance Engage has accepted; return how many."""
     with ledger.connection() as connection:
@@ -363,7 +376,7 @@ select count(*) filter (where a.state = 'received'), count(*) filter (where a.st
        count(*) filter (where a.state = 'sending'), count(*) filter (where a.state = 'posted'),
        count(*) filter (where a.state = 'done'), count(*) filter (where a.state = 'rejected'),
        count(*) filter (where a.state = 'uncertain'), count(*) filter (where a.state = 'discarded'),
-       (select count(*) from dead_letter),
+       (select count(*) from dead_letter where settled_at is null),
        coalesce(extract(epoch from clock_timestamp() - min(a.received_at) filter (
            where a.state in ('received', 'queued', 'sending', 'uncertain'))), 0)::float,
        (select count(*) {_TO_DO})

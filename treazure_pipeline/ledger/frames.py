@@ -129,6 +129,63 @@ def verification_runs(ledger: Ledger, account: Account, limit: int = 24 * 7) -> 
     )
 
 
+def dead_letters(ledger: Ledger, limit: int | None = None) -> pd.DataFrame:
+    """Return deliveries that could not be read and that nobody has dealt with, newest first, without their bodies."""
+    return _frame(
+        ledger,
+        "select id, delivery_id, received_at, reason, length(body) as characters from dead_letter "
+        "where settled_at is null order by id desc limit %(limit)s",
+        {"limit": limit},
+    )
+
+
+def points_history(
+    ledger: Ledger,
+    account: Account,
+    contacts: Sequence[str] | None = None,
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    newest: int | None = None,
+) -> pd.DataFrame:
+    """Return movements as the table holds them, by contact and position: of these contacts, within [since, until).
+
+    With `newest` only so many, the newest ones, newest first.
+    """
+    order = "contact, position" if newest is None else "date_time desc, contact, position desc"
+    return _frame(
+        ledger,
+        "select contact::text as contact, position, date_time, amount, balance, transaction_type, expires_at, comment, "
+        "operator_id, shop_id, pos_id, receipt_nr, properties from points_history where programme = %(id)s "
+        "and (%(any)s or contact = any (%(contacts)s::uuid[])) "
+        "and date_time >= coalesce(%(since)s, '-infinity'::timestamptz) "
+        f"and date_time < coalesce(%(until)s, 'infinity'::timestamptz) order by {order} limit %(limit)s",
+        {"id": account.id, "any": contacts is None, "contacts": list(contacts or ()), "since": since, "until": until,
+         "limit": newest},
+    )  # fmt: skip
+
+
+def history_differences(ledger: Ledger, account: Account, limit: int | None = None) -> pd.DataFrame:
+    """Return contacts whose log does not add up: contact, balance, sum, difference, log_balance, rows, read_at."""
+    return _frame(
+        ledger,
+        "select contact::text as contact, balance, sum, difference, log_balance, rows, read_at from points_history_read "
+        "where programme = %(id)s and read_at is not null "
+        "and (difference is distinct from 0 or log_balance is distinct from balance) order by contact limit %(limit)s",
+        {"id": account.id, "limit": limit},
+    )
+
+
+def history_failures(ledger: Ledger, account: Account, limit: int | None = None) -> pd.DataFrame:
+    """Return contacts whose log could not be read the last time: contact, error, tried_at, read_at (of the rows)."""
+    return _frame(
+        ledger,
+        "select contact::text as contact, error, tried_at, read_at from points_history_read "
+        "where programme = %(id)s and error is not null order by contact limit %(limit)s",
+        {"id": account.id, "limit": limit},
+    )
+
+
 def _frame(ledger: Ledger, statement: str, values: dict[str, object]) -> pd.DataFrame:
     with ledger.connection() as connection:
         cursor = connection.execute(statement, values)

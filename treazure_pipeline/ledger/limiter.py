@@ -9,12 +9,14 @@ spaced starts bunch up on the way.)
 from __future__ import annotations
 
 import enum
+import math
 import threading
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from treazure_pipeline.clients.transport import Unpaced
-from treazure_pipeline.errors import RunIncompleteError
+from treazure_pipeline.errors import RateUsedUpError, RunIncompleteError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,11 +40,19 @@ class SharedRate:
     """A Pacer over all processes that use the same ledger and bucket.
 
     `lease` is how long, in seconds, a slot stays taken when its process dies: longer than the client's timeout.
-    Once `stop` is set, waiting for a slot ends with RunIncompleteError.
+    Once `stop` is set, waiting for a slot ends with RunIncompleteError; after `patience` seconds with RateUsedUpError.
     """
 
     def __init__(
-        self, ledger: Ledger, bucket: str, per_second: int, priority: Priority, lease: float, stop: threading.Event
+        self,
+        ledger: Ledger,
+        bucket: str,
+        per_second: int,
+        priority: Priority,
+        lease: float,
+        stop: threading.Event,
+        *,
+        patience: float = math.inf,
     ) -> None:
         self._ledger = ledger
         self._bucket = bucket
@@ -50,6 +60,7 @@ class SharedRate:
         self._priority = priority
         self._lease = lease
         self._stop = stop
+        self._patience = patience
 
     @contextmanager
     def slot(self) -> Iterator[None]:
@@ -70,6 +81,7 @@ class SharedRate:
             )
 
     def _take(self) -> int:
+        until = time.monotonic() + self._patience
         while True:
             with self._ledger.connection() as connection, connection.transaction():
                 connection.execute("set local synchronous_commit to off")
@@ -81,6 +93,10 @@ class SharedRate:
             taken, wait = row
             if taken is not None:
                 return int(taken)
+            if time.monotonic() > until:
+                raise RateUsedUpError(
+                    f"No request could be made for {self._patience:g} s: the rate is used up, or the system asked for a pause."
+                )
             if self._stop.wait(min(wait, _LONGEST_NAP)):
                 raise RunIncompleteError("The run was stopped while it waited for its turn to send.")
 
@@ -94,7 +110,16 @@ class SharedRate:
 
 
 def shared_rate(
-    ledger: Ledger, bucket: str, per_second: int, priority: Priority, lease: float, stop: threading.Event
+    ledger: Ledger,
+    bucket: str,
+    per_second: int,
+    priority: Priority,
+    lease: float,
+    stop: threading.Event,
+    *,
+    patience: float = math.inf,
 ) -> Pacer:
     """Return the Pacer for a budget; 0 requests a second means that there is no limit."""
-    return SharedRate(ledger, bucket, per_second, priority, lease, stop) if per_second else Unpaced()
+    if not per_second:
+        return Unpaced()
+    return SharedRate(ledger, bucket, per_second, priority, lease, stop, patience=patience)

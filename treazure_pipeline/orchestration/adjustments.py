@@ -64,7 +64,8 @@ def build_adjustments(programmes: Sequence[Programme]) -> dg.Definitions:
             connections.failures.append(error)
             raise dg.Failure(str(error), metadata={"error": type(error).__name__}, allow_retries=False) from error
         figures: dict[str, Any] = {
-            "queued": done.queued, "posted": done.posted, "done": done.done, "rejected": done.rejected,
+            "queued": done.queued, "shortened": done.shortened, "posted": done.posted,
+            "done": done.done, "rejected": done.rejected,
             "waiting": done.waiting, "looked_up": done.looked_up, "uncertain": done.uncertain,
             "points": md.number(done.points), "points_exact": str(done.points),
             "dagster/row_count": done.posted,

@@ -6,7 +6,7 @@ the other (`treazure_pipeline.sync`). See https://docs.dagster.io/guides/build/a
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -45,16 +45,7 @@ class SnapshotConfig(dg.Config):
     )
 
 
-@dataclass(frozen=True)
-class BalanceSync:
-    """What Dagster needs of one programme's sync."""
-
-    assets: list[dg.AssetsDefinition | dg.AssetSpec]
-    job: Any
-    schedule: dg.ScheduleDefinition
-
-
-def build_balance_sync(programme: Programme, *, prefixed: bool) -> BalanceSync:
+def build_balance_sync(programme: Programme, *, prefixed: bool) -> dg.Definitions:
     """Assemble one programme's chain of assets; `prefixed` puts the programme's name before every key and name."""
 
     def key(name: str) -> dg.AssetKey:
@@ -338,7 +329,7 @@ def build_balance_sync(programme: Programme, *, prefixed: bool) -> BalanceSync:
         return connections.ledger.is_held(connections.ledger.account(programme))
 
     schedule = hourly(job, 7, is_busy, "a missed hour leaves no hole.")
-    return BalanceSync([treazure_balances, *assets, engage_accounts], job, schedule)
+    return dg.Definitions(assets=[treazure_balances, *assets, engage_accounts], jobs=[job], schedules=[schedule])
 
 
 def hourly(job: Any, minute: int, is_busy: Callable[[Connections], bool], why: str) -> dg.ScheduleDefinition:

@@ -4,7 +4,7 @@ Belongs here: what a run shows and when it is started. Does not: what is read an
 (`treazure_pipeline.sync.verification`). See https://docs.dagster.io/guides/test/asset-checks
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import dagster as dg
@@ -35,16 +35,7 @@ COLUMNS = dg.TableSchema(
 )
 
 
-@dataclass(frozen=True)
-class VerificationOfProgramme:
-    """What Dagster needs of one programme's verification."""
-
-    asset: dg.AssetsDefinition
-    job: Any
-    schedule: dg.ScheduleDefinition
-
-
-def build_verification(programme: Programme, *, prefixed: bool) -> VerificationOfProgramme:
+def build_verification(programme: Programme, *, prefixed: bool) -> dg.Definitions:
     """Assemble one programme's verification; `prefixed` puts the programme's name before every key and name."""
 
     def key(name: str) -> dg.AssetKey:
@@ -143,7 +134,7 @@ def build_verification(programme: Programme, *, prefixed: bool) -> VerificationO
         return connections.ledger.is_held(connections.ledger.account(programme), verification.LOCK)
 
     schedule = hourly(job, MINUTE, is_busy, "the next one goes on where it stopped.")
-    return VerificationOfProgramme(engage_balance_verification, job, schedule)
+    return dg.Definitions(assets=[engage_balance_verification], jobs=[job], schedules=[schedule])
 
 
 def work_of(connections: Connections, programme: Programme, run_id: str) -> Work:

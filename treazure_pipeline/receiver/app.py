@@ -1,4 +1,4 @@
-"""The application's five addresses, and the server that runs it."""
+"""The application's addresses, and the server that runs it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 
 import psycopg
 import uvicorn
@@ -17,6 +17,7 @@ from starlette.routing import Route
 
 from treazure_pipeline.errors import DatabaseError
 from treazure_pipeline.receiver.events import LONGEST_ID, Event
+from treazure_pipeline.receiver.history import Histories
 from treazure_pipeline.receiver.metrics import Metrics
 from treazure_pipeline.receiver.openapi import document
 from treazure_pipeline.receiver.signatures import MalformedError, UnsignedError, Verifier
@@ -43,12 +44,16 @@ class _RefusedError(Exception):
 
 
 class Receiver:
-    """The handlers. `answer_within` is how many seconds after its arrival a delivery may wait for its balance."""
+    """The handlers. `answer_within` is how many seconds after its arrival a delivery may wait for its balance.
 
-    def __init__(self, store: Store, verifier: Verifier, answer_within: float) -> None:
+    Without `histories` nobody may read a contact's points log.
+    """
+
+    def __init__(self, store: Store, verifier: Verifier, answer_within: float, histories: Histories | None) -> None:
         self._store = store
         self._verifier = verifier
         self._answer_within = answer_within
+        self._histories = histories
         self._metrics = Metrics(store)
 
     async def deliver(self, request: Request) -> Response:
@@ -90,6 +95,20 @@ class Receiver:
                 return stored, Response(f'{{"balance": {balance}}}', media_type="application/json")
         return stored, JSONResponse({"status": stored}, 202)
 
+    async def history(self, request: Request) -> Response:
+        """Give a contact's points log to whoever has the key."""
+        began = asyncio.get_running_loop().time()
+        if self._histories is None:
+            outcome = "off"
+            response: Response = JSONResponse(
+                {"error": "Points histories are not switched on here (HISTORY_API_KEY)."}, 404
+            )
+        else:
+            outcome, response = await self._histories.get(request)
+        self._metrics.histories.labels(outcome).inc()
+        self._metrics.history_seconds.observe(asyncio.get_running_loop().time() - began)
+        return response
+
     async def health(self, request: Request) -> Response:  # noqa: ARG002 - Starlette's signature
         """Answer as long as the process does."""
         return JSONResponse({"status": "ok"})
@@ -113,21 +132,24 @@ class Receiver:
         return JSONResponse(document())
 
 
-def build_app(url: str, secrets: Iterable[str], answer_within: float = 0) -> Starlette:
+def build_app(
+    url: str, secrets: Iterable[str], answer_within: float = 0, histories: Histories | None = None
+) -> Starlette:
     """The receiver on the ledger at `url`, for deliveries signed with any of the secrets (`whsec_…`).
 
     It starts without the database, and answers 503 until that is there.
     """
     store = Store(url)
-    receiver = Receiver(store, Verifier(secrets), answer_within)
+    receiver = Receiver(store, Verifier(secrets), answer_within, histories)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        async with store.opened():
+        async with store.opened(), nullcontext() if histories is None else histories.opened():
             yield
 
     routes = [
         Route("/webhooks/engage", receiver.deliver, methods=["POST"]),
+        Route("/contacts/{contact}/points-history", receiver.history),
         Route("/healthz", receiver.health),
         Route("/readyz", receiver.ready),
         Route("/metrics", receiver.metrics),

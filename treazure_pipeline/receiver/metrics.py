@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 
 import psycopg
@@ -16,7 +17,7 @@ _BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15)
 
 
 class Metrics:
-    """Deliveries by outcome and duration, and the depth of the queue."""
+    """Deliveries and histories by outcome and duration, and the depth of the queue."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -29,6 +30,15 @@ class Metrics:
         self.seconds = Histogram(
             "treazure_receiver_delivery_seconds",
             "Time from a delivery's headers to its answer.",
+            buckets=_BUCKETS,
+            registry=registry,
+        )
+        self.histories = Counter(
+            "treazure_receiver_histories", "Requests for points histories by outcome.", ["outcome"], registry=registry
+        )
+        self.history_seconds = Histogram(
+            "treazure_receiver_history_seconds",
+            "Time from a request for a points history to its answer.",
             buckets=_BUCKETS,
             registry=registry,
         )
@@ -45,6 +55,10 @@ class Metrics:
             registry=registry,
         )
 
+        self._dead_letters = Gauge(
+            "treazure_dead_letters", "Deliveries that could not be read and wait for a person.", registry=registry
+        )
+
     async def render(self) -> bytes:
         """Return all of it in Prometheus' text format; the queue is read every few seconds at most."""
         async with self._reading:
@@ -56,11 +70,13 @@ class Metrics:
     async def _read(self) -> None:
         try:
             depth = await self._store.depth()
+            self._dead_letters.set(await self._store.dead_letters())
         except (DatabaseError, psycopg.Error):
             self._reachable.set(0)
             # An old number would look like a queue that stands still.
             self._depth.clear()
             self._oldest.clear()
+            self._dead_letters.set(math.nan)
             return
         self._reachable.set(1)
         for state, (count, age) in depth.items():

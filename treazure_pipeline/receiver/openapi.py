@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from treazure_pipeline import __version__
+from treazure_pipeline.receiver.history import DEFAULT_COUNT, LARGEST_COUNT
 
 _ERROR = {
     "type": "object",
@@ -73,6 +74,90 @@ _DELIVER = {
 }
 
 
+_FAILURE = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {"type": "string"},
+        "system": {"type": "string", "enum": ["treazure", "database"], "description": "The side that failed"},
+        "requestId": {"type": "string", "description": "What that side calls the request"},
+    },
+}
+_TIME = {"type": "string", "format": "date-time"}
+_MAY_MISS = {"type": ["string", "null"]}
+_MOVEMENT = {
+    "type": "object",
+    "required": ["dateTime", "amount", "transactionType", "balance"],
+    "properties": {
+        "dateTime": _TIME,
+        "amount": {"type": "number", "description": "Exact; negative where points go"},
+        "transactionType": {**_TEXT, "description": "Load, Convert, Redeem, Expire, Transfer, RedeemVoucher, ..."},
+        "balance": {"type": "number", "description": "After the movement"},
+        "expiresAt": {"type": ["string", "null"], "format": "date-time"},
+        **dict.fromkeys(("comment", "operatorId", "shopId", "posId", "receiptNr"), _MAY_MISS),
+        "properties": {"type": ["object", "null"]},
+    },
+}
+_LINK = {
+    "type": "object",
+    "required": ["rel", "href"],
+    "properties": {"rel": {"type": "string", "enum": ["next", "prev"]}, "href": _TEXT},
+}
+_COUNT = {"type": "integer", "minimum": 0}
+_LOG = {
+    "type": "object",
+    "required": ["contactId", "definitionId", "total", "offset", "count", "links", "balance", "items"],
+    "properties": {
+        "contactId": {"type": "string", "format": "uuid"},
+        "definitionId": {"type": "integer"},
+        "total": {**_COUNT, "description": "Movements in the log"},
+        "offset": _COUNT,
+        "count": {**_COUNT, "description": "Movements in this page"},
+        "links": {"type": "array", "items": _LINK},
+        "balance": {"type": "number", "description": "After the newest movement"},
+        "items": {"type": "array", "items": _MOVEMENT, "description": "Newest first"},
+    },
+}
+_CACHING = {
+    "ETag": {"schema": _TEXT, "description": "For If-None-Match"},
+    "Cache-Control": {"schema": _TEXT},
+}
+
+
+def _query(name: str, description: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "in": "query", "required": False, "description": description, "schema": schema}
+
+
+_HISTORY = {
+    "summary": "A contact's points log, read from Treazure",
+    "description": "Switched on by HISTORY_API_KEY. At most 30 seconds old.",
+    "operationId": "history",
+    "security": [{"bearer": []}, {"apikey": []}, {"xApiKey": []}],
+    "parameters": [
+        {
+            "name": "contactId", "in": "path", "required": True, "description": "The contact's GUID",
+            "schema": {"type": "string", "pattern": "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"},
+        },
+        _query("definitionId", "Engage's point definition; required where there are several",
+               {"type": "integer", "minimum": 1, "maximum": 999999999}),
+        _query("offset", "Movements to pass over", {"type": "integer", "minimum": 0, "maximum": 999999999}),
+        _query("count", "Movements in a page",
+               {"type": "integer", "minimum": 1, "maximum": LARGEST_COUNT, "default": DEFAULT_COUNT}),
+        {"name": "If-None-Match", "in": "header", "required": False, "description": "ETags known", "schema": _TEXT},
+    ],
+    "responses": {
+        "200": {**_answer("One page of the log", _LOG), "headers": _CACHING},
+        "304": {"description": "The page is the one known by its ETag", "headers": _CACHING},
+        "400": _answer("No GUID, or a number that is none or too large", _FAILURE),
+        "401": _answer("The key is missing or wrong", _FAILURE),
+        "404": _answer("Treazure has no such account, there is no such definition, or histories are off", _FAILURE),
+        "502": _answer("Treazure refused, failed, or answered badly", _FAILURE),
+        "503": _answer("Treazure's rate is used up, or the database is not there: try again later", _FAILURE),
+        "504": _answer("Treazure did not answer in time", _FAILURE),
+    },
+}  # fmt: skip
+
+
 def document() -> dict[str, Any]:
     """Return the document, as OpenAPI 3.1."""
 
@@ -83,8 +168,16 @@ def document() -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "Webhook receiver of treazure-pipeline", "version": __version__},
+        "components": {
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "apikey": {"type": "apiKey", "in": "header", "name": "apikey"},
+                "xApiKey": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
+            }
+        },
         "paths": {
             "/webhooks/engage": {"post": _DELIVER},
+            "/contacts/{contactId}/points-history": {"get": _HISTORY},
             "/healthz": read("Whether the process is up", "health", {"200": _answer("It is", _status("ok"))}),
             "/readyz": read(
                 "Whether deliveries can be stored",

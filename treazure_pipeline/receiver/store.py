@@ -62,6 +62,7 @@ _DEPTH = """
 select state, count(*), extract(epoch from clock_timestamp() - min(received_at))::float8
 from adjustment where state = any(%s) group by state
 """
+_DEAD_LETTERS = "select count(*) from dead_letter where settled_at is null"
 _OUTCOMES = """
 select event_id, case when state in ('posted', 'done') then trim_scale(balance)::text end from adjustment
 where event_id = any(%s) and state in ('posted', 'done', 'rejected', 'uncertain', 'discarded')
@@ -172,6 +173,10 @@ class Store:
         """Return for each state of unfinished adjustments how many there are and the age of the oldest in seconds."""
         found = {state: (count, age) for state, count, age in await self._read(_DEPTH, [list(UNFINISHED)])}
         return {state: found.get(state, (0, 0.0)) for state in UNFINISHED}
+
+    async def dead_letters(self) -> int:
+        """Return how many dead letters nobody has dealt with."""
+        return int((await self._read(_DEAD_LETTERS))[0][0])
 
     async def _read(self, statement: LiteralString, values: Sequence[Any] = ()) -> list[TupleRow]:
         """Raise DatabaseUnavailableError where the database can't be used; programming errors pass."""

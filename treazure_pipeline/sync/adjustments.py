@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
+from treazure_pipeline.clients import wire
 from treazure_pipeline.errors import (
     AuthenticationError,
     InvalidAnswerError,
@@ -48,7 +49,6 @@ MOST_DECIMALS = 6
 _LOOKS = 2
 _UNDECIDED_LOOKS = 5
 _PUSH_AT_ONCE = 1000
-_INFORMATIONAL = {"RedeemVoucher"}
 _ZERO_WIDTH_JOINER = "\u200d"
 _GUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
@@ -59,9 +59,13 @@ class SenselessError(ValueError):
 
 @dataclass
 class Processed:
-    """What a run did with the queue, in adjustments; `looked_up`: looks into a history after a lost answer."""
+    """What a run did with the queue, in adjustments.
+
+    `shortened`: queued ones whose description was cut; `looked_up`: looks into a history after a lost answer.
+    """
 
     queued: int = 0
+    shortened: int = 0
     rejected: int = 0
     posted: int = 0
     done: int = 0
@@ -150,7 +154,7 @@ def judge(work: Work, result: Processed) -> None:
                     result.count(rejected=1)
                 else:
                     queue.accept(verdicts, event, **values)
-                    result.count(queued=1)
+                    result.count(queued=1, shortened=int(values["comment"] != values["description"]))
 
 
 def sense(event: Received, definitions: Mapping[int, Account], *, refuse_long: bool) -> dict[str, Any]:
@@ -330,7 +334,7 @@ def _look_up(work: Work, account: Account, adjustment: Adjustment, result: Proce
 
 def reaches_now(movements: Sequence[Movement], balance: Decimal | None) -> bool:
     """Tell whether a history is complete at its end: its newest movement left the balance that the account has."""
-    moving = [movement for movement in movements if movement.transaction_type not in _INFORMATIONAL]
+    moving = [movement for movement in movements if movement.transaction_type not in wire.INFORMATIONAL]
     if not moving:
         return not balance
     newest = max(movement.date_time for movement in moving)

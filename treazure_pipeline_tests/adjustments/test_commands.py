@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from treazure_pipeline.cli import commands
+from treazure_pipeline.ledger import adjustments as queue
 from treazure_pipeline_tests.adjustments.desk import Desk, assert_each_once
 from treazure_pipeline_tests.cli.conftest import COMMAND
 
@@ -138,6 +139,24 @@ def test_an_uncertain_adjustment_is_settled_by_saying_that_it_stands_in_treazure
     assert desk.booked() == 1
     desk.sync()
     assert_each_once(desk)
+
+
+def test_dead_letters_are_listed_with_their_reason_until_a_person_has_dealt_with_them(desk: Desk, call: Call) -> None:
+    assert desk.deliver('"no object"').is_success
+    code, said = call("list")
+    [letter] = said["dead_letters"]
+    assert (code, letter["reason"]) == (0, "The payload is no object.")
+    assert letter["characters"] > 0
+    assert call("discard", str(letter["id"]), "--dead-letters", "--posted", "--reason", "x")[0] == 2
+    for changed in ([letter["id"]], []):
+        code, said = call("discard", str(letter["id"]), "--dead-letters", "--reason", "given by hand")
+        assert (code, said["changed"]) == (0, changed)
+    assert call("list")[1]["dead_letters"] == []
+    with desk.connect() as connections:
+        assert queue.figures(connections.ledger).dead_letters == 0
+    [(reason, body)] = desk.sql("select settled_reason, body from dead_letter")
+    assert reason == "given by hand"
+    assert "no object" in body
 
 
 def test_run_adjustments_prints_its_figures_and_its_exit_code(desk: Desk, environment: dict[str, str]) -> None:

@@ -24,7 +24,7 @@ def test_the_receiver_keeps_to_its_openapi_document(receiver: Running) -> None:
 
     assert result.returncode == 0, result.stdout + result.stderr
     # It leaves out the document's own address.
-    assert "4 selected / 4 total" in result.stdout
+    assert "5 selected / 5 total" in result.stdout
 
 
 def test_signed_deliveries_keep_to_the_openapi_document(receiver: Running) -> None:

@@ -123,6 +123,7 @@ def test_metrics_tell_the_depth_of_the_queue_and_what_became_of_deliveries(recei
     receiver.deliver(event("evt_0"), "msg_0")
     receiver.deliver(event(kind="contact.created"), "msg_9")
     receiver.post(json.dumps(event()), {})
+    receiver.deliver("no JSON", "msg_10")
 
     metrics = receiver.get("/metrics")
 
@@ -132,7 +133,8 @@ def test_metrics_tell_the_depth_of_the_queue_and_what_became_of_deliveries(recei
         'treazure_receiver_deliveries_total{outcome="repeated"} 1.0',
         'treazure_receiver_deliveries_total{outcome="counted"} 1.0',
         'treazure_receiver_deliveries_total{outcome="unsigned"} 1.0',
-        "treazure_receiver_delivery_seconds_count 6.0",
+        "treazure_receiver_delivery_seconds_count 7.0",
+        "treazure_dead_letters 1.0",
         "treazure_receiver_database_reachable 1.0",
         'treazure_adjustments_unfinished{state="received"} 3.0',
         'treazure_adjustments_unfinished{state="queued"} 0.0',

@@ -1,0 +1,379 @@
+"""The points log of contacts: whose is to be read, the rows of those that were, and what they add up to.
+
+Belongs here: the statements. Does not: asking Treazure (`sync.history`), and files (`sync.history_export`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg.types.json import Json
+
+from treazure_pipeline.errors import PipelineError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from datetime import datetime
+    from decimal import Decimal
+
+    from psycopg.rows import TupleRow
+
+    from treazure_pipeline.clients.wire import Movement
+    from treazure_pipeline.ledger.store import Account, Ledger
+
+COLUMNS = (
+    "date_time", "amount", "balance", "transaction_type", "expires_at", "comment", "operator_id", "shop_id", "pos_id",
+    "receipt_nr", "properties",
+)  # fmt: skip
+_AS_MICROSECONDS = {name: f"(extract(epoch from {name}) * 1000000)::bigint" for name in ("date_time", "expires_at")}
+_OF_MONTH = (
+    "programme = %(programme)s and date_time >= %(start)s::timestamp at time zone 'UTC' "
+    "and date_time < %(end)s::timestamp at time zone 'UTC'"
+)
+
+
+class UnstorableError(PipelineError):
+    """A log holds what no table can."""
+
+
+@dataclass(frozen=True)
+class Due:
+    """A contact whose log is to be read; `known` is the newest balance of the master, None where there is none."""
+
+    contact: str
+    change: int
+    failed_at: datetime
+    known: Decimal | None
+
+
+@dataclass(frozen=True)
+class Read:
+    """A contact's log as it was read from `asked` (database clock) on: oldest first, and what it adds up to.
+
+    Attributes:
+        total: The sum of the amounts that move points.
+        log_balance: The balance after the newest movement.
+        balance: The account's balance at that time, None where Treazure has no such account.
+    """
+
+    due: Due
+    asked: datetime
+    movements: Sequence[Movement]
+    total: Decimal
+    log_balance: Decimal
+    balance: Decimal | None
+
+
+@dataclass(frozen=True)
+class State:
+    """What there is of a programme's logs: movements, contacts still to be read and since when, and what is wrong."""
+
+    rows: int
+    due: int
+    oldest_due: datetime | None
+    failed: int
+    differing: int
+
+
+@dataclass(frozen=True)
+class Month:
+    """A month's movements and when they changed last."""
+
+    month: date
+    rows: int
+    changed_at: datetime
+
+
+def note_due(ledger: Ledger, account: Account, *, everybody: bool, keep_days: int) -> bool:
+    """Note whose log is to be read: those whose balance changed since this was done last, or everybody.
+
+    Also everybody the first time, and where that was so long ago that `change` may have lost rows since. Returns
+    whether it was everybody. A programme's changes become visible in the order of their numbers, since whoever
+    writes one holds the programme's row: so the newest one seen is a mark behind which nothing can appear.
+    """
+    with ledger.connection() as connection, connection.transaction():
+        values = {"programme": account.id, "days": keep_days}
+        marked = connection.execute(
+            "select 1 from points_history_mark where programme = %(programme)s "
+            "and noted_at > clock_timestamp() - make_interval(days => %(days)s) for update",
+            values,
+        ).fetchone()
+        if everybody or marked is None:
+            connection.execute(_NOTE_EVERYBODY, values)
+            return True
+        connection.execute(_NOTE_CHANGED, values)
+        return False
+
+
+def due(ledger: Ledger, account: Account, *, before: datetime, after: Due | None, limit: int) -> list[Due]:
+    """Return the next contacts after one: first those that no try has failed for, in key order.
+
+    Those whose last try failed since `before` (when the run began) are left to the next run.
+    """
+    with ledger.connection() as connection:
+        found = connection.execute(
+            _DUE if after is None else _DUE_AFTER,
+            {
+                "programme": account.id, "before": before, "limit": limit,
+                **({} if after is None else {"failed_at": after.failed_at, "contact": after.contact}),
+            },
+            prepare=False,
+        ).fetchall()  # fmt: skip
+    return [Due(*row) for row in found]
+
+
+def count_due(ledger: Ledger, account: Account, *, before: datetime) -> int:
+    """Count what `due` returns in the end."""
+    with ledger.connection() as connection:
+        row = connection.execute(
+            "select count(*) from points_history_due where programme = %s and failed_at < %s", (account.id, before)
+        ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def replace(ledger: Ledger, account: Account, read: Read) -> int:
+    """Make a contact's rows those of its log, in one transaction; return how many rows that wrote.
+
+    Rows at the log's beginning that have not changed stay as they are. A log that was asked for before the one that
+    is there changes nothing. The contact stays due where a change was noted since it was taken. Raises
+    UnstorableError where PostgreSQL can't hold the log.
+    """
+    new = [_row(movement) for movement in read.movements]
+    values = {
+        "programme": account.id, "contact": read.due.contact, "asked": read.asked, "change": read.due.change,
+        "rows": len(new), "sum": read.total, "log_balance": read.log_balance, "balance": read.balance,
+    }  # fmt: skip
+    with _storing(), ledger.connection() as connection, connection.transaction():
+        # What a crash of the server takes away is still due then.
+        connection.execute("set local synchronous_commit to off")
+        if connection.execute(_NOTE_READ, values).fetchone() is None:
+            return 0
+        old = connection.execute(
+            f"select {', '.join(COLUMNS)} from points_history "
+            "where programme = %(programme)s and contact = %(contact)s order by position",
+            values,
+        ).fetchall()
+        same = 0
+        while same < min(len(old), len(new)) and old[same] == new[same]:
+            same += 1
+        if same < len(old):
+            connection.execute(
+                "delete from points_history where programme = %(programme)s and contact = %(contact)s "
+                "and position > %(same)s",
+                values | {"same": same},
+            )
+        _copy(connection, values, new, same)
+        _count_months(connection, account, old[same:], new[same:])
+        connection.execute(
+            "delete from points_history_due where programme = %(programme)s and contact = %(contact)s "
+            "and change <= %(change)s",
+            values,
+        )
+    return len(new) - same
+
+
+def note_failure(ledger: Ledger, account: Account, contact: str, reason: str) -> None:
+    """Note why a contact's log could not be read; its rows stay, and the next run tries again."""
+    values = {"programme": account.id, "contact": contact, "reason": reason.replace("\0", "\N{SYMBOL FOR NULL}")}
+    with ledger.connection() as connection, connection.transaction():
+        connection.execute(
+            "insert into points_history_read (programme, contact, tried_at, error) "
+            "values (%(programme)s, %(contact)s, clock_timestamp(), %(reason)s) "
+            "on conflict (programme, contact) do update set tried_at = excluded.tried_at, error = excluded.error",
+            values,
+        )
+        connection.execute(
+            "update points_history_due set failed_at = clock_timestamp() "
+            "where programme = %(programme)s and contact = %(contact)s",
+            values,
+        )
+
+
+def state(ledger: Ledger, account: Account) -> State:
+    """Return what there is, at the cost of what is wrong or still to be done."""
+    with ledger.connection() as connection:
+        row = connection.execute(_STATE, {"programme": account.id}).fetchone()
+    assert row is not None
+    return State(*row)
+
+
+@contextmanager
+def months(ledger: Ledger, account: Account) -> Iterator[Snapshot]:
+    """Lend one unchanging view of all movements, for an export."""
+    with ledger.connection() as connection, connection.transaction():
+        connection.execute("set transaction isolation level repeatable read, read only")
+        yield Snapshot(connection, account)
+
+
+class Snapshot:
+    """All movements of a programme as they were at one moment."""
+
+    def __init__(self, connection: psycopg.Connection[TupleRow], account: Account) -> None:
+        self._connection = connection
+        self._account = account
+        self.months = [
+            Month(*row)
+            for row in connection.execute(
+                "select month, rows, changed_at from points_history_month where programme = %s order by month",
+                (account.id,),
+            )
+        ]
+
+    @contextmanager
+    def csv(self, month: Month) -> Iterator[Iterator[bytes]]:
+        """Read a month in the order of time as CSV, row by row: contact, position, and `COLUMNS`.
+
+        Times are microseconds since 1970, properties JSON texts; what is empty and unquoted is null.
+        """
+        columns = ", ".join(_AS_MICROSECONDS.get(name, name) for name in COLUMNS)
+        with (
+            self._connection.cursor() as cursor,
+            cursor.copy(
+                f"copy (select contact, position, {columns} from points_history where {_OF_MONTH} "
+                "order by date_time, contact, position) to stdout (format csv)",
+                self._bounds(month),
+            ) as copy,
+        ):
+            yield (bytes(row) for row in copy)
+
+    def _bounds(self, month: Month) -> dict[str, Any]:
+        start = month.month
+        end = date(start.year + start.month // 12, start.month % 12 + 1, 1)
+        return {"programme": self._account.id, "start": start, "end": end}
+
+
+def too_long(ledger: Ledger, account: Account, *, digits: int, decimals: int) -> tuple[str, int] | None:
+    """Return contact and position of a movement whose points have more digits than these, None without any."""
+    with ledger.connection() as connection:
+        found = connection.execute(
+            "select contact::text, position from points_history where programme = %(programme)s "
+            "and (scale(trim_scale(amount)) > %(decimals)s or scale(trim_scale(balance)) > %(decimals)s "
+            "or greatest(abs(amount), abs(balance)) >= power(10::numeric, %(digits)s - %(decimals)s)) limit 1",
+            {"programme": account.id, "digits": digits, "decimals": decimals},
+        ).fetchone()
+    return None if found is None else (found[0], found[1])
+
+
+@contextmanager
+def _storing() -> Iterator[None]:
+    try:
+        yield
+    except psycopg.DataError as error:
+        # The driver's text would quote the log.
+        message = f"PostgreSQL can't hold this log ({type(error).__name__})."
+        raise UnstorableError(message, hint="Correct the movement in Treazure.") from None
+
+
+def _row(movement: Movement) -> tuple[Any, ...]:
+    return tuple(_storable(getattr(movement, name)) for name in COLUMNS)
+
+
+def _storable(value: Any) -> Any:
+    """Return the value as PostgreSQL can hold it and gives it back: it has no NUL character."""
+    if isinstance(value, str):
+        return value.replace("\0", "\N{SYMBOL FOR NULL}")
+    if isinstance(value, dict):
+        return json.loads(json.dumps(value).replace("\\u0000", "\\u2400"))
+    return value
+
+
+def _copy(
+    connection: psycopg.Connection[TupleRow], values: dict[str, Any], rows: Sequence[tuple[Any, ...]], same: int
+) -> None:
+    with (
+        connection.cursor() as cursor,
+        cursor.copy(f"copy points_history (programme, contact, position, {', '.join(COLUMNS)}) from stdin") as copy,
+    ):
+        for position, (*others, properties) in enumerate(rows[same:], same + 1):
+            held = None if properties is None else Json(properties)
+            copy.write_row((values["programme"], values["contact"], position, *others, held))
+
+
+def _count_months(
+    connection: psycopg.Connection[TupleRow],
+    account: Account,
+    gone: Sequence[tuple[Any, ...]],
+    come: Sequence[tuple[Any, ...]],
+) -> None:
+    more = Counter(_month(row[0]) for row in come)
+    changed = sorted({*more, *(_month(row[0]) for row in gone)})
+    more.subtract(_month(row[0]) for row in gone)
+    if changed:
+        # In one order for all, so that no two transactions wait for each other.
+        connection.execute(
+            "insert into points_history_month (programme, month, rows, changed_at) "
+            "select %s, month, rows, clock_timestamp() from unnest(%s::date[], %s::bigint[]) as m (month, rows) "
+            "order by month on conflict (programme, month) do update "
+            "set rows = points_history_month.rows + excluded.rows, changed_at = clock_timestamp()",
+            (account.id, changed, [more[month] for month in changed]),
+        )
+
+
+def _month(moment: datetime) -> date:
+    return date(moment.year, moment.month, 1)
+
+
+_NOTE_EVERYBODY = """
+with horizon as (
+    select coalesce(max(id), 0) as change from change where programme = %(programme)s),
+marked as (
+    insert into points_history_mark (programme, change, noted_at)
+    select %(programme)s, change, clock_timestamp() from horizon
+    on conflict (programme) do update set change = excluded.change, noted_at = excluded.noted_at)
+insert into points_history_due (programme, contact, change)
+select %(programme)s, contact, horizon.change from (
+    select contact from ledger where programme = %(programme)s
+    union select contact from unsettled where programme = %(programme)s) c, horizon
+order by contact on conflict do nothing
+"""
+
+_NOTE_CHANGED = """
+with news as materialized (
+    select c.id, c.contacts from change c join points_history_mark m on m.programme = c.programme
+    where c.programme = %(programme)s and c.id > m.change),
+marked as (
+    update points_history_mark set change = greatest(change, (select max(id) from news)), noted_at = clock_timestamp()
+    where programme = %(programme)s)
+insert into points_history_due (programme, contact, change)
+select %(programme)s, r.contact, max(news.id) from news, unnest(news.contacts) as r (contact)
+group by r.contact order by r.contact
+on conflict (programme, contact) do update set change = greatest(points_history_due.change, excluded.change)
+"""
+
+_NEXT = """
+select d.contact::text, d.change, d.failed_at, coalesce(u.master, l.sent) from (
+    select contact, change, failed_at from points_history_due
+    where programme = %(programme)s and failed_at < %(before)s {after}
+    order by failed_at, contact limit %(limit)s) d
+left join ledger l on l.programme = %(programme)s and l.contact = d.contact
+left join unsettled u on u.programme = %(programme)s and u.contact = d.contact
+order by d.failed_at, d.contact
+"""
+_DUE = _NEXT.format(after="")
+_DUE_AFTER = _NEXT.format(after="and (failed_at, contact) > (%(failed_at)s, %(contact)s::uuid)")
+
+_NOTE_READ = """
+insert into points_history_read (programme, contact, read_at, tried_at, rows, sum, log_balance, balance)
+values (%(programme)s, %(contact)s, %(asked)s, clock_timestamp(), %(rows)s, %(sum)s, %(log_balance)s, %(balance)s)
+on conflict (programme, contact) do update
+set read_at = excluded.read_at, tried_at = excluded.tried_at, rows = excluded.rows, sum = excluded.sum,
+    log_balance = excluded.log_balance, balance = excluded.balance, error = null
+where points_history_read.read_at is null or points_history_read.read_at <= excluded.read_at
+returning true
+"""
+
+_STATE = """
+select (select coalesce(sum(rows), 0)::bigint from points_history_month where programme = %(programme)s),
+       (select count(*) from points_history_due where programme = %(programme)s),
+       (select min(since) from points_history_due where programme = %(programme)s),
+       (select count(*) from points_history_read where programme = %(programme)s and error is not null),
+       (select count(*) from points_history_read where programme = %(programme)s
+            and (difference is distinct from 0 or log_balance is distinct from balance) and read_at is not null)
+"""

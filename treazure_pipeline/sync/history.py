@@ -1,0 +1,203 @@
+"""The points log of contacts, from Treazure into the ledger's database, for the data team and for audits.
+
+Whose log is read is found by what the ledger saw change. Each contact is read, compared with its balance, and stored
+by itself, so a run can stop anywhere: what is not stored is still due.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from treazure_pipeline.clients import wire
+from treazure_pipeline.errors import AuthenticationError, RemoteError, TransientError
+from treazure_pipeline.ledger import history
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+
+    from treazure_pipeline.clients.treazure import TreazureClient
+    from treazure_pipeline.clients.wire import Movement
+    from treazure_pipeline.errors import PipelineError
+    from treazure_pipeline.ledger.history import Due
+    from treazure_pipeline.ledger.store import Account, Ledger
+
+logger = logging.getLogger(__name__)
+
+_CONTACTS_AT_ONCE = 1_000
+_MOST_OUTAGES_IN_A_ROW = 20
+
+
+@dataclass
+class Refreshed:
+    """What a run did: contacts whose log was due, read, and could not be read; `rows` written.
+
+    Attributes:
+        everybody: Whether all contacts of the programme were noted as due.
+        differing: Logs read in this run that do not add up to the account's balance.
+        unknown_types: Movements of types that this version does not know, by type; they are kept.
+        left: Contacts that are still due.
+        error: What ended the run before its time.
+    """
+
+    everybody: bool
+    due: int
+    read: int = 0
+    failed: int = 0
+    rows: int = 0
+    movements: int = 0
+    differing: int = 0
+    left: int = 0
+    unknown_types: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+    error: PipelineError | None = None
+
+
+def oldest_first(movements: Sequence[Movement]) -> list[Movement]:
+    """Return a log in the order of time; those of one moment keep the answer's order, whichever way it goes."""
+    newest_first = len(movements) > 1 and movements[0].date_time > movements[-1].date_time
+    return sorted(reversed(movements) if newest_first else movements, key=lambda movement: movement.date_time)
+
+
+def balance_of(movements: Sequence[Movement]) -> Decimal:
+    """Return the balance that a log, oldest first, ends with."""
+    moving = (movement for movement in reversed(movements) if movement.transaction_type not in wire.INFORMATIONAL)
+    newest = next(moving, None)
+    return Decimal(0) if newest is None else newest.balance
+
+
+def sum_of(movements: Sequence[Movement]) -> Decimal:
+    """Return what the movements add up to; informational ones move nothing."""
+    moving = (movement.amount for movement in movements if movement.transaction_type not in wire.INFORMATIONAL)
+    return sum(moving, Decimal(0))
+
+
+def refresh(
+    ledger: Ledger,
+    treazure: TreazureClient,
+    account: Account,
+    *,
+    everybody: bool = False,
+    concurrency: int = 8,
+    keep_days: int = 400,
+    most_seconds: float = math.inf,
+    progress: Callable[[int, int], None] | None = None,
+) -> Refreshed:
+    """Read the log of every contact that is due, and replace its rows.
+
+    A log that can't be read leaves the rows that are there, and is tried again by the next run; it stops no other.
+    `error` is set where Treazure refuses our credentials, or stays away for 20 contacts in a row: then the rest is
+    left to the next run, as it is after `most_seconds`. Errors of the database are raised.
+    """
+    began = time.perf_counter()
+    before = ledger.now()
+    noted = history.note_due(ledger, account, everybody=everybody, keep_days=keep_days)
+    result = Refreshed(noted, history.count_due(ledger, account, before=before))
+    reading = _Reading(ledger, treazure, account, result, began + most_seconds, progress)
+    last: Due | None = None
+    with ThreadPoolExecutor(concurrency, thread_name_prefix="history") as threads:
+        while not reading.over and (
+            chunk := history.due(ledger, account, before=before, after=last, limit=_CONTACTS_AT_ONCE)
+        ):
+            last = chunk[-1]
+            for _ in threads.map(reading.take, chunk):
+                pass
+    result.left = history.state(ledger, account).due
+    result.seconds = time.perf_counter() - began
+    return result
+
+
+class _Reading:
+    """One run's work on single contacts, by many threads."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        treazure: TreazureClient,
+        account: Account,
+        result: Refreshed,
+        deadline: float,
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
+        self._ledger = ledger
+        self._treazure = treazure
+        self._account = account
+        self._result = result
+        self._deadline = deadline
+        self._progress = progress
+        self._guard = threading.Lock()
+        self._outages = 0
+
+    @property
+    def over(self) -> bool:
+        """Whether no more is to be begun."""
+        return self._result.error is not None or time.perf_counter() > self._deadline
+
+    def take(self, due: Due) -> None:
+        """Read one contact's log and store it, or note why not."""
+        if self.over:
+            return
+        try:
+            read = self._read(due)
+            written = history.replace(self._ledger, self._account, read)
+        except (RemoteError, history.UnstorableError) as error:
+            self._failed(due, error)
+        else:
+            self._done(read, written)
+
+    def _read(self, due: Due) -> history.Read:
+        """Read a log; where it does not end with the balance known, ask for that, then for the log once more.
+
+        So that neither a balance that the ledger will only learn of, nor a movement between the two calls, looks
+        like a difference.
+        """
+        balance = due.known
+        asked, movements = self._log_of(due)
+        if balance_of(movements) != balance:
+            balance = self._treazure.account_balance(due.contact, self._account.loyalty_id)
+            if balance is not None and balance_of(movements) != balance:
+                asked, movements = self._log_of(due)
+        return history.Read(due, asked, movements, sum_of(movements), balance_of(movements), balance)
+
+    def _log_of(self, due: Due) -> tuple[datetime, list[Movement]]:
+        asked = self._ledger.now()
+        return asked, oldest_first(self._treazure.history(due.contact, self._account.loyalty_id))
+
+    def _done(self, read: history.Read, written: int) -> None:
+        kinds = Counter(movement.transaction_type for movement in read.movements)
+        result = self._result
+        with self._guard:
+            self._outages = 0
+            result.read += 1
+            result.rows += written
+            result.movements += len(read.movements)
+            result.differing += read.balance != read.log_balance or read.balance != read.total
+            for kind in kinds.keys() - wire.MOVING - wire.INFORMATIONAL:
+                result.unknown_types[kind] += kinds[kind]
+        self._advance()
+
+    def _failed(self, due: Due, error: PipelineError) -> None:
+        if isinstance(error, AuthenticationError):
+            with self._guard:
+                self._result.error = error
+            return
+        logger.warning("The log of contact %s could not be read: %s", due.contact, error)
+        history.note_failure(self._ledger, self._account, due.contact, str(error))
+        with self._guard:
+            self._result.failed += 1
+            self._outages = self._outages + 1 if isinstance(error, TransientError) else 0
+            if self._outages >= _MOST_OUTAGES_IN_A_ROW:
+                self._result.error = error
+        self._advance()
+
+    def _advance(self) -> None:
+        if self._progress is not None:
+            self._progress(1, self._result.due)

@@ -1,0 +1,52 @@
+"""A refresh of the logs, or their export, in a process that is killed (SIGKILL) at a chosen point."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from typing import Any
+
+from treazure_pipeline.clients.treazure import TreazureClient
+from treazure_pipeline.connections import Connections
+from treazure_pipeline.ledger import history
+from treazure_pipeline.settings import load_settings
+from treazure_pipeline.sync import history_export
+from treazure_pipeline.sync.history import refresh
+from treazure_pipeline_tests.sync import dying_run
+from treazure_pipeline_tests.sync.shop import account_of
+
+POINTS: dict[str, tuple[Any, str, bool]] = {
+    "before_it_is_noted_who_is_due": (history, "note_due", False),
+    "after_it_was_noted_who_is_due": (history, "note_due", True),
+    "before_a_log_is_asked_for": (TreazureClient, "history", False),
+    "before_a_log_is_stored": (history, "replace", False),
+    "when_a_log_s_old_rows_are_gone": (history, "_copy", False),
+    "when_a_log_s_new_rows_are_written": (history, "_copy", True),
+    "before_a_log_s_commit": (history, "_count_months", True),
+    "after_a_log_was_stored": (history, "replace", True),
+    "in_the_middle_of_a_file": (history_export, "_batches", True),
+    "between_two_files": (history_export._Target, "write", True),  # noqa: SLF001
+}
+
+
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload([__name__])
+
+
+def killed(environ: dict[str, str], point: str, nth: int, url: str | None = None) -> None:
+    """Read the logs that are due, and export them where an address is given, until the n-th passing of a point."""
+    process = _FORKS.Process(target=_work, args=(environ, point, nth, url))
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL, process.exitcode
+
+
+def _work(environ: dict[str, str], point: str, nth: int, url: str | None) -> None:
+    dying_run.POINTS = POINTS
+    dying_run.die_at(point, nth, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    with Connections(load_settings(environ)) as connections:
+        account = account_of(connections)
+        refresh(connections.ledger, connections.treazure, account, concurrency=4)
+        if url is not None:
+            history_export.export(connections.ledger, account, url)
