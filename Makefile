@@ -22,7 +22,7 @@ demo: $(STAMP) ## Play an hour of shop life on a sandbox of both systems and syn
 	$(BIN)/treazure-pipeline demo
 
 test: $(STAMP) ## Run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 check: $(STAMP) ## Formatter, linter, types, and whether Dagster loads the definitions
 	$(BIN)/ruff format --check $(SOURCES)

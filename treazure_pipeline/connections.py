@@ -26,14 +26,16 @@ if TYPE_CHECKING:
     from treazure_pipeline.clients.transport import Pacer
     from treazure_pipeline.errors import PipelineError
     from treazure_pipeline.settings import Settings
+    from treazure_pipeline.sync.guards import Judgement
 
 
 class Connections:
     """A ledger and both clients, each opened when it is first asked for. Close it, or use it as a context manager.
 
-    `failures` collects what made the work fail, for a caller that sees the work only through Dagster; `on_progress`
-    hears of rows sent and of how many there are; `priority` is the place in the shared rates, to be set before the
-    clients are first asked for. Setting `stop` ends every wait between tries.
+    `judgements` keeps what the guards said in this run, by programme, so that the push need not ask again. `failures`
+    collects what made the work fail, for a caller that sees the work only through Dagster; `on_progress` hears of rows
+    sent and of how many there are; `priority` is the place in the shared rates, to be set before the clients are first
+    asked for. Setting `stop` ends every wait between tries.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Connections:
         self.settings = settings
         self.on_progress = on_progress
         self.failures: list[PipelineError] = []
+        self.judgements: dict[int, Judgement] = {}
         self.stop = threading.Event()
         self.retry = RetryPolicy(scale=settings.retry_scale, stop=self.stop)
         self.priority = priority

@@ -5,6 +5,7 @@
     PipelineError
     ├─ SettingsError
     ├─ BusyError
+    ├─ GuardTrippedError
     ├─ DatabaseError
     │  ├─ DatabaseUnavailableError
     │  └─ SchemaOutdatedError
@@ -54,6 +55,16 @@ class BusyError(PipelineError):
     """Another run of the programme holds its lock."""
 
     exit_code = 4
+
+
+class GuardTrippedError(PipelineError):
+    """A push would change suspiciously much; it waits as the plan `digest` until a person approves that."""
+
+    exit_code = 3
+
+    def __init__(self, message: str, *, digest: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.digest = digest
 
 
 class DatabaseError(PipelineError):

@@ -240,6 +240,7 @@ class Settings(Storage):
     engage_timeout_seconds: float = Field(default=30, gt=0, le=3600, allow_inf_nan=False)
 
     engage_verify_grace_seconds: float = Field(default=1800, ge=0, allow_inf_nan=False)
+    engage_verify_seconds: float = Field(default=2400, gt=0, le=3300, allow_inf_nan=False)
     approval_lifetime_hours: float = Field(default=24, gt=0, le=24 * 30, allow_inf_nan=False)
     ledger_history_days: int = Field(default=400, ge=7)
     alert_urls: Annotated[tuple[SecretStr, ...], BeforeValidator(_split)] = Field(

@@ -24,7 +24,10 @@ from treazure_pipeline.cli import output
 from treazure_pipeline.errors import BusyError, PipelineError
 
 # In the order of the help; treazure_pipeline.cli.<name>.command each.
-COMMANDS = ("demo", "dev", "env", "sandbox", "doctor", "run", "status", "rejections", "adjustments", "receiver", "db")
+COMMANDS = (
+    "demo", "dev", "env", "sandbox", "doctor", "run", "status", "plan", "approve", "explain", "rejections",
+    "adjustments", "receiver", "db",
+)  # fmt: skip
 
 
 class Commands(click.Group):

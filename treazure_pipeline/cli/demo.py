@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.table import Table
 
-from treazure_pipeline.cli import instance, output, receiver, sandbox
+from treazure_pipeline.cli import demo_guards, instance, output, receiver, sandbox
 from treazure_pipeline.cli.dev import serve
 from treazure_pipeline.cli.processes import Family
 from treazure_pipeline.cli.run import print_results, run_adjustments, run_balance_sync
@@ -56,7 +56,8 @@ def command(*, members: int, ui: bool, port: int) -> None:
             with _running_receiver() as webhooks:
                 box.behave(webhook_url=webhooks)
                 results.append(_give_points(box, settings))
-            equal = _compare(box)
+            acts = [demo_guards.play(box, settings)]
+            equal = _compare(box) and all(acts)
             if ui:
                 output.say(f"Sandbox     {box.base_url}/docs")
                 with Family(os.environ) as family:

@@ -141,7 +141,11 @@ def _other_writers(settings: Settings) -> Iterator[Finding]:
     try:
         with Connections(settings, Priority.BACKGROUND) as connections:
             for programme in settings.programmes:
-                account = connections.ledger.account(programme)
+                account = connections.ledger.find(programme)
+                if account is None:
+                    for system in ("Treazure", "Engage"):
+                        yield Finding(f"other writers: {system}, {programme.name}", "ok", "nothing was synced yet")
+                    continue
                 movements = foreign_transactions(connections.ledger, connections.treazure, account)
                 yield _signs(f"other writers: Treazure, {programme.name}", movements,
                              "transactions repeat an adjustment without a receipt of ours; is the vendor's own "

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from treazure_pipeline.cli import instance, output
-from treazure_pipeline.errors import BusyError, PipelineError, SettingsError
+from treazure_pipeline.errors import BusyError, GuardTrippedError, PipelineError, SettingsError
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance, ExecuteInProcessResult, JobDefinition
@@ -26,6 +26,11 @@ FIGURES = (
     "sent", "refused", "held", "pending", "requests", "points_before", "points_after",
 )  # fmt: skip
 ADJUSTMENTS = ("queued", "posted", "done", "rejected", "waiting", "looked_up", "uncertain")
+VERIFICATION = (
+    "read", "equal", "drift", "missing", "unsettled", "failed", "marked", "healed", "requests", "outstanding_drift",
+    "outstanding_missing", "will_not_heal", "oldest_drift_hours", "round", "round_share", "least_lately_verified_hours",
+    "master_read", "master_recorded", "master_differs", "master_failed",
+)  # fmt: skip
 _SEVERITY = ("ok", "held", "busy", "failed")
 
 
@@ -89,6 +94,62 @@ def adjustments(ctx: click.Context, *, as_json: bool) -> None:
         if "error" in result:
             output.error(result["error"])
     ctx.exit(exit_code)
+
+
+@command.command("verify")
+@click.option("--programme", "names", multiple=True, metavar="NAME", help="Only this programme (repeatable).")
+@output.json_option
+@click.pass_context
+def verify(ctx: click.Context, *, names: tuple[str, ...], as_json: bool) -> None:
+    """Read balances back from Engage, and mark what differs for sending again."""
+    from treazure_pipeline.settings import load_settings
+
+    settings = load_settings()
+    programmes = chosen(settings, names)
+    os.environ.update(instance.prepare(settings).environment)
+    results = [run_verify(settings, programme) for programme in programmes]
+    exit_code = max(result.pop("exit_code") for result in results)
+    if as_json:
+        worst = max((result["status"] for result in results), key=_SEVERITY.index)
+        output.print_json(results[0] if len(results) == 1 else {"status": worst, "programmes": results})
+    else:
+        print_results(results, VERIFICATION)
+    ctx.exit(exit_code)
+
+
+def run_verify(settings: Settings, programme: Programme) -> dict[str, Any]:
+    """Run one programme's verification; return what `--json` prints, and the `exit_code`."""
+    from dagster import DagsterInstance
+
+    from treazure_pipeline.connections import Connections
+    from treazure_pipeline.ledger import verification
+    from treazure_pipeline.orchestration.definitions import build_definitions
+
+    opened: list[Connections] = []
+
+    def connect(settings: Settings) -> Connections:
+        opened.append(Connections(settings))
+        return opened[-1]
+
+    prefix = [programme.name] if settings.prefixed else []
+    with DagsterInstance.get() as dagster:
+        job = build_definitions(settings, connect).resolve_job_def("_".join([*prefix, "verify_balances"]))
+        with Connections(settings) as connections:
+            try:
+                with verification.holding(connections.ledger, connections.ledger.account(programme)):
+                    _report_dead_runs(dagster, job.name)
+            except BusyError as error:
+                output.error(str(error))
+                return {"status": "busy", "programme": programme.name, "exit_code": error.exit_code}
+        result = _execute(job, dagster, {})
+    values = _values(result)
+    return {
+        "programme": programme.name,
+        "run_id": result.run_id,
+        **{name: values[name] for name in VERIFICATION if name in values},
+        "seconds": {"verify": values.get("seconds_verify", 0.0)},
+        **_outcome(result, [error for connections in opened for error in connections.failures]),
+    }
 
 
 def run_adjustments(settings: Settings) -> dict[str, Any]:
@@ -156,10 +217,10 @@ def run_balance_sync(settings: Settings, programme: Programme, window: dict[str,
     return _summary(programme, result, [error for connections in opened for error in connections.failures])
 
 
-def print_results(results: Sequence[dict[str, Any]]) -> None:
+def print_results(results: Sequence[dict[str, Any]], names: Sequence[str] = FIGURES) -> None:
     """Print one column per programme."""
     table = Table("", *(result["programme"] for result in results), box=None)
-    for name in ("status", *FIGURES):
+    for name in ("status", *names):
         cells = [result.get(name) for result in results]
         table.add_row(
             name.replace("_", " "),
@@ -192,11 +253,12 @@ def _values(result: ExecuteInProcessResult) -> dict[str, Any]:
 
 
 def _outcome(result: ExecuteInProcessResult, failures: Sequence[PipelineError]) -> dict[str, Any]:
-    if result.success:
-        return {"status": "ok", "exit_code": 0}
     error = failures[-1] if failures else None
+    held = isinstance(error, GuardTrippedError)
+    if result.success and not held:
+        return {"status": "ok", "exit_code": 0}
     return {
-        "status": "busy" if isinstance(error, BusyError) else "failed",
+        "status": "held" if held else "busy" if isinstance(error, BusyError) else "failed",
         "error": str(error) if error is not None else "The run failed; its log in Dagster says why.",
         "exit_code": error.exit_code if error is not None else 1,
     }
@@ -211,7 +273,11 @@ def _summary(programme: Programme, result: ExecuteInProcessResult, failures: Seq
     summary["seconds"] = {
         name.removeprefix("seconds_"): value for name, value in values.items() if name.startswith("seconds_")
     }
-    return summary | _outcome(result, failures)
+    outcome = _outcome(result, failures)
+    if outcome["status"] == "held" and "sent" not in summary and "changed" in summary:
+        everything = summary["changed"] + summary["carried_over"]
+        summary |= {"sent": 0, "refused": 0, "held": everything, "pending": 0, "requests": 0}
+    return summary | outcome
 
 
 def _iso(timestamp: float) -> str:
@@ -219,7 +285,7 @@ def _iso(timestamp: float) -> str:
 
 
 def _report_dead_runs(dagster: DagsterInstance, job: str) -> None:
-    """Mark foreground runs as failed whose process is gone; called while the programme's lock is ours."""
+    """Mark foreground runs as failed whose process is gone; called while their lock is ours."""
     from dagster import DagsterRunStatus, RunsFilter
 
     from treazure_pipeline.orchestration.balance_sync import FOREGROUND

@@ -20,7 +20,7 @@ def command(*, names: tuple[str, ...], as_json: bool) -> None:
     """Show last window, coverage, pending, held, refused and rejected rows, and adjustments. Changes nothing."""
     from treazure_pipeline.database import embedded
     from treazure_pipeline.ledger import adjustments as queue
-    from treazure_pipeline.ledger import alerts, figures
+    from treazure_pipeline.ledger import alerts, figures, verification
     from treazure_pipeline.ledger.store import Ledger
 
     settings = load_settings()
@@ -31,10 +31,14 @@ def command(*, names: tuple[str, ...], as_json: bool) -> None:
     with Ledger(place.ledger_url, connections=2) as ledger:
         accounts = [ledger.account(programme) for programme in programmes]
         found = [(figures.status(ledger, account), ledger.is_held(account)) for account in accounts]
+        standings = [verification.standing(ledger, account) for account in accounts]
         queued = queue.figures(ledger, lookup_wait=settings.treazure_lookup_wait_seconds)
         wrong = alerts.firing(ledger)
     if as_json:
-        programmes_found = [asdict(status) | {"running": running} for status, running in found]
+        programmes_found = [
+            asdict(status) | {"running": running, "verification": asdict(standing)}
+            for (status, running), standing in zip(found, standings, strict=True)
+        ]
         output.print_json({"status": "ok", "programmes": programmes_found, "adjustments": asdict(queued),
                             "alerts": [asdict(alert) for alert in wrong]})  # fmt: skip
         return
@@ -50,15 +54,23 @@ def command(*, names: tuple[str, ...], as_json: bool) -> None:
             "  of these held until their next try": f"{status.held:,}",
             "  refused by Engage": f"{status.refused:,}",
             "  gone (unknown to Engage for 30 days)": f"{status.gone:,}",
+            "  below zero, held until approved": f"{status.negative:,}",
             "  oldest since": f"{_time(status.oldest_pending)}{_ago(status.now, status.oldest_pending)}",
+            "a plan waits for approval": status.plan or "no",
             "requests under way": f"{status.in_doubt:,}",
             "rejected rows of exports": f"{status.rejected:,}",
             "vanished from the last full export": f"{status.vanished:,}",
             "to be read once more": f"{status.rereads:,}",
             "points in total": f"{status.points_total:,}",
             "last accepted by Engage": f"{_time(status.last_sent)}{_ago(status.now, status.last_sent)}",
+            "last read back from Engage": f"{_time(standing.last_run)}{_ago(standing.now, standing.last_run)}",
+            "  all of the programme since": f"{_time(standing.read_through_from)}"
+            f"{_ago(standing.now, standing.read_through_from)}",
+            "  Engage shows another balance": f"{standing.drift:,}",
+            "  Engage has no account": f"{standing.missing:,}",
+            "  of these will not heal": f"{standing.will_not_heal:,}",
         }
-        for status, running in found
+        for (status, running), standing in zip(found, standings, strict=True)
     ]
     for name in rows[0]:
         table.add_row(name, *(row[name] for row in rows))

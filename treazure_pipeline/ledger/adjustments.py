@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING
 import msgspec
 from psycopg.rows import class_row
 
+from treazure_pipeline.ledger.batches import HELD
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from datetime import datetime
@@ -216,8 +218,7 @@ def contacts_to_push(ledger: Ledger, account: Account, *, limit: int) -> list[st
         rows = connection.execute(
             "select a.contact::text from adjustment a "
             "join pending p on p.programme = a.programme and p.contact = a.contact "
-            "where a.state = 'posted' and a.programme = %s and not p.gone "
-            "and (p.next_try is null or p.next_try <= clock_timestamp()) group by a.contact order by min(a.id) limit %s",
+            f"where a.state = 'posted' and a.programme = %s and not {HELD} group by a.contact order by min(a.id) limit %s",
             (account.id, limit),
         ).fetchall()
     return [contact for (contact,) in rows]
@@ -354,8 +355,7 @@ from adjustment a left join programme g on g.id = a.programme
 where a.state in ('received', 'queued', 'sending', 'posted', 'uncertain') and (
     a.state = 'received' or g.mode = 'live' and ({_DUE} or
         a.state = 'posted' and a.next_try <= clock_timestamp() and not exists (
-            select from pending p where p.programme = a.programme and p.contact = a.contact
-              and (p.gone or p.next_try > clock_timestamp()))))
+            select from pending p where p.programme = a.programme and p.contact = a.contact and {HELD})))
 """
 
 _FIGURES = f"""

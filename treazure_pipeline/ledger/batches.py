@@ -244,9 +244,14 @@ update pending set
 where programme = %(programme)s and contact = %(contact)s
 """
 
-_DUE = """
-    p.programme = %(programme)s
-    and not p.gone and (p.next_try is null or p.next_try <= clock_timestamp())
+HELD = """
+    (p.gone or coalesce(p.next_try > clock_timestamp(), false)
+     or (p.master < 0 and p.let_through is distinct from p.master))
+"""
+"""Whether the row `p` of `pending` is kept back: gone, waiting for its next try, or negative without approval."""
+
+_DUE = f"""
+    p.programme = %(programme)s and not {HELD}
     and p.contact <> all (%(without)s::uuid[])
     and (p.refused_last is null or p.refused_last < %(run_started)s)
     and not exists (select from busy where busy.contact = p.contact)
@@ -330,7 +335,12 @@ added as (
     select %(programme)s, r.contact, r.amount, r.id, greatest(r.observation, s.observation)
     from rows r left join settled s using (contact)
     where (select count(*) from moved) < (select count(*) from rows) and r.contact not in (select contact from moved)
-    order by r.contact),
+    order by r.contact
+    returning contact),
+grown as (
+    insert into known (programme, contacts)
+    select %(programme)s, n from (select count(*) as n from added) a where n > 0
+    on conflict (programme) do update set contacts = known.contacts + excluded.contacts),
 counted as (
     select r.id, count(*) - coalesce(max(o.n), 0) as n from rows r left join outdated o using (id) group by r.id),
 closed as (

@@ -43,7 +43,10 @@ class Flow:
 
 @dataclass(frozen=True)
 class Status:
-    """A programme at one moment; ages count from `now` (database clock, UTC)."""
+    """A programme at one moment; ages count from `now` (database clock, UTC).
+
+    `negative`: rows held since their balance is below zero; `plan`: the digest of the plan that waits for approval.
+    """
 
     programme: str
     mode: str
@@ -56,6 +59,8 @@ class Status:
     held: int
     refused: int
     gone: int
+    negative: int
+    plan: str | None
     oldest_pending: datetime | None
     in_doubt: int
     rejected: int
@@ -160,7 +165,7 @@ from open
 _FLOW = """
 with rows as materialized (
     select case when refused_last >= %(started)s then 'refused'
-                when gone or next_try > clock_timestamp() then 'held' else 'due' end as lot, since
+                when held then 'held' else 'due' end as lot, since
     from unsettled where programme = %(programme)s)
 select (select coalesce(sum(entered), 0)::bigint from observation
         where programme = %(programme)s and id > %(observation)s) as entered,
@@ -176,13 +181,15 @@ with last as (
     select window_from, window_to from observation
     where programme = %(programme)s and source = 'export' and state = 'merged' order by id desc limit 1),
 rows as materialized (
-    select since, reason, gone, next_try from unsettled where programme = %(programme)s)
+    select since, reason, gone, held, master < 0 and held and not gone as negative from unsettled where programme = %(programme)s)
 select g.mode, clock_timestamp() as now, (select window_from from last), (select window_to from last),
        (select upper(r) from unnest(g.covered) r where r @> %(beginning)s::timestamptz),
        (select count(*) from unnest(tstzmultirange(case when upper(g.covered) > %(beginning)s
             then tstzrange(%(beginning)s, upper(g.covered)) else 'empty' end) - g.covered)),
-       (select count(*) from rows), (select count(*) from rows where gone or next_try > clock_timestamp()),
+       (select count(*) from rows), (select count(*) from rows where held),
        (select count(*) from rows where reason is not null), (select count(*) from rows where gone),
+       (select count(*) from rows where negative),
+       (select digest from plan p where p.programme = g.id and p.state = 'open' order by id desc limit 1),
        (select min(since) from rows),
        (select count(*) from batch b where b.programme = g.id and b.state = 'sending'),
        (select count(*) from rejection where programme = g.id and resolved_at is null), (select count(*) from vanished where programme = g.id),

@@ -107,6 +107,28 @@ def adjustments(ledger: Ledger, states: Sequence[str] | None = None, limit: int 
     )
 
 
+def differing(ledger: Ledger, account: Account, limit: int | None = None) -> pd.DataFrame:
+    """Return the contacts that Engage showed otherwise than sent when it was last read, the longest first."""
+    return _frame(
+        ledger,
+        "select contact::text as contact, verdict, sent, shown, since, rounds, read_at from verification "
+        "where programme = %(id)s and verdict <> 'equal' order by rounds desc, since, contact limit %(limit)s",
+        {"id": account.id, "limit": limit},
+    )
+
+
+def verification_runs(ledger: Ledger, account: Account, limit: int = 24 * 7) -> pd.DataFrame:
+    """Return the latest verifications, oldest first: started_at, ended_at, run_id, error, and contacts by outcome."""
+    return _frame(
+        ledger,
+        "select r.started_at, r.ended_at, r.run_id, r.error, f.* from ("
+        "select * from verification_run where programme = %(id)s order by id desc limit %(limit)s) r, "
+        "jsonb_to_record(r.figures) as f (read bigint, equal bigint, drift bigint, missing bigint, unsettled bigint, "
+        "failed bigint, marked bigint, healed bigint) order by r.id",
+        {"id": account.id, "limit": limit},
+    )
+
+
 def _frame(ledger: Ledger, statement: str, values: dict[str, object]) -> pd.DataFrame:
     with ledger.connection() as connection:
         cursor = connection.execute(statement, values)

@@ -329,6 +329,7 @@ def _one(cursor: psycopg.Cursor[dict[str, Any]], statement: Any, values: Any = N
     return row
 
 
+# A negative balance waits in `pending`, where it can be held, beside its place in a lot.
 # `newer`: no observation of the row was answered after this one was asked. `recent` holds the few that were.
 _COMPARE = """
 with recent as materialized (
@@ -349,6 +350,10 @@ noted as (
     insert into change (programme, observation, planned, contacts, before, after)
     select %(programme)s, %(observation)s, not was_pending, array_agg(contact), array_agg(before), array_agg(balance)
     from compared where newer group by was_pending, (n - 1) / %(lot)s),
+negative as (
+    insert into pending (programme, contact, master, observation, since)
+    select %(programme)s, contact, balance, %(observation)s, clock_timestamp() from compared
+    where newer and not was_pending and balance < 0),
 disputed as (
     insert into reread select %(programme)s, contact, clock_timestamp() from compared where not newer and not older
     on conflict do nothing)
@@ -358,7 +363,8 @@ select (select count(*) from latest) as contacts, count(*) filter (where newer) 
 from compared
 """
 
-# A pending row that changed again; back at what Engage accepted last it is settled, unless a request is in doubt.
+# A pending row that changed again; back at what Engage accepted last it is settled, unless a request is in doubt, or
+# Engage was seen not to hold what it accepted (marked).
 _MOVE = """
 with changed as materialized (
     select r.contact, r.after from change c, unnest(c.contacts, c.after) as r (contact, after)
@@ -366,7 +372,7 @@ with changed as materialized (
 settled as (
     delete from pending p using changed c, ledger l
     where p.programme = %(programme)s and p.contact = c.contact
-      and l.programme = %(programme)s and l.contact = c.contact and l.sent = c.after
+      and l.programme = %(programme)s and l.contact = c.contact and l.sent = c.after and not p.marked
       and not exists (
         select from batch b where b.programme = %(programme)s and b.state in ('sending', 'accepted', 'lost')
           and b.id > l.batch and c.contact = any (b.contacts))

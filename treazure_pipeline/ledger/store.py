@@ -110,14 +110,23 @@ class Ledger:
                 ).fetchone()
                 assert row is not None
         number, _, mode = row
-        return Account(
-            number,
-            programme.name,
-            programme.loyalty_id,
-            programme.definition_id,
-            programme.beginning,
-            mode,
-        )
+        return _account(programme, number, mode)
+
+    def find(self, programme: Programme) -> Account | None:
+        """Return the programme's number in the ledger, None where it is new; writes nothing."""
+        with self.connection() as connection:
+            row = connection.execute(
+                "select id, mode from programme where loyalty_id = %s and definition_id = %s",
+                (programme.loyalty_id, programme.definition_id),
+            ).fetchone()
+        return None if row is None else _account(programme, *row)
+
+    @contextmanager
+    def reading(self) -> Iterator[psycopg.Connection[TupleRow]]:
+        """Lend a connection in one read-only transaction: all that is read is of one moment, and nothing is written."""
+        with self.connection() as connection, connection.transaction():
+            connection.execute("set transaction isolation level repeatable read, read only")
+            yield connection
 
     def hold(self, account: Account) -> None:
         """Take the programme's lock until `release` or `close`; taking it again in this ledger is free.
@@ -149,13 +158,13 @@ class Ledger:
             if connection is not None:
                 _let_go(connection)
 
-    def is_held(self, account: Account) -> bool:
-        """Tell whether any process holds the programme's lock."""
+    def is_held(self, account: Account, lock: int = _LOCK_CLASS) -> bool:
+        """Tell whether any process holds the programme's lock, or another one of the programme's."""
         with self.connection() as connection:
             row = connection.execute(
                 "select exists (select from pg_locks where locktype = 'advisory' and classid = %s and objid = %s "
                 "and database = (select oid from pg_database where datname = current_database()) and granted)",
-                (_LOCK_CLASS, account.id),
+                (lock, account.id),
             ).fetchone()
         return row is not None and bool(row[0])
 
@@ -167,6 +176,10 @@ class Ledger:
             yield
         finally:
             self.release(account)
+
+
+def _account(programme: Programme, number: int, mode: str) -> Account:
+    return Account(number, programme.name, programme.loyalty_id, programme.definition_id, programme.beginning, mode)
 
 
 def _let_go(connection: psycopg.Connection) -> None:

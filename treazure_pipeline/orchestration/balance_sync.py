@@ -4,7 +4,7 @@ Belongs here: asset keys, metadata, checks, what becomes of an error. Does not: 
 the other (`treazure_pipeline.sync`). See https://docs.dagster.io/guides/build/assets
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,6 +18,7 @@ from treazure_pipeline.errors import PipelineError, SettingsError
 from treazure_pipeline.ledger import figures, frames, rejections, snapshots
 from treazure_pipeline.ledger.snapshots import Window
 from treazure_pipeline.ledger.store import Account
+from treazure_pipeline.orchestration import guards
 from treazure_pipeline.orchestration import metadata as md
 from treazure_pipeline.settings import Programme
 from treazure_pipeline.sync.balances import merge_snapshot, take_snapshot
@@ -132,6 +133,7 @@ def build_balance_sync(programme: Programme, *, prefixed: bool) -> BalanceSync:
                               description="Every mutation time since the programme's beginning has been fetched (I1)."),
             dg.AssetCheckSpec("rows_add_up", asset=key("balance_diff"),
                               description="fetched = duplicate + rejected + superseded + unchanged + changed (I6)."),
+            dg.AssetCheckSpec(guards.CHECK, asset=key("balance_diff"), blocking=True, description=guards.DESCRIPTION),
             dg.AssetCheckSpec("points_are_conserved", asset=key("balance_diff"),
                               description="Opening total + changes = closing total, summed anew once a day (I10)."),
         ],
@@ -152,6 +154,11 @@ def build_balance_sync(programme: Programme, *, prefixed: bool) -> BalanceSync:
             status = figures.status(connections.ledger, account)
             holes = figures.holes(connections.ledger, account)
             audit = figures.audit(connections.ledger, account)
+            judgement = guards.judged(connections, account, programme, context.run.run_id)
+            guard_check = guards.guard_check(connections, account, judgement)
+            connections.judgements[account.id] = judgement
+        if judgement.holds_all:
+            connections.failures.append(judgement.error())
         merged = diff.figures
         counted = merged.duplicate + merged.rejected + merged.superseded + merged.unchanged + merged.changed
         return dg.MaterializeResult(
@@ -166,9 +173,11 @@ def build_balance_sync(programme: Programme, *, prefixed: bool) -> BalanceSync:
                 "covered_until": dg.MetadataValue.timestamp(status.covered_until or programme.beginning),
                 "data_age_hours": md.age_hours(status.covered_until, status.now),
                 "vanished_outstanding": status.vanished,
+                "held_by_guards": judgement.shift.rows if judgement.holds_all else 0,
                 "changes": md.sample(changes),
             },
             check_results=[
+                guard_check,
                 dg.AssetCheckResult(
                     check_name="coverage_has_no_hole",
                     passed=not holes,
@@ -213,6 +222,8 @@ def build_balance_sync(programme: Programme, *, prefixed: bool) -> BalanceSync:
         check_specs=[
             dg.AssetCheckSpec("pending_adds_up", asset=key("engage_balance_push"),
                               description="changed + carried over = sent + refused + held + left pending (I6)."),
+            dg.AssetCheckSpec("nothing_is_held_back", asset=key("engage_balance_push"),
+                              description="No guard and no balance below zero keeps rows from being sent (I7)."),
             dg.AssetCheckSpec("nothing_is_rejected", asset=key("engage_balance_push"),
                               description="No row of an export and no row of Engage's answers is outstanding."),
         ],
@@ -228,12 +239,15 @@ def build_balance_sync(programme: Programme, *, prefixed: bool) -> BalanceSync:
     def engage_balance_push(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         with _working(context, programme) as (connections, account):
             merged = snapshots.merged(connections.ledger, account, context.run.run_id)
+            judgement = guards.judged(connections, account, programme, context.run.run_id)
+            if judgement.holds_all:
+                raise judgement.error()
             pushed = push(
                 connections.ledger, connections.engage, connections.engage_pacer, account, run_id=context.run.run_id,
                 retry=connections.retry, batch_size=connections.settings.engage_batch_size,
                 concurrency=connections.settings.engage_concurrency,
                 timeout=connections.settings.engage_timeout_seconds,
-                since=None if merged is None else merged.stock,
+                since=None if merged is None else merged.stock, judgement=judgement,
                 progress=connections.on_progress,
             )  # fmt: skip
             status = figures.status(connections.ledger, account)
@@ -249,6 +263,8 @@ def build_balance_sync(programme: Programme, *, prefixed: bool) -> BalanceSync:
                 "sent": pushed.sent,
                 "refused": pushed.refused,
                 "held": pushed.held,
+                "held_by_guards": judgement.shift.rows if judgement.reasons else 0,
+                "held_below_zero": status.negative,
                 "pending": pushed.pending,
                 "requests": pushed.requests,
                 "lost_answers": pushed.lost,
@@ -261,6 +277,8 @@ def build_balance_sync(programme: Programme, *, prefixed: bool) -> BalanceSync:
                 **{f"seconds_{phase}": round(value, 3) for phase, value in pushed.seconds.items()},
                 "pending_rows": md.sample(outstanding),
             }
+            if judgement.reasons:
+                connections.failures.append(judgement.error())
             if pushed.error is not None:
                 connections.failures.append(pushed.error)
                 raise dg.Failure(
@@ -278,6 +296,16 @@ def build_balance_sync(programme: Programme, *, prefixed: bool) -> BalanceSync:
                     metadata={
                         "changed": changed, "carried_over": carried_over, "sent": pushed.sent,
                         "refused": pushed.refused, "held": pushed.held, "left_pending": pushed.pending,
+                    },
+                ),
+                dg.AssetCheckResult(
+                    check_name="nothing_is_held_back",
+                    passed=not judgement.reasons and not status.negative,
+                    severity=dg.AssetCheckSeverity.WARN,
+                    metadata={
+                        "reasons": "; ".join(judgement.reasons) or "none",
+                        "below_zero": status.negative,
+                        "digest": status.plan or "none",
                     },
                 ),
                 dg.AssetCheckResult(
@@ -305,30 +333,39 @@ def build_balance_sync(programme: Programme, *, prefixed: bool) -> BalanceSync:
         tags=tags,
         description="Fetches what changed in Treazure, compares, and sets it in Engage.",
     )
-    return BalanceSync([treazure_balances, *assets, engage_accounts], job, _schedule(programme, job))
+
+    def is_busy(connections: Connections) -> bool:
+        return connections.ledger.is_held(connections.ledger.account(programme))
+
+    schedule = hourly(job, 7, is_busy, "a missed hour leaves no hole.")
+    return BalanceSync([treazure_balances, *assets, engage_accounts], job, schedule)
 
 
-def _schedule(programme: Programme, job: Any) -> dg.ScheduleDefinition:
+def hourly(job: Any, minute: int, is_busy: Callable[[Connections], bool], why: str) -> dg.ScheduleDefinition:
+    """Make a schedule that skips while a run is queued or running; `why` that does no harm.
+
+    What only counts as running, since its process is dead, stops nothing: `is_busy` decides.
+    """
+
     @dg.schedule(
         name=f"{job.name}_schedule",
-        cron_schedule="7 * * * *",
+        cron_schedule=f"{minute} * * * *",
         job=job,
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.RUNNING,
         required_resource_keys={CONNECTIONS},
-        description="Minute 7 of every hour. Skips while a run is queued or running; a missed hour leaves no hole.",
+        description=f"Minute {minute} of every hour. Skips while a run is queued or running; {why}",
     )
-    def hourly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    def tick(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         runs = context.instance.get_runs(dg.RunsFilter(job_name=job.name, statuses=ACTIVE), limit=10)
         if not runs:
             return dg.RunRequest()
         waiting = [run for run in runs if run.status is not dg.DagsterRunStatus.STARTED]
-        connections: Connections = getattr(context.resources, CONNECTIONS)
-        if waiting or connections.ledger.is_held(connections.ledger.account(programme)):
+        if waiting or is_busy(getattr(context.resources, CONNECTIONS)):
             return dg.SkipReason(f"Run {(waiting or runs)[0].run_id} is queued or running.")
-        return dg.RunRequest()  # the process of what counts as running is dead: nobody holds the programme's lock
+        return dg.RunRequest()
 
-    return hourly
+    return tick
 
 
 def _window(connections: Connections, account: Account, config: SnapshotConfig) -> Window:

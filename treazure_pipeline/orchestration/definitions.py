@@ -10,7 +10,9 @@ from treazure_pipeline.connections import Connections
 from treazure_pipeline.orchestration.adjustments import build_adjustments
 from treazure_pipeline.orchestration.alerts import build_alerts
 from treazure_pipeline.orchestration.balance_sync import CONNECTIONS, build_balance_sync
+from treazure_pipeline.orchestration.guards import build_approval
 from treazure_pipeline.orchestration.maintenance import build_maintenance
+from treazure_pipeline.orchestration.verification import build_verification
 from treazure_pipeline.settings import Settings
 
 
@@ -26,14 +28,20 @@ def build_definitions(settings: Settings, connect: Callable[[Settings], Connecti
             yield opened
 
     syncs = [build_balance_sync(programme, prefixed=settings.prefixed) for programme in settings.programmes]
+    readings = [build_verification(programme, prefixed=settings.prefixed) for programme in settings.programmes]
+    verification = dg.Definitions(
+        assets=[reading.asset for reading in readings],
+        jobs=[reading.job for reading in readings],
+        schedules=[reading.schedule for reading in readings],
+    )
     sync = dg.Definitions(
         assets=[asset for sync in syncs for asset in sync.assets],
-        jobs=[sync.job for sync in syncs],
+        jobs=[*(sync.job for sync in syncs), build_approval(CONNECTIONS)],
         schedules=[sync.schedule for sync in syncs],
         resources={CONNECTIONS: connections},
         # Also for what is materialised by hand: one process keeps one lock and its connections from step to step.
         executor=dg.in_process_executor,
     )
     return dg.Definitions.merge(
-        sync, build_adjustments(settings.programmes), build_alerts(), build_maintenance(settings)
+        sync, build_adjustments(settings.programmes), verification, build_alerts(), build_maintenance(settings)
     )

@@ -57,6 +57,15 @@ class Mutation(BaseModel):
     loyalty_id: str | None = Field(None, description="none: the first programme")
 
 
+class Held(BaseModel):
+    """What Engage is to hold, as exact decimal texts or numbers by contact GUID; null: no account."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    points: dict[str, str | int | float | None]
+    loyalty_id: str | None = Field(None, description="none: the first programme")
+
+
 class Balances(BaseModel):
     """Whose balances are wanted: these contacts', or those of a page of all members."""
 
@@ -197,6 +206,19 @@ def mutate(mutation: Mutation, request: Request) -> dict[str, int]:
     try:
         points = {guid: to_units(str(points)) for guid, points in mutation.points.items()}
         return {"mutated": world.mutate(mutation.loyalty_id or next(iter(world.vaults)), points, adds=mutation.adds)}
+    except AmountError as error:
+        raise HTTPException(422, str(error)) from error
+    except WrongRequestError as error:
+        raise HTTPException(404, str(error)) from error
+
+
+@router.post("/engage-balances")
+def put_engage_balances(held: Held, request: Request) -> dict[str, int]:
+    """Change balances in Engage by hand, past Treazure and past Engage's queue, or remove accounts."""
+    world = world_of(request)
+    try:
+        points = {guid: None if points is None else to_units(str(points)) for guid, points in held.points.items()}
+        return {"changed": world.put(held.loyalty_id or next(iter(world.vaults)), points)}
     except AmountError as error:
         raise HTTPException(422, str(error)) from error
     except WrongRequestError as error:

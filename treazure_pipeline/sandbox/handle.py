@@ -81,6 +81,13 @@ class Sandbox:
         """Change balances in Treazure by contact GUID; new GUIDs become members."""
         self._mutate(points, loyalty_id, adds=True)
 
+    def set_engage_balances(
+        self, points: Mapping[str, Decimal | int | str | None], loyalty_id: str | None = None
+    ) -> None:
+        """Change balances in Engage by hand, past Treazure and Engage's queue; None removes the account."""
+        texts = {guid: None if amount is None else str(amount) for guid, amount in points.items()}
+        self._call(dict[str, Any], "POST", "/engage-balances", {"points": texts, "loyalty_id": loyalty_id})
+
     def know(self, contact_ids: Sequence[str], *, known: bool) -> None:
         """Make members contacts of Engage, or let Engage forget them."""
         self._call(dict[str, Any], "POST", "/contacts", {"contact_ids": list(contact_ids), "known": known})

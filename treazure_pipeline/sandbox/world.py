@@ -256,6 +256,22 @@ class World:
             self.move(vault, member, np.where(amount < 0, REDEEM, LOAD), amount)
             return len(folded)
 
+    def put(self, loyalty_id: str, points: Mapping[str, int | None]) -> int:
+        """Change what Engage holds, past Treazure and past its own queue; None removes the account.
+
+        Returns the number of accounts touched; raises WrongRequestError.
+        """
+        with self.lock:
+            folded = {guid.lower(): units for guid, units in points.items()}
+            if not folded:
+                return 0
+            follower = self.follower(self.vault(loyalty_id).definition_id)
+            member = self.join(list(folded))
+            amount = np.fromiter((units or 0 for units in folded.values()), np.int64, len(folded))
+            exists = np.fromiter((units is not None for units in folded.values()), np.bool_, len(folded))
+            follower.put(member, rounded(amount, self.behaviour.digits), exists)
+            return len(folded)
+
     def play_hour(
         self, share: float, changes: int | None, joins: int, loyalty_ids: Sequence[str] = ()
     ) -> dict[str, dict[str, int]]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from treazure_pipeline.sync.verification import is_same
+
 if TYPE_CHECKING:
     from treazure_pipeline.clients.engage import EngageClient
     from treazure_pipeline.clients.treazure import TreazureClient
@@ -65,6 +67,6 @@ def foreign_balances(
     signs = []
     for contact, sent in rows:
         held = {a.definition_id: a.balance for a in engage.point_accounts(contact)}.get(account.definition_id)
-        if held is None or round(held, programme.decimals) != round(sent, programme.decimals):
+        if held is None or not is_same(held, sent, programme.decimals):
             signs.append(Sign(contact, f"Engage shows {held}, and accepted {sent}"))
     return signs

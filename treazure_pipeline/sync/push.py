@@ -27,7 +27,7 @@ from treazure_pipeline.errors import (
     RemoteError,
     TransientError,
 )
-from treazure_pipeline.ledger import batches, figures
+from treazure_pipeline.ledger import batches, figures, plans
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from treazure_pipeline.ledger.batches import Batch
     from treazure_pipeline.ledger.figures import Stock
     from treazure_pipeline.ledger.store import Account, Ledger
+    from treazure_pipeline.sync.guards import Judgement
 
 logger = logging.getLogger(__name__)
 
@@ -92,12 +93,14 @@ def push(
     concurrency: int = 8,
     timeout: float = 30.0,
     since: Stock | None = None,
+    judgement: Judgement | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> PushFigures:
     """Send every pending row that is due, and return what became of them.
 
     The caller holds the programme's lock. `timeout` is the client's, in seconds; `since` is what its figures count from
     (default: the pending rows now); `progress` hears of the rows of each answered request and of all that were pending.
+    Where `judgement` has reasons, only the rows of an approved plan are sent, and the others are held.
     What could not be sent is left pending and `error` says why; errors of the database are raised.
     A programme in state migrating sends nothing (I11).
     """
@@ -113,16 +116,26 @@ def push(
         batch_size=batch_size, concurrency=concurrency, lease=timeout + LEASE_MARGIN_SECONDS, progress=progress,
     )  # fmt: skip
     run.fold_seconds = fold_seconds
-    if stock.pending and account.mode == "live":
-        run.run()
+    kept_back = judgement.shift.rows if judgement is not None and judgement.reasons else 0
+    if account.mode == "live":
+        if kept_back:
+            run.run_only(_lots(plans.approved_contacts(ledger, account), batch_size))
+        elif stock.pending:
+            run.run()
     flow = figures.flow_since(ledger, account, stock, started)
+    kept_back = min(kept_back, flow.left)
+    if run.error is None and account.mode == "live":
+        if judgement is not None and judgement.shift.approved:
+            plans.mark_used(ledger, account, run_id=run_id)
+        if not flow.left:
+            plans.note_loaded(ledger, account)
     return PushFigures(
         stock=stock.pending,
         entered=flow.entered,
         sent=flow.sent,
         refused=flow.refused,
-        held=flow.held,
-        pending=flow.left,
+        held=flow.held + kept_back,
+        pending=flow.left - kept_back,
         oldest_pending=flow.oldest_since,
         requests=run.requests,
         accepted=run.accepted,
@@ -151,7 +164,11 @@ def push_contacts(
         ledger, engage, pacer, account, run_id=run_id, run_started=ledger.now(), stock=stock, retry=retry,
         batch_size=batch_size, concurrency=1, lease=timeout + LEASE_MARGIN_SECONDS, progress=None,
     )  # fmt: skip
-    run.run_only([list(contacts[start : start + batch_size]) for start in range(0, len(contacts), batch_size)])
+    run.run_only(_lots(contacts, batch_size))
+
+
+def _lots(contacts: Sequence[str], size: int) -> list[list[str]]:
+    return [list(contacts[start : start + size]) for start in range(0, len(contacts), size)]
 
 
 class _Push:
@@ -399,7 +416,8 @@ class _Push:
         with self._guard:
             if half:
                 for contacts in (batch.contacts[:half], batch.contacts[half:]):
-                    heapq.heappush(self._tasks, _Task(time.monotonic(), next(self._numbers), contacts, 0))
+                    # The newest half goes first: down to single rows before the next batch is split.
+                    heapq.heappush(self._tasks, _Task(0.0, -next(self._numbers), contacts, 0))
             else:
                 self._refused_alone += 1
             systematic = self._refused_alone >= _REFUSED_ALONE_BEFORE_GIVING_UP and not self.accepted

@@ -321,7 +321,7 @@ def test_a_call_whose_turn_comes_after_its_time_is_not_made(new_desk: Callable[.
         assert connections.treazure.account_balance(desk.contacts(1)[0], "LOYALTY") is not None
     ((bucket,),) = desk.sql("select distinct bucket from rate_slot where bucket like 'treazure:%'")
     desk.sql("delete from rate_hold")
-    desk.sql("insert into rate_hold values (%s, 0, clock_timestamp() + interval '2 seconds')", bucket)
+    desk.sql("insert into rate_hold values (%s, 0, clock_timestamp() + interval '8 seconds')", bucket)
     desk.process()
     assert desk.booked() == 0
     assert (

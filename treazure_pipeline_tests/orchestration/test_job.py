@@ -63,9 +63,11 @@ def test_the_job_brings_both_systems_together_and_every_check_passes(execute: Ex
     checks = {check.check_name: check.passed for check in result.get_asset_check_evaluations()}
     assert checks == {
         "coverage_has_no_hole": True,
+        "guards_hold": True,
         "rows_add_up": True,
         "points_are_conserved": True,
         "pending_adds_up": True,
+        "nothing_is_held_back": True,
         "nothing_is_rejected": True,
     }
     assert_in_step(shop)

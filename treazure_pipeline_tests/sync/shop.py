@@ -21,6 +21,7 @@ from treazure_pipeline.ledger.store import Account
 from treazure_pipeline.sandbox import API_KEY, CLIENT_ID, CLIENT_SECRET, LOYALTY_ID, Sandbox, running_sandbox
 from treazure_pipeline.settings import Settings, load_settings
 from treazure_pipeline.sync.balances import Diff, Snapshot, merge_snapshot, take_snapshot
+from treazure_pipeline.sync.guards import judge
 from treazure_pipeline.sync.push import PushFigures, push
 
 QUICK = {
@@ -195,11 +196,13 @@ def merge(connections: Connections, account: Account, run_id: str = "run") -> Di
 
 def send(connections: Connections, account: Account, run_id: str = "run", diff: Diff | None = None) -> PushFigures:
     """The third step of a run; checks the equations of I6, that of the diff too where there is one."""
+    (guards,) = (one.guards for one in connections.settings.programmes if one.name == account.name)
     pushed = push(
         connections.ledger, connections.engage, connections.engage_pacer, account, run_id=run_id,
         retry=connections.retry, batch_size=connections.settings.engage_batch_size,
         concurrency=connections.settings.engage_concurrency, timeout=connections.settings.engage_timeout_seconds,
         since=None if diff is None else diff.figures.stock,
+        judgement=judge(connections.ledger, account, guards, run_id=run_id),
     )  # fmt: skip
     accounted = pushed.sent + pushed.refused + pushed.held + pushed.pending
     assert pushed.stock + pushed.entered == accounted, pushed

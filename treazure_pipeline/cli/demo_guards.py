@@ -1,0 +1,52 @@
+"""The demo's act about guards: something goes wrong in Treazure, is stopped, and is let through by a person."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from treazure_pipeline.cli import instance, output
+from treazure_pipeline.cli.run import run_balance_sync
+from treazure_pipeline.ledger import plans
+from treazure_pipeline.ledger.store import Ledger
+
+if TYPE_CHECKING:
+    from treazure_pipeline.sandbox import Sandbox
+    from treazure_pipeline.settings import Settings
+
+_ZEROED_SHARE = 0.05
+
+
+def play(box: Sandbox, settings: Settings) -> bool:
+    """Set many balances to zero in Treazure; return whether the push waited for the approval and then went through."""
+    (programme,) = settings.programmes
+    members = [row for row in box.balances(limit=10_000) if row["known"] and Decimal(row["treazure"] or 0) > 0]
+    chosen = members[: max(1, int(len(members) * _ZEROED_SHARE))]
+    box.set_points({row["contactId"]: 0 for row in chosen})
+    output.note(f"Something in Treazure sets {len(chosen):,} balances to zero.")
+    stopped = run_balance_sync(settings, programme, {})
+    with Ledger(instance.locate(settings).ledger_url, connections=2) as ledger:
+        account = ledger.account(programme)
+        with ledger.reading() as connection:
+            plan = plans.open_plan(connection, account)
+        if plan is None:
+            output.error("No guard has tripped.")
+            return False
+        lifetime = timedelta(hours=settings.approval_lifetime_hours)
+        plans.approve(ledger, account, plan.digest, by="the demo", lifetime=lifetime)
+    passed = run_balance_sync(settings, programme, {})
+    output.say("")
+    output.say("A guard trips, and a person approves")
+    table = Table("", "sent", "held", box=None)
+    _row(table, f"first try: {stopped['status']}", stopped)
+    table.add_row(f"  plan {plan.digest}: {'; '.join(plan.reasons)}", "", "")
+    _row(table, f"after its approval: {passed['status']}", passed)
+    output.console().print(table)
+    return stopped["status"] == "held" and not stopped["sent"] and passed["status"] == "ok"
+
+
+def _row(table: Table, title: str, result: dict[str, Any]) -> None:
+    table.add_row(title, f"{result.get('sent', 0):,}", f"{result.get('held', 0):,}")

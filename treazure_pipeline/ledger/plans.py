@@ -1,0 +1,378 @@
+"""Plans: what a push would change, how much that is, and what a person has let through (I7).
+
+Belongs here: the rows that a push would send, their figures, storing and approving them. Does not: how much is too much
+(`sync.guards`). A row is let through when its newest master balance is still the one of the approved plan.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+import msgspec
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+from treazure_pipeline.errors import SettingsError
+from treazure_pipeline.ledger.batches import HELD, return_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from datetime import datetime, timedelta
+    from typing import Any
+
+    from psycopg import Connection
+
+    from treazure_pipeline.ledger.store import Account, Ledger
+
+SHORTEST_DIGEST = 6
+_LOT = 1000
+
+
+@dataclass(frozen=True)
+class Shift:
+    """What sending the rows that are due would change; those of an approved plan apart.
+
+    `known`: contacts of the programme that Engage has accepted before; `changed` and `zeroed`: how many of them;
+    `new`: contacts for the first time; `net`: by how many points the total that Engage holds would change from `total`;
+    `negative`: rows held since their balance is below zero; `approved`: rows that a person has let through;
+    `is_first_load`: the programme has never been loaded whole.
+    """
+
+    rows: int
+    known: int
+    changed: int
+    zeroed: int
+    new: int
+    net: Decimal
+    total: Decimal
+    largest: Decimal
+    negative: int
+    approved: int
+    is_first_load: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A stored plan; `figures` is its Shift as plain values, `reasons` says why it was not pushed."""
+
+    id: int
+    digest: str
+    run_id: str
+    state: str
+    made_at: datetime
+    figures: dict[str, Any]
+    reasons: list[str]
+    approved_at: datetime | None
+    approved_by: str | None
+    expires_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What a person looks at before approving: counts and totals of rows, the largest changes, a histogram, a sample.
+
+    Rows are (contact, before, after); `before` is None for a contact that Engage has not had. `histogram`: rows by the
+    size of the change, from the largest loss to the largest gain.
+    """
+
+    rows: int
+    gains: int
+    losses: int
+    zeroed: int
+    new: int
+    before: Decimal
+    after: Decimal
+    largest: list[tuple[str, Decimal | None, Decimal]]
+    histogram: list[tuple[str, int]]
+    sample: list[tuple[str, Decimal | None, Decimal]]
+    digest: str
+
+
+def shift(ledger: Ledger, account: Account) -> Shift:
+    """Say what a push would change now. Costs what is pending."""
+    with ledger.connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
+        row = cursor.execute(_SHIFT, {"programme": account.id}).fetchone()
+    assert row is not None
+    return Shift(**row)
+
+
+def is_loading(ledger: Ledger, account: Account) -> bool:
+    """Tell whether the programme has never been loaded whole: until then guards pass."""
+    with ledger.connection() as connection:
+        row = connection.execute("select loaded_at is null from programme where id = %s", (account.id,)).fetchone()
+    return row is not None and bool(row[0])
+
+
+def note_loaded(ledger: Ledger, account: Account) -> None:
+    """Note that nothing is left to push, which ends the first load if the coverage reaches back to the beginning."""
+    with ledger.connection() as connection:
+        connection.execute(
+            "update programme g set loaded_at = clock_timestamp() where id = %s and loaded_at is null "
+            "and covered @> %s::timestamptz and exists (select from known k where k.programme = g.id and k.contacts > 0)",
+            (account.id, account.beginning),
+        )
+
+
+def store(ledger: Ledger, account: Account, shifted: Shift, reasons: Sequence[str], *, run_id: str) -> Plan:
+    """Keep the rows that are due (where `reasons` is not empty) and those with a negative balance as the open plan.
+
+    The same rows as in the open plan make no second one; other rows replace it.
+    """
+    values = {
+        "programme": account.id, "run_id": run_id, "all": bool(reasons), "lot": _LOT,
+        "figures": Jsonb(msgspec.to_builtins(shifted)), "reasons": [*reasons, *_of_negative(shifted)],
+    }  # fmt: skip
+    with ledger.connection() as connection, connection.transaction():
+        row = connection.execute(_STORE, values).fetchone()
+        assert row is not None
+        connection.execute(
+            "update plan set state = 'replaced' where programme = %s and state = 'open' and id <> %s",
+            (account.id, row[0]),
+        )
+    return _plan(ledger, row[0])
+
+
+def _of_negative(shifted: Shift) -> list[str]:
+    return [f"{shifted.negative:,} balances are below zero; these rows alone are held"] if shifted.negative else []
+
+
+def close_open(ledger: Ledger, account: Account) -> None:
+    """Give up the open plan: what it held back is not suspicious any more."""
+    with ledger.connection() as connection:
+        connection.execute("update plan set state = 'replaced' where programme = %s and state = 'open'", (account.id,))
+
+
+def expire(ledger: Ledger, account: Account) -> None:
+    """End approvals whose time is over; negative balances that they let through and nobody has sent are held again."""
+    with ledger.connection() as connection, connection.transaction():
+        connection.execute(
+            "with ended as (update plan set state = 'expired' where programme = %(programme)s and state = 'approved' "
+            "and expires_at <= clock_timestamp() returning id), "
+            "rows as (select r.contact, r.after from ended e join plan_lot t on t.plan = e.id, "
+            "unnest(t.contacts, t.after) as r (contact, after) where r.after < 0) "
+            "update pending p set let_through = null from rows r "
+            "where p.programme = %(programme)s and p.contact = r.contact and p.let_through = r.after",
+            {"programme": account.id},
+        )
+
+
+def approve(ledger: Ledger, account: Account | None, digest: str, *, by: str, lifetime: timedelta) -> Plan:
+    """Let an open plan through once, until `lifetime` from now; `digest` may be its beginning, six digits at least.
+
+    Approving an approved plan again changes nothing. Raises SettingsError where no single open plan has this digest.
+    """
+    wanted = digest.strip().lower()
+    with ledger.connection() as connection, connection.transaction():
+        rows = connection.execute(
+            "select id, state from plan where left(digest, length(%(digest)s)) = %(digest)s "
+            "and (%(programme)s::smallint is null or programme = %(programme)s) and length(%(digest)s) >= %(shortest)s "
+            "and (state = 'open' or state = 'approved' and expires_at > clock_timestamp()) order by id for update",
+            {"digest": wanted, "programme": account and account.id, "shortest": SHORTEST_DIGEST},
+        ).fetchall()
+        if len(rows) != 1:
+            raise SettingsError(
+                f"{'No' if not rows else 'More than one'} plan that waits for approval has the digest {wanted!r}.",
+                hint="`treazure-pipeline plan` shows the one that waits; a newer run replaces an older one's.",
+            )
+        ((number, state),) = rows
+        if state == "open":
+            connection.execute(_APPROVE, {"id": number, "by": by, "lifetime": lifetime})
+    return _plan(ledger, number)
+
+
+def mark_used(ledger: Ledger, account: Account, *, run_id: str) -> None:
+    """Note that a push has had its approved plans: they let nothing through any more."""
+    with ledger.connection() as connection:
+        connection.execute(
+            "update plan set state = 'used', used_at = clock_timestamp(), used_run_id = %s "
+            "where programme = %s and state = 'approved'",
+            (run_id, account.id),
+        )
+
+
+def open_plan(connection: Connection[Any], account: Account) -> Plan | None:
+    """Return the plan that waits for approval, else an approved one that waits for its push, or None."""
+    row = connection.execute(
+        "select id from plan where programme = %s and (state = 'open' or state = 'approved' "
+        "and expires_at > clock_timestamp()) order by state desc, id desc limit 1",
+        (account.id,),
+    ).fetchone()
+    return None if row is None else _read(connection, row[0])
+
+
+def approved_contacts(ledger: Ledger, account: Account) -> list[str]:
+    """Give every row that is planned one of its own in `pending`, and return the contacts that a person has let through."""
+    return_rows(ledger, account)
+    with ledger.connection() as connection:
+        rows = connection.execute(
+            f"with {_APPROVED} select p.contact::text from approved a "
+            "join pending p on p.programme = %(programme)s and p.contact = a.contact and p.master = a.after order by 1",
+            {"programme": account.id},
+        ).fetchall()
+    return [contact for (contact,) in rows]
+
+
+def picture(connection: Connection[Any], account: Account, plan: Plan | None) -> Picture:
+    """Describe the rows of a stored plan, or (None) of what a push would send now. Writes nothing."""
+    source, values = _source(account, plan)
+    with connection.cursor(row_factory=dict_row) as cursor:
+        row = cursor.execute(f"with {source} {_PICTURE}", values).fetchone()
+    assert row is not None
+    steps, largest, sample = (row.pop(name) for name in ("steps", "largest", "sample"))
+    return Picture(
+        **row,
+        largest=[_change(*entry) for entry in largest],
+        histogram=[(_step(step), count) for step, count in sorted(steps)],
+        sample=[_change(*entry) for entry in sample],
+        digest="" if plan is None else plan.digest,
+    )
+
+
+def _change(contact: str, before: str | None, after: str) -> tuple[str, Decimal | None, Decimal]:
+    return contact, None if before is None else Decimal(before), Decimal(after)
+
+
+def rows(
+    connection: Connection[Any], account: Account, plan: Plan | None
+) -> Iterator[tuple[str, Decimal | None, Decimal]]:
+    """Return all rows of `picture`, in contact order, as they come from the server."""
+    source, values = _source(account, plan)
+    with connection.cursor(name="plan_rows") as cursor:
+        cursor.execute(f"with {source} select contact::text, before, after from rows order by contact", values)
+        yield from cursor
+
+
+def _source(account: Account, plan: Plan | None) -> tuple[str, dict[str, Any]]:
+    if plan is None:
+        return f"{_ROWS}, rows as (select contact, before, after from due)", {"programme": account.id}
+    return _PLAN_ROWS, {"programme": account.id, "plan": plan.id}
+
+
+def _step(step: int) -> str:
+    """Name a class of changes: 3 is a gain of 100 and more, below 1,000; -1 a loss below 10."""
+    size = abs(step)
+    bounds = f"below {10**size:,}" if size <= 1 else f"{10 ** (size - 1):,} to {10**size:,}"
+    return "no change" if step == 0 else f"{'gain' if step > 0 else 'loss'} {bounds}"
+
+
+def _plan(ledger: Ledger, number: int) -> Plan:
+    with ledger.connection() as connection:
+        return _read(connection, number)
+
+
+def _read(connection: Connection[Any], number: int) -> Plan:
+    row = connection.execute(
+        "select id, digest, run_id, state, made_at, figures, reasons, approved_at, approved_by, expires_at "
+        "from plan where id = %s",
+        (number,),
+    ).fetchone()
+    assert row is not None
+    return Plan(*row)
+
+
+_APPROVED = """
+approved as materialized (
+    select distinct r.contact, r.after from plan a join plan_lot t on t.plan = a.id,
+        unnest(t.contacts, t.after) as r (contact, after)
+    where a.programme = %(programme)s and a.state = 'approved' and a.expires_at > clock_timestamp())
+"""
+
+# What a push would send: (contact, before, after). The lots of a merge hold what was known before, which is what Engage
+# has accepted, since a row that was pending is in no lot.
+_ROWS = f"""
+lone as materialized (
+    select p.contact, l.sent as before, p.master as after, {HELD} as held,
+           p.master < 0 and p.let_through is distinct from p.master and not p.gone as negative
+    from pending p left join ledger l on l.programme = p.programme and l.contact = p.contact
+    where p.programme = %(programme)s),
+due as (
+    select r.contact, r.before, r.after from change c, unnest(c.contacts, c.before, c.after) as r (contact, before, after)
+    where c.programme = %(programme)s and c.planned and r.contact not in (select contact from lone)
+    union all
+    select contact, before, after from lone where not held and after is distinct from before)
+"""
+
+_SHIFT = f"""
+with {_ROWS}, {_APPROVED},
+judged as not materialized (
+    select before, after, after - coalesce(before, 0) as change,
+           (d.contact, d.after) not in (select contact, after from approved) as open
+    from due d),
+summed as (
+    select count(*) as due, sum(change) as all_change, count(*) filter (where open) as rows,
+           count(before) filter (where open) as changed, count(*) filter (where open and after = 0 and before <> 0) as zeroed,
+           count(*) filter (where open and before is null) as new, coalesce(sum(change) filter (where open), 0) as net,
+           greatest(max(change) filter (where open), -min(change) filter (where open), 0) as largest
+    from judged),
+held as (
+    select coalesce(sum(after - coalesce(before, 0)) filter (where held), 0) as held_change,
+           count(*) filter (where negative) as negative
+    from lone)
+select rows, coalesce((select contacts from known where programme = g.id), 0) as known, changed, zeroed, new, net,
+       g.points_total - coalesce(all_change, 0) - held_change as total, largest, negative, due - rows as approved,
+       g.loaded_at is null as is_first_load
+from summed, held, programme g where g.id = %(programme)s
+"""
+
+_STORE = f"""
+with {_ROWS}, {_APPROVED},
+kept as materialized (
+    select contact, before, after, (row_number() over (order by contact) - 1) / %(lot)s as lot from (
+        select contact, before, after from due d
+        where %(all)s and (d.contact, d.after) not in (select contact, after from approved)
+        union all
+        select contact, before, after from lone where negative) k),
+lots as materialized (
+    select lot, array_agg(contact order by contact) as contacts, array_agg(before order by contact) as before,
+           array_agg(after order by contact) as after,
+           encode(sha256(convert_to(string_agg(concat_ws(' ', contact, trim_scale(before), '>', trim_scale(after)), ','
+               order by contact), 'UTF8')), 'hex') as digest
+    from kept group by lot),
+digest as (
+    select left(encode(sha256(convert_to(coalesce(string_agg(digest, ',' order by lot), ''), 'UTF8')), 'hex'), 16) as digest
+    from lots),
+same as (
+    select p.id from plan p, digest d where p.programme = %(programme)s and p.state = 'open' and p.digest = d.digest limit 1),
+made as (
+    insert into plan (programme, digest, run_id, figures, reasons)
+    select %(programme)s, digest, %(run_id)s, %(figures)s, %(reasons)s from digest where not exists (select from same)
+    returning id),
+filled as (
+    insert into plan_lot (plan, contacts, before, after) select made.id, contacts, before, after from made, lots)
+select id from made union all select id from same
+"""
+
+_APPROVE = """
+with approved as (
+    update plan set state = 'approved', approved_at = clock_timestamp(), approved_by = %(by)s,
+        expires_at = clock_timestamp() + %(lifetime)s
+    where id = %(id)s returning id, programme)
+update pending p set let_through = r.after
+from approved a join plan_lot t on t.plan = a.id, unnest(t.contacts, t.after) as r (contact, after)
+where r.after < 0 and p.programme = a.programme and p.contact = r.contact and p.master = r.after
+"""
+
+_PLAN_ROWS = """
+rows as materialized (
+    select r.contact, r.before, r.after from plan_lot t, unnest(t.contacts, t.before, t.after) as r (contact, before, after)
+    where t.plan = %(plan)s)
+"""
+
+_PICTURE = """
+, changes as materialized (select *, after - coalesce(before, 0) as change from rows),
+steps as (
+    select (case when change = 0 then 0 else sign(change) * greatest(1, floor(log(abs(change))) + 1) end)::integer as step,
+           count(*) as n
+    from changes group by 1)
+select count(*) as rows, count(*) filter (where change > 0) as gains, count(*) filter (where change < 0) as losses,
+       count(*) filter (where after = 0 and before <> 0) as zeroed, count(*) filter (where before is null) as new,
+       coalesce(sum(before), 0) as before, coalesce(sum(after), 0) as after,
+       (select coalesce(jsonb_agg(jsonb_build_array(step, n)), '[]') from steps) as steps,
+       (select coalesce(jsonb_agg(jsonb_build_array(contact, trim_scale(before)::text, trim_scale(after)::text)), '[]')
+        from (select * from changes order by abs(change) desc, contact limit 10) l) as largest,
+       (select coalesce(jsonb_agg(jsonb_build_array(contact, trim_scale(before)::text, trim_scale(after)::text)), '[]')
+        from (select * from changes order by md5(contact::text) limit 10) s) as sample
+from changes
+"""

@@ -1,0 +1,405 @@
+"""What Engage showed when it was read back: whose turn it is, what follows from a reading, how it stands.
+
+A run reads rows that were sent lately, by batch from a mark on, and goes round the whole programme by the ledger's key
+from a cursor on. A reading becomes a verdict only if the contact is settled and its row is still the one that was
+read. A verdict never touches `ledger.sent` (I3): what differs gets a `marked` row in `pending`.
+
+    lately: batch 41 ▸ 42 ▸ mark … │ accepted within the grace time or open: not yet
+    round:  00… ▸ cursor … ff ▸ the next round
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
+
+from treazure_pipeline.errors import BusyError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from datetime import datetime
+    from decimal import Decimal
+    from typing import Any
+
+    import psycopg
+
+    from treazure_pipeline.ledger.store import Account, Ledger
+
+NOT_OLDER_THAN = timedelta(hours=24)
+MOST_LATELY = 50_000
+"""Rows sent earlier than the former, or before so many others, are left to the rounds."""
+LOCK = 7_281_005
+"""Held by whoever verifies a programme; the sync's is another one."""
+ROUNDS_TO_HEAL = 3
+"""A contact that differs once more after being marked so often in a row will not heal by itself."""
+
+_BATCHES_AT_ONCE = 20
+_ALL_OF_IT = 1_000_000
+
+
+@dataclass(frozen=True)
+class Row:
+    """A contact to be read back, what Engage had accepted last, and the batch that carried it."""
+
+    contact: str
+    sent: Decimal
+    batch: int
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The contacts whose turn it is: `rows` to be read, of `passed` in all; `unsettled` ones can't be judged now.
+
+    `settled`: those with nothing pending, read lately or not, whose known master balance so is the one that was sent.
+    `asked`: the database's clock before the reading. Recording the chunk moves the mark (`batch`, `position`) where it
+    `is_lately`, else the round's `cursor`; `is_last`: there is nothing behind it.
+    """
+
+    rows: list[Row]
+    settled: list[Row]
+    passed: int
+    unsettled: int
+    asked: datetime
+    is_lately: bool
+    is_last: bool
+    batch: int = 0
+    position: int = 0
+    cursor: str | None = None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What Engage showed for a row (None: no account), and whether that is what it had accepted."""
+
+    row: Row
+    shown: Decimal | None
+    equal: bool
+
+
+@dataclass
+class Tally:
+    """What a run came to, in contacts: read = equal + drift + missing + read ones among `unsettled`.
+
+    `unsettled`: not judged, whether skipped or read in vain; `failed`: the reading failed; `healed`: equal again;
+    `marked`: to be sent again; `requests`: readings of Engage, however often each was tried. `master_*`: the sample that
+    was read from Treazure, of which `recorded` was not what the ledger knew, and `differs` should have been known.
+    """
+
+    read: int = 0
+    equal: int = 0
+    drift: int = 0
+    missing: int = 0
+    unsettled: int = 0
+    failed: int = 0
+    marked: int = 0
+    healed: int = 0
+    requests: int = 0
+    master_read: int = 0
+    master_differs: int = 0
+    master_recorded: int = 0
+    master_failed: int = 0
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How Engage compares with what it accepted; times on the database's clock, `now` among them.
+
+    `drift` and `missing` are outstanding, since `oldest`; `will_not_heal` of these differ after being sent again three
+    times in a row. `read_through_*`: the last round that came to its end, so that every contact known at `read_through_from`
+    was read since. `round_share`: how much of the programme the present round has passed.
+    """
+
+    now: datetime
+    last_run: datetime | None
+    last_run_id: str | None
+    last_run_ended: bool
+    last_figures: dict[str, Any]
+    drift: int
+    missing: int
+    will_not_heal: int
+    oldest: datetime | None
+    read_through_from: datetime | None
+    read_through_at: datetime | None
+    round: int
+    round_share: float
+
+
+@contextmanager
+def holding(ledger: Ledger, account: Account) -> Iterator[None]:
+    """Keep other verifications of the programme out, but not its sync; raises BusyError. Gone with the process."""
+    with ledger.connection() as connection:
+        row = connection.execute("select pg_try_advisory_lock(%s, %s)", (LOCK, account.id)).fetchone()
+        if row is None or not row[0]:
+            message = f"Another verification of programme {account.name!r} is under way."
+            raise BusyError(message, hint="Nothing to do: it goes on where the last one stopped.")
+        try:
+            yield
+        finally:
+            connection.execute("select pg_advisory_unlock(%s, %s)", (LOCK, account.id))
+
+
+def begin(ledger: Ledger, account: Account, run_id: str) -> int:
+    """Note that a run begins, and a round where none is under way; return the run's number."""
+    with ledger.connection() as connection, connection.transaction():
+        values = {
+            "programme": account.id, "run_id": run_id, "not_older": NOT_OLDER_THAN, "most": MOST_LATELY,
+            "all_of_it": _ALL_OF_IT,
+        }  # fmt: skip
+        connection.execute(_BEGIN, values)
+        connection.execute(_BEGIN_ROUND, values)
+        row = connection.execute(
+            "insert into verification_run (programme, run_id) values (%(programme)s, %(run_id)s) returning id", values
+        ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def end(ledger: Ledger, run: int, tally: Tally, error: str | None) -> None:
+    """Note that a run has ended, and with which error."""
+    with ledger.connection() as connection:
+        connection.execute(
+            "update verification_run set ended_at = clock_timestamp(), figures = %s, error = %s where id = %s",
+            (Jsonb(asdict(tally)), error, run),
+        )
+
+
+def sent_lately(ledger: Ledger, account: Account, *, grace: float, size: int) -> Chunk:
+    """Return the next rows that Engage accepted longer than `grace` seconds ago, by batch from the mark on.
+
+    Left out are rows that were sent again since, or read since the grace time was over. (What is unsettled is counted
+    when the round comes to it.)
+    """
+    values = {"programme": account.id, "grace": grace, "size": size, "batches": _BATCHES_AT_ONCE}
+    with ledger.connection() as connection:
+        rows = connection.execute(_SENT_LATELY, values).fetchall()
+    if not rows:
+        return Chunk([], [], 0, 0, ledger.now(), is_lately=True, is_last=True)
+    batch, position = rows[-1][6:8]
+    return Chunk(**_looked_at(rows) | {"unsettled": 0}, is_lately=True, is_last=False, batch=batch, position=position)
+
+
+def next_of_round(ledger: Ledger, account: Account, *, grace: float, size: int) -> Chunk:
+    """Return the next rows of the round, in the order of the ledger's key; left out are those read in this round."""
+    with ledger.connection() as connection:
+        found = connection.execute(
+            "select cursor::text, round_started from verification_progress where programme = %s", (account.id,)
+        ).fetchone()
+        assert found is not None
+        cursor, started = found
+        values = {"programme": account.id, "grace": grace, "size": size, "cursor": cursor, "started": started}
+        rows = connection.execute(_FIRST_OF_ROUND if cursor is None else _NEXT_OF_ROUND, values).fetchall()
+    if not rows:
+        return Chunk([], [], 0, 0, ledger.now(), is_lately=False, is_last=True)
+    return Chunk(**_looked_at(rows), is_lately=False, is_last=len(rows) < size, cursor=rows[-1][0])
+
+
+def _looked_at(rows: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
+    """Divide looked-at rows: contact, sent, batch, past its grace time, unsettled, fresh, …, now."""
+    present = [row for row in rows if row[1] is not None]
+    wanted = [row for row in present if not row[5]]
+    return {
+        "rows": [Row(*row[:3]) for row in wanted if row[3] and not row[4]],
+        "settled": [Row(*row[:3]) for row in present if not row[4]],
+        "passed": len(rows),
+        "unsettled": sum(row[4] or not row[3] for row in wanted),
+        "asked": rows[0][-1],
+    }
+
+
+def record(
+    ledger: Ledger,
+    account: Account,
+    run: int,
+    run_id: str,
+    chunk: Chunk,
+    readings: Sequence[Reading],
+    tally: Tally,
+    *,
+    finished: bool,
+) -> None:
+    """Keep the verdicts on `readings`, mark for sending again what differs, and count it all in `tally`.
+
+    One transaction with the run's progress, which moves on only when the chunk was `finished`. Not judged is a contact
+    that has become unsettled, or whose row is another one by now. What is marked enters the stock of pending rows, as an
+    observation says (I6).
+    """
+    values = {
+        "programme": account.id, "run_id": run_id, "asked": chunk.asked,
+        "contacts": [reading.row.contact for reading in readings],
+        "batches": [reading.row.batch for reading in readings],
+        "shown": [reading.shown for reading in readings],
+        "equal": [reading.equal for reading in readings],
+    }  # fmt: skip
+    with ledger.connection() as connection, connection.transaction():
+        if not all(reading.equal for reading in readings):
+            connection.execute("select from programme where id = %s for update", (account.id,))
+        row = connection.execute(_RECORD, values).fetchone()
+        assert row is not None
+        equal, drift, missing, healed, marked = row
+        tally.read += len(readings)
+        tally.equal += equal
+        tally.drift += drift
+        tally.missing += missing
+        tally.healed += healed
+        tally.marked += marked
+        tally.unsettled += chunk.unsettled + len(readings) - equal - drift - missing
+        if finished:
+            _move_on(connection, account, chunk)
+        connection.execute("update verification_run set figures = %s where id = %s", (Jsonb(asdict(tally)), run))
+
+
+def _move_on(connection: psycopg.Connection, account: Account, chunk: Chunk) -> None:
+    if chunk.is_lately:
+        if chunk.passed:
+            connection.execute(
+                "update verification_progress set batch = %s, position = %s where programme = %s",
+                (chunk.batch, chunk.position, account.id),
+            )
+        return
+    connection.execute(
+        "update verification_progress set cursor = %s, round_passed = round_passed + %s where programme = %s",
+        (chunk.cursor, chunk.passed, account.id),
+    )
+    if chunk.is_last:
+        connection.execute(
+            "update verification_progress set cursor = null, read_through_from = round_started, "
+            "read_through_at = clock_timestamp(), round_started = null where programme = %s",
+            (account.id,),
+        )
+
+
+def standing(ledger: Ledger, account: Account) -> Standing:
+    """Return what is outstanding, and how far the reading has come."""
+    with ledger.connection() as connection:
+        cursor = connection.cursor(row_factory=class_row(Standing))
+        found = cursor.execute(_STANDING, {"programme": account.id, "rounds": ROUNDS_TO_HEAL}).fetchone()
+    assert found is not None
+    return found
+
+
+_BEGIN = """
+insert into verification_progress as p (programme, batch, position)
+select %(programme)s, coalesce(max(b.id), 0), %(all_of_it)s
+from (select id, claimed_at, sum(settled) over (order by id desc) as sent from batch
+      where programme = %(programme)s
+        and id > coalesce((select batch from verification_progress where programme = %(programme)s), 0)) b
+where b.claimed_at < clock_timestamp() - %(not_older)s or b.sent > %(most)s
+on conflict (programme) do update set
+    batch = greatest(p.batch, excluded.batch),
+    position = case when excluded.batch > p.batch then excluded.position else p.position end
+"""
+
+_BEGIN_ROUND = """
+update verification_progress set round = round + 1, round_started = clock_timestamp(), cursor = null, round_passed = 0,
+    round_size = (select count(*) from ledger where programme = %(programme)s)
+where programme = %(programme)s and round_started is null
+"""
+
+_LOOK = """
+busy as materialized (
+    select contact from unsettled where programme = %(programme)s and contact = any (array(select contact from rows)))
+select r.contact::text, r.sent, r.batch,
+       coalesce(b.answered_at, 'epoch') <= clock_timestamp() - make_interval(secs => %(grace)s) as past_grace,
+       r.contact in (select contact from busy) as unsettled,
+       coalesce(v.read_at >= {fresh}, false) as fresh,
+       r.at_batch, r.position, clock_timestamp() as now
+from rows r
+left join batch b on b.id = r.batch
+left join verification v on v.programme = %(programme)s and v.contact = r.contact
+order by {order}
+"""
+
+_SENT_LATELY = """
+with progress as materialized (
+    select batch, position from verification_progress where programme = %(programme)s),
+due as materialized (
+    select b.id, b.contacts from batch b, progress
+    where b.programme = %(programme)s and b.state = 'folded' and b.id >= progress.batch
+      and b.id < coalesce((
+        select min(o.id) from batch o
+        where o.programme = %(programme)s and o.id > progress.batch
+          and (o.state in ('sending', 'accepted')
+               or o.state = 'folded' and o.answered_at > clock_timestamp() - make_interval(secs => %(grace)s))),
+        9223372036854775807)
+    order by b.id limit %(batches)s),
+listed as materialized (
+    select due.id, r.position, r.contact
+    from due, progress, unnest(due.contacts) with ordinality as r (contact, position)
+    where (due.id, r.position) > (progress.batch, progress.position) order by due.id, r.position limit %(size)s),
+rows as materialized (
+    select r.contact, l.sent, l.batch, r.id as at_batch, r.position
+    from listed r left join ledger l on l.programme = %(programme)s and l.contact = r.contact and l.batch = r.id),
+""" + _LOOK.format(fresh="b.answered_at + make_interval(secs => %(grace)s)", order="r.at_batch, r.position")
+
+_OF_ROUND = """
+with rows as materialized (
+    select contact, sent, batch, null::bigint as at_batch, null::bigint as position from ledger
+    where programme = %(programme)s {behind} order by contact limit %(size)s),
+""" + _LOOK.format(fresh="%(started)s", order="r.contact")
+_FIRST_OF_ROUND = _OF_ROUND.format(behind="")
+_NEXT_OF_ROUND = _OF_ROUND.format(behind="and contact > %(cursor)s::uuid")
+
+_RECORD = """
+with readings as materialized (
+    select * from unnest(%(contacts)s::uuid[], %(shown)s::numeric[], %(equal)s::boolean[], %(batches)s::bigint[])
+        as r (contact, shown, equal, batch)),
+busy as materialized (
+    select contact from unsettled where programme = %(programme)s and contact = any (%(contacts)s::uuid[])),
+judged as materialized (
+    select r.contact, l.sent, r.shown, l.observation, v.verdict as before, v.since,
+           case when r.equal then 'equal' when r.shown is null then 'missing' else 'drift' end as verdict,
+           not r.equal and (r.shown is not null or l.sent <> 0) as differs
+    from readings r
+    join ledger l on l.programme = %(programme)s and l.contact = r.contact and l.batch = r.batch
+    left join verification v on v.programme = l.programme and v.contact = l.contact
+    where r.contact not in (select contact from busy)),
+entered as (
+    insert into pending (programme, contact, master, observation, since, marked, let_through)
+    select %(programme)s, contact, sent, observation, clock_timestamp(), true, case when sent < 0 then sent end
+    from judged where differs order by contact on conflict do nothing returning contact),
+observed as (
+    insert into observation (programme, source, state, run_id, asked, entered)
+    select %(programme)s, 'read_back', 'merged', %(run_id)s, %(asked)s, count(*) from entered having count(*) > 0),
+kept as (
+    insert into verification as v (programme, contact, verdict, sent, shown, read_at, since, rounds)
+    select %(programme)s, j.contact, j.verdict, j.sent, j.shown, %(asked)s,
+           case when j.verdict <> 'equal' then %(asked)s::timestamptz end,
+           (e.contact is not null)::integer
+    from judged j left join entered e using (contact) order by j.contact
+    on conflict (programme, contact) do update set
+        verdict = excluded.verdict, sent = excluded.sent, shown = excluded.shown, read_at = excluded.read_at,
+        since = case when excluded.verdict <> 'equal' then coalesce(v.since, excluded.since) end,
+        rounds = case when excluded.verdict <> 'equal' then v.rounds + excluded.rounds else 0 end),
+noted as (
+    insert into finding (programme, contact, verdict, sent, shown, read_at, since, marked, run_id)
+    select %(programme)s, j.contact, case j.verdict when 'equal' then 'healed' else j.verdict end, j.sent, j.shown,
+           %(asked)s, coalesce(j.since, %(asked)s), e.contact is not null, %(run_id)s
+    from judged j left join entered e using (contact)
+    where e.contact is not null or j.verdict is distinct from coalesce(j.before, 'equal'))
+select count(*) filter (where verdict = 'equal') as equal, count(*) filter (where verdict = 'drift') as drift,
+       count(*) filter (where verdict = 'missing') as missing,
+       count(*) filter (where verdict = 'equal' and before <> 'equal') as healed, (select count(*) from entered) as marked
+from judged
+"""
+
+_STANDING = """
+with last as (
+    select started_at, run_id, ended_at, figures from verification_run
+    where programme = %(programme)s order by id desc limit 1),
+outstanding as materialized (
+    select verdict, since, rounds from verification where programme = %(programme)s and verdict <> 'equal')
+select clock_timestamp() as now, (select started_at from last) as last_run, (select run_id from last) as last_run_id,
+       coalesce((select ended_at is not null from last), false) as last_run_ended,
+       coalesce((select figures from last), '{}') as last_figures,
+       o.drift, o.missing, o.will_not_heal, o.oldest, p.read_through_from, p.read_through_at, coalesce(p.round, 0) as round,
+       case when p.round is null then 0.0 when p.round_started is null then 1.0
+            else round(least(p.round_passed / greatest(p.round_size, 1)::numeric, 1), 4)::float end as round_share
+from (select count(*) filter (where verdict = 'drift') as drift, count(*) filter (where verdict = 'missing') as missing,
+             count(*) filter (where rounds > %(rounds)s) as will_not_heal, min(since) as oldest from outstanding) o
+left join verification_progress p on p.programme = %(programme)s
+"""

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
+
+from treazure_pipeline.ledger import verification
+from treazure_pipeline.orchestration.definitions import build_definitions
+from treazure_pipeline_tests.sync.shop import account_of, assert_in_step
+from treazure_pipeline_tests.verification.watch import Watch
+
+JOB = "verify_balances"
+ASSET = "engage_balance_verification"
+FIGURES = {
+    "read", "equal", "drift", "missing", "unsettled", "failed", "marked", "healed", "requests", "dagster/row_count",
+    "outstanding_drift", "outstanding_missing", "will_not_heal", "oldest_drift_hours", "round", "round_share",
+    "seconds_verify", "master_read", "master_recorded", "master_differs", "master_failed", "differing", "mode",
+}  # fmt: skip
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.instance_for_test() as instance:
+        yield instance
+
+
+def execute(watch: Watch, instance: dg.DagsterInstance, **changes: str) -> dg.ExecuteInProcessResult:
+    job = build_definitions(watch.settings(**changes)).resolve_job_def(JOB)
+    return job.execute_in_process(instance=instance, raise_on_error=False)
+
+
+def metadata(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
+    (event,) = result.asset_materializations_for_node(ASSET)
+    return {name: value.value for name, value in event.metadata.items()}
+
+
+def checks(result: dg.ExecuteInProcessResult) -> dict[str, tuple[bool, dg.AssetCheckSeverity]]:
+    return {check.check_name: (check.passed, check.severity) for check in result.get_asset_check_evaluations()}
+
+
+def test_the_job_shows_its_figures_and_passes_its_checks_while_nothing_differs(
+    watch: Watch, instance: dg.DagsterInstance
+) -> None:
+    result = execute(watch, instance)
+    assert result.success
+    shown = metadata(result)
+    assert shown.keys() >= FIGURES
+    assert (shown["read"], shown["equal"], shown["round_share"]) == (80, 80, 1.0)
+    assert shown["least_lately_verified_hours"] < 1
+    assert shown["differing"] == "*none*"
+    assert all(passed for passed, _ in checks(result).values())
+    assert checks(result).keys() == {"no_drift", "master_agrees"}
+
+
+def test_drift_warns_until_it_is_healed_and_is_an_error_where_it_will_not_heal(
+    watch: Watch, instance: dg.DagsterInstance
+) -> None:
+    (contact,) = watch.drift_by_hand(1)
+    watch.sandbox.set_fault("swallowed", count=None)
+    for _ in range(3):
+        result = execute(watch, instance)
+        assert result.success
+        assert contact in metadata(result)["differing"]
+        assert checks(result)["no_drift"] == (False, dg.AssetCheckSeverity.WARN)
+        watch.send_pending()
+    assert checks(execute(watch, instance))["no_drift"] == (False, dg.AssetCheckSeverity.ERROR)
+    watch.sandbox.clear_faults()
+    watch.send_pending()
+    assert checks(execute(watch, instance))["no_drift"][0]
+    assert_in_step(watch)
+
+
+def test_a_change_that_the_sync_missed_fails_the_master_s_check(watch: Watch, instance: dg.DagsterInstance) -> None:
+    contact = watch.sql("select contact::text from ledger order by contact limit 1")[0][0]
+    watch.sandbox.set_points({contact: "64.5"})
+    assert checks(execute(watch, instance))["master_agrees"][0]
+    watch.send_pending()
+    watch.sandbox.set_points({contact: "65.5"})
+    watch.sql("update programme set covered = '{[2000-01-01, 2100-01-01)}'")
+    assert checks(execute(watch, instance))["master_agrees"] == (False, dg.AssetCheckSeverity.ERROR)
+
+
+def test_where_engage_can_t_be_read_the_run_fails_visibly_with_its_figures(
+    watch: Watch, instance: dg.DagsterInstance
+) -> None:
+    result = execute(watch, instance, ENGAGE_API_KEY="wrong")
+    assert not result.success
+    (event,) = [event for event in result.all_events if event.event_type_value == "STEP_FAILURE"]
+    data: Any = event.step_failure_data
+    assert "Engage can't be read" in data.user_failure_data.description
+    assert data.user_failure_data.metadata["read"].value == 0
+    assert data.user_failure_data.metadata["failed"].value > 0
+
+
+def test_a_balance_sync_and_a_verification_do_not_wait_for_each_other(watch: Watch) -> None:
+    definitions = build_definitions(watch.settings())
+    graph = definitions.resolve_asset_graph()
+    assert graph.get(dg.AssetKey(ASSET)).pools == {"balance_verification"}
+    assert graph.get(dg.AssetKey("engage_balance_push")).pools == {"balance_sync"}
+    assert graph.get(dg.AssetKey(ASSET)).group_name == "verification"
+    assert dg.AssetKey("engage_point_accounts") in graph.get(dg.AssetKey(ASSET)).parent_keys
+    assert definitions.resolve_job_def(JOB).executor_def.name == "in_process"
+
+
+def test_with_several_programmes_each_has_its_own_verification(new_watch: Callable[..., Watch], tmp_path: Path) -> None:
+    listed = tmp_path / "programmes.yaml"
+    listed.write_text(
+        "- {name: gold, loyalty_id: GOLD, definition_id: 1}\n- {name: silver, loyalty_id: SILVER, definition_id: 2}\n"
+    )
+    watch = new_watch(environ={"TREAZURE_PIPELINE_PROGRAMMES": str(listed)})
+    definitions = build_definitions(watch.settings())
+    dg.Definitions.validate_loadable(definitions)
+    for name in ("gold", "silver"):
+        assert dg.AssetKey([name, ASSET]) in definitions.resolve_asset_graph().get_all_asset_keys()
+        assert definitions.resolve_schedule_def(f"{name}_{JOB}_schedule").cron_schedule == "37 * * * *"
+
+
+def test_the_schedule_is_hourly_and_skips_while_a_run_verifies_but_not_behind_a_dead_one(
+    watch: Watch, instance: dg.DagsterInstance
+) -> None:
+    definitions = build_definitions(watch.settings())
+    schedule = definitions.resolve_schedule_def(f"{JOB}_schedule")
+    assert (schedule.cron_schedule, schedule.execution_timezone) == ("37 * * * *", "UTC")
+    assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
+
+    def requests() -> int:
+        with dg.build_schedule_context(instance=instance, resources=definitions.resources) as context:
+            return len(schedule.evaluate_tick(context).run_requests or ())
+
+    assert requests() == 1
+    repository = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("treazure_pipeline"), "__repository__")
+    origin = RemoteJobOrigin(repository, JOB)
+    instance.add_run(dg.DagsterRun(JOB, status=dg.DagsterRunStatus.STARTED, remote_job_origin=origin))
+    assert requests() == 1
+    with watch.connect() as running, verification.holding(running.ledger, account_of(running)):
+        assert requests() == 0
+    instance.add_run(dg.DagsterRun(JOB, status=dg.DagsterRunStatus.QUEUED, remote_job_origin=origin))
+    assert requests() == 0

@@ -1,0 +1,125 @@
+"""A row that is marked for sending again is pending although nothing changed: whoever meets it must let it be sent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Decimal
+
+import pytest
+
+from treazure_pipeline.connections import Connections
+from treazure_pipeline.ledger import snapshots
+from treazure_pipeline_tests.sync.shop import account_of, assert_adds_up, assert_in_step, fetch, merge, send
+from treazure_pipeline_tests.verification.watch import Watch
+
+
+@pytest.fixture
+def marked(watch: Watch) -> str:
+    """A contact that Engage shows with another balance, found out already."""
+    (contact,) = watch.drift_by_hand(1)
+    watch.verify()
+    assert list(watch.marked()) == [contact]
+    return contact
+
+
+def record(connections: Connections, contact: str) -> bool:
+    """Read an account of Treazure by itself and record it, as an adjustment does."""
+    account = account_of(connections)
+    asked = connections.ledger.now()
+    balance = connections.treazure.account_balance(contact, account.loyalty_id)
+    assert balance is not None
+    return snapshots.record_account(connections.ledger, account, contact, balance, asked, "run")
+
+
+def test_it_is_sent_though_the_master_s_balance_changed_and_came_back(watch: Watch, marked: str) -> None:
+    before = watch.known_master()[marked]
+    with watch.connect() as connections:
+        account = account_of(connections)
+        for points in (before + 1, before):
+            watch.sandbox.set_points({marked: points})
+            fetch(connections, account)
+            merge(connections, account)
+            assert watch.marked() == {marked: points}
+        assert send(connections, account).sent == 1
+        assert_adds_up(connections, account)
+    assert_in_step(watch)
+
+
+def test_an_export_that_confirms_the_balance_leaves_it_marked(watch: Watch, marked: str) -> None:
+    run = watch.sync(full=True)
+    assert (run.diff.figures.changed, run.diff.figures.carried_over, run.pushed.sent) == (0, 1, 1)
+    assert watch.marked() == {}
+    assert watch.in_engage(marked) == [f"{watch.known_master()[marked]}"]
+    assert_in_step(watch)
+
+
+def test_the_newest_balance_is_what_is_sent(watch: Watch, marked: str) -> None:
+    watch.sandbox.set_points({marked: "321.5"})
+    assert watch.sync().pushed.sent == 1
+    assert watch.in_engage(marked) == ["321.5"]
+    assert watch.pending() == {}
+    assert_in_step(watch)
+
+
+@pytest.mark.parametrize("change", [0, 5])
+def test_a_balance_of_a_single_account_leaves_it_marked(watch: Watch, marked: str, change: int) -> None:
+    watch.sandbox.add_points({marked: change})
+    with watch.connect() as connections:
+        assert record(connections, marked)
+        assert list(watch.marked()) == [marked]
+        assert send(connections, account_of(connections)).sent == 1
+        assert_adds_up(connections, account_of(connections))
+    assert_in_step(watch)
+
+
+def test_what_was_pending_and_what_entered_add_up_though_it_is_marked_between_merge_and_push(watch: Watch) -> None:
+    watch.sandbox.play_hour(changes=20)
+    with watch.connect() as connections:
+        account = account_of(connections)
+        connections.ledger.hold(account)
+        fetch(connections, account)
+        diff = merge(connections, account)
+        quiet = set(watch.members(80)) - set(watch.pending())
+        watch.sandbox.set_engage_balances(dict.fromkeys(list(quiet)[:7], "1.23"))
+        tally = watch.verify().tally
+        assert tally.marked == 7
+        assert tally.unsettled == diff.figures.changed
+        pushed = send(connections, account, diff=diff)
+        assert (pushed.entered, pushed.sent) == (7, diff.figures.changed + 7)
+    assert_in_step(watch)
+
+
+def test_it_is_marked_once_however_often_it_is_looked_at_before_the_next_push(watch: Watch, marked: str) -> None:
+    for _ in range(3):
+        tally = watch.verify().tally
+        assert (tally.drift, tally.unsettled, tally.marked) == (0, 1, 0)
+    assert list(watch.marked()) == [marked]
+    assert watch.sql("select entered from observation where source = 'read_back'") == [(1,)]
+    assert watch.sql("select rounds from verification where contact = %s", marked) == [(1,)]
+
+
+def test_a_refused_one_keeps_its_reason_and_is_tried_again(watch: Watch, marked: str) -> None:
+    watch.sandbox.know([marked], known=False)
+    assert watch.send_pending().refused == 1
+    watch.sandbox.know([marked], known=True)
+    watch.time_passes(hours=2)
+    assert watch.send_pending().sent == 1
+    assert_in_step(watch)
+
+
+def test_a_lost_answer_leaves_it_pending(watch: Watch, marked: str) -> None:
+    watch.sandbox.set_fault("lost_after")
+    pushed = watch.send_pending()
+    assert (pushed.lost, pushed.sent) == (1, 1)
+    assert watch.in_engage(marked) == [f"{watch.known_master()[marked]}"]
+    assert_in_step(watch)
+
+
+def test_a_negative_balance_that_engage_had_accepted_needs_no_second_approval(new_watch: Callable[..., Watch]) -> None:
+    watch = new_watch(members=20)
+    contact = watch.members(1)[0]
+    watch.sync()
+    watch.sql("update ledger set sent = -12.5 where contact = %s", contact)
+    assert watch.verify().tally.drift == 1
+    assert watch.marked() == {contact: Decimal("-12.5")}
+    assert watch.sql("select held from unsettled where contact = %s", contact) == [(False,)]
