@@ -116,7 +116,7 @@ def of_queue(queue: Queue, ui: str) -> Iterator[Alert]:
         yield Alert(
             "adjustments:stand_still",
             "Adjustments wait for more than an hour",
-            f"On their way to Treazure: {queue.waiting:,}, the oldest since {_utc(queue.waiting_since)}. None is lost.\n"
+            f"On their way to Treazure: {queue.waiting:,}, the oldest since {_utc(queue.waiting_since)}.\n"
             "Do: `treazure-pipeline doctor` says whether Treazure answers and the daemon runs; `treazure-pipeline "
             f"adjustments list` says why they wait.\n{ui}",
         )
