@@ -162,6 +162,8 @@ def merge(ledger: Ledger, account: Account, observation: int, *, lot: int) -> Me
         connection.transaction(),
         connection.cursor(row_factory=dict_row) as cursor,
     ):
+        # In a statement of its own, so that the counts below see what whoever held the row has committed.
+        cursor.execute("select from programme where id = %s for update", (account.id,))
         known = _one(
             cursor,
             "select o.asked, o.answered, o.window_from, o.window_to, o.is_full, o.figures, g.points_total, "
