@@ -23,6 +23,7 @@ from pydantic import SecretStr
 from treazure_pipeline.ledger import alerts as memory
 from treazure_pipeline.ledger.alerts import Health, Message, Queue
 from treazure_pipeline.ledger.store import Ledger
+from treazure_pipeline.ledger.verification import Standing
 from treazure_pipeline.settings import Programme, Settings
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ class Told:
     unsent: int
 
 
-def of_programme(programme: Programme, health: Health, drift: memory.Drift, ui: str) -> Iterator[Alert]:
+def of_programme(programme: Programme, health: Health, standing: Standing, ui: str) -> Iterator[Alert]:
     """Find what is wrong with a programme; `ui` is the address of its assets in Dagster."""
     name = programme.name
     if health.covered_until is not None and health.now - health.covered_until > STALE_AFTER:
@@ -89,12 +90,12 @@ def of_programme(programme: Programme, health: Health, drift: memory.Drift, ui: 
             f"Engage, the oldest since {_utc(health.rejected_since)}. All others go on.\n"
             f"Do: `treazure-pipeline rejections list` shows the reasons.\n{ui}/engage_balance_push",
         )
-    if drift.contacts:
+    if standing.drift:
         yield Alert(
             f"{name}:drift",
             f"{name}: Engage does not hold what it accepted",
-            f"{drift.contacts:,} contacts differ, the oldest since {_utc(drift.since)}, {drift.unhealed:,} of them "
-            "although they were sent again.\n"
+            f"Contacts that differ: {standing.drift:,}, the oldest since {_utc(standing.oldest)}. That will not heal "
+            f"although they were sent again: {standing.will_not_heal:,}.\n"
             "Do: nothing at first, the next push sends them again. Where that did not help: `treazure-pipeline explain "
             f"CONTACT`, and ask Voyado with the transaction id.\n{ui}/engage_balance_verification",
         )
@@ -106,8 +107,8 @@ def of_queue(queue: Queue, ui: str) -> Iterator[Alert]:
         yield Alert(
             "adjustments:uncertain",
             "Adjustments are uncertain",
-            f"Of {queue.uncertain:,} adjustments nobody knows whether Treazure has them, the oldest since "
-            f"{_utc(queue.uncertain_since)}. Later ones of these contacts wait.\n"
+            f"Adjustments of which nobody knows whether Treazure has them: {queue.uncertain:,}, the oldest since "
+            f"{_utc(queue.uncertain_since)}. Later ones of their contacts wait.\n"
             "Do: `treazure-pipeline adjustments list --state uncertain`; look for the receipt number in the account's "
             f"history in Treazure, then `adjustments retry`, or `adjustments discard --posted`.\n{ui}",
         )
@@ -115,8 +116,7 @@ def of_queue(queue: Queue, ui: str) -> Iterator[Alert]:
         yield Alert(
             "adjustments:stand_still",
             "Adjustments wait for more than an hour",
-            f"{queue.waiting:,} are on their way to Treazure, the oldest since {_utc(queue.waiting_since)}. None is "
-            "lost.\n"
+            f"On their way to Treazure: {queue.waiting:,}, the oldest since {_utc(queue.waiting_since)}.\n"
             "Do: `treazure-pipeline doctor` says whether Treazure answers and the daemon runs; `treazure-pipeline "
             f"adjustments list` says why they wait.\n{ui}",
         )

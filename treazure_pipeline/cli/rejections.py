@@ -69,7 +69,7 @@ def list_(
     for account, groups, rows in results:
         outstanding = sum(group.rows for group in groups)
         oldest = min((group.since for group in groups), default=None)
-        since = f", the oldest since {_time(oldest)}" if oldest else ""
+        since = f", the oldest since {_time(oldest)} (all times UTC)" if oldest else ""
         output.say(f"{account.name}: {outstanding:,} outstanding{since}")
         for row in rows:
             _say_row(row)
@@ -177,7 +177,7 @@ def _say_group(group: kept.Group) -> None:
 
 
 def _say_row(row: kept.Rejection) -> None:
-    facts = [_ORIGINS[row.origin], f"{row.times:,} times", f"since {_time(row.since)}", f"last {_time(row.last_seen)}"]
+    facts = [_ORIGINS[row.origin], f"count {row.times:,}", f"since {_time(row.since)}", f"last {_time(row.last_seen)}"]
     if row.digest:
         facts.append(f"digest {row.digest[:12]}")
     if row.resolved_at:

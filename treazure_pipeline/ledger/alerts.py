@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from treazure_pipeline.ledger.store import Account, Ledger
 
-_LOCK_CLASS = 7_281_005
+_LOCK_CLASS = 7_281_006
 
 
 @dataclass(frozen=True)
@@ -58,15 +58,6 @@ class Queue:
 
 
 @dataclass(frozen=True)
-class Drift:
-    """Contacts whose balance in Engage differs from what it accepted, since when, and how many of them did not heal."""
-
-    contacts: int
-    unhealed: int
-    since: datetime | None
-
-
-@dataclass(frozen=True)
 class Message:
     """A change of state that a target has not been told. `firing`: it has begun, else it is over."""
 
@@ -94,17 +85,6 @@ def queue(ledger: Ledger) -> Queue:
         row = connection.cursor(row_factory=class_row(Queue)).execute(_QUEUE).fetchone()
     assert row is not None
     return row
-
-
-def drift(ledger: Ledger, account: Account) -> Drift:
-    """Return what reading back has found and no later reading has seen healed."""
-    with ledger.connection() as connection:
-        there = connection.execute("select to_regclass('verification') is not null").fetchone()
-        if there is None or not there[0]:
-            return Drift(0, 0, None)
-        row = connection.execute(_DRIFT, {"programme": account.id}).fetchone()
-    assert row is not None
-    return Drift(*row)
 
 
 @contextmanager
@@ -198,11 +178,6 @@ select clock_timestamp() as now, count(*) filter (where state = 'uncertain') as 
        case when exists (select from webhook_kind where event_type = 'loyalty.addPoints')
             then (select max(last_at) from webhook_kind) end as last_delivery
 from open
-"""
-
-_DRIFT = """
-select count(*), count(*) filter (where rounds >= 3), min(since) from verification
-where programme = %(programme)s and verdict = 'drift'
 """
 
 _RECORD = """

@@ -20,7 +20,10 @@ _BATCHES_AT_ONCE = 100
 
 @dataclass(frozen=True)
 class Pruned:
-    """What was deleted, and `until` when the history reaches back now. `stripped`: batches of which a part is needed."""
+    """What was deleted, and `until` when the history reaches back now.
+
+    `stripped`: batches of which a part is needed; `findings`: of the verification, and its runs.
+    """
 
     until: datetime
     changes: int
@@ -30,6 +33,7 @@ class Pruned:
     transitions: int
     plan_lots: int
     rejections: int
+    findings: int
 
 
 def prune(ledger: Ledger, days: int, *, rows: int = _ROWS, batches_at_once: int = _BATCHES_AT_ONCE) -> Pruned:
@@ -49,6 +53,7 @@ def prune(ledger: Ledger, days: int, *, rows: int = _ROWS, batches_at_once: int 
         transitions=_in_lots(ledger, _TRANSITIONS, until, rows),
         plan_lots=_in_lots(ledger, _PLAN_LOTS, until, rows),
         rejections=_in_lots(ledger, _REJECTIONS, until, rows),
+        findings=_in_lots(ledger, _FINDINGS, until, rows) + _in_lots(ledger, _VERIFICATION_RUNS, until, rows),
     )
 
 
@@ -84,7 +89,7 @@ def _prune_batches(ledger: Ledger, until: datetime, at_once: int) -> tuple[int, 
 
 _MEGABYTES = """
 select name, round(pg_total_relation_size(name::regclass) / 1e6, 3)::float
-from unnest(array['change', 'batch', 'observation', 'adjustment_transition', 'plan_lot', 'rejection']) name
+from unnest(array['change', 'batch', 'observation', 'adjustment_transition', 'plan_lot', 'rejection', 'finding']) name
 """
 
 _CHANGES = """
@@ -145,4 +150,16 @@ delete from plan_lot where ctid = any (array(
 _REJECTIONS = """
 delete from rejection where (programme, digest) in (
     select programme, digest from rejection where resolved_at < %(until)s limit %(rows)s)
+"""
+
+_FINDINGS = """
+delete from finding where id = any (array(select id from finding where read_at < %(until)s limit %(rows)s))
+"""
+
+# Not the last one, which says when a programme was read back last.
+_VERIFICATION_RUNS = """
+delete from verification_run where id = any (array(
+    select r.id from verification_run r where r.started_at < %(until)s
+      and exists (select from verification_run n where n.programme = r.programme and n.id > r.id)
+    limit %(rows)s))
 """

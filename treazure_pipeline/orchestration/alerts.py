@@ -17,7 +17,9 @@ from treazure_pipeline.alerts import Alert
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.errors import BusyError, PipelineError
 from treazure_pipeline.ledger import alerts as memory
+from treazure_pipeline.ledger.verification import standing
 from treazure_pipeline.orchestration.balance_sync import CONNECTIONS
+from treazure_pipeline.orchestration.guards import APPROVAL
 
 SECONDS = 30
 UI_VARIABLE = "DAGSTER_WEBSERVER_URL"
@@ -45,7 +47,7 @@ def build_alerts() -> dg.Definitions:
     def alert_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         connections: Connections = getattr(context.resources, CONNECTIONS)
         assert context.repository_def is not None
-        jobs = [name for name in context.repository_def.job_names if not name.startswith("__")]
+        jobs = [name for name in context.repository_def.job_names if not name.startswith("__") and name != APPROVAL]
         try:
             return dg.SkipReason(_evaluate(context, connections, jobs))
         except PipelineError as error:
@@ -66,7 +68,7 @@ def _evaluate(context: dg.SensorEvaluationContext, connections: Connections, job
             account = ledger.account(programme)
             healths.append(memory.health(ledger, account))
             shown = alerts.ui_of(settings, programme, ui)
-            firing += alerts.of_programme(programme, healths[-1], memory.drift(ledger, account), shown)
+            firing += alerts.of_programme(programme, healths[-1], standing(ledger, account), shown)
         firing += alerts.of_queue(memory.queue(ledger), f"{ui}/assets/processed_adjustments")
         told = alerts.tell(ledger, firing, settings.alert_urls)
     if settings.dead_man_url is not None and alerts.is_fresh(healths):

@@ -22,6 +22,7 @@ from treazure_pipeline.settings import Programme
 from treazure_pipeline.sync.guards import Judgement, judge
 
 CHECK = "guards_hold"
+APPROVAL = "approve_plan"
 DESCRIPTION = "The push would not change suspiciously much, or a person has approved it (I7). Blocks the push."
 
 
@@ -93,7 +94,7 @@ def build_approval(resource: str) -> dg.JobDefinition:
         )  # fmt: skip
 
     @dg.job(
-        name="approve_plan",
+        name=APPROVAL,
         executor_def=dg.in_process_executor,
         description="Approves the plan of a push that a guard has stopped. The next push sends its rows, once.",
     )

@@ -7,15 +7,19 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 
 import dagster as dg
 import pytest
 from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, WILL_RETRY_TAG
 
-from treazure_pipeline.alerts import misunderstood
+from treazure_pipeline.alerts import Alert, misunderstood, tell
+from treazure_pipeline.ledger import alerts as memory
+from treazure_pipeline.ledger import plans
+from treazure_pipeline.orchestration.definitions import build_definitions
 from treazure_pipeline_tests.adjustments.desk import Desk
 from treazure_pipeline_tests.alerts.conftest import SECRET, TOKEN, Target, Watch
-from treazure_pipeline_tests.sync.shop import Shop
+from treazure_pipeline_tests.sync.shop import Shop, assert_in_step
 
 FAILED = "hourly_balance_sync failed"
 TELLS = """
@@ -357,8 +361,11 @@ def test_a_process_killed_while_a_target_takes_a_message_leaves_it_to_be_told_an
     started.set()
     assert victims[0].wait(60) == -signal.SIGKILL
     target.before_answer = lambda: None
-    for _ in range(2):
-        subprocess.run([sys.executable, "-c", TELLS], env=environment, check=True)
+    urls = shop.settings(TREAZURE_PIPELINE_ALERT_URLS=target.url).alert_urls
+    with shop.connect() as connections, memory.evaluating(connections.ledger) as alone:
+        assert alone
+        for _ in range(2):
+            tell(connections.ledger, [Alert("one", "It is wrong", "Do: mend it.")], urls)
     assert target.titles == ["It is wrong", "It is wrong"]
 
 
@@ -393,3 +400,50 @@ def test_a_dead_man_that_does_not_answer_breaks_nothing_and_is_pinged_again(watc
     target.status = 200
     watch.tick()
     assert target.pings == 1
+
+
+def test_a_mass_set_to_zero_is_told_once_though_three_runs_are_stopped_and_passes_once_approved(
+    new_shop: Callable[..., Shop], instance: dg.DagsterInstance, target: Target
+) -> None:
+    shop = new_shop(members=1500, environ={"ENGAGE_BATCH_SIZE": "500"})
+    watch = Watch(shop, instance, {"TREAZURE_PIPELINE_ALERT_URLS": target.url})
+    assert watch.run().success
+    shop.sandbox.set_points(dict.fromkeys(shop.sandbox.contact_ids(200), 0))
+    for _ in range(3):
+        assert not watch.run().success
+        watch.tick()
+    (message,) = target.messages
+    assert message["title"] == "points: changes wait for approval"
+    assert "set to zero" in message["message"]
+    ((digest,),) = shop.sql("select digest from plan where state = 'open'")
+    assert f"treazure-pipeline approve {digest}" in message["message"]
+    with shop.connect() as connections:
+        plans.approve(connections.ledger, None, digest, by="Kim", lifetime=timedelta(hours=1))
+    assert watch.run().success
+    watch.tick()
+    assert target.titles[1:] == ["Over: points: changes wait for approval"]
+    assert_in_step(shop)
+
+
+def test_drift_is_told_and_so_is_its_healing(watch: Watch, target: Target) -> None:
+    at_once = {"ENGAGE_VERIFY_GRACE_SECONDS": "0"}
+    watch.run()
+    contact = watch.shop.sandbox.contact_ids(1)[0]
+    watch.shop.sandbox.set_engage_balances({contact: "987654"})
+    watch.run("verify_balances", **at_once)
+    watch.tick()
+    assert target.titles == ["points: Engage does not hold what it accepted"]
+    assert "Contacts that differ: 1," in target.messages[0]["message"]
+    watch.run()
+    watch.run("verify_balances", **at_once)
+    watch.tick()
+    assert target.titles[1:] == ["Over: points: Engage does not hold what it accepted"]
+
+
+def test_an_approval_that_fails_is_told_to_who_approves_only(watch: Watch, target: Target) -> None:
+    watch.run()
+    job = build_definitions(watch.shop.settings()).resolve_job_def("approve_plan")
+    config = {"ops": {"approve": {"config": {"digest": "000000", "approved_by": "Kim"}}}}
+    assert not job.execute_in_process(instance=watch.instance, run_config=config, raise_on_error=False).success
+    watch.tick()
+    assert target.titles == []

@@ -43,6 +43,7 @@ def test_where_all_is_well_everything_is_tried_and_found_fine(
     assert code == 0
     assert {name: check["status"] for name, check in found.items()} == {
         "settings": "ok",
+        "alerts": "note",
         "Treazure: login": "ok",
         "Treazure: export of points": "ok",
         "Engage: contacts": "ok",
