@@ -330,7 +330,10 @@ added as (
     select %(programme)s, r.contact, r.amount, r.id, greatest(r.observation, s.observation)
     from rows r left join settled s using (contact)
     where (select count(*) from moved) < (select count(*) from rows) and r.contact not in (select contact from moved)
-    order by r.contact),
+    order by r.contact returning programme),
+grown as (
+    insert into known (programme, contacts) select programme, count(*) from added group by programme
+    on conflict (programme) do update set contacts = known.contacts + excluded.contacts),
 counted as (
     select r.id, count(*) - coalesce(max(o.n), 0) as n from rows r left join outdated o using (id) group by r.id),
 closed as (
