@@ -130,7 +130,7 @@ def stage(ledger: Ledger, account: Account, observation: int, blocks: Iterable[B
                     if len(kept) >= _REJECTIONS_AT_ONCE:
                         _keep_rejected(ledger, account, observation, kept)
                         kept.clear()
-            connection.execute(SQL("analyze {}").format(table))
+            connection.execute(SQL("analyze {} (contact)").format(table))
             _keep_rejected(ledger, account, observation, kept)
             connection.execute(
                 "update observation set state = 'staged', answered = clock_timestamp(), figures = %s where id = %s",
@@ -178,10 +178,11 @@ def merge(ledger: Ledger, account: Account, observation: int, *, lot: int) -> Me
             message = f"The staged export holds {stored} of {fetched - rejected} rows (the database server crashed?)."
             raise DatabaseError(message, hint="Run the sync again: it fetches the window once more.")
         cursor.execute("set local work_mem to '128MB'")
-        cursor.execute("set local enable_hashjoin to off")  # reading the ledger in key order costs less than hashing it
-        if stored < _SMALL_SHARE * known["ledger_rows"]:
-            cursor.execute("set local enable_mergejoin to off")
+        # In key order, so that lots are neighbours: a lookup for each row, or all of the ledger beside all rows.
+        other = "enable_mergejoin" if stored < _SMALL_SHARE * known["ledger_rows"] else "enable_nestloop"
+        cursor.execute(f"set local enable_hashjoin to off; set local {other} to off")
         compared = _one(cursor, SQL(_COMPARE).format(stage=table), values)
+        cursor.execute(f"set local enable_hashjoin to default; set local {other} to default")
         settled = _one(cursor, _MOVE, values)["settled"] if compared["again"] else 0
         vanished = _note_vanished(cursor, table, values) if known["is_full"] else 0
         figures = MergeFigures(

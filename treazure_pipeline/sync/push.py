@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LEASE_MARGIN_SECONDS = 5.0
-_FOLD_AFTER_BATCHES = int(__import__("os").environ.get("FA","32"))
+_FOLD_AFTER_BATCHES = 8
 _MOST_PASSES = 10
 _REFUSES_THE_REQUEST = {400, 413, 422}
 _GATEWAY = {502, 504}
