@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import pandas as pd
 
     from treazure_pipeline.ledger.store import Account, Ledger
 
@@ -83,6 +83,8 @@ def adjustments(ledger: Ledger, states: Sequence[str] | None = None, limit: int 
 
 
 def _frame(ledger: Ledger, statement: str, values: dict[str, object]) -> pd.DataFrame:
+    import pandas as pd  # noqa: PLC0415 - half a second, which a run's process is better off with after its work
+
     with ledger.connection() as connection:
         cursor = connection.execute(statement, values)
         columns = [column.name for column in cursor.description or ()]
