@@ -44,16 +44,19 @@ class Plan:
 
 
 FULL = Plan((10_000, 100_000, 1_000_000), (1_000_000, 5_000_000), 50_000, 500_000, repeat=3)
+TARGETS = replace(FULL, changes=FULL.changes[-1:], bases=FULL.bases[-1:])
 QUICK = Plan((1_000, 10_000), (10_000, 100_000), 5_000, 50_000, repeat=1)
 
 
 def main() -> None:
     """Measure by the arguments given."""
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="small sizes, once; writes nothing but the output")
+    sizes = parser.add_mutually_exclusive_group()
+    sizes.add_argument("--quick", action="store_true", help="small sizes, once; writes nothing but the output")
+    sizes.add_argument("--targets", action="store_true", help="only the sizes that the targets are about")
     parser.add_argument("--repeat", type=int, help="how often each is measured; the median counts")
     chosen = parser.parse_args()
-    plan = QUICK if chosen.quick else FULL
+    plan = QUICK if chosen.quick else TARGETS if chosen.targets else FULL
     plan = replace(plan, repeat=chosen.repeat or plan.repeat)
     runs = measured(plan)
     results = report.Results(runs, plan.changes[-1], plan.bases[-1], plan.small, plan.middle, RATE)

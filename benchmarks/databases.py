@@ -16,9 +16,10 @@ from psycopg.sql import SQL, Identifier
 from treazure_pipeline.database import embedded, schema
 
 _FILL = SQL("""
-insert into programme (name, loyalty_id, definition_id, covered, export_answered, points_total, audited_at)
+insert into programme (name, loyalty_id, definition_id, covered, export_answered, points_total, audited_at, loaded_at)
 select 'points', {loyalty_id}, 1, tstzmultirange(tstzrange('2000-01-01', now() - interval '1 hour')),
-       now() - interval '1 hour', coalesce(sum({balance}), 0), now() from generate_series(1, {base}) n;
+       now() - interval '1 hour', coalesce(sum({balance}), 0), now(), now() from generate_series(1, {base}) n;
+insert into known select 1, {base};
 insert into ledger select 1, {contact}, {balance}, 0, 0 from generate_series(1, {base}) n order by 2;
 """)
 

@@ -461,7 +461,7 @@ class Http:
 
     def _pieces(self, response: httpx.Response, path: str) -> Iterator[bytes]:
         with self._translated("GET", path):
-            yield from response.iter_bytes(1024 * 1024)
+            yield from response.iter_bytes()
 
     @contextmanager
     def _translated(self, method: str, path: str) -> Iterator[None]:

@@ -14,7 +14,7 @@ was not accepted. A row in `pending` is newer than one that is planned or under 
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -110,14 +110,14 @@ def accept(
 
     Too late for a batch that was marked as lost meanwhile: its rows are sent again, or have been. Nothing is recorded.
     """
-    with ledger.connection() as connection, connection.transaction():
-        if not _is_under_way(connection, batch):
-            return
-        connection.execute(
+    with ledger.connection() as connection, connection.transaction() if refused else nullcontext():
+        found = connection.execute(
             "update batch set state = 'accepted', answered_at = clock_timestamp(), transaction_id = %s, request_id = %s, "
-            "refused = %s::uuid[] where id = %s",
+            "refused = %s::uuid[] where id = %s and state = 'sending' returning id",
             (transaction_id, request_id, list(refused), batch.id),
-        )
+        ).fetchone()
+        if found is None:
+            return
         if refused:
             connection.execute(_RETURN, {"ids": [batch.id], "only": list(refused)})
             connection.cursor().executemany(
@@ -335,11 +335,9 @@ added as (
     select %(programme)s, r.contact, r.amount, r.id, greatest(r.observation, s.observation)
     from rows r left join settled s using (contact)
     where (select count(*) from moved) < (select count(*) from rows) and r.contact not in (select contact from moved)
-    order by r.contact
-    returning contact),
+    order by r.contact returning programme),
 grown as (
-    insert into known (programme, contacts)
-    select %(programme)s, n from (select count(*) as n from added) a where n > 0
+    insert into known (programme, contacts) select programme, count(*) from added group by programme
     on conflict (programme) do update set contacts = known.contacts + excluded.contacts),
 counted as (
     select r.id, count(*) - coalesce(max(o.n), 0) as n from rows r left join outdated o using (id) group by r.id),

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
+
+    import pandas as pd
 
     from treazure_pipeline.ledger.store import Account, Ledger
 
@@ -187,6 +187,8 @@ def history_failures(ledger: Ledger, account: Account, limit: int | None = None)
 
 
 def _frame(ledger: Ledger, statement: str, values: dict[str, object]) -> pd.DataFrame:
+    import pandas as pd  # noqa: PLC0415 - half a second, which a run's process is better off with after its work
+
     with ledger.connection() as connection:
         cursor = connection.execute(statement, values)
         columns = [column.name for column in cursor.description or ()]

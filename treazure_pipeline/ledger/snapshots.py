@@ -131,7 +131,7 @@ def stage(ledger: Ledger, account: Account, observation: int, blocks: Iterable[B
                     if len(kept) >= _REJECTIONS_AT_ONCE:
                         _keep_rejected(ledger, account, observation, kept)
                         kept.clear()
-            connection.execute(SQL("analyze {}").format(table))
+            connection.execute(SQL("analyze {} (contact)").format(table))
             _keep_rejected(ledger, account, observation, kept)
             connection.execute(
                 "update observation set state = 'staged', answered = clock_timestamp(), figures = %s where id = %s",
@@ -181,9 +181,11 @@ def merge(ledger: Ledger, account: Account, observation: int, *, lot: int) -> Me
             message = f"The staged export holds {stored} of {fetched - rejected} rows (the database server crashed?)."
             raise DatabaseError(message, hint="Run the sync again: it fetches the window once more.")
         cursor.execute("set local work_mem to '128MB'")
-        if stored < _SMALL_SHARE * known["ledger_rows"]:
-            cursor.execute("set local enable_hashjoin to off; set local enable_mergejoin to off")
+        # In key order, so that lots are neighbours: a lookup for each row, or all of the ledger beside all rows.
+        other = "enable_mergejoin" if stored < _SMALL_SHARE * known["ledger_rows"] else "enable_nestloop"
+        cursor.execute(f"set local enable_hashjoin to off; set local {other} to off")
         compared = _one(cursor, SQL(_COMPARE).format(stage=table), values)
+        cursor.execute(f"set local enable_hashjoin to default; set local {other} to default")
         settled = _one(cursor, _MOVE, values)["settled"] if compared["again"] else 0
         vanished = _note_vanished(cursor, table, values) if known["is_full"] else 0
         cursor.execute(SQL(rejections.RESOLVE).format(stage=table), values)
@@ -342,16 +344,17 @@ latest as materialized (
     order by contact, mutated_at desc nulls last, position desc),
 compared as materialized (
     select s.contact, s.balance, coalesce(p.master, l.sent) as before, p.contact is not null as was_pending,
-           r.id is null as newer, r.asked > %(answered)s as older, row_number() over () as n
+           coalesce(coalesce(p.observation, l.observation) not in (select id from recent), true) as newer,
+           coalesce(p.observation, l.observation) in (select id from recent where asked > %(answered)s) as older,
+           row_number() over (order by s.contact) as n
     from latest s
     left join ledger l on l.programme = %(programme)s and l.contact = s.contact
     left join pending p on p.programme = %(programme)s and p.contact = s.contact
-    left join recent r on r.id = coalesce(p.observation, l.observation)
     where coalesce(p.master, l.sent) is distinct from s.balance),
 noted as (
     insert into change (programme, observation, planned, contacts, before, after)
     select %(programme)s, %(observation)s, not was_pending, array_agg(contact), array_agg(before), array_agg(balance)
-    from compared where newer group by was_pending, (n - 1) / %(lot)s),
+    from compared where newer group by was_pending, (n - 1) / %(lot)s order by min(n)),
 negative as (
     insert into pending (programme, contact, master, observation, since)
     select %(programme)s, contact, balance, %(observation)s, clock_timestamp() from compared

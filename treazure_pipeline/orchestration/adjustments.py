@@ -21,7 +21,7 @@ from treazure_pipeline.settings import Programme
 from treazure_pipeline.sync.adjustments import Work, process
 
 GROUP = "adjustments"
-SENSOR_SECONDS = 5
+SENSOR_SECONDS = 2  # the daemon looks every 5 s; of an interval as long it misses every other look by a hair
 WARN_SECONDS = 3600.0
 FAIL_SECONDS = 12 * 3600.0
 

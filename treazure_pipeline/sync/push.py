@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LEASE_MARGIN_SECONDS = 5.0
-_FOLD_AFTER_BATCHES = 32
+_FOLD_AFTER_BATCHES = 8
 _MOST_PASSES = 10
 _REFUSES_THE_REQUEST = {400, 413, 422}
 _GATEWAY = {502, 504}
@@ -212,6 +212,7 @@ class _Push:
         self._taken: set[str] = set()
         self._numbers = itertools.count()
         self._busy = 0
+        self._at_work = 0
         self._to_fold = 0
         self._failing = 0
         self._refused_alone = 0
@@ -256,15 +257,13 @@ class _Push:
         self._send_all()
 
     def _send_all(self) -> None:
+        self._at_work = self._concurrency
         with ThreadPoolExecutor(self._concurrency, thread_name_prefix="push") as threads:
-            workers = [threads.submit(self._work) for _ in range(self._concurrency)]
+            for _ in range(self._concurrency):
+                threads.submit(self._work)
             try:
-                while not all(worker.done() for worker in workers):
-                    with self._guard:
-                        self._guard.wait_for(self._worth_folding, timeout=0.2)
-                        enough = self._worth_folding()
-                    if enough:
-                        self._fold()
+                while self._is_worth_folding():
+                    self._fold()
             except BaseException as error:
                 self._stop(error)
                 if self._retry.stop is not None:
@@ -274,8 +273,11 @@ class _Push:
             raise self._crash
         self._fold()
 
-    def _worth_folding(self) -> bool:
-        return self._to_fold >= _FOLD_AFTER_BATCHES
+    def _is_worth_folding(self) -> bool:
+        """Wait until enough batches are accepted for a fold, True, or all threads have ended, False."""
+        with self._guard:
+            self._guard.wait_for(lambda: not self._at_work or self._to_fold >= _FOLD_AFTER_BATCHES)
+            return self._at_work > 0
 
     def _fold(self) -> None:
         with self._guard:
@@ -295,6 +297,10 @@ class _Push:
                         self._guard.notify_all()
         except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits for the workers
             self._stop(error)
+        finally:
+            with self._guard:
+                self._at_work -= 1
+                self._guard.notify_all()
 
     def _next_task(self) -> _Task | None:
         """Return what to claim next (no contacts: on from the cursor), waiting while others may still add tasks."""

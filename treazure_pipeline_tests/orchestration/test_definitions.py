@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -8,6 +10,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
+from dagster._daemon.sensor import MIN_INTERVAL_LOOP_TIME
 
 from treazure_pipeline.orchestration.definitions import build_definitions
 from treazure_pipeline_tests.sync.shop import Shop, account_of
@@ -158,3 +161,17 @@ def test_a_run_that_has_ended_does_not_stop_the_schedule(
 ) -> None:
     start(instance, status)
     assert isinstance(tick(shop, instance), dg.RunRequest)
+
+
+def test_the_daemon_asks_the_queue_s_sensor_at_every_look(definitions: dg.Definitions) -> None:
+    (sensor,) = (each for each in definitions.sensors or () if each.name == "adjustment_queue_sensor")
+    assert isinstance(sensor, dg.SensorDefinition)
+    assert sensor.minimum_interval_seconds is not None
+    assert sensor.minimum_interval_seconds < MIN_INTERVAL_LOOP_TIME
+
+
+def test_a_run_s_process_starts_without_the_libraries_that_only_tables_and_files_need() -> None:
+    heavy = {"matplotlib", "pandas", "polars", "pyarrow"}
+    code = f"import sys, treazure_pipeline.orchestration.definitions; print(*sorted({heavy} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

@@ -169,3 +169,39 @@ def test_the_ledger_reads_as_data_frames(new_shop: Callable[..., Shop]) -> None:
         sent = frames.batches(ledger, account, first.id)
         assert sent["settled"].sum() == first.pushed.sent
         assert sent["rows"].sum() == 40
+
+
+def test_the_ledger_counts_the_contacts_that_it_has(shop: Shop) -> None:
+    shop.sync()
+    shop.sandbox.play_hour(changes=30, joins=7)
+    shop.sync()
+    ((contacts, rows),) = shop.sql("select k.contacts, (select count(*) from ledger) from known k")
+    assert contacts == rows == 207
+
+
+def test_requests_carry_neighbours_in_the_order_of_contacts(shop: Shop) -> None:
+    shop.sync()
+    changed = shop.sandbox.contact_ids(120)
+    shop.sandbox.add_points(dict.fromkeys(changed, 5))
+    with shop.connect() as connections:
+        account = account_of(connections)
+        fetch(connections, account)
+        merge(connections, account)
+    planned = shop.sql(
+        "select c::text from change, unnest(contacts) with ordinality u (c, n) where planned order by id, n"
+    )
+    assert [contact for (contact,) in planned] == sorted(changed)
+
+
+def test_a_row_that_is_marked_to_be_sent_again_is_sent_and_settled(shop: Shop) -> None:
+    shop.sync()
+    contact = shop.sandbox.contact_ids(1)[0]
+    shop.sql(
+        "insert into pending (programme, contact, master, observation, since, marked) "
+        "select programme, contact, sent, observation, now(), true from ledger where contact = %s",
+        contact,
+    )
+    pushed = shop.send_pending()
+    assert (pushed.sent, pushed.requests) == (1, 1)
+    assert shop.pending() == {}
+    assert_in_step(shop)
