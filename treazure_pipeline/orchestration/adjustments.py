@@ -40,7 +40,17 @@ def build_adjustments(programmes: Sequence[Programme]) -> dg.Definitions:
         kinds={"treazure", "postgres", "voyado"},
         code_version="1",
         required_resource_keys={CONNECTIONS},
-        metadata={"dagster/table_name": "treazure_pipeline.adjustment"},
+        metadata={
+            "dagster/table_name": "treazure_pipeline.adjustment",
+            "dagster/column_schema": md.ADJUSTMENT_COLUMNS,
+            "dagster/column_lineage": md.lineage(
+                {
+                    "contact": (events.key, "contactId"),
+                    "amount": (events.key, "amount"),
+                    "comment": (events.key, "description"),
+                }
+            ),
+        },
         check_specs=[
             dg.AssetCheckSpec("nothing_is_uncertain", asset="processed_adjustments",
                               description="No adjustment waits for a person to say whether Treazure has it (I4)."),

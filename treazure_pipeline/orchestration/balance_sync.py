@@ -312,8 +312,8 @@ def build_balance_sync(programme: Programme, *, prefixed: bool) -> dg.Definition
         )  # fmt: skip
 
     engage_accounts = dg.AssetSpec(
-        key("engage_point_accounts"), deps=[key("engage_balance_push")], group_name=GROUP, kinds={"voyado"},
-        owners=OWNERS, tags=tags,
+        key("engage_point_accounts"), deps=[key("engage_balance_push"), "processed_adjustments"], group_name=GROUP,
+        kinds={"voyado"}, owners=OWNERS, tags=tags,
         description=f"The point accounts of definition {programme.definition_id} in Engage, the point follower.",
     )  # fmt: skip
     assets = [treazure_balance_snapshot, balance_diff, engage_balance_push]

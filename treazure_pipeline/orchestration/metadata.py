@@ -47,6 +47,19 @@ LEDGER_COLUMNS = dg.TableSchema(
     ]
 )
 
+ADJUSTMENT_COLUMNS = dg.TableSchema(
+    columns=[
+        dg.TableColumn("id", "bigint", "The number, in the order of arrival."),
+        dg.TableColumn("state", "text", "received, queued, sending, posted, done, rejected, uncertain or discarded."),
+        dg.TableColumn("contact", "uuid", "The contact's GUID."),
+        dg.TableColumn("amount", "numeric", "Points added, negative where taken; exact."),
+        dg.TableColumn("comment", "text", "The description as Treazure gets it, at most 100 characters."),
+        dg.TableColumn("receipt", "text", "The receipt number in Treazure's history."),
+        dg.TableColumn("balance", "numeric", "The balance that Treazure answered with."),
+        dg.TableColumn("received_at", "timestamptz", "When the event was stored; UTC."),
+    ]
+)
+
 
 def lineage(columns: Mapping[str, tuple[dg.AssetKey, str]]) -> dg.TableColumnLineage:
     """Return the column lineage: column → (upstream asset, its column)."""

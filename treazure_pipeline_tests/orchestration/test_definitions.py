@@ -47,6 +47,14 @@ def test_the_lineage_goes_from_treazure_through_three_assets_to_engage(definitio
     assert not graph.get(dg.AssetKey(CHAIN[-1])).is_executable
 
 
+def test_adjustments_lead_to_engage_too(definitions: dg.Definitions) -> None:
+    graph = definitions.resolve_asset_graph()
+    assert dg.AssetKey("processed_adjustments") in graph.get(dg.AssetKey(CHAIN[-1])).parent_keys
+    metadata = graph.get(dg.AssetKey("processed_adjustments")).metadata
+    assert metadata["dagster/column_schema"]
+    assert metadata["dagster/column_lineage"]
+
+
 @pytest.mark.parametrize("name", CHAIN)
 def test_every_asset_is_described_owned_and_grouped(definitions: dg.Definitions, name: str) -> None:
     node = definitions.resolve_asset_graph().get(dg.AssetKey(name))
