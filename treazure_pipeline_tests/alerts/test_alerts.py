@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -11,9 +12,11 @@ from datetime import timedelta
 
 import dagster as dg
 import pytest
+from click.testing import CliRunner
 from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, WILL_RETRY_TAG
 
 from treazure_pipeline.alerts import Alert, misunderstood, tell
+from treazure_pipeline.cli import commands
 from treazure_pipeline.ledger import alerts as memory
 from treazure_pipeline.ledger import plans
 from treazure_pipeline.orchestration.definitions import build_definitions
@@ -447,3 +450,16 @@ def test_an_approval_that_fails_is_told_to_who_approves_only(watch: Watch, targe
     assert not job.execute_in_process(instance=watch.instance, run_config=config, raise_on_error=False).success
     watch.tick()
     assert target.titles == []
+
+
+def test_status_shows_what_is_wrong_also_without_a_target(watch: Watch) -> None:
+    watch.run()
+    trip(watch.shop)
+    watch.changes = {}
+    watch.tick()
+    shown = CliRunner().invoke(commands, ["status", "--json"], env=watch.shop.variables)
+    (alert,) = json.loads(shown.stdout.splitlines()[-1])["alerts"]
+    assert (alert["key"], alert["firing"], alert["episode"]) == ("points:guard_tripped", True, 1)
+    assert "approve 0123456789ab" in alert["body"]
+    readable = CliRunner().invoke(commands, ["status"], env=watch.shop.variables).stdout
+    assert "points: changes wait for approval" in readable
