@@ -16,7 +16,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-import apprise
 import httpx
 from pydantic import SecretStr
 
@@ -161,6 +160,8 @@ def tell(ledger: Ledger, firing: Sequence[Alert], urls: Sequence[SecretStr]) -> 
 
 def misunderstood(urls: Sequence[SecretStr]) -> list[int]:
     """Return which addresses (from 1) are none that apprise can send to. Nothing is sent."""
+    import apprise  # noqa: PLC0415 - every run would import it, and few processes tell anything
+
     _silence()
     return [number for number, url in enumerate(urls, start=1) if not apprise.Apprise().add(url.get_secret_value())]
 
@@ -190,6 +191,8 @@ def ui_of(settings: Settings, programme: Programme, ui: str) -> str:
 
 
 def _send(url: SecretStr, message: Message) -> bool:
+    import apprise  # noqa: PLC0415 - see above
+
     target = apprise.Apprise()
     try:
         return target.add(url.get_secret_value()) and bool(

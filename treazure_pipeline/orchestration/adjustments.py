@@ -5,7 +5,7 @@ Belongs here: when a run is started and what it shows. Does not: what becomes of
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import dagster as dg
@@ -22,6 +22,7 @@ from treazure_pipeline.sync.adjustments import Work, process
 
 GROUP = "adjustments"
 SENSOR_SECONDS = 2  # the daemon looks every 5 s; of an interval as long it misses every other look by a hair
+LINGER_SECONDS = 10.0
 WARN_SECONDS = 3600.0
 FAIL_SECONDS = 12 * 3600.0
 
@@ -67,7 +68,9 @@ def build_adjustments(programmes: Sequence[Programme]) -> dg.Definitions:
     def processed_adjustments(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         connections: Connections = getattr(context.resources, CONNECTIONS)
         try:
-            done = process(work_of(connections, programmes, context.run.run_id))
+            foreground = context.run.tags.keys() >= FOREGROUND.keys()
+            linger = 0.0 if foreground else LINGER_SECONDS * connections.retry.scale
+            done = process(replace(work_of(connections, programmes, context.run.run_id), linger=linger))
             state = queue.figures(connections.ledger)
             persons = frames.adjustments(connections.ledger, ("uncertain", "rejected"), limit=md.SAMPLE_ROWS)
         except PipelineError as error:

@@ -4,13 +4,11 @@ Belongs here: how a judgement is shown, and the launchpad's way to approve. Does
 (`treazure_pipeline.sync.guards`). See https://docs.dagster.io/guides/test/asset-checks
 """
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
 import dagster as dg
-import pandas as pd
 from pydantic import Field
 
 from treazure_pipeline.connections import Connections
@@ -24,6 +22,8 @@ from treazure_pipeline.sync.guards import Judgement, judge
 CHECK = "guards_hold"
 APPROVAL = "approve_plan"
 DESCRIPTION = "The push would not change suspiciously much, or a person has approved it (I7). Blocks the push."
+
+_COLUMNS = ("contact", "before", "after")
 
 
 def judged(connections: Connections, account: Account, programme: Programme, run_id: str) -> Judgement:
@@ -55,8 +55,8 @@ def guard_check(connections: Connections, account: Account, judgement: Judgement
                 f"`treazure-pipeline plan` shows all of it. If it is right: `treazure-pipeline approve "
                 f"{judgement.plan.digest}`, or the job `approve_plan` in the launchpad."
             ),
-            "largest_changes": md.sample(_frame(picture.largest)),
-            "sample": md.sample(_frame(picture.sample)),
+            "largest_changes": md.table(_COLUMNS, picture.largest),
+            "sample": md.table(_COLUMNS, picture.sample),
         }
     return dg.AssetCheckResult(
         check_name=CHECK,
@@ -64,10 +64,6 @@ def guard_check(connections: Connections, account: Account, judgement: Judgement
         severity=dg.AssetCheckSeverity.ERROR,
         metadata=shown,
     )
-
-
-def _frame(rows: Sequence[tuple[Any, ...]]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=["contact", "before", "after"])
 
 
 class Approval(dg.Config):

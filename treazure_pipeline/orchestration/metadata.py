@@ -6,20 +6,22 @@ See https://docs.dagster.io/guides/build/assets/metadata-and-tags
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-import pandas as pd
+
+from treazure_pipeline.ledger.rejections import Group
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from treazure_pipeline.ledger.rejections import Group
+    import pandas as pd
 
 SAMPLE_ROWS = 10
+_GROUP = [field.name for field in fields(Group)]
 
 BALANCE_COLUMNS = dg.TableSchema(
     columns=[
@@ -80,12 +82,17 @@ def age_hours(moment: datetime | None, now: datetime | None = None) -> float:
 
 def sample(frame: pd.DataFrame) -> dg.MarkdownMetadataValue:
     """Return the first rows as a Markdown table. No personal data beyond the contact id."""
-    if frame.empty:
+    return table(frame.columns, frame.head(SAMPLE_ROWS).itertuples(index=False))
+
+
+def table(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> dg.MarkdownMetadataValue:
+    """Return rows as a Markdown table."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    if not cells:
         return dg.MetadataValue.md("*none*")
-    head = frame.head(SAMPLE_ROWS)
-    lines = [" | ".join(head.columns), " | ".join("---" for _ in head.columns)]
-    lines += [" | ".join(_cell(value) for value in row) for row in head.itertuples(index=False)]
-    return dg.MetadataValue.md("\n".join(f"| {line} |" for line in lines))
+    columns = list(columns)
+    lines = [columns, ["---"] * len(columns), *cells]
+    return dg.MetadataValue.md("\n".join(f"| {' | '.join(line)} |" for line in lines))
 
 
 def rejections(groups: Sequence[Group]) -> dict[str, dg.MetadataValue]:
@@ -94,7 +101,7 @@ def rejections(groups: Sequence[Group]) -> dict[str, dg.MetadataValue]:
         return {"by_reason": dg.MetadataValue.md("*none*")}
     return {
         "outstanding_since": dg.MetadataValue.timestamp(min(group.since for group in groups)),
-        "by_reason": sample(pd.DataFrame([asdict(group) for group in groups])),
+        "by_reason": table(_GROUP, (asdict(group).values() for group in groups)),
     }
 
 

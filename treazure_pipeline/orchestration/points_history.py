@@ -5,7 +5,7 @@ or into files (`treazure_pipeline.sync.history_export`).
 """
 
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field
@@ -17,9 +17,10 @@ from treazure_pipeline.ledger.limiter import Priority
 from treazure_pipeline.orchestration import metadata as md
 from treazure_pipeline.orchestration.balance_sync import ACTIVE, CONNECTIONS, FOREGROUND, OWNERS
 from treazure_pipeline.settings import Programme
-from treazure_pipeline.sync import history_export
 from treazure_pipeline.sync.history import Refreshed, refresh
-from treazure_pipeline.sync.history_export import Exported
+
+if TYPE_CHECKING:
+    from treazure_pipeline.sync.history_export import Exported
 
 GROUP = "points_history"
 COLUMNS = dg.TableSchema(
@@ -97,13 +98,16 @@ def build_points_history(programme: Programme, *, prefixed: bool) -> dg.Definiti
         ),
     )  # fmt: skip
     def points_history(context: dg.AssetExecutionContext, config: HistoryConfig) -> dg.MaterializeResult:
+        from treazure_pipeline.sync import history_export  # noqa: PLC0415 - runs of other assets need no Arrow
+
         connections: Connections = getattr(context.resources, CONNECTIONS)
         connections.priority = Priority.BACKGROUND
         settings = connections.settings
         try:
             if config.export_url is not None:
                 history_export.check_url(config.export_url)
-                _refuse_stored_secret(context, config.export_url)
+                if history_export.has_secret(config.export_url):
+                    _refuse_stored(context, config.export_url)
             account = connections.ledger.account(programme)
             done = refresh(
                 connections.ledger, connections.treazure, account, everybody=config.full,
@@ -167,7 +171,7 @@ def build_points_history(programme: Programme, *, prefixed: bool) -> dg.Definiti
     return dg.Definitions(assets=[points_history], jobs=[job], schedules=[_schedule(job)])
 
 
-def _figures(done: Refreshed, exported: Exported | None) -> dict[str, Any]:
+def _figures(done: Refreshed, exported: "Exported | None") -> dict[str, Any]:
     unknown = ", ".join(f"{kind}: {count}" for kind, count in sorted(done.unknown_types.items()))
     figures: dict[str, Any] = {
         "everybody": done.everybody, "due": done.due, "read": done.read, "failed": done.failed, "left": done.left,
@@ -183,9 +187,9 @@ def _figures(done: Refreshed, exported: Exported | None) -> dict[str, Any]:
     return figures
 
 
-def _refuse_stored_secret(context: dg.AssetExecutionContext, url: str) -> None:
+def _refuse_stored(context: dg.AssetExecutionContext, url: str) -> None:
     """Refuse a secret that the run config holds as text, where Dagster keeps and shows it."""
-    if history_export.has_secret(url) and url in str(context.run.run_config):
+    if url in str(context.run.run_config):
         raise SettingsError(
             "export_url holds a password, and Dagster keeps and shows run config.",
             hint='Put the address into an environment variable and give {"env": "ITS_NAME"} for export_url.',

@@ -49,6 +49,8 @@ MOST_DECIMALS = 6
 _LOOKS = 2
 _UNDECIDED_LOOKS = 5
 _PUSH_AT_ONCE = 1000
+_LINGER_NO_LONGER = 60.0
+_LOOK_EVERY = 0.25
 _ZERO_WIDTH_JOINER = "\u200d"
 _GUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
@@ -86,7 +88,10 @@ class Processed:
 
 @dataclass(frozen=True)
 class Work:
-    """What processing works with; times in seconds. `accounts`: by number; those in migration wait (I11)."""
+    """What processing works with; times in seconds. `accounts`: by number; those in migration wait (I11).
+
+    `linger`: how long to wait for more events once there was one, since the next run takes seconds to start.
+    """
 
     ledger: Ledger
     treazure: TreazureClient
@@ -101,6 +106,7 @@ class Work:
     engage_timeout: float = 30.0
     lookup_wait: float = 60.0
     refuse_long: bool = False
+    linger: float = 0.0
 
     @property
     def live(self) -> list[Account]:
@@ -114,16 +120,26 @@ def process(work: Work) -> Processed:
     A failure of one adjustment is its own: it waits, is rejected or becomes uncertain, and the others go on. `error`
     is set where Treazure refuses our credentials, which ends the run. Errors of the database are raised.
     """
-    began = time.perf_counter()
+    last_start = time.monotonic() + _LINGER_NO_LONGER
     result = Processed()
     while True:
+        began = time.perf_counter()
         judge(work, result)
         _post_all(work, result)
-        if result.error is not None or not queue.received(work.ledger, limit=1):
+        result.seconds += time.perf_counter() - began
+        linger = work.linger if result.queued and time.monotonic() < last_start else 0.0
+        if result.error is not None or not _more_arrives(work, linger):
             break
     queue.postpone_posted(work.ledger, work.retry.wait_after(2))
-    result.seconds = time.perf_counter() - began
     return result
+
+
+def _more_arrives(work: Work, linger: float) -> bool:
+    until = time.monotonic() + linger
+    while not queue.received(work.ledger, limit=1):
+        if time.monotonic() >= until or not work.retry.sleep(_LOOK_EVERY):
+            return False
+    return True
 
 
 def _post_all(work: Work, result: Processed) -> None:

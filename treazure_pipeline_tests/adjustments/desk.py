@@ -85,6 +85,13 @@ class Desk(Shop):
             self.leases_end()
         raise AssertionError(self.sql("select id, state, reason from adjustment where finished_at is null"))
 
+    def wait_until(self, reached: Callable[[], bool], patience: float = 60.0) -> None:
+        """Wait for what another thread brings about."""
+        deadline = time.monotonic() + patience
+        while not reached():
+            assert time.monotonic() < deadline, self.states()
+            time.sleep(0.05)
+
     def states(self) -> list[str]:
         """The state of each adjustment, in the order of their arrival."""
         return [state for (state,) in self.sql("select state from adjustment order by id")]

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -117,3 +119,25 @@ def test_two_workers_never_hold_two_adjustments_of_one_contact(desk: Desk) -> No
         accounts = list(work.accounts.values())
         claims = [queue.claim(work.ledger, accounts, lease=60, lookup_wait=60) for _ in range(3)]
         assert [claim and claim.id for claim in claims] == [numbers[0], numbers[2], None]
+
+
+def test_a_run_that_had_something_to_do_takes_what_arrives_soon_after(desk: Desk) -> None:
+    one, other = desk.contacts(2)
+    desk.give(one, 5)
+    with desk.working() as work, ThreadPoolExecutor(1) as thread:
+        run = thread.submit(process, replace(work, linger=60.0))
+        try:
+            desk.wait_until(lambda: desk.states() == ["done"])
+            assert not run.done()
+            desk.give(other, 7)
+            desk.wait_until(lambda: desk.states() == ["done", "done"])
+        finally:
+            assert work.retry.stop is not None
+            work.retry.stop.set()
+        assert run.result().done == 2
+    assert_each_once(desk)
+
+
+def test_a_run_that_finds_nothing_does_not_linger(desk: Desk) -> None:
+    with desk.working() as work:
+        assert process(replace(work, linger=3600.0)).queued == 0
