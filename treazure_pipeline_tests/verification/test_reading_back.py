@@ -109,7 +109,7 @@ def test_a_contact_that_will_not_heal_is_shown_after_three_rounds(watch: Watch) 
 def test_digits_that_engage_does_not_keep_are_no_drift(new_watch: Callable[..., Watch]) -> None:
     watch = new_watch(members=20, behaviour={"digits": 2})
     contacts = watch.sandbox.contact_ids(4)
-    watch.sandbox.set_points(dict(zip(contacts, ("1.005", "1.015", "-2.675", "3.999999"), strict=True)))
+    watch.sandbox.set_points(dict(zip(contacts, ("1.005", "1.015", "2.675", "3.999999"), strict=True)))
     watch.sync()
     tally = watch.verify().tally
     assert (tally.equal, tally.drift) == (20, 0)
