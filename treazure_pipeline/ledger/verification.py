@@ -55,13 +55,11 @@ class Row:
 class Chunk:
     """The contacts whose turn it is: `rows` to be read, of `passed` in all; `unsettled` ones can't be judged now.
 
-    `settled`: those with nothing pending, read lately or not, whose known master balance so is the one that was sent.
     `asked`: the database's clock before the reading. Recording the chunk moves the mark (`batch`, `position`) where it
     `is_lately`, else the round's `cursor`; `is_last`: there is nothing behind it.
     """
 
     rows: list[Row]
-    settled: list[Row]
     passed: int
     unsettled: int
     asked: datetime
@@ -178,7 +176,7 @@ def sent_lately(ledger: Ledger, account: Account, *, grace: float, size: int) ->
     with ledger.connection() as connection:
         rows = connection.execute(_SENT_LATELY, values).fetchall()
     if not rows:
-        return Chunk([], [], 0, 0, ledger.now(), is_lately=True, is_last=True)
+        return Chunk([], 0, 0, ledger.now(), is_lately=True, is_last=True)
     batch, position = rows[-1][6:8]
     return Chunk(**_looked_at(rows) | {"unsettled": 0}, is_lately=True, is_last=False, batch=batch, position=position)
 
@@ -194,21 +192,34 @@ def next_of_round(ledger: Ledger, account: Account, *, grace: float, size: int) 
         values = {"programme": account.id, "grace": grace, "size": size, "cursor": cursor, "started": started}
         rows = connection.execute(_FIRST_OF_ROUND if cursor is None else _NEXT_OF_ROUND, values).fetchall()
     if not rows:
-        return Chunk([], [], 0, 0, ledger.now(), is_lately=False, is_last=True)
+        return Chunk([], 0, 0, ledger.now(), is_lately=False, is_last=True)
     return Chunk(**_looked_at(rows), is_lately=False, is_last=len(rows) < size, cursor=rows[-1][0])
 
 
 def _looked_at(rows: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
     """Divide looked-at rows: contact, sent, batch, past its grace time, unsettled, fresh, …, now."""
-    present = [row for row in rows if row[1] is not None]
-    wanted = [row for row in present if not row[5]]
-    return {
-        "rows": [Row(*row[:3]) for row in wanted if row[3] and not row[4]],
-        "settled": [Row(*row[:3]) for row in present if not row[4]],
-        "passed": len(rows),
-        "unsettled": sum(row[4] or not row[3] for row in wanted),
-        "asked": rows[0][-1],
-    }
+    wanted = [row for row in rows if row[1] is not None and not row[5]]
+    settled = [Row(*row[:3]) for row in wanted if row[3] and not row[4]]
+    return {"rows": settled, "passed": len(rows), "unsettled": len(wanted) - len(settled), "asked": rows[0][-1]}
+
+
+def next_for_master(ledger: Ledger, account: Account, *, size: int) -> list[Row]:
+    """Return the next contacts to be compared with the master, by the ledger's key, over and over.
+
+    Left out are unsettled ones: of the others, what was sent is the newest balance known of the master.
+    """
+    with ledger.connection() as connection, connection.transaction():
+        found = connection.execute(
+            "select master_cursor::text from verification_progress where programme = %s", (account.id,)
+        ).fetchone()
+        assert found is not None
+        values = {"programme": account.id, "size": size, "cursor": found[0]}
+        rows = connection.execute(_FIRST_FOR_MASTER if found[0] is None else _NEXT_FOR_MASTER, values).fetchall()
+        connection.execute(
+            "update verification_progress set master_cursor = %s where programme = %s",
+            (rows[-1][0] if len(rows) == size else None, account.id),
+        )
+    return [Row(*row[:3]) for row in rows if not row[3]]
 
 
 def record(
@@ -343,6 +354,17 @@ with rows as materialized (
 """ + _LOOK.format(fresh="%(started)s", order="r.contact")
 _FIRST_OF_ROUND = _OF_ROUND.format(behind="")
 _NEXT_OF_ROUND = _OF_ROUND.format(behind="and contact > %(cursor)s::uuid")
+
+_FOR_MASTER = """
+with rows as materialized (
+    select contact, sent, batch from ledger where programme = %(programme)s {behind} order by contact limit %(size)s)
+select contact::text, sent, batch, contact in (
+    select u.contact from unsettled u
+    where u.programme = %(programme)s and u.contact = any (array(select contact from rows)))
+from rows order by rows.contact
+"""
+_FIRST_FOR_MASTER = _FOR_MASTER.format(behind="")
+_NEXT_FOR_MASTER = _FOR_MASTER.format(behind="and contact > %(cursor)s::uuid")
 
 _RECORD = """
 with readings as materialized (

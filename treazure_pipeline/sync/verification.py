@@ -21,7 +21,7 @@ from treazure_pipeline.ledger.verification import Reading, Tally
 from treazure_pipeline.sync.balances import read_account
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from treazure_pipeline.clients.engage import EngageClient
     from treazure_pipeline.clients.treazure import TreazureClient
@@ -129,8 +129,8 @@ class _Run:
 
     def run(self, deadline: float) -> None:
         work = self._work
-        self._window = snapshots.next_window(work.ledger, work.account)
         number = verification.begin(work.ledger, work.account, work.run_id)
+        self._sample_the_master()
         with ThreadPoolExecutor(work.engage_concurrency, thread_name_prefix="verify") as threads:
             self._take_turns(number, threads, deadline)
         error = None if self.engage.error is None else str(self.engage.error)
@@ -140,7 +140,6 @@ class _Run:
         work = self._work
         lately_left = round_left = True
         looked_at = 0
-        sampled = False
         for turn in itertools.count():
             over = time.monotonic() >= deadline or looked_at >= work.most_contacts or self.engage.error is not None
             if over or not (lately_left or round_left):
@@ -152,9 +151,6 @@ class _Run:
             else:
                 chunk = verification.next_of_round(work.ledger, work.account, grace=work.grace, size=CHUNK)
                 round_left = not chunk.is_last
-                if not sampled:
-                    sampled = True
-                    self._sample_the_master(chunk.settled[:MASTER_SAMPLE])
             looked_at += chunk.passed
             self._read_chunk(number, chunk, threads)
 
@@ -182,13 +178,14 @@ class _Run:
 
         return self.engage.read(once)
 
-    def _sample_the_master(self, rows: Sequence[Row]) -> None:
+    def _sample_the_master(self) -> None:
         """Read some settled contacts from Treazure, and record what is not what the ledger knows.
 
         What moved before the next window begins has been fetched: what differs without a later movement was missed.
         """
         work, tally = self._work, self.tally
-        window = self._window
+        window = snapshots.next_window(work.ledger, work.account)
+        rows = verification.next_for_master(work.ledger, work.account, size=MASTER_SAMPLE)
 
         def once(row: Row) -> tuple[bool, bool]:
             balance = work.treazure.account_balance(row.contact, work.account.loyalty_id)

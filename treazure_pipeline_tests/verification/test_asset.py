@@ -75,11 +75,11 @@ def test_drift_warns_until_it_is_healed_and_is_an_error_where_it_will_not_heal(
 
 
 def test_a_change_that_the_sync_missed_fails_the_master_s_check(watch: Watch, instance: dg.DagsterInstance) -> None:
-    contact = watch.sql("select contact::text from ledger order by contact limit 1")[0][0]
-    watch.sandbox.set_points({contact: "64.5"})
+    contacts = [contact for (contact,) in watch.sql("select contact::text from ledger order by contact")]
+    watch.sandbox.set_points({contacts[0]: "64.5"})
     assert checks(execute(watch, instance))["master_agrees"][0]
     watch.send_pending()
-    watch.sandbox.set_points({contact: "65.5"})
+    watch.sandbox.set_points({contacts[-1]: "65.5"})
     watch.sql("update programme set covered = '{[2000-01-01, 2100-01-01)}'")
     assert checks(execute(watch, instance))["master_agrees"] == (False, dg.AssetCheckSeverity.ERROR)
 

@@ -119,6 +119,7 @@ def test_a_negative_balance_that_engage_had_accepted_needs_no_second_approval(ne
     watch = new_watch(members=20)
     contact = watch.members(1)[0]
     watch.sync()
+    watch.sandbox.set_points({contact: "-12.5"})
     watch.sql("update ledger set sent = -12.5 where contact = %s", contact)
     assert watch.verify().tally.drift == 1
     assert watch.marked() == {contact: Decimal("-12.5")}

@@ -233,6 +233,12 @@ def test_what_the_ledger_does_not_know_of_treazure_yet_is_recorded_and_sent(watc
     assert_in_step(watch)
 
 
+def test_the_master_s_sample_goes_round_all_contacts_run_by_run(watch: Watch) -> None:
+    reads = [watch.verify().tally.master_read for _ in range(3)]
+    assert reads == [50, 30, 50]
+    assert watch.sandbox.report()["requests"]["account"] == 130
+
+
 def test_a_change_that_the_sync_should_have_fetched_long_ago_is_told(watch: Watch) -> None:
     contact = watch.sql("select contact::text from ledger order by contact limit 1")[0][0]
     watch.sandbox.set_points({contact: "64.5"})

@@ -61,6 +61,7 @@ create table verification_progress (
     batch bigint not null,
     position integer not null default 0,
     cursor uuid,
+    master_cursor uuid,
     round integer not null default 0,
     round_started timestamptz,
     round_size bigint not null default 0,
@@ -70,6 +71,7 @@ create table verification_progress (
 ) with (fillfactor = 20);
 comment on column verification_progress.batch is 'rows of earlier batches, and `position` rows of this one, were read back or came too late for that';
 comment on column verification_progress.cursor is 'the round has passed all contacts up to this one';
+comment on column verification_progress.master_cursor is 'contacts up to this one have been compared with the master';
 comment on column verification_progress.round_started is 'null between two rounds';
 comment on column verification_progress.read_through_from is 'when the last round that came to its end began';
 """
