@@ -23,9 +23,10 @@ from treazure_pipeline.errors import (
     TransientError,
 )
 from treazure_pipeline.ledger import batches, migrations
+from treazure_pipeline.ledger.migrations import MigrationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from pathlib import Path
 
     from treazure_pipeline.clients.transport import RetryPolicy
     from treazure_pipeline.clients.treazure import TreazureClient
@@ -60,7 +61,7 @@ def prepare(
     run_id: str,
     retry: RetryPolicy,
     although_loaded: bool = False,
-    keys: Iterable[tuple[str, str]] = (),
+    mapping: Path | None = None,
 ) -> Roster:
     """Put the programme into mode migrating, fix the cut-off and read all contacts; go on where an earlier run was.
 
@@ -68,6 +69,12 @@ def prepare(
     been synced to Engage before, BusyError where its sync does not end, RemoteError where Treazure can't be read.
     """
     began = time.perf_counter()
+    if (mapping is None) is not (key_type == "ContactId"):
+        raise MigrationError(
+            f"Contacts are named by {key_type} (MIGRATION_KEY_TYPE), "
+            + ("which needs a mapping file." if mapping is None else "and so no mapping file has any use."),
+            hint="The file is a CSV with the columns contact and key; give its path as `mapping`.",
+        )
     with migrations.holding(ledger, account):
         migration = _switch(
             ledger, account, mode=mode, key_type=key_type, shards=shards, decimals=decimals, run_id=run_id, retry=retry,
@@ -75,8 +82,8 @@ def prepare(
         )  # fmt: skip
         if migration.state == "roster":
             _read_all(ledger, treazure, account, migration, retry)
-        if migration.key_type != "ContactId":
-            migrations.add_keys(ledger, migration, keys)
+        if mapping is not None:
+            _read_keys(ledger, migration, mapping)
         migrations.complete_roster(ledger, migration)
         migration = migrations.opened(ledger, account)
         return Roster(migration, migrations.roster_figures(ledger, migration), time.perf_counter() - began)
@@ -138,6 +145,10 @@ def _read(
     href = treazure.request_balances(account.loyalty_id, window.start, window.end)
     with treazure.open_balances(href) as chunks:
         return migrations.add_to_roster(ledger, migration, window, decode_balances(chunks, account.loyalty_id))
+
+
+def _read_keys(ledger: Ledger, migration: Migration, mapping: Path) -> None:
+    raise NotImplementedError
 
 
 def _may_be_too_large(error: RemoteError) -> bool:

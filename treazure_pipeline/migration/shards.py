@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
@@ -95,9 +95,8 @@ def _findings(report: FilesReport) -> Iterator[Finding]:
 
 def _figures(report: FilesReport) -> dict[str, object]:
     """Return the writer's own figures as JSON knows them; points as exact texts."""
-    return {
-        name: str(value) if isinstance(value, Decimal) else dict(value) for name, value in asdict(report.figures).items()
-    }
+    values = {field.name: getattr(report.figures, field.name) for field in fields(report.figures)}
+    return {name: str(value) if isinstance(value, Decimal) else dict(value) for name, value in values.items()}
 
 
 def _sums(folder: Path, files: Sequence[File]) -> Iterator[tuple[str, Decimal, int]]:

@@ -9,6 +9,7 @@ import dagster as dg
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.orchestration.adjustments import build_adjustments
 from treazure_pipeline.orchestration.balance_sync import CONNECTIONS, build_balance_sync
+from treazure_pipeline.orchestration.migration import build_migration
 from treazure_pipeline.settings import Settings
 
 
@@ -32,4 +33,12 @@ def build_definitions(settings: Settings, connect: Callable[[Settings], Connecti
         # Also for what is materialised by hand: one process keeps one lock and its connections from step to step.
         executor=dg.in_process_executor,
     )
-    return dg.Definitions.merge(sync, build_adjustments(settings.programmes))
+    migrations = [
+        build_migration(programme, prefixed=settings.prefixed, shards=settings.migration_shards)
+        for programme in settings.programmes
+    ]
+    migration = dg.Definitions(
+        assets=[asset for migration in migrations for asset in migration.assets],
+        jobs=[job for migration in migrations for job in migration.jobs],
+    )
+    return dg.Definitions.merge(sync, build_adjustments(settings.programmes), migration)
