@@ -13,7 +13,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from treazure_pipeline.clients.decoding import BalanceBlock, RejectedRow
     from treazure_pipeline.ledger.store import Account, Ledger
 
+Mode = Literal["log", "balance"]
+KeyType = Literal["ContactId", "MemberNumber", "ExternalId"]
 _MIGRATION_CLASS = 7_281_007
 _SHARD_CLASS = 7_281_008
 _SHORTEST_WINDOW = timedelta(seconds=2)
@@ -51,8 +53,8 @@ class Migration:
     programme: int
     state: str
     cut_off: datetime
-    mode: str
-    key_type: str
+    mode: Mode
+    key_type: KeyType
     shards: int
     decimals: int
     run_id: str
@@ -127,8 +129,8 @@ def begin(
     ledger: Ledger,
     account: Account,
     *,
-    mode: str,
-    key_type: str,
+    mode: Mode,
+    key_type: KeyType,
     shards: int,
     decimals: int,
     run_id: str,
@@ -263,10 +265,12 @@ def next_window(ledger: Ledger, migration: Migration) -> ExportWindow | None:
         return (
             connection.cursor(row_factory=class_row(ExportWindow))
             .execute(
-                "update migration_window set asked = clock_timestamp() where id = (select id from migration_window "
-                "where migration = %s and state = 'open' order by kind, window_from limit 1) "
+                "update migration_window w set asked = clock_timestamp(), window_to = case when kind = 'moved' and not exists "
+                "(select from migration_window n where n.migration = w.migration and n.window_to > w.window_to) "
+                "then clock_timestamp() + %(overlap)s else window_to end where id = (select id from migration_window "
+                "where migration = %(id)s and state = 'open' order by kind, window_from limit 1) "
                 'returning id, kind, window_from as start, window_to as "end"',
-                (migration.id,),
+                {"id": migration.id, "overlap": OVERLAP},
             )
             .fetchone()
         )

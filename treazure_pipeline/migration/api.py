@@ -1,7 +1,7 @@
-"""A migration's rows by API, for a tenant that is already active: each row of the files is added at most once.
+"""A migration's rows by API, for a tenant that is already active: each row of the files once at most.
 
-The intent and its `Idempotency-Key` are stored before a request is made. One without an answer is repeated with the same
-key while Engage remembers it (24 hours); after that it is uncertain, shown, and left to a person.
+The intent and its `Idempotency-Key` are stored before a request is made. One without an answer is repeated with the
+same key while Engage remembers it (24 hours); after that it is uncertain, shown, and left to a person.
 """
 
 from __future__ import annotations
@@ -107,18 +107,21 @@ def add_by_api(
                     finish_one()
         while under_way:
             finish_one()
-    result = run.result
+    _require_answers(ledger, migration, run.result)
+    migrations.complete_delivery(ledger, migration, by="api", to="the API")
+    return run.result
+
+
+def _require_answers(ledger: Ledger, migration: Migration, result: Added) -> None:
     if result.uncertain or result.unanswered:
         listed = migrations.uncertain_requests(ledger, migration)[:5]
         places = ", ".join(f"{name} from row {first}" for _, name, first, _ in listed)
         raise UncertainRowsError(
-            f"{result.unanswered} requests have no answer yet, and of {result.uncertain} nobody can tell any more whether "
-            f"Engage took them ({places or 'none'}).",
+            f"{result.unanswered} requests have no answer yet, and of {result.uncertain} nobody can tell any more "
+            f"whether Engage took them ({places or 'none'}).",
             hint="Unanswered ones are repeated by the next run. For the others read the accounts in Engage, then say "
             "uncertain_are_taken: true or false.",
         )
-    migrations.complete_delivery(ledger, migration, by="api", to="the API")
-    return result
 
 
 class _Adding:
@@ -151,7 +154,7 @@ class _Adding:
         while True:
             self._count(requests=1)
             try:
-                refused = self._engage.add_points(body, request.key)
+                self._taken(request, rows, self._engage.add_points(body, request.key))
             except AuthenticationError:
                 if not in_doubt:
                     migrations.take_back_request(self._ledger, request)
@@ -169,7 +172,9 @@ class _Adding:
                     self._give_up(request, str(error), in_doubt=in_doubt)
                     return
             else:
-                break
+                return
+
+    def _taken(self, request: Request, rows: list[wire.AddedPoints], refused: list[wire.RefusedPoints]) -> None:
         migrations.note_refused_rows(
             self._ledger, self._migration,
             [Finding(row.contact_id, "refused_by_engage", "Amount", f"{row.amount or 'all rows'}: {row.reason}",

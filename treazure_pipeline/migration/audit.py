@@ -57,7 +57,7 @@ class Audited:
 
 
 def require_conserved(ledger: Ledger, migration: Migration) -> None:
-    """Raise MigrationError where a contact's rows do not add up to its balance at the cut-off, or a key is used twice."""
+    """Raise MigrationError where a contact's rows do not add up to its balance, or a key stands for two contacts."""
     wrong = migration_audit.unequal(ledger, migration, limit=5)
     doubled = migration_audit.doubled_keys(ledger, migration, limit=5)
     if doubled:
@@ -87,8 +87,8 @@ def audit(
     """Read every balance back from Engage, compare, report; close the migration where nothing differs.
 
     What was read and equal is not read again by a later run. `accepted_by` is the person who answers for what still
-    differs: those contacts become pending, so the hourly sync sets them. Raises NotImportedYetError and DifferencesError;
-    the programme then stays in migration.
+    differs: those contacts become pending, so the hourly sync sets them. Raises NotImportedYetError and
+    DifferencesError; the programme then stays in migration.
     """
     began = time.perf_counter()
     with migrations.holding(ledger, account):
@@ -103,13 +103,14 @@ def audit(
         differing = sum(shard.differing for shard in found)
         if differing and not accepted_by:
             listed = "; ".join(
-                f"{each.contact}: imported {each.imported or 0}, Engage shows {'no account' if each.shown is None else each.shown}"
+                f"{each.contact}: imported {each.imported or 0}, "
+                f"Engage shows {'no account' if each.shown is None else each.shown}"
                 for each in migration_audit.differences(ledger, migration, limit=5)
             )
             raise DifferencesError(
                 f"{differing} contacts differ in Engage from what was imported: {listed}.",
-                hint=f"See {report}. Run finish_migration again when Engage's import has ended; what can't be mended is "
-                "accepted with accepted_by, and the hourly sync then sets these balances.",
+                hint=f"See {report}. Run finish_migration again when Engage's import has ended; what can't be mended "
+                "is accepted with accepted_by, and the hourly sync then sets these balances.",
             )
         with ledger.holding(account):
             reason = f"{differing} contacts differed" if differing else "all balances are equal"

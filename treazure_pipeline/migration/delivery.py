@@ -43,7 +43,7 @@ class DeliveryError(PipelineError):
 
 @dataclass(frozen=True)
 class Delivered:
-    """What a delivery did: files and rows sent by it, files that had left before, and of these the ones no longer there."""
+    """What a delivery did: files and rows sent by it, files sent before, and of these the ones no longer there."""
 
     target: str
     files: int
@@ -82,7 +82,7 @@ class Target:
         except (OSError, paramiko.SSHException, EOFError) as error:
             raise DeliveryError(
                 f"{self} can't be used: {self._said(error)}.",
-                hint="Check MIGRATION_DELIVERY_URL, the account and its rights. Files that have arrived are not sent again.",
+                hint="Check MIGRATION_DELIVERY_URL, the account and its rights. What has arrived is not sent again.",
             ) from None
         finally:
             if isinstance(system, SFTPFileSystem):

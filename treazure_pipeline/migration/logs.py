@@ -143,7 +143,8 @@ class _Shard:
                     if now - reported > _REPORT_SECONDS and self.contacts:
                         reported = now
                         seconds = (now - began) / self.contacts * (left - self.contacts)
-                        logger.info("shard %d: %d of %d contacts, about %.0f s left", self._shard, self.contacts, left, seconds)  # fmt: skip
+                        done = (self._shard, self.contacts, left, seconds)
+                        logger.info("shard %d: %d of %d contacts, about %.0f s left", *done)
                 while reading:
                     self._take(*reading.popleft())
             except BaseException:
@@ -190,14 +191,15 @@ class _Shard:
             self._keep()
 
     def _keep(self) -> None:
-        """Commit what was read since the last part, as one part."""
+        """Commit what was read since the last part, as one part: the movements up to the cut-off."""
         if not self._part:
             return
-        movements = sum(len(log.movements) for log in self._part)
+        until = self._migration.cut_off
+        logs = {log.contact: [each for each in log.movements if _utc(each.date_time) <= until] for log in self._part}
+        movements = sum(map(len, logs.values()))
         migrations.add_part(
-            self._ledger, self._migration, self._shard, [log.contact for log in self._part],
-            movements=movements,
-            body=parts.encode({log.contact: log.movements for log in self._part}) if self._migration.mode == "log" else None,
+            self._ledger, self._migration, self._shard, list(logs), movements=movements,
+            body=parts.encode(logs) if self._migration.mode == "log" else None,
             balances={log.contact: log.balance for log in self._part if log.balance is not None},
         )  # fmt: skip
         self.contacts += len(self._part)
@@ -207,9 +209,7 @@ class _Shard:
         self._part = []
 
 
-def read_moved(
-    treazure: TreazureClient, account: Account, contact: str, cut_off: datetime, retry: RetryPolicy
-) -> _Log:
+def read_moved(treazure: TreazureClient, account: Account, contact: str, cut_off: datetime, retry: RetryPolicy) -> _Log:
     """Read a log together with the balance it leads to, and say what the balance was at the cut-off.
 
     The balance and the log belong together when the log's newest movement left that balance, or when the balance is
@@ -236,7 +236,7 @@ def moved_after(movements: Sequence[Movement], cut_off: datetime) -> Decimal:
     unknown = {movement.transaction_type for movement in later} - KNOWN_KINDS - INFORMATIONAL
     if unknown:
         raise UndecidedBalanceError(
-            f"A movement after the cut-off has the unknown type {min(unknown)!r:.60}: whether it moves points can't be told.",
+            f"A movement after the cut-off has the unknown type {min(unknown)!r:.60}; it can't be told what it moves.",
             hint="Leave the contact out (leave_out_unreadable); the hourly sync sets its balance.",
         )
     return sum((movement.amount for movement in later if movement.transaction_type in KNOWN_KINDS), Decimal(0))

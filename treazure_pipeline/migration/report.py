@@ -34,7 +34,9 @@ def write_report(
             opened.writelines(migration_audit.export_csv(ledger, migration, what))
     shards = migration_audit.shards(ledger, migration)
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("treazure_pipeline.migration", "."), autoescape=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.PackageLoader("treazure_pipeline.migration", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
     )
     text = environment.get_template("report.html").render(
         account=account,

@@ -1,9 +1,9 @@
 """The roster: who is migrated, with which balance, and the moment that separates what is imported from what is synced.
 
 The cut-off is the database's clock when the migration begins, compared with the times that Treazure gives its
-movements. A balance that an export lists is the balance at the cut-off unless the account moved after it. Which accounts
-did is told by their mutation times and by a last export of what changed since shortly before the cut-off, asked for
-when all others have been answered; those accounts are marked, and `logs` works their balance out from their points log.
+movements. A balance that an export lists is the balance at the cut-off unless the account moved after it. Which
+accounts did is told by their mutation times, and by a last export of what changed since shortly before the cut-off,
+asked for when all others have been answered. Those are marked, and `logs` works their balance out from their log.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from treazure_pipeline.clients.transport import RetryPolicy
     from treazure_pipeline.clients.treazure import TreazureClient
-    from treazure_pipeline.ledger.migrations import ExportWindow, Migration
+    from treazure_pipeline.ledger.migrations import ExportWindow, KeyType, Migration, Mode
     from treazure_pipeline.ledger.store import Account, Ledger
 
 logger = logging.getLogger(__name__)
@@ -54,8 +54,8 @@ def prepare(
     treazure: TreazureClient,
     account: Account,
     *,
-    mode: str,
-    key_type: str,
+    mode: Mode,
+    key_type: KeyType,
     shards: int,
     decimals: int,
     run_id: str,
@@ -80,8 +80,14 @@ def prepare(
             ledger, account, mode=mode, key_type=key_type, shards=shards, decimals=decimals, run_id=run_id, retry=retry,
             although_loaded=although_loaded,
         )  # fmt: skip
+        if (migration.mode, migration.key_type, migration.shards) != (mode, key_type, shards):
+            raise MigrationError(
+                f"Migration {migration.id} began with mode {migration.mode}, key type {migration.key_type} and "
+                f"{migration.shards} shards.",
+                hint="Set MIGRATION_MODE, MIGRATION_KEY_TYPE and MIGRATION_SHARDS to these, or abandon it first.",
+            )
         if migration.state == "roster":
-            _read_all(ledger, treazure, account, migration, retry)
+            _read_all(ledger, treazure, account, migration)
         if mapping is not None:
             _read_keys(ledger, migration, mapping)
         migrations.complete_roster(ledger, migration)
@@ -93,8 +99,8 @@ def _switch(
     ledger: Ledger,
     account: Account,
     *,
-    mode: str,
-    key_type: str,
+    mode: Mode,
+    key_type: KeyType,
     shards: int,
     decimals: int,
     run_id: str,
@@ -115,19 +121,17 @@ def _switch(
                         break
                 batches.abandon(ledger, account)
                 batches.fold(ledger, account)
-            return migration
+                return migration
         except BusyError:
             if time.monotonic() > deadline or not retry.sleep(min(_LOCK_POLL_SECONDS, retry.scale)):
                 raise
 
 
-def _read_all(
-    ledger: Ledger, treazure: TreazureClient, account: Account, migration: Migration, retry: RetryPolicy
-) -> None:
+def _read_all(ledger: Ledger, treazure: TreazureClient, account: Account, migration: Migration) -> None:
     failures = 0
     while (window := migrations.next_window(ledger, migration)) is not None:
         try:
-            fetched, rejected = _read(ledger, treazure, account, migration, window)
+            fetched, _ = _read(ledger, treazure, account, migration, window)
             logger.info("roster: %d accounts changed between %s and %s", fetched, window.start, window.end)
             failures = 0
         except (TransientError, ExportExpiredError, InvalidAnswerError) as error:
@@ -152,5 +156,5 @@ def _read_keys(ledger: Ledger, migration: Migration, mapping: Path) -> None:
 
 
 def _may_be_too_large(error: RemoteError) -> bool:
-    """Tell whether a smaller export could do better: not where there was no connection, nor where we were told to wait."""
+    """Tell whether a smaller export could do better: not where there was no connection."""
     return isinstance(error, NoAnswerError | ExportExpiredError | InvalidAnswerError) or error.status is not None

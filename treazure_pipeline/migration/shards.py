@@ -1,4 +1,4 @@
-"""A shard's files: written from what was fetched, read back once, and recorded with what each contact's rows add up to."""
+"""A shard's files: written from what was fetched, read back once, and recorded with each contact's sum."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class RosterConfig(dg.Config):
 
     although_loaded: bool = Field(
         default=False,
-        description="Begin although the sync has sent balances to Engage: an import adds to them. Only if they are gone.",
+        description="Begin although the sync has sent balances to Engage: an import adds to them.",
     )
     mapping: str | None = Field(
         default=None,
@@ -131,8 +131,8 @@ def build_migration(programme: Programme, *, prefixed: bool, shards: int) -> Poi
             ),
         },
         description=(
-            "Puts the programme into state migrating, fixes the cut-off once, and lists every contact with its balance, "
-            "from one export or, where that fails, from halves of it."
+            "Puts the programme into state migrating, fixes the cut-off once, and lists every contact with its "
+            "balance, from one export or, where that fails, from halves of it."
         ),
         **common,
     )
@@ -239,8 +239,8 @@ def build_migration(programme: Programme, *, prefixed: bool, shards: int) -> Poi
         deps=[migration_files],
         kinds={"csv", "voyado"},
         description=(
-            "Every file brought to MIGRATION_DELIVERY_URL atomically and once, with a manifest; or, for an active tenant, "
-            "every row added by API at most once."
+            "Every file brought to MIGRATION_DELIVERY_URL atomically and once, with a manifest; or, for an active "
+            "tenant, every row added by API at most once."
         ),
         **common,
     )

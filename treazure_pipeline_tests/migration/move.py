@@ -45,9 +45,7 @@ class Move:
 
     def fetch(self, shard: int, *, leave_out_unreadable: bool = False, **changes: str) -> Fetched:
         with self.connect(**changes) as connections:
-            return steps.fetch(
-                connections, account_of(connections), shard, leave_out_unreadable=leave_out_unreadable
-            )
+            return steps.fetch(connections, account_of(connections), shard, leave_out_unreadable=leave_out_unreadable)
 
     def write(self, shard: int) -> Written:
         with self.connect() as connections:

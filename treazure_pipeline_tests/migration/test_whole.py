@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from treazure_pipeline_tests.migration.move import Move
 from treazure_pipeline_tests.sync.shop import assert_in_step
 
