@@ -7,23 +7,31 @@ Findings are data, and no single row stops the others. The same parts and blocks
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+import io
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import TypeVar
 
 import polars as pl
 
-from treazure_pipeline.migration import rows as migration_rows
-from treazure_pipeline.migration.meaning import BALANCE, MOMENT_FORMAT, MOST_ROWS, KeyType, Mode, file_rows
+from treazure_pipeline.migration.meaning import BALANCE, MOST_ROWS, KeyType, Mode, file_rows
 from treazure_pipeline.migration.parts import ROSTER, SCHEMA, decode
-from treazure_pipeline.migration.rows import ADVICE, FINDINGS, Chunk, Figures
+from treazure_pipeline.migration.rows import ADVICE, FINDINGS, Chunk, Figures, of_balances, of_logs
 
 CHUNK_ROWS = 100_000
 """Movements that are looked at together, at least."""
 CHUNK_CONTACTS = 20_000
 """Contacts that are looked at together where there are no movements."""
+CHUNKS_AT_ONCE = 2
+
+_Some = tuple[pl.DataFrame, pl.DataFrame]
+"""Movements and the contacts of the roster that go with them."""
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +81,21 @@ def write_files(
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob(f"{prefix}-*.csv"):
         old.unlink()
+
+    def converted(some: _Some) -> tuple[Chunk, pl.DataFrame]:
+        movements, contacts = some
+        if mode == "log":
+            chunk = of_logs(movements, contacts, cut_off, decimals)
+        else:
+            chunk = of_balances(contacts, cut_off, decimals, BALANCE)
+        return chunk, file_rows(chunk.rows, definition_id, key_type, decimals)
+
     out = _Files(folder, prefix, rows_per_file)
     figures, findings = Figures(), [pl.DataFrame(schema=FINDINGS)]
-    for chunk in _chunks(parts, balances, cut_off, mode, key_type, decimals):
+    for chunk, rows in _in_turn(converted, _chunks(parts if mode == "log" else (), balances, key_type)):
         figures.add(chunk.figures)
         findings.append(chunk.findings)
-        out.add(chunk.rows["contact"], file_rows(chunk.rows, definition_id, key_type, decimals))
+        out.add(chunk.rows["contact"], rows)
     out.finish()
     figures.check()
     if sum((file.amount for file in out.written), Decimal(0)) != figures.rows:
@@ -89,22 +106,21 @@ def write_files(
     return FilesReport(tuple(out.written), figures, said.with_columns(advice=advice))
 
 
-def _chunks(
-    parts: Iterable[bytes],
-    balances: Iterable[pl.DataFrame],
-    cut_off: datetime,
-    mode: Mode,
-    key_type: KeyType,
-    decimals: int,
-) -> Iterator[Chunk]:
+def _chunks(parts: Iterable[bytes], balances: Iterable[pl.DataFrame], key_type: KeyType) -> Iterator[_Some]:
     blocks = _ascending(_keyed(balances, key_type), "the blocks of the roster")
-    if mode == "balance":
-        for block in blocks:
-            for some in block.iter_slices(CHUNK_CONTACTS):
-                yield migration_rows.of_balances(some, cut_off, decimals, BALANCE)
-        return
-    for movements, some in _side_by_side(_gathered(_ascending(map(decode, parts), "the parts")), blocks):
-        yield migration_rows.of_logs(movements, some, cut_off, decimals)
+    return _side_by_side(_gathered(_ascending(map(decode, parts), "the parts")), blocks)
+
+
+def _in_turn(function: Callable[[_Some], _Result], chunks: Iterator[_Some]) -> Iterator[_Result]:
+    """Yield the results in the order of the chunks, while the next ones are being worked on."""
+    with ThreadPoolExecutor(CHUNKS_AT_ONCE) as threads:
+        ahead: deque[Future[_Result]] = deque()
+        for chunk in chunks:
+            ahead.append(threads.submit(function, chunk))
+            if len(ahead) > CHUNKS_AT_ONCE:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
 
 
 def _keyed(blocks: Iterable[pl.DataFrame], key_type: KeyType) -> Iterator[pl.DataFrame]:
@@ -136,9 +152,7 @@ def _gathered(parts: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
         yield pl.concat(some)
 
 
-def _side_by_side(
-    logs: Iterable[pl.DataFrame], blocks: Iterator[pl.DataFrame]
-) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
+def _side_by_side(logs: Iterable[pl.DataFrame], blocks: Iterator[pl.DataFrame]) -> Iterator[_Some]:
     """Yield movements and the contacts of the roster up to the last of these, and at the end those that have no log."""
     rest = pl.DataFrame(schema=ROSTER)
     for movements in logs:
@@ -204,7 +218,9 @@ class _Files:
 
     def _write(self, rows: pl.DataFrame) -> None:
         name = f"{self.prefix}-{len(self.written) + 1:04d}.csv"
-        body = rows.write_csv(separator=";", datetime_format=MOMENT_FORMAT).encode()
+        text = io.BytesIO()
+        rows.write_csv(text, separator=";")
+        body = text.getbuffer()
         (self.folder / name).write_bytes(body)
         total = Decimal(rows["Amount"].sum())
         self.written.append(File(name, rows.height, total, hashlib.sha256(body).hexdigest()))

@@ -89,21 +89,29 @@ def cleaned(texts: pl.Expr) -> pl.Expr:
 def file_rows(rows: pl.DataFrame, definition_id: int, key_type: KeyType, decimals: int) -> pl.DataFrame:
     """Return the columns of the file from key, kind, amount, date_time, valid_to, comment, receipt_nr."""
     code = rows.select(pl.col("kind").cast(pl.Int16) * 2 + (pl.col("amount") < 0).cast(pl.Int16)).to_series()
-    comment = cleaned(pl.col("comment").fill_null(""))
-    receipt = cleaned(pl.col("receipt_nr").fill_null(""))
-    words = _WORDS.gather(code).alias("words")
-    instead = pl.when(receipt == "").then("words").otherwise(pl.format("{}, receipt {}", "words", receipt))
-    return rows.with_columns(words).select(
+    happened = rows["date_time"].dt.to_string(MOMENT_FORMAT)
+    return rows.select(
         Key="key",
         KeyType=pl.lit(key_type),
         PointDefinitionId=pl.lit(definition_id),
         Amount=pl.col("amount").cast(pl.Decimal(38, decimals)),
         TransactionType=_TYPES.gather(code),
-        TransactionDate="date_time",
-        CreatedOn="date_time",
-        ValidTo="valid_to",
+        TransactionDate=happened,
+        CreatedOn=happened,
+        ValidTo=pl.col("valid_to").dt.to_string(MOMENT_FORMAT),
         CreatedBy=pl.lit(ORIGIN),
-        Description=pl.when(comment == "").then(instead).otherwise(comment),
+        Description=_descriptions(rows, code),
         Source=pl.lit(ORIGIN),
         ExpireAfterMonthsInactive=pl.lit(None, pl.String),
     )
+
+
+def _descriptions(rows: pl.DataFrame, code: pl.Series) -> pl.Series:
+    """Return each row's comment; where it has none, what happened and the receipt."""
+    comments = rows.select(cleaned(pl.col("comment").fill_null(""))).to_series()
+    if not (comments == "").any():
+        return comments
+    receipt = cleaned(pl.col("receipt_nr").fill_null(""))
+    words = pl.when(receipt == "").then("words").otherwise(pl.format("{}, receipt {}", "words", receipt))
+    instead = rows.select(words=_WORDS.gather(code), receipt_nr="receipt_nr").select(words).to_series()
+    return comments.zip_with(comments != "", instead)

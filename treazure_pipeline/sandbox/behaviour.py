@@ -58,6 +58,9 @@ class Behaviour(BaseModel):
     history_missing_first: int = Field(
         0, ge=0, description="Treazure: the history comes without its first so many movements"
     )
+    points_expire_after: float = Field(
+        0, ge=0, description="Treazure: points that are loaded expire so long after; 0: never"
+    )
     transaction_latency: float = Field(0, ge=0, description="Treazure: a transaction takes so much longer to answer")
     treazure_max_requests_per_second: int = Field(
         0, ge=0, description="Treazure: more for single accounts in one second get 429; 0: no limit"

@@ -8,13 +8,15 @@ from typing import Annotated, Any
 import numpy as np
 from fastapi import APIRouter, HTTPException, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
 
+from treazure_pipeline.sandbox import imports
 from treazure_pipeline.sandbox.behaviour import LOYALTY_ID, Behaviour
 from treazure_pipeline.sandbox.faults import DEFAULT_ON, SAYS, Fault, FaultName
 from treazure_pipeline.sandbox.observations import Observations
 from treazure_pipeline.sandbox.points import AmountError, moment_text, to_text, to_units
 from treazure_pipeline.sandbox.webhooks import UnknownMessageError
-from treazure_pipeline.sandbox.wire import world_of
+from treazure_pipeline.sandbox.wire import documented_body, world_of
 from treazure_pipeline.sandbox.world import Seed, World, WrongRequestError
 
 router = APIRouter(prefix="/sandbox", tags=["Sandbox"])
@@ -199,6 +201,25 @@ def mutate(mutation: Mutation, request: Request) -> dict[str, int]:
         return {"mutated": world.mutate(mutation.loyalty_id or next(iter(world.vaults)), points, adds=mutation.adds)}
     except AmountError as error:
         raise HTTPException(422, str(error)) from error
+    except WrongRequestError as error:
+        raise HTTPException(404, str(error)) from error
+
+
+@router.post("/imports", openapi_extra=documented_body(imports.EXAMPLE, "text/csv"))
+async def import_points(request: Request) -> dict[str, Any]:
+    """Engage imports a file of points, which are added: twice the same file doubles them."""
+    body = await request.body()
+    try:
+        return await run_in_threadpool(imports.import_points, world_of(request), body)
+    except imports.RefusedFileError as error:
+        raise HTTPException(422, str(error)) from error
+
+
+@router.get("/keys")
+def keys(request: Request, key_type: str, offset: Offset = 0, limit: Limit = 1000) -> dict[str, str]:
+    """Member numbers (`MemberNumber`) or external ids (`ExternalId`) of a page of members, by contact id."""
+    try:
+        return imports.keys(world_of(request), key_type, offset, limit)
     except WrongRequestError as error:
         raise HTTPException(404, str(error)) from error
 

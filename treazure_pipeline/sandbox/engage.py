@@ -9,7 +9,6 @@ from decimal import Decimal
 from typing import Annotated, Any
 
 import msgspec
-import numpy as np
 from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
@@ -212,7 +211,8 @@ def _add_transaction(world: World, raw: msgspec.Raw, refusals: Refusals) -> None
         follower = world.follower(row.definition_id)
         stamp = to_micros(row.time_stamp)
         due = world.engage_now() + int(world.behaviour.apply_delay * SECOND)
-        follower.accept(due, np.array([found]), np.array([units]), np.array([stamp]), adds=True)
+        expires = to_micros(row.valid_to) if row.valid_to else 0
+        follower.accept_addition(due, found, units, stamp, expires)
         follower.added.setdefault(found, []).append(
             Added(units, stamp, row.source, row.description, _text(row.valid_from), _text(row.valid_to))
         )

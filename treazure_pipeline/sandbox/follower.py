@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from treazure_pipeline.sandbox.lots import Lots
 from treazure_pipeline.sandbox.points import rounded
 
 if TYPE_CHECKING:
@@ -40,7 +41,15 @@ class _Accepted:
     member: Indices
     amount: Integers
     stamp: Integers
-    adds: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Addition:
+    due: int
+    member: int
+    amount: int
+    stamp: int
+    expires: int
 
 
 def other_id(guid: str, definition_id: int) -> str:
@@ -55,7 +64,8 @@ def other_id(guid: str, definition_id: int) -> str:
 class PointAccounts:
     """One point definition of Engage; `stamp` is the timeStamp of the balance that is held.
 
-    `announce` is told which members' balances the job has changed.
+    `announce` is told which members' balances the job has changed. A row that was added with a date counts until then;
+    a total that is lower than the balance uses the points that expire first.
     """
 
     definition_id: int
@@ -66,7 +76,8 @@ class PointAccounts:
     added: dict[int, list[Added]] = field(default_factory=dict)
     applied: int = 0
     ignored: int = 0
-    _queue: deque[_Accepted] = field(default_factory=deque)
+    lots: Lots = field(default_factory=Lots)
+    _queue: deque[_Accepted | _Addition] = field(default_factory=deque)
 
     @classmethod
     def empty(cls, definition_id: int, members: int, announce: Callable[[int, Indices], None]) -> PointAccounts:
@@ -81,45 +92,67 @@ class PointAccounts:
         self.stamp = np.concatenate([self.stamp, more])
         self.exists = np.concatenate([self.exists, more.astype(np.bool_)])
 
-    def accept(self, due: int, member: Indices, amount: Integers, stamp: Integers, *, adds: bool = False) -> None:
-        """Put rows into the queue."""
-        self._queue.append(_Accepted(due, member, amount, stamp, adds))
+    def accept(self, due: int, member: Indices, amount: Integers, stamp: Integers) -> None:
+        """Put totals into the queue."""
+        self._queue.append(_Accepted(due, member, amount, stamp))
+
+    def accept_addition(self, due: int, member: int, amount: int, stamp: int, expires: int) -> None:
+        """Put points to add into the queue; `expires` is 0 where they don't."""
+        self._queue.append(_Addition(due, member, amount, stamp, expires))
 
     @property
     def queued(self) -> int:
         """Number of rows that wait for being applied."""
-        return sum(len(accepted.member) for accepted in self._queue)
+        return sum(1 if isinstance(entry, _Addition) else len(entry.member) for entry in self._queue)
 
     def settle(self, now: int, behaviour: Behaviour, *, everything: bool = False) -> None:
-        """Apply what is due, in the order in which it was accepted."""
+        """Apply what is due, in the order in which it was accepted, and let points expire."""
         while self._queue and (everything or self._queue[0].due <= now):
             accepted = self._queue.popleft()
+            self._expire(min(accepted.due, now), behaviour)
+            if isinstance(accepted, _Addition):
+                expired = 0 < accepted.expires <= accepted.due
+                amount = 0 if expired else accepted.amount
+                self.add(accepted.member, amount, accepted.stamp, accepted.expires, behaviour)
+                self.applied += 1
+                continue
             if len(np.unique(accepted.member)) == len(accepted.member):
-                self._apply(accepted.member, accepted.amount, accepted.stamp, behaviour, adds=accepted.adds)
+                self._apply(accepted.member, accepted.amount, accepted.stamp, behaviour)
                 continue
             for at in range(len(accepted.member)):
                 row = slice(at, at + 1)
-                self._apply(
-                    accepted.member[row],
-                    accepted.amount[row],
-                    accepted.stamp[row],
-                    behaviour,
-                    adds=accepted.adds,
-                )
+                self._apply(accepted.member[row], accepted.amount[row], accepted.stamp[row], behaviour)
+        self._expire(now, behaviour)
 
-    def _apply(self, member: Indices, amount: Integers, stamp: Integers, behaviour: Behaviour, *, adds: bool) -> None:
+    def add(self, member: int, amount: int, stamp: int, expires: int, behaviour: Behaviour) -> None:
+        """Add points now, which expire then (0: never). What takes points away uses up no points that expire."""
+        self._hold(np.array([member]), np.array([int(self.balance[member]) + amount]), behaviour)
+        self.stamp[member] = max(stamp, int(self.stamp[member]))
+        if expires and amount > 0:
+            self.lots.add(member, expires, amount)
+
+    def _expire(self, now: int, behaviour: Behaviour) -> None:
+        for _, member, amount in self.lots.due(now):
+            left = int(self.balance[member])
+            self._hold(np.array([member]), np.array([left - min(amount, max(left, 0))]), behaviour)
+
+    def _apply(self, member: Indices, amount: Integers, stamp: Integers, behaviour: Behaviour) -> None:
         held = self.stamp[member]
-        if adds:
-            amount = self.balance[member] + amount
-        elif behaviour.time_stamps != "not_looked_at":
+        if behaviour.time_stamps != "not_looked_at":
             takes = stamp >= held if behaviour.time_stamps == "ignore_older" else stamp > held
             self.ignored += len(member) - int(takes.sum())
-            member, amount, stamp, held = member[takes], amount[takes], stamp[takes], held[takes]
+            member, amount, stamp = member[takes], amount[takes], stamp[takes]
+        if self.lots:
+            for one, used in zip(member.tolist(), (self.balance[member] - amount).tolist(), strict=True):
+                self.lots.use(one, used)
+        self._hold(member, amount, behaviour)
+        self.stamp[member] = stamp
+        self.applied += len(member)
+
+    def _hold(self, member: Indices, amount: Integers, behaviour: Behaviour) -> None:
         amount = rounded(amount, behaviour.digits)
         changed = member[(self.balance[member] != amount) | ~self.exists[member]]
         self.balance[member] = amount
-        self.stamp[member] = np.maximum(stamp, held) if adds else stamp
         self.exists[member] = True
-        self.applied += len(member)
         if behaviour.balance_events and len(changed):
             self.announce(self.definition_id, changed)

@@ -19,6 +19,7 @@ from treazure_pipeline.sandbox.world import Seed
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from decimal import Decimal
+    from pathlib import Path
     from types import TracebackType
 
 T = TypeVar("T")
@@ -114,6 +115,18 @@ class Sandbox:
             "/differences",
             params={"offset": offset, "limit": limit} | _programme(loyalty_id),
         )
+
+    def import_points(self, file: bytes | Path) -> dict[str, Any]:
+        """Let Engage import a file of points; returns `rows`, `imported`, `refused`, `errors`, `contacts_created`."""
+        body = file if isinstance(file, bytes) else file.read_bytes()
+        answer = self._http.post("/imports", content=body, headers={"content-type": "text/csv"})
+        answer.raise_for_status()
+        return msgspec.json.decode(answer.content, type=dict[str, Any])
+
+    def keys(self, key_type: str, limit: int = 1000, offset: int = 0) -> dict[str, str]:
+        """`MemberNumber` or `ExternalId` of a page of members, by contact GUID."""
+        params = {"key_type": key_type, "limit": limit, "offset": offset}
+        return self._call(dict[str, str], "GET", "/keys", params=params)
 
     def report(self) -> dict[str, Any]:
         """What the sandbox observed of its clients."""

@@ -429,7 +429,7 @@ def _history(world: World, account: str, loyalty_id: str) -> Response:
             for movement in vault.history(member)
             if movement.stamp <= newest and not _unread(world, loyalty_id, movement)
         ]
-        return answer([_movement(movement) for movement in shown[world.behaviour.history_missing_first :]])
+        return answer([_movement(vault, movement) for movement in shown[world.behaviour.history_missing_first :]])
 
 
 def _unread(world: World, loyalty_id: str, movement: Movement) -> bool:
@@ -440,12 +440,13 @@ def _unread(world: World, loyalty_id: str, movement: Movement) -> bool:
     return left > 0
 
 
-def _movement(movement: Movement) -> dict[str, Any]:
+def _movement(vault: Vault, movement: Movement) -> dict[str, Any]:
+    expires = vault.expires.get(movement.sequence)
     return {
         "dateTime": moment_text(movement.stamp),
         "amount": to_decimal(movement.amount),
         "transactionType": KINDS[movement.kind],
-        "expiresAt": None,
+        "expiresAt": None if expires is None else moment_text(expires),
         "balance": to_decimal(movement.balance),
         "comment": movement.details.comment,
         "operatorId": movement.details.operator,

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from treazure_pipeline.sandbox.lots import Lots
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -71,7 +73,7 @@ class Vault:
     """One programme of Treazure.
 
     `balance` is true at once; `visible` is what exports and accounts show, the same array unless a mutation
-    is committed late.
+    is committed late. `expires` says by the movement's sequence when its points expire, those that do.
     """
 
     loyalty_id: str
@@ -80,6 +82,8 @@ class Vault:
     visible: Integers
     mutated: Integers
     sequence: int = 0
+    expires: dict[int, int] = field(default_factory=dict)
+    _lots: Lots = field(default_factory=Lots)
     _blocks: list[tuple[int, Block]] = field(default_factory=list)
     _singles: dict[int, list[Movement]] = field(default_factory=dict)
     _late: deque[_Late] = field(default_factory=deque)
@@ -105,16 +109,25 @@ class Vault:
         amount: Integers,
         stamp: Integers,
         *,
+        expires: Integers | None = None,
         details: Details | None = None,
         due: int = 0,
         calls: int = 0,
     ) -> None:
-        """Change balances of distinct members; visible when `due` is past and `calls` exports were asked."""
+        """Change balances of distinct members; visible when `due` is past and `calls` exports were asked.
+
+        `expires` is when points added expire, 0: never.
+        """
         order = np.argsort(member, kind="stable")
         member, kind, amount, stamp = member[order], kind[order], amount[order], stamp[order]
         late = bool(due or calls or self._late)
         if late and self.visible is self.balance:
             self.visible = self.balance.copy()
+        if self._lots:
+            for one, used in zip(member.tolist(), np.where(kind == EXPIRE, 0, -amount).tolist(), strict=True):
+                self._lots.use(one, used)
+        if expires is not None:
+            self._expire_later(member, amount, expires[order])
         self.balance[member] += amount
         block = Block(member, kind, amount, self.balance[member], stamp, details)
         if late:
@@ -129,13 +142,17 @@ class Vault:
             late.calls = max(0, late.calls - 1)
 
     def settle(self, now: int, *, everything: bool = False) -> None:
-        """Make the late mutations visible whose time has come, in the order in which they happened."""
+        """Make the late mutations visible whose time has come, in the order in which they happened; expire points."""
         while self._late and (everything or (self._late[0].due <= now and self._late[0].calls == 0)):
             late = self._late.popleft()
             self.visible[late.block.member] += late.block.amount
             self._log(late.first, late.block)
         if not self._late:
             self.visible = self.balance
+        for moment, member, amount in self._lots.due(now):
+            left = min(amount, max(int(self.balance[member]), 0))
+            if left:
+                self.move(np.array([member]), np.array([EXPIRE], np.int8), np.array([-left]), np.array([moment]))
 
     @property
     def uncommitted(self) -> int:
@@ -160,6 +177,14 @@ class Vault:
         late = _movements(member, ((late.first, late.block) for late in self._late))
         movements = [*self.history(member), *late]
         return [movement.sequence for movement in movements if movement.balance == balance]
+
+    def _expire_later(self, member: Indices, amount: Integers, expires: Integers) -> None:
+        """Note when points expire that are about to be added; what only pays back a debt is never there to expire."""
+        left = np.minimum(amount, self.balance[member] + amount)
+        for at in np.nonzero(expires)[0].tolist():
+            self.expires[self.sequence + at] = int(expires[at])
+            if left[at] > 0:
+                self._lots.add(int(member[at]), int(expires[at]), int(left[at]))
 
     def _log(self, first: int, block: Block) -> None:
         self.mutated[block.member] = np.maximum(self.mutated[block.member], block.stamp)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from treazure_pipeline.sandbox.adjustments import Adjustments
 from treazure_pipeline.sandbox.behaviour import LOYALTY_ID, Behaviour
@@ -36,6 +37,7 @@ _DAY = 86_400 * SECOND
 _CENT = UNIT // 100
 _ZERO_SHARE = 0.05
 _REDEEMED_SHARE = 0.3
+_FIRST_MEMBER_NUMBER = 10_000_000
 
 
 class WrongRequestError(ValueError):
@@ -85,6 +87,7 @@ class World:
         self.exports: dict[str, Export] = {}
         self.idempotent: dict[str, tuple[int, bytes]] = {}
         self.unread: dict[tuple[str, int], int] = {}
+        self.created: dict[tuple[str, str], int] = {}
         self.hours = 0
         rng = np.random.default_rng(seed.seed)
         self.members = Members(seed.members, rng)
@@ -134,15 +137,24 @@ class World:
         now = self.treazure_now()
         behaviour = self.behaviour
         due = now + int(behaviour.commit_delay * SECOND) if behaviour.commit_delay else 0
+        stamp = np.full(len(member), now, np.int64)
         vault.move(
             member,
             kind.astype(np.int8),
             amount,
-            np.full(len(member), now, np.int64),
+            stamp,
+            expires=self._expires(kind, stamp),
             details=details,
             due=due,
             calls=behaviour.commit_calls,
         )
+
+    def _expires(self, kind: Integers | npt.NDArray[np.int8], stamp: Integers) -> Integers | None:
+        """When points that are added expire, 0: never, as those that would have expired already; None: none do."""
+        life = int(self.behaviour.points_expire_after * SECOND)
+        if not life:
+            return None
+        return np.where((kind == LOAD) & (stamp + life > self.treazure_now()), stamp + life, 0)
 
     def request_export(self, loyalty_id: str, start: int, end: int) -> str:
         """Begin an export and return its id; raises WrongRequestError."""
@@ -205,6 +217,22 @@ class World:
             for vault in self.vaults.values():
                 vault.settle(self.treazure_now(), everything=True)
             return late
+
+    # --- keys of a retailer's
+
+    @staticmethod
+    def key(key_type: str, index: int) -> str:
+        """The member number or external id of a member, made from its index."""
+        return f"{_FIRST_MEMBER_NUMBER + index}" if key_type == "MemberNumber" else f"E{index:09d}"
+
+    def keyed(self, key_type: str, key: str) -> int | None:
+        """The index of the member with this member number or external id; None where there is none."""
+        digits = key if key_type == "MemberNumber" else key.removeprefix("E")
+        if digits.isascii() and digits.isdecimal():
+            index = int(digits) - (_FIRST_MEMBER_NUMBER if key_type == "MemberNumber" else 0)
+            if 0 <= index < len(self.members) and self.key(key_type, index) == key:
+                return index
+        return self.created.get((key_type, key))
 
     # --- members and shop life
 
@@ -294,7 +322,8 @@ class World:
         spent = np.where(rng.random(count) < _REDEEMED_SHARE, rng.integers(1, 20_000, count), 0) * _CENT
         now = self.treazure_now()
         opened = now - rng.integers(_NEWEST_DAYS * _DAY, _OLDEST_DAYS * _DAY, count)
-        vault.move(everybody, np.full(count, LOAD, np.int8), balance + spent, opened)
+        loads = np.full(count, LOAD, np.int8)
+        vault.move(everybody, loads, balance + spent, opened, expires=self._expires(loads, opened))
         spenders = np.nonzero(spent)[0].astype(np.int64)
         later = opened[spenders] + (now - opened[spenders]) // 2
         vault.move(spenders, np.full(len(spenders), REDEEM, np.int8), -spent[spenders], later)

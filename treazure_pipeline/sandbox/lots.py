@@ -1,0 +1,57 @@
+"""Points that expire: how many of which member are left, and until when. Used by both systems, each for its own.
+
+Points that expire first are used first; points without a date are no lots, they are used last. Amounts are
+micro-points, times microseconds since 1970.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@dataclass(slots=True)
+class Lots:
+    """Lots of all members, soonest to expire first."""
+
+    _of: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
+    _due: list[tuple[int, int]] = field(default_factory=list)
+
+    def __contains__(self, member: int) -> bool:
+        return member in self._of
+
+    def __bool__(self) -> bool:
+        return bool(self._of)
+
+    def add(self, member: int, expires: int, amount: int) -> None:
+        """Note that so many points of a member expire then."""
+        heapq.heappush(self._of.setdefault(member, []), (expires, amount))
+        heapq.heappush(self._due, (expires, member))
+
+    def use(self, member: int, amount: int) -> None:
+        """Take points away from a member, those that expire first at first."""
+        lots = self._of.get(member, [])
+        while amount > 0 and lots:
+            expires, left = heapq.heappop(lots)
+            if left > amount:
+                heapq.heappush(lots, (expires, left - amount))
+            amount -= left
+        if not lots:
+            self._of.pop(member, None)
+
+    def due(self, now: int) -> Iterator[tuple[int, int, int]]:
+        """Remove the lots that have expired and yield expiry, member and amount of each, in the order of time."""
+        while self._due and self._due[0][0] <= now:
+            expires, member = heapq.heappop(self._due)
+            lots = self._of.get(member, [])
+            amount = 0
+            while lots and lots[0][0] <= expires:
+                amount += heapq.heappop(lots)[1]
+            if not lots:
+                self._of.pop(member, None)
+            if amount:
+                yield expires, member, amount
