@@ -105,7 +105,8 @@ def new_move(new_shop: Callable[..., Shop], tmp_path: Path) -> Callable[..., Mov
     def new(*, environ: dict[str, str] | None = None, **seed: Any) -> Move:
         home = tmp_path / "home"
         given = {"TREAZURE_PIPELINE_HOME": str(home), "MIGRATION_SHARDS": str(SHARDS)} | (environ or {})
-        return Move(new_shop(environ=given, **seed), home)
+        behaviour = {"max_requests_per_second": 100_000} | seed.pop("behaviour", {})
+        return Move(new_shop(environ=given, behaviour=behaviour, **seed), home)
 
     return new
 

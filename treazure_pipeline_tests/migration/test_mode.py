@@ -7,8 +7,8 @@ from decimal import Decimal
 import pytest
 
 from treazure_pipeline.errors import BusyError
-from treazure_pipeline.ledger import batches, migrations
 from treazure_pipeline.ledger import adjustments as queue
+from treazure_pipeline.ledger import batches, migrations
 from treazure_pipeline.ledger.migrations import MigrationError
 from treazure_pipeline.orchestration.adjustments import work_of
 from treazure_pipeline.sync.adjustments import process
@@ -147,5 +147,3 @@ def test_the_hourly_sync_runs_while_the_migration_works_and_both_end_in_step(mov
     assert run.pushed.sent == 30
     assert_in_step(move.shop)
     assert_well_behaved(move.shop)
-
-

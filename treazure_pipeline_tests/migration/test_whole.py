@@ -42,7 +42,7 @@ def test_balances_with_more_digits_than_engage_keeps_move_rounded_and_nothing_ne
     found = move.by_files()
     assert (found.differing, found.pending) == (0, 0)
     assert move.shop.in_engage(*contacts) == ["11", None, "7"]
-    assert move.shop.sql(
-        "select sent from ledger where contact = any (%s::uuid[]) order by sent", contacts
-    ) == [(each,) for each in sorted(move.shop.known_master()[contact] for contact in contacts)]
+    assert move.shop.sql("select sent from ledger where contact = any (%s::uuid[]) order by sent", contacts) == [
+        (each,) for each in sorted(move.shop.known_master()[contact] for contact in contacts)
+    ]
     assert move.shop.sync().pushed.sent == 0
