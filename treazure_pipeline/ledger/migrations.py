@@ -332,19 +332,32 @@ def _rejected(row: RejectedRow) -> Finding:
     )  # fmt: skip
 
 
-def add_keys(ledger: Ledger, migration: Migration, keys: Iterable[tuple[str, str]]) -> int:
-    """Record the retailer's keys (contact, key) as they stream in; return how many contacts of the roster got one."""
+def add_keys(ledger: Ledger, migration: Migration, rows: Iterable[tuple[int, str, str]]) -> list[tuple[int, str, str]]:
+    """Record the retailer's keys (line, contact, key) as they stream in, in place of earlier ones.
+
+    Returns the rows whose contact is not in the roster, at most so many as findings are kept at once.
+    """
     with ledger.connection() as connection, connection.transaction(), connection.cursor() as cursor:
-        cursor.execute("create temp table given (contact uuid not null, key text not null) on commit drop")
-        with cursor.copy("copy given (contact, key) from stdin") as copy:
-            for row in keys:
-                copy.write_row(row)
         cursor.execute(
-            "update migration_contact m set key = g.key from given g where m.migration = %(migration)s and m.contact = g.contact "
-            f"and m.shard = {_SHARD.format(contact='g.contact')}",
-            {"migration": migration.id, "shards": migration.shards},
+            "create temp table given (line integer not null, contact uuid not null, key text not null) on commit drop"
         )
-        return cursor.rowcount
+        with cursor.copy("copy given (line, contact, key) from stdin") as copy:
+            for row in rows:
+                copy.write_row(row)
+        values = {"migration": migration.id, "shards": migration.shards, "most": _FINDINGS_AT_ONCE}
+        cursor.execute("create index on given (contact); analyze given")
+        cursor.execute(
+            "update migration_contact m set key = g.key from migration_contact c left join given g on g.contact = c.contact "
+            "where c.migration = %(migration)s and m.migration = c.migration and m.shard = c.shard and m.contact = c.contact "
+            "and c.key is distinct from g.key",
+            values,
+        )
+        return cursor.execute(
+            "select line, contact::text, key from given g where not exists (select from migration_contact m where "
+            f"m.migration = %(migration)s and m.shard = {_SHARD.format(contact='g.contact')} and m.contact = g.contact) "
+            "order by line limit %(most)s",
+            values,
+        ).fetchall()
 
 
 def complete_roster(ledger: Ledger, migration: Migration) -> None:

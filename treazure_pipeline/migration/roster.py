@@ -20,10 +20,12 @@ from treazure_pipeline.errors import (
     InvalidAnswerError,
     NoAnswerError,
     RemoteError,
+    SettingsError,
     TransientError,
 )
 from treazure_pipeline.ledger import batches, migrations
-from treazure_pipeline.ledger.migrations import MigrationError
+from treazure_pipeline.ledger.migrations import Finding, MigrationError
+from treazure_pipeline.migration.keys import KeyFile, KeyRow, unknown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -152,7 +154,16 @@ def _read(
 
 
 def _read_keys(ledger: Ledger, migration: Migration, mapping: Path) -> None:
-    raise NotImplementedError
+    file = KeyFile(mapping)
+    try:
+        strangers = migrations.add_keys(ledger, migration, (row for block in file.blocks() for row in block))
+    except OSError as error:
+        raise SettingsError(f"The mapping file {mapping} can't be read: {error.strerror}.") from None
+    odd = [*file.findings, *unknown(KeyRow(*row) for row in strangers)]
+    migrations.keep_findings(
+        ledger, migration, "keys",
+        (Finding(None, "key_line", found.field, f"line {found.line}: {found.value}", remedy=found.advice) for found in odd),
+    )  # fmt: skip
 
 
 def _may_be_too_large(error: RemoteError) -> bool:

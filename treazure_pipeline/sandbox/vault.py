@@ -124,7 +124,7 @@ class Vault:
         if late and self.visible is self.balance:
             self.visible = self.balance.copy()
         if self._lots:
-            for one, used in zip(member.tolist(), np.where(kind == EXPIRE, 0, -amount).tolist(), strict=True):
+            for one, used in zip(member.tolist(), (-amount).tolist(), strict=True):
                 self._lots.use(one, used)
         if expires is not None:
             self._expire_later(member, amount, expires[order])
@@ -152,6 +152,7 @@ class Vault:
         for moment, member, amount in self._lots.due(now):
             left = min(amount, max(int(self.balance[member]), 0))
             if left:
+                self._lots.add(member, moment, left)  # for the movement to use up, and no other lot
                 self.move(np.array([member]), np.array([EXPIRE], np.int8), np.array([-left]), np.array([moment]))
 
     @property

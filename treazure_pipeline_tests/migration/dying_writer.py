@@ -1,0 +1,48 @@
+"""Writes the files of `logs()` and kills itself, as a power failure would, when so many parts have been read."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+
+from treazure_pipeline.clients.wire import Movement
+from treazure_pipeline.migration import files
+from treazure_pipeline.migration.files import FilesReport, write_files
+from treazure_pipeline.migration.parts import encode, roster
+from treazure_pipeline_tests.migration.vault import CUT_OFF, contact
+
+PARTS = 12
+
+
+def write(folder: Path, die_after: int | None = None) -> FilesReport:
+    files.CHUNK_ROWS = 50
+
+    def parts() -> Iterator[bytes]:
+        for number in range(PARTS):
+            if number == die_after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            times = (CUT_OFF - timedelta(days=50 - day) for day in range(50))
+            log = [Movement(time, Decimal(2), "Load", Decimal(2 * at)) for at, time in enumerate(times, start=1)]
+            yield encode({contact(number): log})
+
+    return write_files(
+        parts(),
+        [roster([(contact(number), Decimal(100), None) for number in range(PARTS)])],
+        folder,
+        definition_id=1,
+        cut_off=CUT_OFF,
+        mode="log",
+        key_type="ContactId",
+        prefix="points",
+        decimals=2,
+        rows_per_file=60,
+    )
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]), int(sys.argv[2]))
