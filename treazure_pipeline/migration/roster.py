@@ -160,10 +160,10 @@ def _read_keys(ledger: Ledger, migration: Migration, mapping: Path) -> None:
     except OSError as error:
         raise SettingsError(f"The mapping file {mapping} can't be read: {error.strerror}.") from None
     odd = [*file.findings, *unknown(KeyRow(*row) for row in strangers)]
-    migrations.keep_findings(
-        ledger, migration, "keys",
-        (Finding(None, "key_line", found.field, f"line {found.line}: {found.value}", remedy=found.advice) for found in odd),
-    )  # fmt: skip
+    findings = [
+        Finding(None, "key_line", each.field, f"line {each.line}: {each.value}", remedy=each.advice) for each in odd
+    ]
+    migrations.keep_findings(ledger, migration, "keys", findings)
 
 
 def _may_be_too_large(error: RemoteError) -> bool:

@@ -73,7 +73,13 @@ def write_shard(ledger: Ledger, account: Account, shard: int, home: Path) -> Wri
             for file in report.files
         ]
         migrations.record_files(
-            ledger, migration, shard, files, _findings(report), _sums(folder, files), _figures(report)
+            ledger,
+            migration,
+            shard,
+            files,
+            _findings(report),
+            _sums(folder, files, migration.decimals),
+            _figures(report),
         )
     return Written(
         files=len(files),
@@ -99,14 +105,14 @@ def _figures(report: FilesReport) -> dict[str, object]:
     return {name: str(value) if isinstance(value, Decimal) else dict(value) for name, value in values.items()}
 
 
-def _sums(folder: Path, files: Sequence[File]) -> Iterator[tuple[str, Decimal, int]]:
+def _sums(folder: Path, files: Sequence[File], decimals: int) -> Iterator[tuple[str, Decimal, int]]:
     """Read the files as the importer does, and return the sum and the number of rows of each key."""
     if not files:
         return
     each = [
         pl.read_csv(folder / file.name, separator=";", columns=["Key", "Amount"], infer_schema=False)
         .group_by("Key")
-        .agg(pl.col("Amount").cast(pl.Decimal(38, 9)).sum(), rows=pl.len())
+        .agg(pl.col("Amount").cast(pl.Decimal(38, decimals)).sum(), rows=pl.len())
         for file in files
     ]
     yield from pl.concat(each).group_by("Key").agg(pl.col("Amount").sum(), pl.col("rows").sum()).sort("Key").iter_rows()

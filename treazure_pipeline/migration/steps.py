@@ -8,7 +8,7 @@ from treazure_pipeline.ledger import migrations
 from treazure_pipeline.migration import audit as auditing
 from treazure_pipeline.migration import roster
 from treazure_pipeline.migration.api import add_by_api
-from treazure_pipeline.migration.delivery import Target
+from treazure_pipeline.migration.delivery import Target, written_files
 from treazure_pipeline.migration.delivery import deliver as deliver_files
 from treazure_pipeline.migration.logs import Fetched, fetch_shard
 from treazure_pipeline.migration.shards import Written, folder_of, write_shard
@@ -68,6 +68,7 @@ def deliver(
     """Deliver what the shards wrote, once every contact's rows add up; return what a run shows of it."""
     settings = connections.settings
     migration = migrations.opened(connections.ledger, account)
+    written_files(connections.ledger, migration)
     auditing.require_conserved(connections.ledger, migration)
     folder = folder_of(settings.home, account, migration)
     with migrations.holding(connections.ledger, account):

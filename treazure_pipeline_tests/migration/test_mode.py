@@ -58,7 +58,8 @@ def test_a_process_that_still_thinks_the_programme_is_live_claims_nothing(move: 
         account = account_of(connections)
         work = work_of(connections, connections.settings.programmes, "stale")
         assert account.mode == "live"
-        diff = merge(connections, account, fetch(connections, account, run_id="stale") and "stale")
+        fetch(connections, account, run_id="stale")
+        diff = merge(connections, account, "stale")
         move.prepare()
         assert send(connections, account, "stale", diff).requests == 0
         assert batches.claim_planned(connections.ledger, account, run_id="stale", lease=1) is None
@@ -95,7 +96,8 @@ def test_a_migration_begins_only_between_two_runs_of_the_sync(move: Move) -> Non
 def test_a_request_on_its_way_when_a_migration_begins_is_waited_for(move: Move) -> None:
     with move.shop.connect() as connections:
         account = account_of(connections)
-        merge(connections, account, fetch(connections, account) and "run")
+        fetch(connections, account)
+        merge(connections, account)
         assert batches.claim_planned(connections.ledger, account, run_id="run", lease=1.0) is not None
         began = time.monotonic()
         with pytest.raises(MigrationError, match="has sent balances"):

@@ -4,13 +4,14 @@ from collections.abc import Callable
 
 import pytest
 
+from treazure_pipeline.migration.audit import Audited
 from treazure_pipeline_tests.migration.move import Move
 from treazure_pipeline_tests.sync.shop import assert_in_step
 
 
 @pytest.mark.parametrize("way", [Move.by_files, Move.by_api])
 def test_a_programme_moves_into_engage_and_the_first_sync_sends_nothing(
-    move: Move, way: Callable[[Move], object]
+    move: Move, way: Callable[[Move], Audited]
 ) -> None:
     move.shop.sandbox.play_hour(changes=60)
     found = way(move)
