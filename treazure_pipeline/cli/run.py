@@ -110,7 +110,7 @@ def adjustments(ctx: click.Context, *, as_json: bool) -> None:
 @click.option("--by", "by_whom", metavar="PERSON", help="Who decides what --accept and --abandon ask for.")
 @output.json_option
 @click.pass_context
-def migration(ctx: click.Context, *, names: tuple[str, ...], as_json: bool, **options: Any) -> None:
+def migration(ctx: click.Context, /, *, names: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Move a programme's points into Engage before its go-live: contacts, points logs, files, delivery, audit.
 
     Run it again after Engage's import: it reads all balances back, and the programme is live.

@@ -240,7 +240,7 @@ class _Bar:
 
     def advance(self, done: int, total: int) -> None:
         """Go on; `total` counts where the phase has none of its own."""
-        self._progress.update(self._task, advance=done, **({"total": total} if self._own_total else {}))
+        self._progress.update(self._task, advance=done, total=total if self._own_total else None)
 
 
 @contextmanager

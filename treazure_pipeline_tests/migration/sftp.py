@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import paramiko
+from paramiko.common import AUTH_FAILED, AUTH_SUCCESSFUL, OPEN_SUCCEEDED
+from paramiko.sftp import SFTP_OK
 
 USER = "retailer"
 PASSWORD = "p4ss/word"
@@ -36,13 +38,13 @@ class Server:
 class _Access(paramiko.ServerInterface):
     def check_auth_password(self, username: str, password: str) -> int:
         right = (username, password) == (USER, PASSWORD)
-        return paramiko.AUTH_SUCCESSFUL if right else paramiko.AUTH_FAILED
+        return AUTH_SUCCESSFUL if right else AUTH_FAILED
 
     def get_allowed_auths(self, username: str) -> str:
         return "password" if username else ""
 
     def check_channel_request(self, kind: str, chanid: int) -> int:
-        return paramiko.OPEN_SUCCEEDED if kind == "session" and chanid >= 0 else 1
+        return OPEN_SUCCEEDED if kind == "session" and chanid >= 0 else 1
 
 
 def _files(root: Path) -> type[paramiko.SFTPServerInterface]:
@@ -79,12 +81,12 @@ def _files(root: Path) -> type[paramiko.SFTPServerInterface]:
 
         def posix_rename(self, oldpath: str, newpath: str) -> int:
             self._at(oldpath).replace(self._at(newpath))
-            return paramiko.SFTP_OK
+            return SFTP_OK
 
         def mkdir(self, path: str, attr: paramiko.SFTPAttributes) -> int:
             assert attr is not None
             self._at(path).mkdir()
-            return paramiko.SFTP_OK
+            return SFTP_OK
 
     return Files
 

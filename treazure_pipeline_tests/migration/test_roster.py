@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -14,7 +14,7 @@ from treazure_pipeline_tests.sync.shop import assert_in_step
 
 
 def windows(move: Move) -> list[tuple[str, str]]:
-    return [tuple(row) for row in move.shop.sql("select kind, state from migration_window order by id")]  # type: ignore[misc]
+    return [tuple(row) for row in move.shop.sql("select kind, state from migration_window order by id")]
 
 
 def during(monkeypatch: pytest.MonkeyPatch, name: str, happening: Callable[[], Any]) -> None:
@@ -83,7 +83,7 @@ def test_movements_after_the_cut_off_are_left_to_the_sync_whenever_they_happen(
     sandbox = move.shop.sandbox
     contacts = sandbox.contact_ids(limit=8)
     before = {row["contactId"]: Decimal(row["treazure"] or 0) for row in sandbox.balances()}
-    happenings = iter(
+    happenings: Iterator[Callable[[], None]] = iter(
         [
             lambda: sandbox.add_points(dict.fromkeys(contacts[:2], "10.5")),  # before the export is asked for
             lambda: sandbox.add_points(dict.fromkeys(contacts[1:4], 7)),
