@@ -335,6 +335,7 @@ def _rejected(row: RejectedRow) -> Finding:
 def add_keys(ledger: Ledger, migration: Migration, rows: Iterable[tuple[int, str, str]]) -> list[tuple[int, str, str]]:
     """Record the retailer's keys (line, contact, key) as they stream in, in place of earlier ones.
 
+    Where a key has changed, every shard has to be written again.
     Returns the rows whose contact is not in the roster, at most so many as findings are kept at once.
     """
     with ledger.connection() as connection, connection.transaction(), connection.cursor() as cursor:
@@ -352,6 +353,8 @@ def add_keys(ledger: Ledger, migration: Migration, rows: Iterable[tuple[int, str
             "and c.key is distinct from g.key",
             values,
         )
+        if cursor.rowcount:
+            cursor.execute("update migration_shard set written_at = null where migration = %(migration)s", values)
         return cursor.execute(
             "select line, contact::text, key from given g where not exists (select from migration_contact m where "
             f"m.migration = %(migration)s and m.shard = {_SHARD.format(contact='g.contact')} and m.contact = g.contact) "

@@ -90,7 +90,7 @@ def prepare(
             )
         if migration.state == "roster":
             _read_all(ledger, treazure, account, migration)
-        if mapping is not None:
+        if mapping is not None and migration.state in {"roster", "ready"}:
             _read_keys(ledger, migration, mapping)
         migrations.complete_roster(ledger, migration)
         migration = migrations.opened(ledger, account)

@@ -65,9 +65,14 @@ def deliver(
     again: bool = False,
     uncertain_are_taken: bool | None = None,
 ) -> dict[str, Any]:
-    """Deliver what the shards wrote, once every contact's rows add up; return what a run shows of it."""
+    """Deliver what the shards wrote, once every contact's rows add up; return what a run shows of it.
+
+    `by` counts until the delivery is complete; after that it is what it was.
+    """
     settings = connections.settings
     migration = migrations.opened(connections.ledger, account)
+    if migration.state == "delivered":
+        by = migration.delivered_by or by
     written_files(connections.ledger, migration)
     auditing.require_conserved(connections.ledger, migration)
     folder = folder_of(settings.home, account, migration)

@@ -97,16 +97,16 @@ def test_refused_credentials_end_the_delivery_and_nothing_counts_as_sent(written
     finish(written)
 
 
-def test_what_went_by_api_is_not_delivered_as_a_file_and_the_other_way_round(new_move: Callable[..., Move]) -> None:
-    move = new_move(members=30)
-    move.prepare()
-    move.shards()
-    move.deliver(by="api")
-    with pytest.raises(MigrationError, match="by API"):
-        move.deliver()
-    other = new_move(members=30, environ={"TREAZURE_LOYALTY_ID": "OTHER"}, programmes={"OTHER": 1})
-    other.prepare(although_loaded=True)
-    other.shards()
-    other.deliver()
+def test_what_has_begun_by_api_is_not_delivered_as_a_file_and_the_other_way_round(written: Move) -> None:
+    written.shop.sql("update migration_file set state = 'delivered' where shard = 0")
     with pytest.raises(MigrationError, match="have been delivered"):
-        other.deliver(by="api")
+        written.deliver(by="api")
+    written.shop.sql("update migration_file set state = 'written'")
+    written.shop.sandbox.set_fault("lost_after", on=["add_transactions"], count=5)
+    with pytest.raises(UncertainRowsError):
+        written.deliver(by="api")
+    with pytest.raises(MigrationError, match="by API"):
+        written.deliver()
+    written.deliver(by="api")
+    assert written.deliver()["target"] == "the API"
+    finish(written)

@@ -61,7 +61,12 @@ def test_a_key_for_two_contacts_is_given_to_neither(move: Move, tmp_path: Path) 
 def test_a_better_mapping_replaces_the_first_one(move: Move, tmp_path: Path) -> None:
     keys = move.shop.sandbox.keys("MemberNumber")
     assert move.prepare(mapping=mapping(tmp_path, dict(list(keys.items())[:10]))).figures["without_key"] == 50
+    move.shards()
     assert move.prepare(mapping=mapping(tmp_path, keys)).figures["without_key"] == 0
+    with pytest.raises(MigrationError, match="3 of 3 shards have no files yet"):
+        move.deliver()
+    move.shards()
+    assert move.deliver()["sent"] == 3
 
 
 def test_a_key_type_and_a_mapping_belong_together(move: Move, tmp_path: Path) -> None:
