@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from decimal import Decimal, localcontext
 
+import numpy as np
 import polars as pl
 
 from treazure_pipeline.migration.meaning import OPENING_KIND
@@ -35,10 +36,14 @@ def with_expiry(rows: pl.DataFrame, cut_off: datetime) -> pl.DataFrame:
     concerned = rows.join(expiring.select("c").unique(), on="c", how="semi", maintain_order="left")
     left = _left(concerned).filter((pl.col("left") > 0) & (pl.col("expires_at") > cut_off)).select("r", "left")
     rows = rows.join(left, on="r", how="left", maintain_order="left").with_columns(pl.col("left").fill_null(_ZERO))
-    undated = rows.with_columns(amount=pl.col("amount") - pl.col("left"), valid_to=pl.lit(None, MOMENT))
-    dated = rows.with_columns(amount="left", valid_to="expires_at")
-    both = pl.concat([undated.filter(pl.col("amount") != 0), dated.filter(pl.col("amount") != 0)])
-    return both.sort("r", "valid_to", nulls_last=False).drop("r", "expires_at", "left")
+    divided = rows.select((pl.col("left") > 0) & (pl.col("left") < pl.col("amount"))).to_series()
+    rows = rows[np.repeat(np.arange(rows.height), divided.to_numpy() + 1)]
+    used_part = pl.col("r") == pl.col("r").shift(-1)
+    dated = (pl.col("left") > 0) & ~used_part.fill_null(value=False)
+    return rows.with_columns(
+        amount=pl.when(dated).then("left").otherwise(pl.col("amount") - pl.col("left")),
+        valid_to=pl.when(dated).then("expires_at"),
+    ).drop("r", "expires_at", "left")
 
 
 def left_of_lots(lots: Iterable[tuple[Decimal, datetime]]) -> list[Decimal]:
@@ -85,8 +90,10 @@ def _left_in_order(rows: pl.DataFrame, lots: pl.DataFrame) -> pl.DataFrame:
     Of each lot that is what of the balance is not in later ones.
     """
     balances = rows.group_by("c").agg(balance=pl.col("amount").sum())
-    later = pl.col("amount").sum().over("c") - pl.col("amount").cum_sum().over("c")
-    lots = lots.join(balances, on="c", how="left", maintain_order="left").with_columns(left=pl.col("balance") - later)
+    lots = lots.with_columns(reached=pl.col("amount").cum_sum())
+    ends = lots.group_by("c").agg(end=pl.col("reached").last()).join(balances, on="c")
+    later = pl.col("end") - pl.col("reached")
+    lots = lots.join(ends, on="c", how="left", maintain_order="left").with_columns(left=pl.col("balance") - later)
     left = (
         pl.when(pl.col("left") < 0).then(_ZERO).when(pl.col("left") > pl.col("amount")).then("amount").otherwise("left")
     )

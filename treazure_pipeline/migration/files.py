@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -75,12 +76,13 @@ def write_files(
     contact is in one part and one block. In mode `balance` no part is looked at.
 
     Raises:
-        ValueError: The parts or the blocks are not in order.
+        ValueError: The parts or the blocks are not in order, or have a contact twice.
         ArithmeticError: The rows do not add up, which would be an error of this module.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob(f"{prefix}-*.csv"):
-        old.unlink()
+    for old in folder.iterdir():
+        if re.fullmatch(rf"{re.escape(prefix)}-\d+\.csv", old.name):
+            old.unlink()
 
     def converted(some: _Some) -> tuple[Chunk, pl.DataFrame]:
         movements, contacts = some
@@ -125,6 +127,8 @@ def _in_turn(function: Callable[[_Some], _Result], chunks: Iterator[_Some]) -> I
 
 def _keyed(blocks: Iterable[pl.DataFrame], key_type: KeyType) -> Iterator[pl.DataFrame]:
     for block in blocks:
+        if block["contact"].n_unique() < block.height:
+            raise ValueError("a block of the roster has a contact twice")
         yield block.with_columns(key="contact") if key_type == "ContactId" else block
 
 

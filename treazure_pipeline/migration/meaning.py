@@ -69,6 +69,7 @@ _WORDS = pl.Series([words for one in _ALL for words in (one.words_added, one.wor
 
 _UNPRINTABLE = r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+"
 _FORMULA = r"^[=+\-@\uff1d\uff0b\uff0d\uff20]"
+_TO_CLEAN = rf"{_UNPRINTABLE}|{_FORMULA}|^\s|\s$"
 
 
 def kinds(types: pl.Expr) -> pl.Expr:
@@ -76,14 +77,17 @@ def kinds(types: pl.Expr) -> pl.Expr:
     return types.replace_strict(list(MEANINGS), range(len(MEANINGS)), default=None, return_dtype=pl.Int8)
 
 
-def cleaned(texts: pl.Expr) -> pl.Expr:
-    """Return texts without control characters and line breaks, and harmless to a spreadsheet.
+def cleaned(texts: pl.Series) -> pl.Series:
+    """Return texts without control characters and line breaks, and harmless to a spreadsheet; null becomes empty.
 
     A text that a spreadsheet would take for a formula gets an apostrophe in front. Quotes and semicolons are left to
     the CSV writer.
     """
-    plain = texts.str.replace_all(_UNPRINTABLE, " ").str.strip_chars()
-    return pl.when(plain.str.contains(_FORMULA)).then("'" + plain).otherwise(plain)
+    texts = texts.fill_null("")
+    dirty = texts.str.contains(_TO_CLEAN).arg_true()
+    plain = texts.gather(dirty).str.replace_all(_UNPRINTABLE, " ").str.strip_chars()
+    safe = plain.zip_with(~plain.str.contains(_FORMULA), "'" + plain)
+    return texts.scatter(dirty, safe) if len(dirty) else texts
 
 
 def file_rows(rows: pl.DataFrame, definition_id: int, key_type: KeyType, decimals: int) -> pl.DataFrame:
@@ -108,10 +112,10 @@ def file_rows(rows: pl.DataFrame, definition_id: int, key_type: KeyType, decimal
 
 def _descriptions(rows: pl.DataFrame, code: pl.Series) -> pl.Series:
     """Return each row's comment; where it has none, what happened and the receipt."""
-    comments = rows.select(cleaned(pl.col("comment").fill_null(""))).to_series()
+    comments = cleaned(rows["comment"])
     if not (comments == "").any():
         return comments
-    receipt = cleaned(pl.col("receipt_nr").fill_null(""))
-    words = pl.when(receipt == "").then("words").otherwise(pl.format("{}, receipt {}", "words", receipt))
-    instead = rows.select(words=_WORDS.gather(code), receipt_nr="receipt_nr").select(words).to_series()
+    words = pl.DataFrame({"words": _WORDS.gather(code), "receipt": cleaned(rows["receipt_nr"])})
+    with_receipt = pl.format("{}, receipt {}", "words", "receipt")
+    instead = words.select(pl.when(pl.col("receipt") == "").then("words").otherwise(with_receipt)).to_series()
     return comments.zip_with(comments != "", instead)

@@ -1,6 +1,6 @@
 """The stored form of what a migration works on: parts of fetched logs, and blocks of the roster.
 
-A part holds the whole logs of some hundreds of contacts as Arrow with zstd. What Treazure said is kept as it was, but
+A part holds the whole logs of some hundreds of contacts as Parquet with zstd. What Treazure said is kept as it was, but
 for texts and ids that no file needs. A contact with an empty log has one row of which only `contact` is filled, so
 that a log that is empty can be told from one that was not fetched.
 """
@@ -16,14 +16,14 @@ import polars as pl
 
 from treazure_pipeline.clients.wire import Movement
 
-LARGEST_MAGNITUDE = 15
+LARGEST_MAGNITUDE = 12
 MOST_FRACTION_DIGITS = 20
-"""As for the balances of an export: what is larger or finer than this is no number of points."""
+"""What is larger or finer than this is no number of points."""
 
 PRECISION = 38
 """Digits of a sum."""
 POINTS = pl.Decimal(PRECISION, MOST_FRACTION_DIGITS)
-"""Sums of up to a thousand of the largest amounts fit."""
+"""Sums of up to a million of the largest amounts fit."""
 MOMENT = pl.Datetime("us", "UTC")
 
 SCHEMA = pl.Schema(
@@ -54,13 +54,13 @@ def encode(histories: Mapping[str, Sequence[Movement]]) -> bytes:
             for column, value in zip(columns.values(), (contact, *row), strict=True):
                 column.append(value)
     stored = io.BytesIO()
-    pl.DataFrame(columns, schema=SCHEMA).write_ipc(stored, compression="zstd")
+    pl.DataFrame(columns, schema=SCHEMA).write_parquet(stored, compression="zstd", statistics=False)
     return stored.getvalue()
 
 
 def decode(body: bytes) -> pl.DataFrame:
     """Return the rows of a part, contacts in ascending order."""
-    return pl.read_ipc(io.BytesIO(body)).match_to_schema(SCHEMA)
+    return pl.read_parquet(io.BytesIO(body)).match_to_schema(SCHEMA)
 
 
 def roster(rows: Iterable[tuple[str, Decimal, str | None]]) -> pl.DataFrame:

@@ -125,11 +125,10 @@ def of_logs(movements: pl.DataFrame, roster: pl.DataFrame, cut_off: datetime, de
     figures = Figures()
     known, findings = _placed(movements, roster, figures)
     roster, missing = _with_key(roster.with_row_index("c"), figures)
-    figures.movements["key_missing"] = _others(known, roster)
+    figures.movements["key_missing"] = 0 if missing.is_empty() else _others(known, roster)
     known = _in_time_order(known)
-    usable, apart = _sorted_out(known, roster, cut_off, figures)
-    roster, later = _at_the_cut_off(roster, usable, cut_off, figures)
-    log = usable.filter(pl.col("date_time") <= cut_off)
+    log, apart = _sorted_out(known, roster, cut_off, figures)
+    roster, later = _at_the_cut_off(roster, known, cut_off, figures)
     sums = log.group_by("c").agg(pl.col("amount").sum().alias("log"), pl.col("date_time").first().alias("first"))
     roster = roster.join(sums, on="c", how="left", maintain_order="left").with_columns(
         opening=pl.col("balance") - pl.col("log").fill_null(_NOTHING)
@@ -180,7 +179,7 @@ def _in_time_order(movements: pl.DataFrame) -> pl.DataFrame:
 def _sorted_out(
     movements: pl.DataFrame, roster: pl.DataFrame, cut_off: datetime, figures: Figures
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Return the movements that have a meaning, later ones included; findings about those that are kept apart."""
+    """Return the movements up to the cut-off that have a meaning; findings about those that are kept apart."""
     movements = movements.join(roster.select("c"), on="c", how="semi", maintain_order="left").filter(
         pl.col("position").is_not_null()
     )
@@ -206,36 +205,39 @@ def _sorted_out(
         grouped = rows.group_by("contact", column, maintain_order=True).agg(pl.col("amount").sum())
         name = "transactionType" if column == "transaction_type" else "amount"
         apart.append(_findings(grouped, kind, name, pl.col(column)))
-    return movements.filter(pl.col("kind").is_not_null() & pl.col("amount").is_not_null()), pl.concat(apart)
+    log = until & pl.col("kind").is_not_null() & pl.col("amount").is_not_null()
+    return movements.filter(log), pl.concat(apart)
 
 
 def _at_the_cut_off(
-    roster: pl.DataFrame, usable: pl.DataFrame, cut_off: datetime, figures: Figures
+    roster: pl.DataFrame, movements: pl.DataFrame, cut_off: datetime, figures: Figures
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Take back what balances have from movements after the cut-off.
 
-    A balance is of the moment it was read. Where the log adds up to it only with movements from after the cut-off, it
-    is that much later.
+    A balance is of the moment it was read. Where it is one that Treazure had after a later movement, it is that much
+    later, and what Treazure had after the last movement before the cut-off counts.
     """
-    moved = usable.filter(pl.col("date_time") > cut_off).select("c").unique()
-    if moved.is_empty():
-        return roster, _findings(roster.clear(), "later_balance", "balance", pl.lit(""))
-    running = (
-        usable.join(moved, on="c", how="semi", maintain_order="left")
-        .select("c", "date_time", sum=pl.col("amount").cum_sum().over("c"))
-        .join(roster.select("c", "balance"), on="c", how="left", maintain_order="left")
+    after = pl.col("date_time") > cut_off
+    later = movements.filter(after).join(roster.select("c", of_roster="balance"), on="c", how="inner")
+    reached = later.filter(pl.col("balance") == pl.col("of_roster")).select("c").unique()
+    if reached.is_empty():
+        return roster, pl.DataFrame(schema=FINDINGS)
+    begun = later.group_by("c").agg(_before(pl.col("balance")).first().alias("begun"))
+    until = movements.filter(~after).group_by("c").agg(pl.col("balance").last().alias("at"))
+    held = (
+        reached.join(begun, on="c", how="left").join(until, on="c", how="left").select("c", pl.coalesce("at", "begun"))
     )
-    until = running.filter(pl.col("date_time") <= cut_off).group_by("c").agg(pl.col("sum").last().alias("at"))
-    reached = (
-        running.filter((pl.col("date_time") > cut_off) & (pl.col("sum") == pl.col("balance"))).select("c").unique()
-    )
-    later = reached.join(until, on="c", how="left").with_columns(pl.col("at").fill_null(_NOTHING))
-    roster = roster.join(later, on="c", how="left", maintain_order="left").with_columns(
+    roster = roster.join(held, on="c", how="left", maintain_order="left").with_columns(
         amount=(pl.col("balance") - pl.col("at")).fill_null(_NOTHING)
     )
     figures.later = _sum(roster["amount"])
     found = _findings(roster.filter(pl.col("amount") != 0), "later_balance", "balance", _text("balance"))
     return roster.with_columns(balance=pl.coalesce("at", "balance")).drop("at", "amount"), found
+
+
+def _before(balance: pl.Expr) -> pl.Expr:
+    """What the balance was before a movement."""
+    return balance - pl.when(pl.col("transaction_type") == INFORMATIONAL).then(_NOTHING).otherwise("amount")
 
 
 def _with_openings(log: pl.DataFrame, roster: pl.DataFrame, cut_off: datetime) -> pl.DataFrame:
@@ -263,9 +265,10 @@ def _closed(roster: pl.DataFrame, movements: pl.DataFrame, apart: pl.DataFrame) 
     closing = roster.filter(pl.col("opening") != 0).join(
         explained, on=["contact", "opening"], how="anti", maintain_order="left"
     )
-    moved = pl.when(pl.col("transaction_type") == INFORMATIONAL).then(_NOTHING).otherwise("amount")
+    if closing.is_empty():
+        return pl.DataFrame(schema=FINDINGS)
     begun = movements.group_by("c", maintain_order=True).agg(
-        (pl.col("balance") - moved).first().alias("begun"), pl.col("position").max().alias("last")
+        _before(pl.col("balance")).first().alias("begun"), pl.col("position").max().alias("last")
     )
     closing = closing.join(begun, on="c", how="left", maintain_order="left").with_columns(amount="opening")
     fetched, empty = pl.col("c").is_in(begun["c"].implode()), pl.col("last").is_null()

@@ -17,8 +17,8 @@ The switches are the fields of `Behaviour`, the faults those of `Fault`. ``/docs
 
 Modules: `world` holds the state (`members`, `vault`, `follower`), `gate` is what every request passes,
 `treazure`, `engage` (with `batches`) and `control` are the endpoints, `webhooks` sends Engage's events,
-`observations` and `adjustments` are the witnesses, `handle` is for tests. The import of migration files belongs beside
-`engage`, on the same `world`.
+`imports` is Engage's import of points from files, `lots` are points that expire, `observations` and `adjustments` are
+the witnesses, `handle` is for tests.
 """
 
 from __future__ import annotations

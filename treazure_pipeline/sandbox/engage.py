@@ -39,13 +39,16 @@ _EXAMPLE_ADDED_ROW = _EXAMPLE_ROW | {
 }
 
 
+_Required = Annotated[str, msgspec.Meta(pattern=r"\S")]
+
+
 class _AddedRow(msgspec.Struct, rename="camel"):
     contact_id: str
     amount: Decimal
     definition_id: int
     time_stamp: datetime
-    source: str
-    description: str
+    source: _Required
+    description: _Required
     valid_from: datetime | None = None
     valid_to: datetime | None = None
 

@@ -67,21 +67,23 @@ def import_points(world: World, body: bytes) -> dict[str, Any]:
     key_type = _key_type(rows)
     errors: list[dict[str, Any]] = []
     total, created, expired, imported = Decimal(0), 0, 0, 0
+    members: dict[str, int] = {}
     with world.lock:
         world.settle()
         for number, row in enumerate(rows, start=2):
             try:
                 read = _read(world, row)
-                member, new = _member(world, key_type, row["Key"])
+                if row["Key"] not in members:
+                    members[row["Key"]], new = _member(world, key_type, row["Key"])
+                    created += new
             except _RowError as error:
                 errors.append(
                     {"row": number, "field": error.name, "value": row.get(error.name, ""), "message": str(error)}
                 )
                 continue
             imported += 1
-            created += new
             total += Decimal(to_text(read.units))
-            expired += _add(world, member, read)
+            expired += _add(world, members[row["Key"]], read)
     return {
         "rows": len(rows),
         "imported": imported,

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from treazure_pipeline.clients.wire import Movement
 from treazure_pipeline.migration import files
-from treazure_pipeline.migration.files import FilesReport, write_files
+from treazure_pipeline.migration.files import FilesReport
 from treazure_pipeline.migration.parts import encode, roster
+from treazure_pipeline_tests.migration import vault
 from treazure_pipeline_tests.migration.vault import CUT_OFF, contact
 
 PARTS = 12
@@ -30,18 +31,8 @@ def write(folder: Path, die_after: int | None = None) -> FilesReport:
             log = [Movement(time, Decimal(2), "Load", Decimal(2 * at)) for at, time in enumerate(times, start=1)]
             yield encode({contact(number): log})
 
-    return write_files(
-        parts(),
-        [roster([(contact(number), Decimal(100), None) for number in range(PARTS)])],
-        folder,
-        definition_id=1,
-        cut_off=CUT_OFF,
-        mode="log",
-        key_type="ContactId",
-        prefix="points",
-        decimals=2,
-        rows_per_file=60,
-    )
+    blocks = [roster([(contact(number), Decimal(100), None) for number in range(PARTS)])]
+    return vault.write(parts(), blocks, folder, rows_per_file=60)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from treazure_pipeline.clients.wire import Movement
 from treazure_pipeline.migration import files
-from treazure_pipeline.migration.files import write_files
 from treazure_pipeline.migration.parts import encode, roster
 from treazure_pipeline_tests.migration.vault import (
     CUT_OFF,
@@ -25,6 +24,7 @@ from treazure_pipeline_tests.migration.vault import (
     in_engage,
     migrate,
     rows_of,
+    write,
 )
 
 BEGINNING = CUT_OFF - timedelta(days=30)
@@ -127,6 +127,24 @@ def test_each_reason_for_an_opening_row_is_told_apart(tmp_path: Path) -> None:
     assert report.figures.contacts == {"roster": 4, "written": 3, "without_points": 1}
 
 
+def test_a_balance_that_was_read_too_late_is_told_from_a_truncated_log(tmp_path: Path) -> None:
+    after = CUT_OFF + timedelta(minutes=5)
+    truncated = [movement("Load", 20, 30), Movement(after, Decimal(10), "Load", Decimal(40))]
+    too_late = [movement("Load", 20, 20), Movement(after, Decimal(10), "Load", Decimal(30))]
+    only_later = [Movement(after, Decimal(10), "Load", Decimal(30))]
+    logs = {contact(1): truncated, contact(2): too_late, contact(3): only_later}
+    report = migrate(tmp_path, logs, dict.fromkeys(logs, Decimal(30)))
+    rows = rows_of(tmp_path, report)
+    assert [in_engage(rows, name, CUT_OFF) for name in logs] == [30, 20, 20]
+    said = [(row["contact"], row["kind"], row["amount"]) for row in report.findings.rows(named=True)]
+    assert said == [
+        (contact(1), "beginning_missing", Decimal(10)),
+        (contact(2), "later_balance", Decimal(10)),
+        (contact(3), "later_balance", Decimal(10)),
+        (contact(3), "beginning_missing", Decimal(20)),
+    ]
+
+
 def test_unknown_movements_are_kept_apart_and_their_points_stay(tmp_path: Path) -> None:
     log = [movement("Load", 10, 10), movement("Bonus", 7, 17, 1), movement("Bonus", 1, 18, 2), movement("", 2, 20, 3)]
     log.append(Movement(BEGINNING + timedelta(days=4), Decimal("1e30"), "Load", Decimal(20)))
@@ -165,7 +183,7 @@ def test_what_is_left_after_each_expiry_is_rounded_like_the_balance_then(tmp_pat
 
 
 @given(text=st.text(max_size=40), receipt=st.text(max_size=10))
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 def test_any_text_is_safe_in_any_reader(tmp_path_factory: pytest.TempPathFactory, text: str, receipt: str) -> None:
     folder = tmp_path_factory.mktemp("texts")
     log = [Movement(BEGINNING, Decimal(1), "Load", Decimal(1), comment=text, receipt_nr=receipt)]
@@ -249,9 +267,11 @@ def test_how_logs_were_cut_into_parts_and_blocks_does_not_show(tmp_path: Path, m
 
 def test_files_of_an_earlier_run_with_the_same_prefix_are_replaced(tmp_path: Path) -> None:
     migrate(tmp_path, {contact(1): loads(50)}, {contact(1): Decimal(50)}, rows_per_file=10)
-    (tmp_path / "others-0001.csv").write_text("not ours")
+    others = {"others-0001.csv", "points-others-0001.csv"}
+    for name in others:
+        (tmp_path / name).write_text("not ours")
     migrate(tmp_path, {contact(1): loads(5)}, {contact(1): Decimal(5)}, rows_per_file=10)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["others-0001.csv", "points-0001.csv"]
+    assert {path.name for path in tmp_path.iterdir()} == others | {"points-0001.csv"}
 
 
 def test_files_are_written_while_parts_still_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,18 +283,8 @@ def test_files_are_written_while_parts_still_come(tmp_path: Path, monkeypatch: p
             yield encode({contact(number): loads(100)})
             written.append(len(list(tmp_path.iterdir())))
 
-    write_files(
-        parts(),
-        (roster([(contact(number), Decimal(100), None)]) for number in range(10)),
-        tmp_path,
-        definition_id=1,
-        cut_off=CUT_OFF,
-        mode="log",
-        key_type="ContactId",
-        prefix="points",
-        decimals=2,
-        rows_per_file=10,
-    )
+    blocks = (roster([(contact(number), Decimal(100), None)]) for number in range(10))
+    write(parts(), blocks, tmp_path, rows_per_file=10)
     assert written[-1] >= 5 * 10
 
 
@@ -330,14 +340,12 @@ def test_contacts_out_of_order_are_refused(tmp_path: Path, wrong: str) -> None:
     logs = [encode({contact(number): loads(1)}) for number in (1, 2)]
     blocks = [roster([(contact(number), Decimal(1), None)]) for number in (1, 2)]
     with pytest.raises(ValueError, match="not in ascending order"):
-        write_files(
-            logs[:: -1 if wrong == "parts" else 1],
-            blocks[:: -1 if wrong == "roster" else 1],
-            tmp_path,
-            definition_id=1,
-            cut_off=CUT_OFF,
-            mode="log",
-            key_type="ContactId",
-            prefix="points",
-            decimals=2,
-        )
+        write(logs[:: -1 if wrong == "parts" else 1], blocks[:: -1 if wrong == "roster" else 1], tmp_path)
+
+
+def test_a_contact_that_comes_twice_is_refused(tmp_path: Path) -> None:
+    part, contacts = encode({contact(1): loads(1)}), [(contact(1), Decimal(1), None)]
+    with pytest.raises(ValueError, match="not in ascending order"):
+        write([part, part], [roster(contacts)], tmp_path)
+    with pytest.raises(ValueError, match="a contact twice"):
+        write([part], [roster(contacts * 2)], tmp_path)

@@ -44,10 +44,10 @@ def test_contacts_come_in_order_and_in_lower_case_and_an_empty_log_is_told_from_
 
 
 def test_an_amount_that_cannot_be_held_exactly_is_kept_as_text() -> None:
-    amounts = [Decimal("1e400"), Decimal("NaN"), Decimal("1e-25"), Decimal("1e15"), Decimal("-999999999999999.5")]
+    amounts = [Decimal("1e400"), Decimal("NaN"), Decimal("1e-25"), Decimal("1e12"), Decimal("-999999999999.5")]
     part = decode(encode({"a": [movement(amount) for amount in amounts]}))
-    assert part["amount"].to_list() == [None, None, None, None, Decimal("-999999999999999.5")]
-    assert part["unusable"].to_list() == ["1E+400", "NaN", "1E-25", "1E+15", None]
+    assert part["amount"].to_list() == [None, None, None, None, Decimal("-999999999999.5")]
+    assert part["unusable"].to_list() == ["1E+400", "NaN", "1E-25", "1E+12", None]
 
 
 def test_times_are_utc_whatever_zone_they_came_in() -> None:

@@ -85,6 +85,10 @@ def migrate(
         roster([(name, balances[name], (keys or {}).get(name)) for name in names])
         for names in _some(sorted(balances), block_size)
     )
+    return write(parts, blocks, folder, **options)
+
+
+def write(parts: Iterable[bytes], blocks: Iterable[pl.DataFrame], folder: Path, **options: Any) -> FilesReport:
     settings: dict[str, Any] = {
         "definition_id": 1,
         "cut_off": CUT_OFF,
@@ -109,6 +113,23 @@ def in_engage(rows: Iterable[Mapping[str, str]], key: str, moment: datetime) -> 
     own = (row for row in rows if row["Key"] == key)
     counted = (row for row in own if not row["ValidTo"] or datetime.fromisoformat(row["ValidTo"]) > moment)
     return sum((Decimal(row["Amount"]) for row in counted), ZERO)
+
+
+def in_engage_if_oldest_go_first(rows: Iterable[Mapping[str, str]], key: str, moment: datetime) -> Decimal:
+    """The balance that Engage would show if rows that take points used up the oldest ones."""
+    lots: list[tuple[str, Decimal]] = []
+    for row in rows:
+        amount = Decimal(row["Amount"])
+        if row["Key"] != key:
+            continue
+        if amount > 0:
+            lots.append((row["ValidTo"], amount))
+        while amount < 0:
+            (valid_to, lot), *lots = lots
+            if lot + amount > 0:
+                lots.insert(0, (valid_to, lot + amount))
+            amount = min(lot + amount, ZERO)
+    return sum((lot for valid_to, lot in lots if not valid_to or datetime.fromisoformat(valid_to) > moment), ZERO)
 
 
 def rounded(points: Decimal, decimals: int) -> Decimal:

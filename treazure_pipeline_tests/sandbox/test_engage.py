@@ -156,7 +156,8 @@ def test_added_transactions_add_once_for_one_idempotency_key(
 ) -> None:
     path = "/api/v2/point-accounts/transactions"
     good = row(contacts[0], 5) | {"source": "Migration", "description": "Opening"}
-    wrong = [row(STRANGER, 5) | {"source": "s", "description": "d"}, row(contacts[0], 5)]
+    blank = {"source": " ", "description": "d"}
+    wrong = [row(STRANGER, 5) | blank | {"source": "s"}, row(contacts[0], 5), row(contacts[0], 5) | blank]
     first = caller.engage("POST", path, [good, *wrong], **{"Idempotency-Key": "k"})
     again = caller.engage("POST", path, [good, *wrong], **{"Idempotency-Key": "k"})
     assert first.json() == again.json()
