@@ -46,8 +46,18 @@ class MigrationError(PipelineError):
 
 
 @dataclass(frozen=True)
+class Terms:
+    """What a migration is to be; fixed when it begins. `decimals`: what Engage keeps of points."""
+
+    mode: Mode
+    key_type: KeyType
+    shards: int
+    decimals: int
+
+
+@dataclass(frozen=True)
 class Migration:
-    """A programme's migration. Movements up to `cut_off` are imported; `decimals`: what Engage keeps."""
+    """A programme's migration. Movements up to `cut_off` are imported."""
 
     id: int
     programme: int
@@ -60,6 +70,11 @@ class Migration:
     run_id: str
     delivered_by: str | None
     delivered_to: str | None
+
+    @property
+    def terms(self) -> Terms:
+        """What it was begun with."""
+        return Terms(self.mode, self.key_type, self.shards, self.decimals)
 
 
 @dataclass(frozen=True)
@@ -125,17 +140,7 @@ class Finding:
 # --- the migration itself ---
 
 
-def begin(
-    ledger: Ledger,
-    account: Account,
-    *,
-    mode: Mode,
-    key_type: KeyType,
-    shards: int,
-    decimals: int,
-    run_id: str,
-    although_loaded: bool,
-) -> Migration:
+def begin(ledger: Ledger, account: Account, terms: Terms, *, run_id: str, although_loaded: bool) -> Migration:
     """Return the programme's open migration, beginning one where there is none: its cut-off is now, for good.
 
     The caller holds the programme's lock. From the moment this commits no request to Engage is claimed for the
@@ -160,7 +165,7 @@ def begin(
         connection.execute(
             "insert into migration (programme, cut_off, mode, key_type, shards, decimals, run_id) "
             "values (%s, clock_timestamp(), %s, %s, %s, %s, %s)",
-            (account.id, mode, key_type, shards, decimals, run_id),
+            (account.id, terms.mode, terms.key_type, terms.shards, terms.decimals, run_id),
         )
         begun = _open(connection, account)
         assert begun is not None

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from treazure_pipeline.clients.transport import RetryPolicy
     from treazure_pipeline.clients.treazure import TreazureClient
-    from treazure_pipeline.ledger.migrations import ExportWindow, KeyType, Migration, Mode
+    from treazure_pipeline.ledger.migrations import ExportWindow, Migration, Terms
     from treazure_pipeline.ledger.store import Account, Ledger
 
 logger = logging.getLogger(__name__)
@@ -55,11 +55,8 @@ def prepare(
     ledger: Ledger,
     treazure: TreazureClient,
     account: Account,
+    terms: Terms,
     *,
-    mode: Mode,
-    key_type: KeyType,
-    shards: int,
-    decimals: int,
     run_id: str,
     retry: RetryPolicy,
     although_loaded: bool = False,
@@ -71,22 +68,20 @@ def prepare(
     been synced to Engage before, BusyError where its sync does not end, RemoteError where Treazure can't be read.
     """
     began = time.perf_counter()
-    if (mapping is None) is not (key_type == "ContactId"):
+    if (mapping is None) is not (terms.key_type == "ContactId"):
         raise MigrationError(
-            f"Contacts are named by {key_type} (MIGRATION_KEY_TYPE), "
+            f"Contacts are named by {terms.key_type} (MIGRATION_KEY_TYPE), "
             + ("which needs a mapping file." if mapping is None else "and so no mapping file has any use."),
             hint="The file is a CSV with the columns contact and key; give its path as `mapping`.",
         )
     with migrations.holding(ledger, account):
-        migration = _switch(
-            ledger, account, mode=mode, key_type=key_type, shards=shards, decimals=decimals, run_id=run_id, retry=retry,
-            although_loaded=although_loaded,
-        )  # fmt: skip
-        if (migration.mode, migration.key_type, migration.shards) != (mode, key_type, shards):
+        migration = _switch(ledger, account, terms, run_id=run_id, retry=retry, although_loaded=although_loaded)
+        if migration.terms != terms:
             raise MigrationError(
-                f"Migration {migration.id} began with mode {migration.mode}, key type {migration.key_type} and "
-                f"{migration.shards} shards.",
-                hint="Set MIGRATION_MODE, MIGRATION_KEY_TYPE and MIGRATION_SHARDS to these, or abandon it first.",
+                f"Migration {migration.id} began with mode {migration.mode}, key type {migration.key_type}, "
+                f"{migration.shards} shards and {migration.decimals} decimals.",
+                hint="Set MIGRATION_MODE, MIGRATION_KEY_TYPE, MIGRATION_SHARDS and the programme's decimals to these, "
+                "or abandon it first.",
             )
         if migration.state == "roster":
             _read_all(ledger, treazure, account, migration)
@@ -98,26 +93,14 @@ def prepare(
 
 
 def _switch(
-    ledger: Ledger,
-    account: Account,
-    *,
-    mode: Mode,
-    key_type: KeyType,
-    shards: int,
-    decimals: int,
-    run_id: str,
-    retry: RetryPolicy,
-    although_loaded: bool,
+    ledger: Ledger, account: Account, terms: Terms, *, run_id: str, retry: RetryPolicy, although_loaded: bool
 ) -> Migration:
     """Begin or find the migration between two runs of the sync, and wait for the requests that are on their way."""
     deadline = time.monotonic() + _LOCK_PATIENCE_SECONDS * min(retry.scale, 1)
     while True:
         try:
             with ledger.holding(account):
-                migration = migrations.begin(
-                    ledger, account, mode=mode, key_type=key_type, shards=shards, decimals=decimals, run_id=run_id,
-                    although_loaded=although_loaded,
-                )  # fmt: skip
+                migration = migrations.begin(ledger, account, terms, run_id=run_id, although_loaded=although_loaded)
                 while left := batches.lease_left(ledger, account):
                     if not retry.sleep(left):
                         break

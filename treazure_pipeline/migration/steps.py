@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from treazure_pipeline.ledger import migrations
+from treazure_pipeline.ledger.migrations import Terms
 from treazure_pipeline.migration import audit as auditing
 from treazure_pipeline.migration import roster
 from treazure_pipeline.migration.api import add_by_api
@@ -36,10 +37,10 @@ def prepare(
 ) -> Roster:
     """Begin or continue the programme's migration and complete its roster."""
     settings = connections.settings
+    terms = Terms(settings.migration_mode, settings.migration_key_type, settings.migration_shards, programme.decimals)
     return roster.prepare(
-        connections.ledger, connections.treazure, account, mode=settings.migration_mode,
-        key_type=settings.migration_key_type, shards=settings.migration_shards, decimals=programme.decimals,
-        run_id=run_id, retry=connections.retry, although_loaded=although_loaded, mapping=mapping,
+        connections.ledger, connections.treazure, account, terms, run_id=run_id, retry=connections.retry,
+        although_loaded=although_loaded, mapping=mapping,
     )  # fmt: skip
 
 

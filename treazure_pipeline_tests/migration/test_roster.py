@@ -130,5 +130,5 @@ def test_balances_alone_are_those_at_the_cut_off_too(
 
 def test_settings_that_changed_after_the_beginning_are_refused_by_name(move: Move) -> None:
     move.prepare()
-    with pytest.raises(MigrationError, match="began with mode log, key type ContactId and 3 shards"):
+    with pytest.raises(MigrationError, match="began with mode log, key type ContactId, 3 shards and 2 decimals"):
         move.prepare(MIGRATION_MODE="balance")
