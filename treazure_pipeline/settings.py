@@ -263,6 +263,7 @@ class Settings(MasterSettings):
     )
     migration_mode: Literal["log", "balance"] = "log"
     migration_key_type: Literal["ContactId", "MemberNumber", "ExternalId"] = "ContactId"
+    migration_shards: int = Field(default=16, ge=1, le=256)
 
     retry_scale: float = Field(default=1, ge=0, allow_inf_nan=False, validation_alias="TREAZURE_PIPELINE_RETRY_SCALE")
     prefixed: bool = False

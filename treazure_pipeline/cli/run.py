@@ -218,6 +218,37 @@ def run_verify(settings: Settings, programme: Programme) -> dict[str, Any]:
     }
 
 
+@command.command("migration")
+@click.option("--programme", "names", multiple=True, metavar="NAME", help="Only this programme (repeatable).")
+@click.option(
+    "--deliver-by",
+    type=click.Choice(["files", "api"]),
+    default="files",
+    show_default=True,
+    help="How rows get to Engage; `api` is for a tenant that is active.",
+)
+@click.option(
+    "--mapping", metavar="FILE", help="CSV (contact, key) of the retailer, where MIGRATION_KEY_TYPE needs one."
+)
+@click.option("--although-loaded", is_flag=True, help="Begin although balances were sent to Engage before.")
+@click.option("--leave-out-unreadable", is_flag=True, help="Go on without contacts whose points log can't be read.")
+@click.option("--accept", is_flag=True, help="Close the audit although contacts differ; needs --by.")
+@click.option("--abandon", metavar="REASON", help="Give the migration up: the programme is live again; needs --by.")
+@click.option("--by", "by_whom", metavar="PERSON", help="Who decides what --accept and --abandon ask for.")
+@output.json_option
+@click.pass_context
+def migration(ctx: click.Context, /, *, names: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Move a programme's points into Engage before its go-live: contacts, points logs, files, delivery, audit.
+
+    Run it again after Engage's import: it reads all balances back, and the programme is live.
+    """
+    from treazure_pipeline.cli import run_migration
+
+    if (options["accept"] or options["abandon"]) and not options["by_whom"]:
+        raise click.UsageError("--accept and --abandon need --by: the person who decides it.")
+    ctx.exit(run_migration.command(names, as_json=as_json, **options))
+
+
 def run_adjustments(settings: Settings) -> dict[str, Any]:
     """Run the job once; return what `--json` prints, and the `exit_code`."""
     from dagster import DagsterInstance

@@ -83,6 +83,18 @@ class EngageClient:
         answer = self._http.checked(self._http.ask("POST", path, content=body, headers=_HEADERS, auth=self._auth))
         return self._read(answer, lambda received: wire.read_balances_answer(received, body, answer.request_id))
 
+    def add_points(self, body: bytes, idempotency_key: str) -> list[wire.RefusedPoints]:
+        """Add points (`wire.encode_added_points`) once, and return the rows that Engage did not take.
+
+        After a NoAnswerError, any TransientError with `effect_possible` and an InvalidAnswerError it is unknown whether
+        they were added. Engage remembers the key for 24 hours: until then a repetition with it adds nothing twice.
+        """
+        path = wire.added_points_path(self._version)
+        headers = {**_HEADERS, "Idempotency-Key": idempotency_key}
+        with self._pacer.slot():
+            answer = self._http.ask("POST", path, content=body, headers=headers, auth=self._auth)
+        return self._read(self._http.checked(answer), wire.read_added_answer)
+
     def contact_count(self) -> int:
         """Return how many contacts Engage holds: the vendor's connection check."""
         return self._read(self._get(wire.contact_count_path(self._version)), wire.read_contact_count)

@@ -109,6 +109,27 @@ class BalancesAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class AddedPoints:
+    """Points to be added to one contact's account; times as ISO 8601 texts."""
+
+    contact_id: str
+    amount: Decimal
+    time_stamp: str
+    source: str
+    description: str
+    valid_to: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedPoints:
+    """A row that Engage did not add; `amount` is None where the answer names only the contact."""
+
+    contact_id: str
+    amount: str | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Definition:
     """A point definition of Engage."""
 
@@ -285,6 +306,11 @@ def balances_path(version: str) -> str:
     return f"/api/{version}/point-accounts/balances"
 
 
+def added_points_path(version: str) -> str:
+    """Return the path that adds points."""
+    return f"/api/{version}/point-accounts/transactions"
+
+
 def definitions_path(version: str) -> str:
     """Return the path of the point definitions."""
     return f"/api/{version}/point-accounts/definitions"
@@ -331,6 +357,50 @@ def read_balances_answer(body: bytes, sent: bytes, request_id: str | None) -> Ba
         raise WireError("it reports errors without naming the rows")
     identifier = answer.get("transactionId", answer.get("id"))
     return BalancesAnswer(None if refused and identifier is None else _transaction_id(identifier), refused, request_id)
+
+
+def encode_added_points(rows: Sequence[AddedPoints], definition_id: int) -> bytes:
+    """Return the body that adds points, in the order given."""
+    return _EXACT.encode(
+        [
+            {
+                "contactId": row.contact_id,
+                "amount": row.amount,
+                "definitionId": definition_id,
+                "timeStamp": row.time_stamp,
+                "source": row.source,
+                "description": row.description,
+                "validFrom": None,
+                "validTo": row.valid_to,
+            }
+            for row in rows
+        ]
+    )
+
+
+def read_added_answer(body: bytes) -> list[RefusedPoints]:
+    """Read which rows Engage did not add; all others are in. Raises WireError where it doesn't say plainly."""
+    answer = _json(body) if body.strip() else {}
+    if not isinstance(answer, dict):
+        raise WireError("it is no object")
+    rows, messages, contacts, definitions = (
+        _list(answer, name) for name in ("notAccepted", "errorMessages", "missingContactIds", "missingDefinitionIds")
+    )
+    texts = [" ".join(str(message).split())[:_LONGEST_REASON] for message in messages]
+    missing = {_contact(contact) for contact in contacts}
+    refused = []
+    for place, row in enumerate(rows):
+        contact = _contact(row.get("contactId") if isinstance(row, dict) else row)
+        reason = texts[place] if len(texts) == len(rows) else "; ".join(texts)[:_LONGEST_REASON]
+        if contact in missing:
+            reason = UNKNOWN_CONTACT
+        amount = str(row.get("amount")) if isinstance(row, dict) and row.get("amount") is not None else None
+        refused.append(RefusedPoints(contact, amount, reason or "Engage gave no reason"))
+    named = {row.contact_id for row in refused}
+    refused += [RefusedPoints(contact, None, UNKNOWN_CONTACT) for contact in sorted(missing - named)]
+    if not refused and (messages or definitions):
+        raise WireError("it reports errors without naming the rows")
+    return refused
 
 
 def read_contact_count(body: bytes) -> int:

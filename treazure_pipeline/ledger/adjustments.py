@@ -341,6 +341,7 @@ _CLAIM = f"""
 with next as (
     select a.id, a.state from adjustment a
     where a.programme = any (%(programmes)s) and {_DUE}
+      and exists (select from programme g where g.id = a.programme and g.mode = 'live')
     order by a.id limit 1 for update of a skip locked)
 update adjustment a set
     state = case when next.state = 'queued' then 'sending' else next.state end,

@@ -85,10 +85,15 @@ def claim_planned(ledger: Ledger, account: Account, *, run_id: str, lease: float
             return _batch(row)
 
 
+def keep_from_claiming(connection: psycopg.Connection, account: Account) -> None:
+    """Keep everybody from claiming rows of the programme until the caller's transaction ends."""
+    connection.execute("select pg_advisory_xact_lock(%s, %s)", (_CLAIM_CLASS, account.id))
+
+
 @contextmanager
 def _claiming(ledger: Ledger, account: Account) -> Iterator[psycopg.Connection]:
     with ledger.connection() as connection, connection.transaction():
-        connection.execute("select pg_advisory_xact_lock(%s, %s)", (_CLAIM_CLASS, account.id))
+        keep_from_claiming(connection, account)
         yield connection
 
 
@@ -250,8 +255,11 @@ HELD = """
 """
 """Whether the row `p` of `pending` is kept back: gone, waiting for its next try, or negative without approval."""
 
+# Asked within each claim, so that nothing leaves once the programme is in migration (I11).
+_LIVE = "exists (select from programme g where g.id = %(programme)s and g.mode = 'live')"
+
 _DUE = f"""
-    p.programme = %(programme)s and not {HELD}
+    p.programme = %(programme)s and {_LIVE} and not {HELD}
     and p.contact <> all (%(without)s::uuid[])
     and (p.refused_last is null or p.refused_last < %(run_started)s)
     and not exists (select from busy where busy.contact = p.contact)
@@ -282,10 +290,10 @@ due as materialized (
     having count(*) > 0),
 """ + _INSERT.format(observation="0", source="claimed")
 
-_CLAIM_PLANNED = """
+_CLAIM_PLANNED = f"""
 with taken as (
     update change set planned = false where id = (
-        select id from change where programme = %(programme)s and planned order by id limit 1 for update)
+        select id from change where programme = %(programme)s and planned and {_LIVE} order by id limit 1 for update)
     returning observation, contacts, after),
 due as materialized (
     select contacts, after as amounts from taken

@@ -12,6 +12,7 @@ from treazure_pipeline.orchestration.alerts import build_alerts
 from treazure_pipeline.orchestration.balance_sync import CONNECTIONS, build_balance_sync
 from treazure_pipeline.orchestration.guards import build_approval
 from treazure_pipeline.orchestration.maintenance import build_maintenance
+from treazure_pipeline.orchestration.migration import build_migration
 from treazure_pipeline.orchestration.points_history import build_points_history
 from treazure_pipeline.orchestration.verification import build_verification
 from treazure_pipeline.settings import Settings
@@ -39,6 +40,15 @@ def build_definitions(settings: Settings, connect: Callable[[Settings], Connecti
         for programme in settings.programmes
         for build in (build_balance_sync, build_verification, build_points_history)
     ]
+    migrations = [
+        build_migration(programme, prefixed=settings.prefixed, shards=settings.migration_shards)
+        for programme in settings.programmes
+    ]
     return dg.Definitions.merge(
-        shared, *of_programmes, build_adjustments(settings.programmes), build_alerts(), build_maintenance(settings)
+        shared,
+        *of_programmes,
+        *migrations,
+        build_adjustments(settings.programmes),
+        build_alerts(),
+        build_maintenance(settings),
     )

@@ -1,0 +1,253 @@
+"""``run migration``: prepare, all shards, finish, in the foreground; it goes on where an earlier one stopped."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from treazure_pipeline.cli import instance, output
+from treazure_pipeline.cli.run import _outcome, _values, chosen
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance, ExecuteInProcessResult
+
+    from treazure_pipeline.connections import Connections
+    from treazure_pipeline.ledger.migrations import Migration
+    from treazure_pipeline.ledger.store import Account
+    from treazure_pipeline.settings import Programme, Settings
+
+SHOWN = (
+    "migration", "cut_off", "mode", "key_type", "contacts", "moved", "movements", "left_out", "files", "rows",
+    "findings", "points", "target", "sent", "sent_before", "read", "equal", "differing", "missing_in_engage", "pending",
+    "report",
+)  # fmt: skip
+_SEVERITY = ("ok", "waiting", "busy", "failed")
+
+
+def command(names: Sequence[str], *, as_json: bool, abandon: str | None, by_whom: str | None, **options: Any) -> int:
+    """Do what the command line asked for; return the exit code."""
+    from treazure_pipeline.settings import load_settings
+
+    settings = load_settings()
+    programmes = chosen(settings, names)
+    os.environ.update(instance.prepare(settings).environment)
+    results = [
+        give_up(settings, programme, by=by_whom or "", reason=abandon)
+        if abandon is not None
+        else run_migration(settings, programme, accepted_by=by_whom if options["accept"] else None, **options)
+        for programme in programmes
+    ]
+    exit_code = max(result.pop("exit_code") for result in results)
+    if as_json:
+        worst = max((result["status"] for result in results), key=_SEVERITY.index)
+        output.print_json(results[0] if len(results) == 1 else {"status": worst, "programmes": results})
+    else:
+        print_migrations(results)
+    return int(exit_code)
+
+
+def give_up(settings: Settings, programme: Programme, *, by: str, reason: str) -> dict[str, Any]:
+    """Give the programme's migration up."""
+    from treazure_pipeline.connections import Connections
+    from treazure_pipeline.ledger import migrations
+
+    with Connections(settings) as connections:
+        account = connections.ledger.account(programme)
+        migration = migrations.abandon(connections.ledger, account, by=by, reason=reason)
+    return {"programme": programme.name, "status": "ok", "migration": migration.id, "abandoned": True, "exit_code": 0}
+
+
+def run_migration(
+    settings: Settings,
+    programme: Programme,
+    *,
+    deliver_by: str = "files",
+    mapping: str | None = None,
+    although_loaded: bool = False,
+    leave_out_unreadable: bool = False,
+    accepted_by: str | None = None,
+    accept: bool = False,  # noqa: ARG001 - told by accepted_by
+) -> dict[str, Any]:
+    """Run the jobs that are left of the programme's migration; return what `--json` prints, and the `exit_code`."""
+    from dagster import DagsterInstance
+
+    with DagsterInstance.get() as dagster, _progress(programme) as bar:
+        jobs = _Jobs(settings, programme, dagster, bar.advance)
+        before = jobs.state()
+        if before is None or before.state == "roster":
+            bar.phase("reading the contacts")
+            if not jobs.run("prepare_migration", {
+                "migration_roster": {"although_loaded": although_loaded} | ({"mapping": mapping} if mapping else {})
+            }):  # fmt: skip
+                return jobs.summary()
+        if before is None or before.state != "delivered":
+            shards, left = jobs.shards()
+            bar.phase("fetching the points logs", total=left)
+            for shard in shards:
+                if not jobs.run(
+                    "point_migration", {"migration_points_log": {"leave_out_unreadable": leave_out_unreadable}}, shard
+                ):
+                    return jobs.summary()
+        bar.phase("delivering and reading back")
+        jobs.run(
+            "finish_migration",
+            {
+                "migration_delivery": {"by": deliver_by},
+                "migration_audit": {"accepted_by": accepted_by} if accepted_by else {},
+            },
+        )
+        return jobs.summary()
+
+
+def print_migrations(results: Sequence[dict[str, Any]]) -> None:
+    """Print one column per programme."""
+    table = Table("Migration", *(result["programme"] for result in results), box=None)
+    for name in ("status", *SHOWN):
+        if any(name in result for result in results):
+            cells = [result.get(name, "") for result in results]
+            table.add_row(
+                name.replace("_", " "),
+                *(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in cells),
+            )
+    output.console().print(table)
+    for result in results:
+        if "error" in result:
+            output.error(result["error"])
+
+
+class _Jobs:
+    """The jobs of one programme on one Dagster instance, and what they came to together."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        programme: Programme,
+        dagster: DagsterInstance,
+        advance: Callable[[int, int], None],
+    ) -> None:
+        from treazure_pipeline.connections import Connections
+        from treazure_pipeline.orchestration.definitions import build_definitions
+
+        self._settings = settings
+        self._programme = programme
+        self._dagster = dagster
+        self._opened: list[Connections] = []
+        self._results: list[ExecuteInProcessResult] = []
+        self._figures: dict[str, Any] = {}
+        self._prefix = [programme.name] if settings.prefixed else []
+
+        def connect(settings: Settings) -> Connections:
+            self._opened.append(Connections(settings, on_progress=advance))
+            return self._opened[-1]
+
+        self._definitions = build_definitions(settings, connect)
+
+    @contextmanager
+    def _connected(self) -> Iterator[tuple[Connections, Account]]:
+        from treazure_pipeline.connections import Connections
+
+        with Connections(self._settings) as connections:
+            yield connections, connections.ledger.account(self._programme)
+
+    def state(self) -> Migration | None:
+        """The programme's open migration."""
+        from treazure_pipeline.ledger import migrations
+
+        with self._connected() as (connections, account):
+            return migrations.current(connections.ledger, account)
+
+    def shards(self) -> tuple[list[str], int]:
+        """The shards that have no files yet, and the contacts that are still to be read."""
+        from treazure_pipeline.ledger import migrations
+        from treazure_pipeline.orchestration.migration import shard_names
+
+        with self._connected() as (connections, account):
+            migration = migrations.opened(connections.ledger, account)
+            names = shard_names(migration.shards)
+            left = [
+                name
+                for number, name in enumerate(names)
+                if not migrations.progress(connections.ledger, migration, number).shards_written
+            ]
+            whole = migrations.progress(connections.ledger, migration)
+        return left, whole.contacts - whole.fetched - whole.left_out
+
+    def run(self, name: str, config: dict[str, dict[str, Any]], shard: str | None = None) -> bool:
+        """Run a job; return whether it succeeded."""
+        from treazure_pipeline.orchestration.balance_sync import FOREGROUND
+
+        job = self._definitions.resolve_job_def("_".join([*self._prefix, name]))
+        ops = {"__".join([*self._prefix, asset]): {"config": values} for asset, values in config.items()}
+        result = job.execute_in_process(
+            instance=self._dagster, partition_key=shard, tags=FOREGROUND, raise_on_error=False,
+            run_config={"ops": ops, "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        )  # fmt: skip
+        values = _values(result)
+        if shard is None:
+            self._figures |= values
+        else:
+            for added in ("movements", "files", "rows", "findings", "left_out"):
+                self._figures[added] = self._figures.get(added, 0) + values.get(added, 0)
+        self._results.append(result)
+        return bool(result.success)
+
+    def summary(self) -> dict[str, Any]:
+        """What all jobs came to."""
+        from treazure_pipeline.migration.audit import NotImportedYetError
+
+        failures = [error for connections in self._opened for error in connections.failures]
+        outcome = _outcome(self._results[-1], failures)
+        if failures and isinstance(failures[-1], NotImportedYetError):
+            outcome["status"] = "waiting"
+        figures = {name: self._figures[name] for name in SHOWN if name in self._figures}
+        if "points_exact" in self._figures:
+            figures["points"] = self._figures["points_exact"]
+        with self._connected() as (_, account):
+            mode = account.mode
+        return {
+            "programme": self._programme.name,
+            **figures,
+            "run_ids": [result.run_id for result in self._results],
+            "programme_mode": mode,
+            "seconds": {
+                name.removeprefix("seconds_"): value
+                for name, value in self._figures.items()
+                if name.startswith("seconds_")
+            },
+            **outcome,
+        }
+
+
+class _Bar:
+    """A bar with the time left; `phase` begins anew."""
+
+    def __init__(self, progress: Progress, name: str) -> None:
+        self._progress = progress
+        self._name = name
+        self._task = progress.add_task(name, total=None)
+        self._own_total = False
+
+    def phase(self, what: str, total: int | None = None) -> None:
+        """Say what is being done, and how much of it there is where that is known."""
+        self._progress.remove_task(self._task)
+        self._task = self._progress.add_task(f"{self._name}: {what}", total=total)
+        self._own_total = total is None
+
+    def advance(self, done: int, total: int) -> None:
+        """Go on; `total` counts where the phase has none of its own."""
+        self._progress.update(self._task, advance=done, total=total if self._own_total else None)
+
+
+@contextmanager
+def _progress(programme: Programme) -> Iterator[_Bar]:
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TextColumn("left"), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=output.progress(), transient=True) as progress:
+        yield _Bar(progress, programme.name)

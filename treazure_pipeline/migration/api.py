@@ -1,0 +1,241 @@
+"""A migration's rows by API, for a tenant that is already active: each row of the files once at most.
+
+The intent and its `Idempotency-Key` are stored before a request is made. One without an answer is repeated with the
+same key while Engage remembers it (24 hours); after that it is uncertain, shown, and left to a person.
+"""
+
+from __future__ import annotations
+
+import csv
+import threading
+import uuid
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from decimal import Decimal
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from treazure_pipeline.clients import wire
+from treazure_pipeline.errors import (
+    AuthenticationError,
+    InvalidAnswerError,
+    PermanentError,
+    PipelineError,
+    RateLimitedError,
+    TransientError,
+)
+from treazure_pipeline.ledger import migrations
+from treazure_pipeline.ledger.migrations import Finding, MigrationError
+from treazure_pipeline.migration.delivery import DeliveryError, sha256_of, written_files
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from concurrent.futures import Future
+    from pathlib import Path
+
+    from treazure_pipeline.clients.engage import EngageClient
+    from treazure_pipeline.clients.transport import RetryPolicy
+    from treazure_pipeline.ledger.migrations import File, Migration, Request
+    from treazure_pipeline.ledger.store import Account, Ledger
+
+REMEMBERED_SECONDS = 23.5 * 3600
+"""Engage remembers a key for 24 hours; half an hour for clocks and slow answers."""
+
+
+class UncertainRowsError(PipelineError):
+    """Nobody can tell whether Engage has added some rows."""
+
+
+@dataclass
+class Added:
+    """What a delivery by API did, in rows; `uncertain` and `refused_requests` need a person."""
+
+    rows: int = 0
+    sent: int = 0
+    sent_before: int = 0
+    refused: int = 0
+    refused_requests: int = 0
+    uncertain: int = 0
+    unanswered: int = 0
+    requests: int = 0
+
+
+def add_by_api(
+    ledger: Ledger,
+    engage: EngageClient,
+    account: Account,
+    migration: Migration,
+    folder: Path,
+    *,
+    batch_size: int,
+    concurrency: int,
+    retry: RetryPolicy,
+    uncertain_are_taken: bool | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Added:
+    """Add all rows of the migration's files in Engage; go on where an earlier run was.
+
+    `uncertain_are_taken` is a person's decision on requests that nobody can tell of. Raises UncertainRowsError, after
+    all others were sent, where some are left; what ends every call (credentials) at once.
+    """
+    if migration.key_type != "ContactId":
+        raise MigrationError(
+            f"By API contacts are named by their id, not by {migration.key_type}.",
+            hint="Migrate with MIGRATION_KEY_TYPE=ContactId, or deliver files.",
+        )
+    files = written_files(ledger, migration)
+    if any(file.state != "written" for file in files):
+        raise MigrationError("Files of this migration have been delivered; by API their rows would be added again.")
+    if uncertain_are_taken is not None:
+        migrations.decide_uncertain(ledger, migration, taken=uncertain_are_taken)
+    run = _Adding(ledger, engage, account, migration, retry)
+    run.result.rows = sum(file.rows for file in files)
+    with ThreadPoolExecutor(concurrency, thread_name_prefix="add") as threads:
+        under_way: deque[tuple[int, Future[None]]] = deque()
+
+        def finish_one() -> None:
+            rows, future = under_way.popleft()
+            future.result()
+            if progress is not None:
+                progress(rows, run.result.rows)
+
+        for file in files:
+            for first, rows in _batches(folder, file, batch_size):
+                under_way.append((len(rows), threads.submit(run.add, file.name, first, rows)))
+                if len(under_way) >= 2 * concurrency:
+                    finish_one()
+        while under_way:
+            finish_one()
+    _require_answers(ledger, migration, run.result)
+    migrations.complete_delivery(ledger, migration, by="api", to="the API")
+    return run.result
+
+
+def _require_answers(ledger: Ledger, migration: Migration, result: Added) -> None:
+    if result.uncertain or result.unanswered:
+        listed = migrations.uncertain_requests(ledger, migration)[:5]
+        places = ", ".join(f"{name} from row {first}" for _, name, first, _ in listed)
+        raise UncertainRowsError(
+            f"{result.unanswered} requests have no answer yet, and of {result.uncertain} nobody can tell any more "
+            f"whether Engage took them ({places or 'none'}).",
+            hint="Unanswered ones are repeated by the next run. For the others read the accounts in Engage, then say "
+            "uncertain_are_taken: true or false.",
+        )
+
+
+class _Adding:
+    def __init__(
+        self, ledger: Ledger, engage: EngageClient, account: Account, migration: Migration, retry: RetryPolicy
+    ) -> None:
+        self._ledger = ledger
+        self._engage = engage
+        self._account = account
+        self._migration = migration
+        self._retry = retry
+        self._guard = threading.Lock()
+        self.result = Added()
+
+    def add(self, name: str, first: int, rows: list[wire.AddedPoints]) -> None:
+        """Send some rows of a file, unless that has been done."""
+        request = migrations.claim_request(
+            self._ledger, self._migration, name, first, len(rows), _new_key(), remembered=REMEMBERED_SECONDS
+        )
+        if request.state == "uncertain":
+            self._count(uncertain=1)
+        elif request.state == "sending":
+            self._send(request, name, first, rows)
+        else:
+            self._count(sent_before=len(rows))
+
+    def _send(self, request: Request, name: str, first: int, rows: list[wire.AddedPoints]) -> None:
+        body = wire.encode_added_points(rows, self._account.definition_id)
+        failures, in_doubt = 0, request.repeat
+        while True:
+            self._count(requests=1)
+            try:
+                self._taken(request, rows, self._engage.add_points(body, request.key))
+            except AuthenticationError:
+                if not in_doubt:
+                    migrations.take_back_request(self._ledger, request)
+                raise
+            except PermanentError as error:
+                # After a call without an answer a refusal does not tell what became of that one.
+                self._refuse(request, name, first, rows, str(error), in_doubt=in_doubt)
+                return
+            except (TransientError, InvalidAnswerError) as error:
+                transient = error if isinstance(error, TransientError) else None
+                in_doubt = in_doubt or transient is None or transient.effect_possible
+                failures += not isinstance(error, RateLimitedError)
+                wait = self._retry.wait_after(max(failures, 1), transient)
+                if failures >= self._retry.attempts or not self._retry.sleep(wait):
+                    self._give_up(request, str(error), in_doubt=in_doubt)
+                    return
+            else:
+                return
+
+    def _taken(self, request: Request, rows: list[wire.AddedPoints], refused: list[wire.RefusedPoints]) -> None:
+        migrations.note_refused_rows(
+            self._ledger, self._migration,
+            [Finding(row.contact_id, "refused_by_engage", "Amount", f"{row.amount or 'all rows'}: {row.reason}",
+                     remedy="Engage did not add it; the hourly sync sets this contact's balance.") for row in refused],
+        )  # fmt: skip
+        migrations.answer_request(self._ledger, request, "taken", refused=len(refused))
+        self._count(sent=len(rows) - len(refused), refused=len(refused))
+
+    def _refuse(
+        self, request: Request, name: str, first: int, rows: list[wire.AddedPoints], said: str, *, in_doubt: bool
+    ) -> None:
+        if in_doubt:
+            migrations.answer_request(self._ledger, request, "uncertain", error=said)
+            self._count(uncertain=1)
+            return
+        migrations.answer_request(self._ledger, request, "refused", refused=len(rows), error=said)
+        migrations.note_refused_rows(
+            self._ledger, self._migration,
+            [Finding(None, "refused_request", name, f"rows {first} to {first + len(rows) - 1}: {said}",
+                     remedy="Engage refused them together; the hourly sync sets these contacts' balances.")],
+        )  # fmt: skip
+        self._count(refused_requests=1, refused=len(rows))
+
+    def _give_up(self, request: Request, said: str, *, in_doubt: bool) -> None:
+        if in_doubt:
+            migrations.answer_request(self._ledger, request, "sending", error=said)
+        else:
+            migrations.take_back_request(self._ledger, request)
+        self._count(unanswered=1)
+
+    def _count(self, **more: int) -> None:
+        with self._guard:
+            for name, value in more.items():
+                setattr(self.result, name, getattr(self.result, name) + value)
+
+
+def _new_key() -> str:
+    return str(uuid.uuid4())
+
+
+def _batches(folder: Path, file: File, size: int) -> Iterator[tuple[int, list[wire.AddedPoints]]]:
+    path = folder / file.name
+    if not path.is_file() or sha256_of(path) != file.sha256:
+        raise DeliveryError(
+            f"{path} is missing or not what was written.",
+            hint=f"Run point_migration for shard {file.shard} again: it writes the same bytes.",
+        )
+    with path.open(encoding="utf-8", newline="") as opened:
+        rows = csv.DictReader(opened, delimiter=";")
+        first = 1
+        while batch := [_added(row) for row in islice(rows, size)]:
+            yield first, batch
+            first += len(batch)
+
+
+def _added(row: dict[str, str]) -> wire.AddedPoints:
+    return wire.AddedPoints(
+        contact_id=row["Key"],
+        amount=Decimal(row["Amount"]),
+        time_stamp=row["TransactionDate"],
+        source=row["Source"] or "Treazure",
+        description=row["Description"] or row["TransactionType"],
+        valid_to=row["ValidTo"] or None,
+    )

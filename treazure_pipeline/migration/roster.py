@@ -1,0 +1,154 @@
+"""The roster: who is migrated, with which balance, and the moment that separates what is imported from what is synced.
+
+The cut-off is the database's clock when the migration begins, compared with the times that Treazure gives its
+movements. A balance that an export lists is the balance at the cut-off unless the account moved after it. Which
+accounts did is told by their mutation times, and by a last export of what changed since shortly before the cut-off,
+asked for when all others have been answered. Those are marked, and `logs` works their balance out from their log.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from treazure_pipeline.clients.decoding import decode_balances
+from treazure_pipeline.errors import (
+    BusyError,
+    ExportExpiredError,
+    InvalidAnswerError,
+    NoAnswerError,
+    RemoteError,
+    SettingsError,
+    TransientError,
+)
+from treazure_pipeline.ledger import batches, migrations
+from treazure_pipeline.ledger.migrations import Finding, MigrationError
+from treazure_pipeline.migration.keys import KeyFile, KeyRow, unknown
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from treazure_pipeline.clients.transport import RetryPolicy
+    from treazure_pipeline.clients.treazure import TreazureClient
+    from treazure_pipeline.ledger.migrations import ExportWindow, Migration, Terms
+    from treazure_pipeline.ledger.store import Account, Ledger
+
+logger = logging.getLogger(__name__)
+
+_LOCK_PATIENCE_SECONDS = 900.0
+_LOCK_POLL_SECONDS = 2.0
+_FAILURES_IN_A_ROW = 6
+
+
+@dataclass(frozen=True)
+class Roster:
+    """A complete roster; `figures` are those of `migrations.roster_figures`."""
+
+    migration: Migration
+    figures: dict[str, Any]
+    seconds: float
+
+
+def prepare(
+    ledger: Ledger,
+    treazure: TreazureClient,
+    account: Account,
+    terms: Terms,
+    *,
+    run_id: str,
+    retry: RetryPolicy,
+    although_loaded: bool = False,
+    mapping: Path | None = None,
+) -> Roster:
+    """Put the programme into mode migrating, fix the cut-off and read all contacts; go on where an earlier run was.
+
+    An export that fails is asked for again in halves, by mutation time. Raises MigrationError where the programme has
+    been synced to Engage before, BusyError where its sync does not end, RemoteError where Treazure can't be read.
+    """
+    began = time.perf_counter()
+    if (mapping is None) is not (terms.key_type == "ContactId"):
+        raise MigrationError(
+            f"Contacts are named by {terms.key_type} (MIGRATION_KEY_TYPE), "
+            + ("which needs a mapping file." if mapping is None else "and so no mapping file has any use."),
+            hint="The file is a CSV with the columns contact and key; give its path as `mapping`.",
+        )
+    with migrations.holding(ledger, account):
+        migration = _switch(ledger, account, terms, run_id=run_id, retry=retry, although_loaded=although_loaded)
+        if migration.terms != terms:
+            raise MigrationError(
+                f"Migration {migration.id} began with mode {migration.mode}, key type {migration.key_type}, "
+                f"{migration.shards} shards and {migration.decimals} decimals.",
+                hint="Set MIGRATION_MODE, MIGRATION_KEY_TYPE, MIGRATION_SHARDS and the programme's decimals to these, "
+                "or abandon it first.",
+            )
+        if migration.state == "roster":
+            _read_all(ledger, treazure, account, migration)
+        if mapping is not None and migration.state in {"roster", "ready"}:
+            _read_keys(ledger, migration, mapping)
+        migrations.complete_roster(ledger, migration)
+        migration = migrations.opened(ledger, account)
+        return Roster(migration, migrations.roster_figures(ledger, migration), time.perf_counter() - began)
+
+
+def _switch(
+    ledger: Ledger, account: Account, terms: Terms, *, run_id: str, retry: RetryPolicy, although_loaded: bool
+) -> Migration:
+    """Begin or find the migration between two runs of the sync, and wait for the requests that are on their way."""
+    deadline = time.monotonic() + _LOCK_PATIENCE_SECONDS * min(retry.scale, 1)
+    while True:
+        try:
+            with ledger.holding(account):
+                migration = migrations.begin(ledger, account, terms, run_id=run_id, although_loaded=although_loaded)
+                while left := batches.lease_left(ledger, account):
+                    if not retry.sleep(left):
+                        break
+                batches.abandon(ledger, account)
+                batches.fold(ledger, account)
+                return migration
+        except BusyError:
+            if time.monotonic() > deadline or not retry.sleep(min(_LOCK_POLL_SECONDS, retry.scale)):
+                raise
+
+
+def _read_all(ledger: Ledger, treazure: TreazureClient, account: Account, migration: Migration) -> None:
+    failures = 0
+    while (window := migrations.next_window(ledger, migration)) is not None:
+        try:
+            fetched, _ = _read(ledger, treazure, account, migration, window)
+            logger.info("roster: %d accounts changed between %s and %s", fetched, window.start, window.end)
+            failures = 0
+        except (TransientError, ExportExpiredError, InvalidAnswerError) as error:
+            failures += 1
+            if not _may_be_too_large(error) or failures >= _FAILURES_IN_A_ROW:
+                raise
+            if not migrations.split(ledger, window, str(error)):
+                raise
+            logger.warning("%s The window is split in halves.", error)
+
+
+def _read(
+    ledger: Ledger, treazure: TreazureClient, account: Account, migration: Migration, window: ExportWindow
+) -> tuple[int, int]:
+    href = treazure.request_balances(account.loyalty_id, window.start, window.end)
+    with treazure.open_balances(href) as chunks:
+        return migrations.add_to_roster(ledger, migration, window, decode_balances(chunks, account.loyalty_id))
+
+
+def _read_keys(ledger: Ledger, migration: Migration, mapping: Path) -> None:
+    file = KeyFile(mapping)
+    try:
+        strangers = migrations.add_keys(ledger, migration, (row for block in file.blocks() for row in block))
+    except OSError as error:
+        raise SettingsError(f"The mapping file {mapping} can't be read: {error.strerror}.") from None
+    odd = [*file.findings, *unknown(KeyRow(*row) for row in strangers)]
+    findings = [
+        Finding(None, "key_line", each.field, f"line {each.line}: {each.value}", remedy=each.advice) for each in odd
+    ]
+    migrations.keep_findings(ledger, migration, "keys", findings)
+
+
+def _may_be_too_large(error: RemoteError) -> bool:
+    """Tell whether a smaller export could do better: not where there was no connection."""
+    return isinstance(error, NoAnswerError | ExportExpiredError | InvalidAnswerError) or error.status is not None

@@ -1,0 +1,114 @@
+"""The steps of a migration as assets, commands and tests call them: each from the connections and the settings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from treazure_pipeline.ledger import migrations
+from treazure_pipeline.ledger.migrations import Terms
+from treazure_pipeline.migration import audit as auditing
+from treazure_pipeline.migration import roster
+from treazure_pipeline.migration.api import add_by_api
+from treazure_pipeline.migration.delivery import Target, written_files
+from treazure_pipeline.migration.delivery import deliver as deliver_files
+from treazure_pipeline.migration.logs import Fetched, fetch_shard
+from treazure_pipeline.migration.shards import Written, folder_of, write_shard
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from treazure_pipeline.connections import Connections
+    from treazure_pipeline.ledger.store import Account
+    from treazure_pipeline.migration.audit import Audited
+    from treazure_pipeline.migration.roster import Roster
+    from treazure_pipeline.settings import Programme
+
+__all__ = ["audit", "deliver", "fetch", "folder_of", "prepare", "write"]
+
+
+def prepare(
+    connections: Connections,
+    account: Account,
+    programme: Programme,
+    *,
+    run_id: str,
+    although_loaded: bool = False,
+    mapping: Path | None = None,
+) -> Roster:
+    """Begin or continue the programme's migration and complete its roster."""
+    settings = connections.settings
+    terms = Terms(settings.migration_mode, settings.migration_key_type, settings.migration_shards, programme.decimals)
+    return roster.prepare(
+        connections.ledger, connections.treazure, account, terms, run_id=run_id, retry=connections.retry,
+        although_loaded=although_loaded, mapping=mapping,
+    )  # fmt: skip
+
+
+def fetch(connections: Connections, account: Account, shard: int, *, leave_out_unreadable: bool = False) -> Fetched:
+    """Fetch the logs that a shard still lacks."""
+    return fetch_shard(
+        connections.ledger, connections.treazure, account, shard,
+        concurrency=connections.settings.treazure_concurrency, retry=connections.retry,
+        leave_out_unreadable=leave_out_unreadable, progress=connections.on_progress,
+    )  # fmt: skip
+
+
+def write(connections: Connections, account: Account, shard: int) -> Written:
+    """Write a shard's files below the home."""
+    return write_shard(connections.ledger, account, shard, connections.settings.home)
+
+
+def deliver(
+    connections: Connections,
+    account: Account,
+    *,
+    by: str = "files",
+    again: bool = False,
+    uncertain_are_taken: bool | None = None,
+) -> dict[str, Any]:
+    """Deliver what the shards wrote, once every contact's rows add up; return what a run shows of it.
+
+    `by` counts until the delivery is complete; after that it is what it was.
+    """
+    settings = connections.settings
+    migration = migrations.opened(connections.ledger, account)
+    if migration.state == "delivered":
+        by = migration.delivered_by or by
+    written_files(connections.ledger, migration)
+    auditing.require_conserved(connections.ledger, migration)
+    folder = folder_of(settings.home, account, migration)
+    with migrations.holding(connections.ledger, account):
+        if by == "api":
+            added = add_by_api(
+                connections.ledger, connections.engage, account, migration, folder / "files",
+                batch_size=settings.engage_batch_size, concurrency=settings.engage_concurrency,
+                retry=connections.retry, uncertain_are_taken=uncertain_are_taken, progress=connections.on_progress,
+            )  # fmt: skip
+            return {
+                "target": "the API", "rows": added.rows, "sent": added.sent, "sent_before": added.sent_before,
+                "refused": added.refused, "refused_requests": added.refused_requests, "requests": added.requests,
+            }  # fmt: skip
+        url = settings.migration_delivery_url
+        target = Target(
+            url.get_secret_value() if url is not None else (folder / "delivered").as_uri(),
+            known_hosts=[settings.home / "known_hosts", settings.home.home() / ".ssh" / "known_hosts"],
+        )
+        done = deliver_files(
+            connections.ledger, account, migration, folder / "files", target, again=again,
+            progress=connections.on_progress,
+        )  # fmt: skip
+    return {
+        "target": done.target, "files": done.files, "sent": done.sent, "sent_before": done.sent_before,
+        "no_longer_there": done.taken, "rows": done.rows, "points": done.total,
+    }  # fmt: skip
+
+
+def audit(connections: Connections, account: Account, *, run_id: str, accepted_by: str | None = None) -> Audited:
+    """Read all balances back and close the migration where they are equal, or accepted."""
+    settings = connections.settings
+    migration = migrations.opened(connections.ledger, account)
+    return auditing.audit(
+        connections.ledger, connections.engage, account, folder_of(settings.home, account, migration) / "audit",
+        concurrency=settings.engage_concurrency, run_id=run_id, accepted_by=accepted_by,
+        progress=connections.on_progress,
+    )  # fmt: skip
