@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.table import Table
 
-from treazure_pipeline.cli import demo_guards, instance, output, receiver, sandbox
+from treazure_pipeline.cli import demo_drift, demo_guards, demo_migration, instance, output, receiver, sandbox
 from treazure_pipeline.cli.dev import serve
 from treazure_pipeline.cli.processes import Family
 from treazure_pipeline.cli.run import print_results, run_adjustments, run_balance_sync
@@ -57,7 +57,8 @@ def command(*, members: int, ui: bool, port: int) -> None:
                 box.behave(webhook_url=webhooks)
                 results.append(_give_points(box, settings))
             acts = [demo_guards.play(box, settings)]
-            equal = _compare(box) and all(acts)
+            equal = _compare(box)
+            acts += [demo_drift.play(box, settings)["status"] == "ok", demo_migration.play(members)["status"] == "ok"]
             if ui:
                 output.say(f"Sandbox     {box.base_url}/docs")
                 with Family(os.environ) as family:
@@ -66,7 +67,7 @@ def command(*, members: int, ui: bool, port: int) -> None:
         embedded.stop(home)
         if home.name != "demo":
             shutil.rmtree(home, ignore_errors=True)
-    if not equal or any(result["status"] != "ok" for result in results):
+    if not equal or not all(acts) or any(result["status"] != "ok" for result in results):
         raise RunIncompleteError("The two systems do not agree.", hint="What differs stands above.")
 
 

@@ -242,8 +242,9 @@ class _Push:
                 logger.info("%d rows are in requests under way; waiting %.1f s for those", due, lease)
                 if not self._retry.sleep(lease + 0.05):
                     return
-                batches.abandon(self._ledger, self._account)
-            elif self.accepted == accepted:
+            # A lease may also have ended a moment ago.
+            freed = batches.abandon(self._ledger, self._account)
+            if not lease and not freed and self.accepted == accepted:
                 return
 
     def run_only(self, lots: Sequence[list[str]]) -> None:
