@@ -2,12 +2,14 @@
 """Remake the pictures in docs/images from real runs on the sandbox: `.venv/bin/python docs/screenshots.py`.
 
 Needs Chromium (the command `chromium`, or its path as the only argument). Runs `treazure-pipeline dev --sandbox` with a
-home of its own, plays some hours of shop life with a few mishaps, runs the sync after each, and takes the pictures.
+home of its own, plays some hours of shop life with a few mishaps, runs the sync after each, lets a guard trip, reads
+balances back, migrates the programme once more, and takes the pictures.
 """
 
 from __future__ import annotations
 
 import base64
+import html
 import json
 import os
 import signal
@@ -20,16 +22,28 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 from dagster_graphql import DagsterGraphQLClient
 from websockets.sync.client import ClientConnection, connect
 
+from treazure_pipeline.cli import sandbox
 from treazure_pipeline.sandbox.handle import Sandbox
 
 IMAGES = Path(__file__).parent / "images"
 ENDS = {"SUCCESS", "FAILURE", "CANCELED"}
+LOCATION, REPOSITORY = "treazure_pipeline", "__repository__"
+MEMBERS = 5_000
+SHARDS = 16
 SHARES = (0.0, 0.02, 0.05, 0.08, 0.06, 0.03, 0.04, 0.07, 0.09, 0.05)
+# Neither the rates nor the grace time are kept to: a picture takes a minute instead of an hour.
+QUICK = {
+    "ENGAGE_VERIFY_GRACE_SECONDS": "0",
+    "ENGAGE_VERIFY_SECONDS": "8",
+    "ENGAGE_MAX_REQUESTS_PER_SECOND": "0",
+    "TREAZURE_MAX_REQUESTS_PER_SECOND": "0",
+}
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update", "--hide-scrollbars", "--remote-debugging-port=0",
@@ -70,10 +84,50 @@ def running(command: list[str], environment: dict[str, str] | None = None) -> It
         process.wait(90)
 
 
-def play(box: Sandbox, ui_port: int) -> None:
+class Dagster:
+    """The instance that runs, spoken to as its UI does."""
+
+    def __init__(self, port: int) -> None:
+        self._client = DagsterGraphQLClient("127.0.0.1", port_number=port)
+        self._address = f"http://127.0.0.1:{port}/graphql"
+
+    def run(self, job: str, config: dict[str, Any] | None = None) -> str:
+        """Run a job to its end and return how it ended."""
+        run = self._client.submit_job_execution(
+            job, repository_location_name=LOCATION, repository_name=REPOSITORY, run_config=config or {}
+        )
+        while (status := self._client.get_run_status(run).value) not in ENDS:
+            time.sleep(0.5)
+        sys.stdout.write(f"{job}: {status}\n")
+        return str(status)
+
+    def ask(self, query: str, **variables: Any) -> dict[str, Any]:
+        """Ask for something that the client has no method for."""
+        answer = httpx.post(self._address, json={"query": query, "variables": variables}, timeout=60)
+        return dict(answer.raise_for_status().json()["data"])
+
+    def backfill(self) -> str:
+        """Launch the migration's backfill over all shards, wait for its end, and return its id."""
+        place = {"repositoryLocationName": LOCATION, "repositoryName": REPOSITORY}
+        launched = self.ask(
+            "mutation ($given: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $given) "
+            "{ ... on LaunchBackfillSuccess { backfillId } } }",
+            given={
+                "selector": {"partitionSetName": "point_migration_partition_set", "repositorySelector": place},
+                "partitionNames": [f"{shard:03}" for shard in range(SHARDS)],
+                "title": "Point migration",
+            },
+        )["launchPartitionBackfill"]["backfillId"]
+        status = (
+            "query ($id: String!) { partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status } } }"
+        )
+        until(lambda: self.ask(status, id=launched)["partitionBackfillOrError"]["status"].startswith("COMPLETED"), 600)
+        return str(launched)
+
+
+def play(box: Sandbox, dagster: Dagster) -> None:
     """Run the sync after each hour of shop life: a lost answer in the third, rows that are no balances in the fifth."""
-    dagster = DagsterGraphQLClient("127.0.0.1", port_number=ui_port)
-    box.reset(members=20_000, unknown_share=0.0005)
+    box.reset(members=MEMBERS, unknown_share=0.0005)
     for hour, share in enumerate(SHARES):
         if hour:
             box.play_hour(share=share)
@@ -81,12 +135,23 @@ def play(box: Sandbox, ui_port: int) -> None:
             box.set_fault("lost_after", count=1)
         if hour == 5:
             box.set_fault("bad_rows", count=1)
-        run = dagster.submit_job_execution(
-            "hourly_balance_sync", repository_location_name="treazure_pipeline", repository_name="__repository__"
-        )
-        while dagster.get_run_status(run).value not in ENDS:
-            time.sleep(0.5)
-        sys.stdout.write(f"hour {hour}: {dagster.get_run_status(run).value}\n")
+        dagster.run("hourly_balance_sync")
+
+
+def trip(box: Sandbox) -> None:
+    """Set so many balances to zero in Treazure that a guard trips."""
+    members = [row["contactId"] for row in box.balances(limit=10_000) if row["known"] and float(row["treazure"]) > 0]
+    box.set_points(dict.fromkeys(members[: MEMBERS // 25], 0))
+
+
+def drift(box: Sandbox, dagster: Dagster) -> None:
+    """Change balances in Engage by hand, and let reading back find and the push heal them, for some rounds."""
+    contacts = box.contact_ids(MEMBERS)
+    for number, changed in enumerate((0, 40, 0, 15, 0, 0)):
+        box.set_engage_balances(dict.fromkeys(contacts[number * 50 : number * 50 + changed], 1))
+        dagster.run("verify_balances")
+        dagster.run("hourly_balance_sync")
+        box.apply_queue()
 
 
 class Page:
@@ -175,8 +240,18 @@ def pictures(page: Page) -> None:
     page.click("Plots")
     first = page.top("lost_answers") - 20
     page.take("push-plots", 80, first, 860, page.top("requests") - 20 - first)
-    page.open("assets/balance_diff?view=checks&checkDetail=points_are_conserved", "sum_of_its_own", 760, 1200)
+    page.open("assets/balance_diff?view=checks&checkDetail=points_are_conserved", "last_summed_at", 760, 1200)
     page.take("checks", 60, 0, 1140, 760)
+
+
+def terminal(page: Page, name: str, text: str) -> None:
+    """Take a picture of what a command has printed."""
+    style = "background:#16181d;color:#e6e6e6;font:14px/1.35 monospace;padding:16px;margin:0;width:980px"
+    page.call("Emulation.setDeviceMetricsOverride", width=1012, height=900, deviceScaleFactor=1, mobile=False)
+    content = f"<body style='margin:0'><pre style='{style}'>{html.escape(text)}</pre>"
+    page.call("Page.navigate", url="data:text/html;charset=utf-8," + quote(content))
+    time.sleep(1)
+    page.take(name, 0, 0, 1012, int(page.run("document.querySelector('pre').offsetHeight")))
 
 
 def main() -> None:
@@ -184,16 +259,37 @@ def main() -> None:
     chromium = sys.argv[1] if len(sys.argv) > 1 else "chromium"
     ui_port, sandbox_port = free_port(), free_port()
     address = f"http://127.0.0.1:{ui_port}"
+    command = str(Path(sys.executable).with_name("treazure-pipeline"))
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
         Path(home).chmod(0o755)  # the embedded server runs as another user where this runs as root
-        command = str(Path(sys.executable).with_name("treazure-pipeline"))
         ports = ["--port", str(ui_port), "--sandbox-port", str(sandbox_port)]
-        with running([command, "dev", "--sandbox", *ports], {"TREAZURE_PIPELINE_HOME": home}):
+        environment = QUICK | {"TREAZURE_PIPELINE_HOME": home}
+        with running([command, "dev", "--sandbox", *ports], environment), browser(chromium, address) as page:
             until(lambda: httpx.get(f"{address}/server_info").is_success)
+            dagster = Dagster(ui_port)
             with Sandbox(f"http://127.0.0.1:{sandbox_port}") as box:
-                play(box, ui_port)
-            with browser(chromium, address) as page:
+                box.behave(max_requests_per_second=0)
+                play(box, dagster)
                 pictures(page)
+                trip(box)
+                dagster.run("hourly_balance_sync")
+                page.open("assets/balance_diff?view=checks&checkDetail=guards_hold", "what_to_do", 1300, 1300)
+                page.take("guard", 60, 0, 1240, 1300)
+                settings = os.environ | sandbox.settings(sandbox_port) | environment
+                shown = subprocess.run([command, "plan"], env=settings, capture_output=True, text=True, check=True)  # noqa: S603
+                terminal(page, "plan", shown.stdout)
+                digest = shown.stdout.split("plan ")[1].split()[0]
+                config = {"ops": {"approve": {"config": {"digest": digest, "approved_by": "Sam"}}}}
+                dagster.run("approve_plan", config)
+                dagster.run("hourly_balance_sync")
+                drift(box, dagster)
+                page.open("assets/engage_balance_verification?view=overview", "seconds_verify", 3000, 1300)
+                page.click("Plots")
+                page.take("verification-plots", 80, 0, 860, 3000)
+                roster = {"ops": {"migration_roster": {"config": {"although_loaded": True}}}}
+                dagster.run("prepare_migration", roster)
+                page.open(f"runs/b/{dagster.backfill()}", "Completed", 1000, 1300)
+                page.take("backfill", 60, 0, 1240, 1000)
 
 
 if __name__ == "__main__":

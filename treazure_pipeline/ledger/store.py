@@ -109,6 +109,8 @@ class Ledger:
                     (programme.name, programme.loyalty_id, programme.definition_id),
                 ).fetchone()
                 assert row is not None
+                # Here, since a fold that had to insert it would wait for the programme's row while it holds others.
+                connection.execute("insert into known (programme) values (%s) on conflict do nothing", (row[0],))
         number, _, mode = row
         return _account(programme, number, mode)
 
