@@ -27,6 +27,8 @@ CONTACTS_A_PART = 500
 ROWS_A_FILE = 20_000
 CUT_OFF = datetime(2026, 1, 1, tzinfo=UTC)
 WANTED = 500_000
+WANTED_TIMES = 1.6
+"""Beside the csv module, which writes 310,000 rows a second on two such cores at rest."""
 WANTED_MB = 500
 WRITERS = ("csv module", "pandas.to_csv", "pyarrow", "Polars")
 
@@ -36,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks/migration.py", description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000, help="movements that all are measured with")
     parser.add_argument("--many", type=int, default=10_000_000, help="movements whose memory counts")
-    parser.add_argument("--repeat", type=int, default=5, help="how often each is measured; the fastest counts")
+    parser.add_argument("--repeat", type=int, default=3, help="how often each is measured; the fastest counts")
     parser.add_argument("--quick", action="store_true", help="small sizes, once; writes nothing but the output")
     chosen = parser.parse_args()
     rows, many, repeat = (100_000, 200_000, 1) if chosen.quick else (chosen.rows, chosen.many, chosen.repeat)
@@ -70,13 +72,15 @@ def written(runs: dict[str, list[dict[str, float]]], large: dict[str, float], re
     """Return the page."""
     speeds = {kind: max(run["rows"] / run["seconds"] for run in own) for kind, own in runs.items()}
     product = speeds["product, points that expire"]
+    times = product / speeds["csv module"]
     lines = [
         "# Stored logs to import files, measured",
         "",
         (
             f"Written by `python benchmarks/migration.py`. {os.cpu_count()} cores, {platform.system()}, "
             f"Python {platform.python_version()}; the fastest of {repeat} runs each, taking turns. "
-            f"Load average at the end: {os.getloadavg()[0]:.1f}."
+            f"Load average over a quarter of an hour: {os.getloadavg()[2]:.1f}; where that is well above the number of "
+            "cores, other work had most of the machine, and ratios and processor seconds say more than speeds."
         ),
         "",
         (
@@ -95,11 +99,12 @@ def written(runs: dict[str, list[dict[str, float]]], large: dict[str, float], re
         "",
         "| target | wanted | measured | |",
         "|---|--:|--:|---|",
-        target("movements to files, rows a second", WANTED, product, met=product >= WANTED),
+        target("movements to files, rows a second", f"{WANTED:,}", f"{product:,.0f}", met=product >= WANTED),
+        target("times the csv module", f"{WANTED_TIMES}", f"{times:.1f}", met=times >= WANTED_TIMES),
         target(
             f"peak memory at {large['rows']:,.0f} movements, MB",
-            WANTED_MB,
-            large["peak_mb"],
+            f"{WANTED_MB}",
+            f"{large['peak_mb']:.0f}",
             met=large["peak_mb"] < WANTED_MB,
         ),
         "",
@@ -112,9 +117,9 @@ def written(runs: dict[str, list[dict[str, float]]], large: dict[str, float], re
     return "\n".join(lines)
 
 
-def target(name: str, wanted: float, measured: float, *, met: bool) -> str:
+def target(name: str, wanted: str, measured: str, *, met: bool) -> str:
     """Return a row of the table of targets."""
-    return f"| {name} | {wanted:,.0f} | **{measured:,.0f}** | {'met' if met else '**missed**'} |"
+    return f"| {name} | {wanted} | **{measured}** | {'met' if met else '**missed**'} |"
 
 
 def run(*arguments: str) -> dict[str, float]:
