@@ -182,6 +182,7 @@ class _Jobs:
         from treazure_pipeline.orchestration.balance_sync import FOREGROUND
 
         job = self._definitions.resolve_job_def("_".join([*self._prefix, name]))
+        self._report_dead_runs(job.name, shard)
         ops = {"__".join([*self._prefix, asset]): {"config": values} for asset, values in config.items()}
         result = job.execute_in_process(
             instance=self._dagster, partition_key=shard, tags=FOREGROUND, raise_on_error=False,
@@ -195,6 +196,23 @@ class _Jobs:
                 self._figures[added] = self._figures.get(added, 0) + values.get(added, 0)
         self._results.append(result)
         return bool(result.success)
+
+    def _report_dead_runs(self, job: str, shard: str | None) -> None:
+        """Mark foreground runs as failed whose process is gone, while their lock is ours: they would keep the pool."""
+        from dagster import DagsterRunStatus, RunsFilter
+        from dagster._core.storage.tags import PARTITION_NAME_TAG
+
+        from treazure_pipeline.ledger import migrations
+        from treazure_pipeline.orchestration.balance_sync import FOREGROUND
+
+        tags = FOREGROUND | ({} if shard is None else {PARTITION_NAME_TAG: shard})
+        unfinished = RunsFilter(job_name=job, statuses=[DagsterRunStatus.STARTED], tags=tags)
+        with (
+            self._connected() as (connections, account),
+            migrations.holding(connections.ledger, account, None if shard is None else int(shard)),
+        ):
+            for run in self._dagster.get_runs(unfinished):
+                self._dagster.report_run_failed(run, "The process of this run ended before the run did.")
 
     def summary(self) -> dict[str, Any]:
         """What all jobs came to."""

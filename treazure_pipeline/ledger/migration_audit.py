@@ -66,12 +66,12 @@ class ReadBack:
     contact: str
 
 
-def shards(ledger: Ledger, migration: Migration) -> list[ShardAudit]:
-    """Compare roster, files and Engage, shard by shard."""
+def shards(ledger: Ledger, migration: Migration, shard: int | None = None) -> list[ShardAudit]:
+    """Compare roster, files and Engage, shard by shard, or of one shard."""
     with ledger.connection() as connection:
         return (
             connection.cursor(row_factory=class_row(ShardAudit))
-            .execute(_SHARDS, {"id": migration.id, "decimals": migration.decimals})
+            .execute(_SHARDS, {"id": migration.id, "decimals": migration.decimals, "shard": shard})
             .fetchall()
         )
 
@@ -254,7 +254,8 @@ def close(
 
 _UNEQUAL = """left_out is null and (imported is not null and imported <> round(balance, %(decimals)s)
     or imported is null and round(balance, %(decimals)s) <> 0 and not exists (
-        select from migration_finding f where f.migration = migration_contact.migration and f.contact = migration_contact.contact))"""
+        select from migration_finding f where f.migration = migration_contact.migration
+          and f.contact = migration_contact.contact and f.kind = 'key_missing'))"""
 
 _DIFFERS = "coalesce(imported, 0) <> coalesce(read_back, 0)"
 
@@ -267,7 +268,8 @@ select shard, count(*) as contacts, sum(balance) as balance, sum(round(balance, 
        count(*) filter (where read_at is not null and not ({_DIFFERS})) as equal,
        count(*) filter (where read_at is not null and {_DIFFERS}) as differing,
        count(*) filter (where read_at is not null and read_back is null and imported <> 0) as missing
-from migration_contact where migration = %(id)s group by shard order by shard
+from migration_contact where migration = %(id)s and (%(shard)s::smallint is null or shard = %(shard)s)
+group by shard order by shard
 """
 
 _CONTACTS_CSV = f"""

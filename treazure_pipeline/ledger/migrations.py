@@ -153,7 +153,7 @@ def begin(ledger: Ledger, account: Account, terms: Terms, *, run_id: str, althou
             return found
         row = connection.execute(
             "select exists (select from ledger where programme = %(id)s) or exists (select from batch where "
-            "programme = %(id)s and state <> 'refused') from programme where id = %(id)s for update",
+            "programme = %(id)s and state not in ('refused', 'failed')) from programme where id = %(id)s for update",
             {"id": account.id},
         ).fetchone()
         if row is not None and row[0] and not although_loaded:
@@ -204,8 +204,11 @@ def require(migration: Migration, *states: str) -> None:
 
 
 def abandon(ledger: Ledger, account: Account, *, by: str, reason: str) -> Migration:
-    """Give the open migration up and let the programme be live again; what was fetched and written is kept."""
-    with ledger.connection() as connection, connection.transaction():
+    """Give the open migration up and let the programme be live again; what was fetched and written is kept.
+
+    Raises BusyError while it is prepared, delivered or audited.
+    """
+    with holding(ledger, account), ledger.connection() as connection, connection.transaction():
         migration = _open(connection, account)
         if migration is None:
             raise MigrationError(f"Programme {account.name!r} has no migration to give up.")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import jinja2
 from markupsafe import Markup
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from treazure_pipeline.ledger import migration_audit, migrations
 
@@ -111,11 +112,14 @@ def _plots(shards: Sequence[ShardAudit], sizes: Sequence[tuple[int, int, Decimal
         heights = [float(getattr(shard, column)) for shard in shards]
         left.bar([shard.shard + offset for shard in shards], heights, 0.27, label=name, color=_COLOURS[name])
     left.set(title="Points by shard", xlabel="shard")
-    left.legend(fontsize="small")
+    left.xaxis.set_major_locator(MaxNLocator(integer=True))
+    left.yaxis.set_major_formatter("{x:,.0f}")
+    left.legend(fontsize="small", ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.2), frameon=False)
     names = {-1: "< 0", 0: "0 to 1"}
     labels = [names.get(digits, f"{10 ** (digits - 1):,}+") for digits, _, _ in sizes]
     right.bar(labels, [count for _, count, _ in sizes], color=_COLOURS["in the files"])
     right.set(title="Contacts by balance", xlabel="points")
+    right.yaxis.set_major_formatter("{x:,.0f}")
     drawn = io.StringIO()
     figure.savefig(drawn, format="svg", metadata={"Date": None})
     return drawn.getvalue()[drawn.getvalue().index("<svg") :]

@@ -200,9 +200,7 @@ def build_migration(programme: Programme, *, prefixed: bool, shards: int) -> dg.
         with _working(context, programme) as (connections, account):
             written = steps.write(connections, account, _shard(context))
             migration = migrations.opened(connections.ledger, account)
-            audits = [
-                each for each in migration_audit.shards(connections.ledger, migration) if each.shard == _shard(context)
-            ]
+            audits = migration_audit.shards(connections.ledger, migration, _shard(context))
         unequal = sum(each.unequal for each in audits)
         return dg.MaterializeResult(
             metadata={

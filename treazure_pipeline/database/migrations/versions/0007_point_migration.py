@@ -149,6 +149,7 @@ create table migration_finding (
 );
 comment on table migration_finding is 'what a person should look at before signing: contact, field, value, what to do';
 create index migration_finding_migration on migration_finding (migration, origin, shard);
+create index migration_finding_contact on migration_finding (migration, contact);
 """
 
 
