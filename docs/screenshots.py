@@ -34,13 +34,13 @@ from treazure_pipeline.sandbox.handle import Sandbox
 IMAGES = Path(__file__).parent / "images"
 ENDS = {"SUCCESS", "FAILURE", "CANCELED"}
 LOCATION, REPOSITORY = "treazure_pipeline", "__repository__"
-MEMBERS = 5_000
+MEMBERS = 2_000
 SHARDS = 16
 SHARES = (0.0, 0.02, 0.05, 0.08, 0.06, 0.03, 0.04, 0.07, 0.09, 0.05)
 # Neither the rates nor the grace time are kept to: a picture takes a minute instead of an hour.
 QUICK = {
     "ENGAGE_VERIFY_GRACE_SECONDS": "0",
-    "ENGAGE_VERIFY_SECONDS": "8",
+    "ENGAGE_VERIFY_SECONDS": "20",
     "ENGAGE_MAX_REQUESTS_PER_SECOND": "0",
     "TREAZURE_MAX_REQUESTS_PER_SECOND": "0",
 }
@@ -127,7 +127,7 @@ class Dagster:
 
 def play(box: Sandbox, dagster: Dagster) -> None:
     """Run the sync after each hour of shop life: a lost answer in the third, rows that are no balances in the fifth."""
-    box.reset(members=MEMBERS, unknown_share=0.0005)
+    box.reset(members=MEMBERS, unknown_share=0.004)
     for hour, share in enumerate(SHARES):
         if hour:
             box.play_hour(share=share)
@@ -285,10 +285,11 @@ def main() -> None:
                 drift(box, dagster)
                 page.open("assets/engage_balance_verification?view=overview", "seconds_verify", 3000, 1300)
                 page.click("Plots")
-                page.take("verification-plots", 80, 0, 860, 3000)
+                first = page.top("drift") - 20
+                page.take("verification-plots", 80, first, 860, page.top("master_failed") - 20 - first)
                 roster = {"ops": {"migration_roster": {"config": {"although_loaded": True}}}}
                 dagster.run("prepare_migration", roster)
-                page.open(f"runs/b/{dagster.backfill()}", "Completed", 1000, 1300)
+                page.open(f"runs/b/{dagster.backfill()}", "Point migration", 1000, 1300)
                 page.take("backfill", 60, 0, 1240, 1000)
 
 

@@ -17,7 +17,6 @@ from treazure_pipeline.errors import PipelineError
 from treazure_pipeline.ledger import migration_audit, migrations
 from treazure_pipeline.ledger.limiter import Priority
 from treazure_pipeline.ledger.store import Account
-from treazure_pipeline.migration import steps
 from treazure_pipeline.orchestration import metadata as md
 from treazure_pipeline.orchestration.balance_sync import CONNECTIONS, OWNERS
 from treazure_pipeline.settings import Programme
@@ -128,6 +127,8 @@ def build_migration(programme: Programme, *, prefixed: bool, shards: int) -> dg.
         **common,
     )
     def migration_roster(context: dg.AssetExecutionContext, config: RosterConfig) -> dg.MaterializeResult:
+        from treazure_pipeline.migration import steps
+
         with _working(context, programme) as (connections, account):
             roster = steps.prepare(
                 connections, account, programme, run_id=context.run.run_id, although_loaded=config.although_loaded,
@@ -162,6 +163,8 @@ def build_migration(programme: Programme, *, prefixed: bool, shards: int) -> dg.
         **common,
     )
     def migration_points_log(context: dg.AssetExecutionContext, config: LogConfig) -> dg.MaterializeResult:
+        from treazure_pipeline.migration import steps
+
         with _working(context, programme) as (connections, account):
             fetched = steps.fetch(
                 connections, account, _shard(context), leave_out_unreadable=config.leave_out_unreadable
@@ -197,6 +200,8 @@ def build_migration(programme: Programme, *, prefixed: bool, shards: int) -> dg.
         **common,
     )  # fmt: skip
     def migration_files(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        from treazure_pipeline.migration import steps
+
         with _working(context, programme) as (connections, account):
             written = steps.write(connections, account, _shard(context))
             migration = migrations.opened(connections.ledger, account)
@@ -234,6 +239,8 @@ def build_migration(programme: Programme, *, prefixed: bool, shards: int) -> dg.
         **common,
     )
     def migration_delivery(context: dg.AssetExecutionContext, config: DeliveryConfig) -> dg.MaterializeResult:
+        from treazure_pipeline.migration import steps
+
         with _working(context, programme) as (connections, account):
             figures = steps.deliver(
                 connections, account, by=config.by, again=config.deliver_again,
@@ -256,6 +263,8 @@ def build_migration(programme: Programme, *, prefixed: bool, shards: int) -> dg.
         **common,
     )  # fmt: skip
     def migration_audit_(context: dg.AssetExecutionContext, config: AuditConfig) -> dg.MaterializeResult:
+        from treazure_pipeline.migration import steps
+
         with _working(context, programme) as (connections, account):
             found = steps.audit(connections, account, run_id=context.run.run_id, accepted_by=config.accepted_by)
         return dg.MaterializeResult(

@@ -98,7 +98,7 @@ def build_points_history(programme: Programme, *, prefixed: bool) -> dg.Definiti
         ),
     )  # fmt: skip
     def points_history(context: dg.AssetExecutionContext, config: HistoryConfig) -> dg.MaterializeResult:
-        from treazure_pipeline.sync import history_export  # noqa: PLC0415 - runs of other assets need no Arrow
+        from treazure_pipeline.sync import history_export
 
         connections: Connections = getattr(context.resources, CONNECTIONS)
         connections.priority = Priority.BACKGROUND
