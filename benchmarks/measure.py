@@ -113,6 +113,9 @@ def settings(stub: str, database: str) -> Any:
         {
             **os.environ,
             "TREAZURE_MAX_REQUESTS_PER_SECOND": "0",
+            # Guards judge every run; what is measured here would trip them.
+            "GUARD_MAX_CHANGED_SHARE": "1",
+            "GUARD_MAX_TOTAL_SHARE": "1000",
             "TREAZURE_BASE_URL": stub,
             "TREAZURE_CLIENT_ID": "benchmark",
             "TREAZURE_CLIENT_SECRET": "benchmark",
@@ -129,6 +132,7 @@ def pipeline(stub: str, database: str) -> dict[str, Any]:
     from treazure_pipeline.connections import Connections
     from treazure_pipeline.ledger import snapshots
     from treazure_pipeline.sync.balances import merge_snapshot, take_snapshot
+    from treazure_pipeline.sync.guards import judge
     from treazure_pipeline.sync.push import push
 
     configured = settings(stub, database)
@@ -142,6 +146,9 @@ def pipeline(stub: str, database: str) -> dict[str, Any]:
                 ledger, connections.treazure, account, window, run_id="benchmark", retry=connections.retry
             )
             diff = merge_snapshot(ledger, connections.treazure, account, run_id="benchmark")
+            judging = time.perf_counter()
+            judgement = judge(ledger, account, configured.programmes[0].guards, run_id="benchmark")
+            judged = time.perf_counter() - judging
             pushed = push(
                 ledger,
                 connections.engage,
@@ -150,6 +157,7 @@ def pipeline(stub: str, database: str) -> dict[str, Any]:
                 run_id="benchmark",
                 retry=connections.retry,
                 since=diff.figures.stock,
+                judgement=judgement,
             )
     ended = time.perf_counter()
     if pushed.error is not None or not diff.figures.changed == pushed.sent == snapshot.fetched:
@@ -157,7 +165,7 @@ def pipeline(stub: str, database: str) -> dict[str, Any]:
     return {
         "seconds": ended - began,
         "sent": pushed.sent,
-        "phases": {"export": snapshot.seconds, "merge": diff.seconds, "push": pushed.seconds["push"]},
+        "phases": {"export": snapshot.seconds, "merge": diff.seconds + judged, "push": pushed.seconds["push"]},
         "fold": pushed.seconds["fold"],
     }
 
