@@ -211,8 +211,8 @@ def markdown(count: int, runs: Sequence[tuple[float, float]], latencies: Sequenc
         f"{ANSWER_SECONDS * 1000:.0f} ms could not be done before {count * ANSWER_SECONDS / THREADS:.2f} s."
     )
     about_way = (
-        f"The whole way, {len(latencies)} webhooks at odd moments, each when no run was under way any more, all settings "
-        f"at their defaults: {min(latencies):.1f} to {max(latencies):.1f} s. Most is Dagster's: the sensor's tick "
+        f"The whole way, {len(latencies)} webhooks at odd moments when no run was under way, all settings at their "
+        f"defaults: {min(latencies):.1f} to {max(latencies):.1f} s. Most is Dagster's: the sensor's tick "
         "(every 5 s at the earliest), the run's queue, and the start of the run's process."
     )
     table = ["| target | wanted | measured | |", "|---|--:|--:|---|", *rows]
