@@ -69,13 +69,7 @@ def balance_sync(
     place = instance.prepare(settings)
     os.environ.update(place.environment)
     results = [run_balance_sync(settings, programme, window) for programme in programmes]
-    exit_code = max(result.pop("exit_code") for result in results)
-    if as_json:
-        worst = max((result["status"] for result in results), key=_SEVERITY.index)
-        output.print_json(results[0] if len(results) == 1 else {"status": worst, "programmes": results})
-    else:
-        print_results(results)
-    ctx.exit(exit_code)
+    ctx.exit(_shown(results, FIGURES, as_json=as_json))
 
 
 @command.command("adjustments")
@@ -121,13 +115,7 @@ def history(ctx: click.Context, *, names: tuple[str, ...], full: bool, url: str 
     os.environ.update(instance.prepare(settings).environment)
     config = {"full": full, **({} if url is None else {"export_url": {"env": _EXPORT_URL}})}
     results = [run_history(settings, programme, config) for programme in programmes]
-    exit_code = max(result.pop("exit_code") for result in results)
-    if as_json:
-        worst = max((result["status"] for result in results), key=_SEVERITY.index)
-        output.print_json(results[0] if len(results) == 1 else {"status": worst, "programmes": results})
-    else:
-        print_results(results, HISTORY)
-    ctx.exit(exit_code)
+    ctx.exit(_shown(results, HISTORY, as_json=as_json))
 
 
 def run_history(settings: Settings, programme: Programme, config: dict[str, Any]) -> dict[str, Any]:
@@ -174,13 +162,7 @@ def verify(ctx: click.Context, *, names: tuple[str, ...], as_json: bool) -> None
     programmes = chosen(settings, names)
     os.environ.update(instance.prepare(settings).environment)
     results = [run_verify(settings, programme) for programme in programmes]
-    exit_code = max(result.pop("exit_code") for result in results)
-    if as_json:
-        worst = max((result["status"] for result in results), key=_SEVERITY.index)
-        output.print_json(results[0] if len(results) == 1 else {"status": worst, "programmes": results})
-    else:
-        print_results(results, VERIFICATION)
-    ctx.exit(exit_code)
+    ctx.exit(_shown(results, VERIFICATION, as_json=as_json))
 
 
 def run_verify(settings: Settings, programme: Programme) -> dict[str, Any]:
@@ -312,6 +294,17 @@ def run_balance_sync(settings: Settings, programme: Programme, window: dict[str,
         config = {"config": {key: value for key, value in window.items() if value}}
         result = _execute(job, dagster, {snapshot: config})
     return _summary(programme, result, [error for connections in opened for error in connections.failures])
+
+
+def _shown(results: Sequence[dict[str, Any]], names: Sequence[str], *, as_json: bool) -> int:
+    """Print the results of a job for each programme, and return the command's exit code."""
+    exit_code = max(result.pop("exit_code") for result in results)
+    if as_json:
+        worst = max((result["status"] for result in results), key=_SEVERITY.index)
+        output.print_json(results[0] if len(results) == 1 else {"status": worst, "programmes": results})
+    else:
+        print_results(results, names)
+    return int(exit_code)
 
 
 def print_results(results: Sequence[dict[str, Any]], names: Sequence[str] = FIGURES) -> None:
