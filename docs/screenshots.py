@@ -289,8 +289,8 @@ def main() -> None:
                 page.take("verification-plots", 80, first, 860, page.top("master_failed") - 20 - first)
                 roster = {"ops": {"migration_roster": {"config": {"although_loaded": True}}}}
                 dagster.run("prepare_migration", roster)
-                page.open(f"runs/b/{dagster.backfill()}", "Point migration", 1000, 1300)
-                page.take("backfill", 60, 0, 1240, 1000)
+                page.open(f"runs/b/{dagster.backfill()}", "100% completed", 480, 1300)
+                page.take("backfill", 60, 0, 1240, 330)
 
 
 if __name__ == "__main__":
