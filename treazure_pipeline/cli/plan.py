@@ -65,7 +65,7 @@ def command(*, names: tuple[str, ...], path: Path | None, as_json: bool) -> None
 
 
 def _of(plan: Plan) -> dict[str, Any]:
-    return {name: value for name, value in asdict(plan).items() if name not in {"id", "figures"}}
+    return {name: value for name, value in asdict(plan).items() if name != "id"}
 
 
 def _append(path: Path, programme: str, rows: Iterable[tuple[str, Decimal | None, Decimal]]) -> None:

@@ -55,14 +55,13 @@ class Shift:
 
 @dataclass(frozen=True)
 class Plan:
-    """A stored plan; `figures` is its Shift as plain values, `reasons` says why it was not pushed."""
+    """A stored plan; `reasons` says why it was not pushed."""
 
     id: int
     digest: str
     run_id: str
     state: str
     made_at: datetime
-    figures: dict[str, Any]
     reasons: list[str]
     approved_at: datetime | None
     approved_by: str | None
@@ -96,13 +95,6 @@ def shift(ledger: Ledger, account: Account) -> Shift:
         row = cursor.execute(_SHIFT, {"programme": account.id}).fetchone()
     assert row is not None
     return Shift(**row)
-
-
-def is_loading(ledger: Ledger, account: Account) -> bool:
-    """Tell whether the programme has never been loaded whole: until then guards pass."""
-    with ledger.connection() as connection:
-        row = connection.execute("select loaded_at is null from programme where id = %s", (account.id,)).fetchone()
-    return row is not None and bool(row[0])
 
 
 def note_loaded(ledger: Ledger, account: Account) -> None:
@@ -182,13 +174,13 @@ def approve(ledger: Ledger, account: Account | None, digest: str, *, by: str, li
     return _plan(ledger, number)
 
 
-def mark_used(ledger: Ledger, account: Account, *, run_id: str) -> None:
-    """Note that a push has had its approved plans: they let nothing through any more."""
+def mark_used(ledger: Ledger, account: Account, *, run_id: str, before: datetime) -> None:
+    """Note that a push has had the plans approved `before` it began: they let nothing through any more."""
     with ledger.connection() as connection:
         connection.execute(
             "update plan set state = 'used', used_at = clock_timestamp(), used_run_id = %s "
-            "where programme = %s and state = 'approved'",
-            (run_id, account.id),
+            "where programme = %s and state = 'approved' and approved_at <= %s",
+            (run_id, account.id, before),
         )
 
 
@@ -264,7 +256,7 @@ def _plan(ledger: Ledger, number: int) -> Plan:
 
 def _read(connection: Connection[Any], number: int) -> Plan:
     row = connection.execute(
-        "select id, digest, run_id, state, made_at, figures, reasons, approved_at, approved_by, expires_at "
+        "select id, digest, run_id, state, made_at, reasons, approved_at, approved_by, expires_at "
         "from plan where id = %s",
         (number,),
     ).fetchone()

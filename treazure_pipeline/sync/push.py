@@ -126,7 +126,7 @@ def push(
     kept_back = min(kept_back, flow.left)
     if run.error is None and account.mode == "live":
         if judgement is not None and judgement.shift.approved:
-            plans.mark_used(ledger, account, run_id=run_id)
+            plans.mark_used(ledger, account, run_id=run_id, before=started)
         if not flow.left:
             plans.note_loaded(ledger, account)
     return PushFigures(

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 from treazure_pipeline.cli import commands
 from treazure_pipeline.errors import SettingsError
-from treazure_pipeline.ledger import plans, snapshots
+from treazure_pipeline.ledger import batches, plans, snapshots
 from treazure_pipeline.ledger.plans import Plan, Shift
 from treazure_pipeline.settings import Guards
 from treazure_pipeline.sync import push as sending
@@ -161,6 +161,28 @@ def test_what_moved_after_the_approval_is_judged_anew(execute: Execute, loaded: 
     approve(loaded, digest_of(loaded))
     assert execute(loaded).success
     assert loaded.pending() == {}
+    assert_in_step(loaded)
+
+
+def test_a_plan_approved_while_a_push_is_under_way_is_kept_for_the_next_one(
+    execute: Execute, loaded: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to_zero(loaded, 0, 100)
+    execute(loaded)
+    approve(loaded, digest_of(loaded))
+    others = to_zero(loaded, 0, 60)
+    fold = batches.fold
+
+    def fold_and_approve(*arguments: Any, **keywords: Any) -> int:
+        if states(loaded) == ["approved", "open"] and requests(loaded):
+            approve(loaded, digest_of(loaded))
+        return fold(*arguments, **keywords)
+
+    monkeypatch.setattr(batches, "fold", fold_and_approve)
+    assert metadata(execute(loaded), PUSH)["held"] == len(others)
+    assert states(loaded) == ["used", "approved"]
+    assert metadata(execute(loaded), PUSH)["sent"] == len(others)
+    assert states(loaded) == ["used", "used"]
     assert_in_step(loaded)
 
 
