@@ -173,7 +173,7 @@ def merge(ledger: Ledger, account: Account, observation: int, *, lot: int) -> Me
             "for update",
             (observation,),
         )
-        table = _stage(observation)
+        table, latest = _stage(observation), Identifier(f"latest_{observation}")
         values = {"programme": account.id, "observation": observation, "lot": lot} | known
         stored = _one(cursor, SQL("select count(*) as n from {}").format(table))["n"]
         fetched, rejected = known["figures"]["fetched"], known["figures"]["rejected"]
@@ -181,11 +181,15 @@ def merge(ledger: Ledger, account: Account, observation: int, *, lot: int) -> Me
             message = f"The staged export holds {stored} of {fetched - rejected} rows (the database server crashed?)."
             raise DatabaseError(message, hint="Run the sync again: it fetches the window once more.")
         cursor.execute("set local work_mem to '128MB'")
-        # In key order, so that lots are neighbours: a lookup for each row, or all of the ledger beside all rows.
+        cursor.execute(SQL(_LATEST).format(latest=latest, stage=table))
+        contacts = cursor.rowcount
+        # A lookup for each row, or all of the ledger beside all rows; in key order, and never past PostgreSQL's cache.
         other = "enable_mergejoin" if stored < _SMALL_SHARE * known["ledger_rows"] else "enable_nestloop"
         cursor.execute(f"set local enable_hashjoin to off; set local {other} to off")
-        compared = _one(cursor, SQL(_COMPARE).format(stage=table), values)
+        cursor.execute("set local max_parallel_workers_per_gather to 1; set local parallel_tuple_cost to 0")
+        cursor.execute(SQL(_COMPARE).format(latest=latest), values)
         cursor.execute(f"set local enable_hashjoin to default; set local {other} to default")
+        compared = _one(cursor, _NOTE, values)
         settled = _one(cursor, _MOVE, values)["settled"] if compared["again"] else 0
         vanished = _note_vanished(cursor, table, values) if known["is_full"] else 0
         cursor.execute(SQL(rejections.RESOLVE).format(stage=table), values)
@@ -193,10 +197,10 @@ def merge(ledger: Ledger, account: Account, observation: int, *, lot: int) -> Me
             cursor.execute(rejections.RESOLVE_UNLISTED, values)
         figures = MergeFigures(
             fetched=fetched,
-            duplicate=stored - compared["contacts"],
+            duplicate=stored - contacts,
             rejected=rejected,
             superseded=compared["superseded"],
-            unchanged=compared["contacts"] - compared["changed"] - compared["superseded"] + settled,
+            unchanged=contacts - compared["changed"] - compared["superseded"] + settled,
             changed=compared["changed"] - settled,
             carried_over=known["pending"] - compared["again"],
             vanished=vanished,
@@ -211,7 +215,7 @@ def merge(ledger: Ledger, account: Account, observation: int, *, lot: int) -> Me
         cursor.execute(
             _CLOSE, values | {"figures": Jsonb(msgspec.to_builtins(figures)), "change": figures.points_change}
         )
-        cursor.execute(SQL("drop table {}").format(table))
+        cursor.execute(SQL("drop table {}, {}, compared").format(table, latest))
     return figures
 
 
@@ -333,39 +337,50 @@ def _one(cursor: psycopg.Cursor[dict[str, Any]], statement: Any, values: Any = N
     return row
 
 
+# One row for each contact, in key order: the lookups of neighbours are near each other, also when two processes share them.
+_LATEST = """
+create unlogged table {latest} with (parallel_workers = 1) as
+select distinct on (contact) contact, balance from {stage} order by contact, mutated_at desc nulls last, position desc
+"""
+
+# By itself, as a statement that writes rows is never shared with a parallel worker. Half of it is waiting for pages.
+_COMPARE = """
+create temporary table compared as
+select s.contact, s.balance, coalesce(p.master, l.sent) as before, p.contact is not null as was_pending,
+       coalesce(p.observation, l.observation) as observation
+from {latest} s
+left join ledger l on l.programme = %(programme)s and l.contact = s.contact
+left join pending p on p.programme = %(programme)s and p.contact = s.contact
+where coalesce(p.master, l.sent) is distinct from s.balance
+"""
+
 # A negative balance waits in `pending`, where it can be held, beside its place in a lot.
 # `newer`: no observation of the row was answered after this one was asked. `recent` holds the few that were.
-_COMPARE = """
+_NOTE = """
 with recent as materialized (
     select id, asked from observation
     where programme = %(programme)s and answered >= %(asked)s and state = 'merged'),
-latest as materialized (
-    select distinct on (contact) contact, balance from {stage}
-    order by contact, mutated_at desc nulls last, position desc),
-compared as materialized (
-    select s.contact, s.balance, coalesce(p.master, l.sent) as before, p.contact is not null as was_pending,
-           coalesce(coalesce(p.observation, l.observation) not in (select id from recent), true) as newer,
-           coalesce(p.observation, l.observation) in (select id from recent where asked > %(answered)s) as older,
-           row_number() over (order by s.contact) as n
-    from latest s
-    left join ledger l on l.programme = %(programme)s and l.contact = s.contact
-    left join pending p on p.programme = %(programme)s and p.contact = s.contact
-    where coalesce(p.master, l.sent) is distinct from s.balance),
+judged as materialized (
+    select contact, balance, before, was_pending,
+           coalesce(observation not in (select id from recent), true) as newer,
+           observation in (select id from recent where asked > %(answered)s) as older,
+           row_number() over (order by contact) as n
+    from compared),
 noted as (
     insert into change (programme, observation, planned, contacts, before, after)
     select %(programme)s, %(observation)s, not was_pending, array_agg(contact), array_agg(before), array_agg(balance)
-    from compared where newer group by was_pending, (n - 1) / %(lot)s order by min(n)),
+    from judged where newer group by was_pending, (n - 1) / %(lot)s order by min(n)),
 negative as (
     insert into pending (programme, contact, master, observation, since)
-    select %(programme)s, contact, balance, %(observation)s, clock_timestamp() from compared
+    select %(programme)s, contact, balance, %(observation)s, clock_timestamp() from judged
     where newer and not was_pending and balance < 0),
 disputed as (
-    insert into reread select %(programme)s, contact, clock_timestamp() from compared where not newer and not older
+    insert into reread select %(programme)s, contact, clock_timestamp() from judged where not newer and not older
     on conflict do nothing)
-select (select count(*) from latest) as contacts, count(*) filter (where newer) as changed,
-       count(*) filter (where newer and was_pending) as again, count(*) filter (where not newer) as superseded,
+select count(*) filter (where newer) as changed, count(*) filter (where newer and was_pending) as again,
+       count(*) filter (where not newer) as superseded,
        coalesce(sum(balance - coalesce(before, 0)) filter (where newer), 0) as points_change
-from compared
+from judged
 """
 
 # A pending row that changed again; back at what Engage accepted last it is settled, unless a request is in doubt, or
