@@ -61,9 +61,13 @@ work_mem = 32MB
 maintenance_work_mem = 256MB
 random_page_cost = 1.1
 jit = off
-# One server, no replicas: the least WAL that survives a crash, and few checkpoints while much is written.
+# One server, no replicas: the least WAL that survives a crash, and few checkpoints while much is written. A fold writes
+# an image of each page that it touches; the WAL writer carries these to disk meanwhile.
 wal_level = minimal
 max_wal_senders = 0
+wal_buffers = 32MB
+wal_writer_delay = 2ms
+wal_writer_flush_after = 8MB
 min_wal_size = 512MB
 max_wal_size = 4GB
 checkpoint_timeout = 15min

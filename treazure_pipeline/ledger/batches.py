@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from treazure_pipeline.ledger.store import Account, Ledger
 
-_CLAIM_CLASS = 7_281_003
+_FOLD_CLASS = 7_281_003
 GONE_AFTER = timedelta(days=30)
 FIRST_WAIT = timedelta(minutes=55)
 LONGEST_WAIT = timedelta(hours=24)
@@ -86,8 +86,17 @@ def claim_planned(ledger: Ledger, account: Account, *, run_id: str, lease: float
 
 
 def keep_from_claiming(connection: psycopg.Connection, account: Account) -> None:
-    """Keep everybody from claiming rows of the programme until the caller's transaction ends."""
-    connection.execute("select pg_advisory_xact_lock(%s, %s)", (_CLAIM_CLASS, account.id))
+    """Keep everybody from claiming rows of the programme, and from changing what is pending, until the transaction ends.
+
+    By a statement of its own: what the next one reads is as new as the lock. A claim that waits for a merge while it
+    already knows its rows would send what the merge has just replaced.
+    """
+    connection.execute("select from programme where id = %s for update", (account.id,))
+
+
+def keep_from_folding(connection: psycopg.Connection, account: Account) -> None:
+    """Keep everybody from folding batches of the programme until the transaction ends: what is pending stays so."""
+    connection.execute("select pg_advisory_xact_lock(%s, %s)", (_FOLD_CLASS, account.id))
 
 
 @contextmanager
@@ -187,9 +196,15 @@ def lease_left(ledger: Ledger, account: Account) -> float:
 def fold(ledger: Ledger, account: Account, *, at_most: int = 10_000) -> int:
     """Carry accepted batches into the ledger in one transaction; return how many rows were settled.
 
-    A row leaves `pending` when the accepted amount is its newest master balance; else it stays, to be sent again.
+    A row leaves `pending` when the accepted amount is its newest master balance and was so when it was claimed; else it
+    stays, to be sent again: a balance that went elsewhere and back may be in a newer request meanwhile.
     """
     with ledger.connection() as connection, connection.transaction():
+        # What a crash of the server loses of it is folded again: the batches are still accepted.
+        connection.execute(
+            "select set_config('synchronous_commit', 'off', true), pg_advisory_xact_lock_shared(%s, %s)",
+            (_FOLD_CLASS, account.id),
+        )
         row = connection.execute(_FOLD, {"programme": account.id, "at_most": at_most}).fetchone()
     assert row is not None
     return int(row[0])
@@ -214,8 +229,8 @@ def return_rows(ledger: Ledger, account: Account) -> None:
     """
     with ledger.connection() as connection, connection.transaction():
         connection.execute(
-            "insert into pending (programme, contact, master, observation, since) "
-            "select c.programme, r.contact, r.after, c.observation, c.noted_at "
+            "insert into pending (programme, contact, master, observation, since, changed_at) "
+            "select c.programme, r.contact, r.after, c.observation, c.noted_at, c.noted_at "
             "from change c, unnest(c.contacts, c.after) as r (contact, after) "
             "where c.programme = %(id)s and c.planned order by r.contact on conflict do nothing",
             {"id": account.id},
@@ -306,8 +321,8 @@ due as materialized (
 """ + _INSERT.format(observation="(select observation from taken)", source="taken left join claimed on true")
 
 _RETURN = """
-insert into pending (programme, contact, master, observation, since)
-select b.programme, r.contact, r.amount, b.observation, b.claimed_at
+insert into pending (programme, contact, master, observation, since, changed_at)
+select b.programme, r.contact, r.amount, b.observation, b.claimed_at, b.claimed_at
 from batch b, unnest(b.contacts, b.amounts) as r (contact, amount)
 where b.id = any (%(ids)s) and (%(only)s::uuid[] is null or r.contact = any (%(only)s::uuid[]))
 order by r.contact on conflict do nothing
@@ -317,22 +332,23 @@ _CLAIM_FIRST = _CLAIM.format(due=_DUE, rows="true")
 _CLAIM_NEXT = _CLAIM.format(due=_DUE, rows="p.contact > %(after)s::uuid")
 _CLAIM_ONLY = _CLAIM.format(due=_DUE, rows="p.contact = any (%(only)s::uuid[])")
 
-_FOLD = """
+_SETTLED = "(p.master = r.amount and p.changed_at <= r.claimed_at)"
+_FOLD = f"""
 with done as (
-    select id, observation, contacts, amounts, refused from batch
+    select id, observation, contacts, amounts, refused, claimed_at from batch
     where programme = %(programme)s and state = 'accepted' order by id limit %(at_most)s for update),
 rows as materialized (
-    select distinct on (r.contact) r.contact, r.amount, done.id, done.observation
+    select distinct on (r.contact) r.contact, r.amount, done.id, done.observation, done.claimed_at
     from done, unnest(done.contacts, done.amounts) as r (contact, amount)
-    where done.refused = '{}' or not r.contact = any (done.refused)
+    where done.refused = '{{}}' or not r.contact = any (done.refused)
     order by r.contact, done.id desc),
 settled as (
     delete from pending p using rows r
-    where p.programme = %(programme)s and p.contact = r.contact and p.master = r.amount
+    where p.programme = %(programme)s and p.contact = r.contact and {_SETTLED}
     returning r.contact, p.observation),
 outdated as (
     select r.id, count(*) as n from rows r join pending p on p.programme = %(programme)s and p.contact = r.contact
-    where p.master <> r.amount group by r.id),
+    where not {_SETTLED} group by r.id),
 moved as (
     update ledger l set sent = r.amount, batch = r.id, observation = greatest(r.observation, s.observation)
     from rows r left join settled s using (contact)

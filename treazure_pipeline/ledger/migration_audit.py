@@ -226,7 +226,6 @@ def close(
     batches.return_rows(ledger, account)
     with ledger.connection() as connection, connection.transaction():
         batches.keep_from_claiming(connection, account)
-        connection.execute("select from programme where id = %s for update", (account.id,))
         values: dict[str, Any] = {
             "id": migration.id, "programme": account.id, "decimals": migration.decimals, "lot": _LOT,
         }  # fmt: skip

@@ -153,7 +153,7 @@ def begin(ledger: Ledger, account: Account, terms: Terms, *, run_id: str, althou
             return found
         row = connection.execute(
             "select exists (select from ledger where programme = %(id)s) or exists (select from batch where "
-            "programme = %(id)s and state not in ('refused', 'failed')) from programme where id = %(id)s for update",
+            "programme = %(id)s and state not in ('refused', 'failed')) from programme where id = %(id)s",
             {"id": account.id},
         ).fetchone()
         if row is not None and row[0] and not although_loaded:

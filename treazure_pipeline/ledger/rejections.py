@@ -123,7 +123,7 @@ REOPEN = """,
 
 # With the merge of an export: its good rows stand for the earlier bad ones of their contacts.
 RESOLVE = """
-update rejection r set resolved_at = clock_timestamp(), resolved_by = 'export' from {stage} s
+update rejection r set resolved_at = clock_timestamp(), resolved_by = 'export' from {latest} s
 where r.programme = %(programme)s and r.resolved_at is null and r.observation < %(observation)s and r.contact = s.contact
 """
 

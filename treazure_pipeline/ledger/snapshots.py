@@ -18,7 +18,7 @@ from psycopg.types.json import Jsonb
 
 from treazure_pipeline.clients import wire
 from treazure_pipeline.errors import DatabaseError
-from treazure_pipeline.ledger import rejections
+from treazure_pipeline.ledger import batches, rejections
 from treazure_pipeline.ledger.figures import MARKS, Stock
 
 if TYPE_CHECKING:
@@ -131,7 +131,6 @@ def stage(ledger: Ledger, account: Account, observation: int, blocks: Iterable[B
                     if len(kept) >= _REJECTIONS_AT_ONCE:
                         _keep_rejected(ledger, account, observation, kept)
                         kept.clear()
-            connection.execute(SQL("analyze {} (contact)").format(table))
             _keep_rejected(ledger, account, observation, kept)
             connection.execute(
                 "update observation set state = 'staged', answered = clock_timestamp(), figures = %s where id = %s",
@@ -162,8 +161,8 @@ def merge(ledger: Ledger, account: Account, observation: int, *, lot: int) -> Me
         connection.transaction(),
         connection.cursor(row_factory=dict_row) as cursor,
     ):
-        # By itself: what a statement counts that had to wait for the lock is as old as the beginning of its wait.
-        cursor.execute("select from programme where id = %s for update", (account.id,))
+        batches.keep_from_claiming(connection, account)
+        batches.keep_from_folding(connection, account)
         known = _one(
             cursor,
             "select o.asked, o.answered, o.window_from, o.window_to, o.is_full, o.figures, g.points_total, "
@@ -191,8 +190,8 @@ def merge(ledger: Ledger, account: Account, observation: int, *, lot: int) -> Me
         cursor.execute(f"set local enable_hashjoin to default; set local {other} to default")
         compared = _one(cursor, _NOTE, values)
         settled = _one(cursor, _MOVE, values)["settled"] if compared["again"] else 0
-        vanished = _note_vanished(cursor, table, values) if known["is_full"] else 0
-        cursor.execute(SQL(rejections.RESOLVE).format(stage=table), values)
+        vanished = _note_vanished(cursor, latest, values) if known["is_full"] else 0
+        cursor.execute(SQL(rejections.RESOLVE).format(latest=latest), values)
         if known["is_full"]:
             cursor.execute(rejections.RESOLVE_UNLISTED, values)
         figures = MergeFigures(
@@ -308,10 +307,11 @@ def _keep_rejected(ledger: Ledger, account: Account, observation: int, rows: Seq
         )  # fmt: skip
 
 
-def _note_vanished(cursor: psycopg.Cursor[dict[str, Any]], table: Identifier, values: dict[str, Any]) -> int:
+def _note_vanished(cursor: psycopg.Cursor[dict[str, Any]], latest: Identifier, values: dict[str, Any]) -> int:
+    cursor.execute(SQL("analyze {} (contact)").format(latest))
     cursor.execute(
         SQL("delete from vanished v using {} s where v.programme = %(programme)s and v.contact = s.contact").format(
-            table
+            latest
         ),
         values,
     )
@@ -319,7 +319,7 @@ def _note_vanished(cursor: psycopg.Cursor[dict[str, Any]], table: Identifier, va
         SQL("insert into vanished select l.programme, l.contact, now() from ledger l where l.programme = %(programme)s "
             "and not exists (select from {} s where s.contact = l.contact) "
             "and not exists (select from rejection r where r.programme = l.programme and r.contact = l.contact "
-            "and r.observation = %(observation)s) on conflict do nothing").format(table),
+            "and r.observation = %(observation)s) on conflict do nothing").format(latest),
         values,
     )  # fmt: skip
     return cursor.rowcount
@@ -398,7 +398,7 @@ settled as (
           and b.id > l.batch and c.contact = any (b.contacts))
     returning p.contact),
 moved as (
-    update pending p set master = c.after, observation = %(observation)s from changed c
+    update pending p set master = c.after, observation = %(observation)s, changed_at = clock_timestamp() from changed c
     where p.programme = %(programme)s and p.contact = c.contact and c.contact not in (select contact from settled))
 select count(*) as settled from settled
 """
@@ -431,7 +431,8 @@ with noted as (
 entered as (
     insert into pending (programme, contact, master, observation, since)
     values (%(programme)s, %(contact)s, %(balance)s, %(observation)s, clock_timestamp())
-    on conflict (programme, contact) do update set master = excluded.master, observation = excluded.observation)
+    on conflict (programme, contact) do update
+    set master = excluded.master, observation = excluded.observation, changed_at = excluded.changed_at)
 update programme set points_total = points_total + %(change)s where id = %(programme)s
 """
 

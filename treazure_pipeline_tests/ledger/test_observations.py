@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from decimal import Decimal
 
 import psycopg
@@ -195,6 +197,100 @@ def test_a_newer_observation_of_a_row_that_was_accepted_and_not_folded_is_sent_a
     counter.set("51.5")
     assert counter.observe()
     counter.assert_ends_with("51.5")
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_what_was_accepted_earlier_does_not_settle_a_row_whose_newer_request_is_under_way(
+    counter: Counter, *, answered: bool
+) -> None:
+    fetch(counter.connections, counter.account)
+    merge(counter.connections, counter.account)
+    first = counter.claim()
+    counter.post(first)
+    counter.accept(first)
+    before = dict(zip(first.contacts, first.amounts, strict=True))[counter.contact]
+    counter.set("51.5")
+    assert counter.observe()
+    second = claim_only(counter, lease=0.5)
+    counter.set(before)
+    assert counter.observe()
+    batches.fold(counter.ledger, counter.account)
+    counter.post(second)
+    if answered:
+        counter.accept(second)
+    counter.assert_ends_with(before)
+
+
+@contextmanager
+def merge_half_done(counter: Counter) -> Iterator[None]:
+    """Keep a merge between its comparison and its effect for the block, and see it end."""
+    with ThreadPoolExecutor(1) as thread, psycopg.connect(counter.shop.database_url) as blocker:
+        blocker.execute("lock table treazure_pipeline.reread in exclusive mode")
+        merging = thread.submit(merge, counter.connections, counter.account)
+        while not counter.shop.sql(
+            "select 1 from pg_locks where relation = 'treazure_pipeline.reread'::regclass and not granted"
+        ):
+            assert not merging.done()
+            time.sleep(0.01)
+        yield
+        blocker.rollback()
+        merging.result(30)
+
+
+def adjusted_to(counter: Counter, points: str) -> Batch:
+    """After the balance was synced, an adjustment changes it, and its request is under way."""
+    fetch(counter.connections, counter.account)
+    merge(counter.connections, counter.account)
+    send(counter.connections, counter.account)
+    counter.set(points)
+    assert counter.observe()
+    return claim_only(counter)
+
+
+def claim_only(counter: Counter, lease: float = 30) -> Batch:
+    """Claim the contact's row, as an adjustment's run does."""
+    batch = batches.claim(
+        counter.ledger, counter.account, run_id="other", run_started=counter.ledger.now(), size=50, lease=lease,
+        only=[counter.contact],
+    )  # fmt: skip
+    assert batch is not None
+    return batch
+
+
+def test_a_row_accepted_and_folded_while_a_merge_replaces_it_is_sent_anew(counter: Counter) -> None:
+    batch = adjusted_to(counter, "51.5")
+    counter.set("60")
+    fetch(counter.connections, counter.account)
+    with ThreadPoolExecutor(1) as thread:
+        with merge_half_done(counter):
+            counter.post(batch)
+            counter.accept(batch)
+            folding = thread.submit(batches.fold, counter.ledger, counter.account)
+            wait([folding], timeout=0.5)
+        folding.result(30)
+    counter.assert_ends_with("60")
+
+
+@pytest.mark.parametrize("back", [True, False])
+def test_a_claim_that_waits_for_a_merge_takes_what_the_merge_has_found(counter: Counter, *, back: bool) -> None:
+    first = adjusted_to(counter, "51.5")
+    batches.fail(counter.ledger, first, effect_possible=False, error="no connection")
+    points = {True: str(counter.shop.in_engage(counter.contact)[0]), False: "60"}[back]
+    counter.set(points)
+    fetch(counter.connections, counter.account)
+    with ThreadPoolExecutor(1) as thread:
+        with merge_half_done(counter):
+            claiming = thread.submit(
+                batches.claim, counter.ledger, counter.account, run_id="other", run_started=counter.ledger.now(),
+                size=50, lease=30, only=[counter.contact],
+            )  # fmt: skip
+            wait([claiming], timeout=0.5)
+        batch = claiming.result(30)
+    assert batch is None or batch.amounts == [points]
+    if batch is not None:
+        counter.post(batch)
+        counter.accept(batch)
+    counter.assert_ends_with(points)
 
 
 def test_a_row_in_flight_is_not_claimed_a_second_time(counter: Counter) -> None:
