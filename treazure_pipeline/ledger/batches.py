@@ -228,6 +228,10 @@ def return_rows(ledger: Ledger, account: Account) -> None:
     What an earlier run left planned is not planned any more. Costs what an earlier run left behind.
     """
     with ledger.connection() as connection, connection.transaction():
+        # Locked first: what is accepted and folded meanwhile would come back.
+        found = connection.execute(
+            "select id from batch where programme = %s and state = 'sending' for update", (account.id,)
+        ).fetchall()
         connection.execute(
             "insert into pending (programme, contact, master, observation, since, changed_at) "
             "select c.programme, r.contact, r.after, c.observation, c.noted_at, c.noted_at "
@@ -236,9 +240,6 @@ def return_rows(ledger: Ledger, account: Account) -> None:
             {"id": account.id},
         )
         connection.execute("update change set planned = false where programme = %s and planned", (account.id,))
-        found = connection.execute(
-            "select id from batch where programme = %s and state = 'sending'", (account.id,)
-        ).fetchall()
         connection.execute(_RETURN, {"ids": [number for (number,) in found], "only": None})
 
 

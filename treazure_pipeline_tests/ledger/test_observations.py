@@ -221,6 +221,18 @@ def test_what_was_accepted_earlier_does_not_settle_a_row_whose_newer_request_is_
     counter.assert_ends_with(before)
 
 
+def test_a_lot_planned_before_an_adjustment_was_sent_and_folded_does_not_undo_it(counter: Counter) -> None:
+    fetch(counter.connections, counter.account)
+    merge(counter.connections, counter.account)
+    counter.set("51.5")
+    assert counter.observe()
+    adjusted = claim_only(counter)
+    counter.post(adjusted)
+    counter.accept(adjusted)
+    batches.fold(counter.ledger, counter.account)
+    counter.assert_ends_with("51.5")
+
+
 @contextmanager
 def merge_half_done(counter: Counter) -> Iterator[None]:
     """Keep a merge between its comparison and its effect for the block, and see it end."""

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
+from itertools import islice
 
 import httpx
 
@@ -10,7 +12,8 @@ from treazure_pipeline.orchestration.adjustments import work_of
 from treazure_pipeline.sandbox import API_KEY, LOYALTY_ID
 from treazure_pipeline.sync.adjustments import process
 from treazure_pipeline.sync.other_writers import foreign_balances, foreign_transactions
-from treazure_pipeline_tests.sync.shop import Shop, account_of
+from treazure_pipeline.sync.push import push
+from treazure_pipeline_tests.sync.shop import Shop, account_of, assert_adds_up, assert_in_step, fetch, merge
 
 
 def test_a_balance_that_somebody_else_set_in_engage_is_noticed(shop: Shop) -> None:
@@ -48,3 +51,35 @@ def test_a_movement_that_repeats_an_adjustment_without_our_receipt_is_noticed(sh
         signs = foreign_transactions(connections.ledger, connections.treazure, account)
     assert [sign.contact for sign in signs] == [contact]
     assert "middleware-1" in signs[0].text
+
+
+def test_adjustments_made_between_a_merge_and_the_end_of_its_push_are_not_undone_by_it(
+    new_shop: Callable[..., Shop],
+) -> None:
+    shop = new_shop(members=300)
+    given = iter(shop.sandbox.contact_ids(300))
+
+    with shop.connect() as connections:
+        account = account_of(connections)
+        work = work_of(connections, connections.settings.programmes, "other")
+
+        def adjust(answered: int, of: int) -> None:
+            assert answered <= of
+            for contact in islice(given, 10):
+                payload = {"contactId": contact, "amount": Decimal(7), "pointDefinitionId": 1, "description": "gift"}
+                queue.add(connections.ledger, f"event-{contact}", payload)
+            process(work)
+
+        connections.ledger.hold(account)
+        fetch(connections, account)
+        merge(connections, account)
+        adjust(0, 0)
+        pushed = push(
+            connections.ledger, connections.engage, connections.engage_pacer, account, run_id="run",
+            retry=connections.retry, batch_size=50, concurrency=1, progress=adjust,
+        )  # fmt: skip
+        assert pushed.error is None
+        assert len(shop.sql("select id from adjustment where state = 'done'")) >= 70
+        assert shop.pending() == {}
+        assert_adds_up(connections, account)
+    assert_in_step(shop)
