@@ -86,7 +86,7 @@ def claim_planned(ledger: Ledger, account: Account, *, run_id: str, lease: float
 
 
 def keep_from_claiming(connection: psycopg.Connection, account: Account) -> None:
-    """Keep everybody from claiming rows of the programme, and from changing what is pending, until the transaction ends.
+    """Keep everybody from claiming rows of the programme, and from learning a balance, until the transaction ends.
 
     By a statement of its own: what the next one reads is as new as the lock. A claim that waits for a merge while it
     already knows its rows would send what the merge has just replaced.
@@ -95,7 +95,7 @@ def keep_from_claiming(connection: psycopg.Connection, account: Account) -> None
 
 
 def keep_from_folding(connection: psycopg.Connection, account: Account) -> None:
-    """Keep everybody from folding batches of the programme until the transaction ends: what is pending stays so."""
+    """Keep everybody from folding batches of the programme until the transaction ends: nothing is settled."""
     connection.execute("select pg_advisory_xact_lock(%s, %s)", (_FOLD_CLASS, account.id))
 
 
@@ -232,14 +232,7 @@ def return_rows(ledger: Ledger, account: Account) -> None:
         found = connection.execute(
             "select id from batch where programme = %s and state = 'sending' for update", (account.id,)
         ).fetchall()
-        connection.execute(
-            "insert into pending (programme, contact, master, observation, since, changed_at) "
-            "select c.programme, r.contact, r.after, c.observation, c.noted_at, c.noted_at "
-            "from change c, unnest(c.contacts, c.after) as r (contact, after) "
-            "where c.programme = %(id)s and c.planned order by r.contact on conflict do nothing",
-            {"id": account.id},
-        )
-        connection.execute("update change set planned = false where programme = %s and planned", (account.id,))
+        connection.execute(_UNPLAN_ALL, {"programme": account.id})
         connection.execute(_RETURN, {"ids": [number for (number,) in found], "only": None})
 
 
@@ -320,6 +313,20 @@ due as materialized (
       and not exists (select from pending p where p.programme = %(programme)s and p.contact = r.contact)
     having count(*) > 0),
 """ + _INSERT.format(observation="(select observation from taken)", source="taken left join claimed on true")
+
+UNPLAN = """
+unplanned as (
+    update change set planned = false where programme = %(programme)s and planned and {lots}
+    returning contacts, after, observation, noted_at),
+unplanned_rows as (
+    insert into pending (programme, contact, master, observation, since, changed_at)
+    select %(programme)s, r.contact, r.after, u.observation, u.noted_at, u.noted_at
+    from unplanned u, unnest(u.contacts, u.after) as r (contact, after)
+    where {rows} order by r.contact on conflict do nothing)
+"""
+"""Gives the rows of these planned lots a row of their own in `pending` where they have none, as parts of a WITH."""
+
+_UNPLAN_ALL = f"with {UNPLAN.format(lots='true', rows='true')} select"
 
 _RETURN = """
 insert into pending (programme, contact, master, observation, since, changed_at)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from treazure_pipeline.ledger import batches
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
@@ -83,7 +85,7 @@ class Audit:
 def take_stock(ledger: Ledger, account: Account) -> Stock:
     """Count the pending rows, with marks that no concurrent writer can blur."""
     with ledger.connection() as connection, connection.transaction():
-        connection.execute("select from programme where id = %s for update", (account.id,))
+        batches.keep_from_claiming(connection, account)
         row = connection.execute(
             "select (select count(*) from unsettled where programme = %(programme)s), m.* from (" + MARKS + ") m",
             {"programme": account.id},
@@ -95,7 +97,7 @@ def take_stock(ledger: Ledger, account: Account) -> Stock:
 def flow_since(ledger: Ledger, account: Account, stock: Stock, run_started: datetime) -> Flow:
     """Say what became of `stock`, from the records of each batch and observation since."""
     with ledger.connection() as connection, connection.transaction():
-        connection.execute("select from programme where id = %s for update", (account.id,))
+        batches.keep_from_claiming(connection, account)
         row = connection.execute(
             _FLOW,
             {

@@ -425,18 +425,11 @@ left join observation o on o.id = k.observation
 """
 
 # The lot that has an older balance of the contact planned is taken apart: it would be sent after the newer one.
-_ENTER = """
+_ENTER = f"""
 with noted as (
     insert into change (programme, observation, planned, contacts, before, after)
     values (%(programme)s, %(observation)s, false, array[%(contact)s::uuid], array[%(before)s::numeric], array[%(balance)s])),
-unplanned as (
-    update change set planned = false where programme = %(programme)s and planned and %(contact)s = any (contacts)
-    returning contacts, after, observation, noted_at),
-returned as (
-    insert into pending (programme, contact, master, observation, since, changed_at)
-    select %(programme)s, r.contact, r.after, u.observation, u.noted_at, u.noted_at
-    from unplanned u, unnest(u.contacts, u.after) as r (contact, after)
-    where r.contact <> %(contact)s order by r.contact on conflict do nothing),
+{batches.UNPLAN.format(lots="%(contact)s = any (contacts)", rows="r.contact <> %(contact)s")},
 entered as (
     insert into pending (programme, contact, master, observation, since)
     values (%(programme)s, %(contact)s, %(balance)s, %(observation)s, clock_timestamp())

@@ -19,6 +19,7 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from treazure_pipeline.errors import BusyError
+from treazure_pipeline.ledger import batches
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -248,7 +249,7 @@ def record(
     }  # fmt: skip
     with ledger.connection() as connection, connection.transaction():
         if not all(reading.equal for reading in readings):
-            connection.execute("select from programme where id = %s for update", (account.id,))
+            batches.keep_from_claiming(connection, account)
         row = connection.execute(_RECORD, values).fetchone()
         assert row is not None
         equal, drift, missing, healed, marked = row
