@@ -14,11 +14,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from treazure_pipeline.errors import PipelineError
+from treazure_pipeline.ledger import snapshots
 from treazure_pipeline.sandbox import Sandbox
+from treazure_pipeline.sync import push
 from treazure_pipeline_tests.sync.dying_run import POINTS, die_at
-from treazure_pipeline_tests.sync.shop import Shop, assert_in_step, assert_well_behaved
+from treazure_pipeline_tests.sync.shop import Shop, account_of, assert_in_step, assert_well_behaved
 
 MEMBERS = 60
+OUTSIDE_TRANSACTIONS = POINTS.keys() - {"in_the_middle_of_the_export", "in_the_middle_of_the_merge"}
 FAULTS = ["lost_before", "lost_after", "server_error", "rate_limited", "truncated", "duplicates", "bad_rows", "html"]
 
 settings.register_profile(
@@ -114,6 +117,40 @@ class Life(RuleBasedStateMachine):
             with suppress(Death, PipelineError):
                 self.shop.sync(complete=False)
         self.shop.leases_end()
+
+    @rule(
+        point=st.sampled_from(sorted(OUTSIDE_TRANSACTIONS)),
+        nth=st.integers(1, 3),
+        which=st.integers(0, MEMBERS - 1),
+        points=st.decimals(0, 10**6, places=2),
+    )
+    def a_run_beside_which_one_contact_is_read_and_sent(
+        self, point: str, nth: int, which: int, points: Decimal
+    ) -> None:
+        contact = self.contacts[which]
+
+        def beside() -> None:
+            self.points_are_set(which, points)
+            with suppress(PipelineError), self.shop.connect() as other:
+                account, asked = account_of(other), other.ledger.now()
+                balance = other.treazure.account_balance(contact, account.loyalty_id)
+                assert balance is not None
+                snapshots.record_account(other.ledger, account, contact, balance, asked, "other")
+                push.push_contacts(
+                    other.ledger,
+                    other.engage,
+                    other.engage_pacer,
+                    account,
+                    [contact],
+                    run_id="other",
+                    retry=other.retry,
+                )
+
+        owner, name, _ = POINTS[point]
+        with mock.patch.object(owner, name, getattr(owner, name)):
+            die_at(point, nth, beside)
+            with suppress(PipelineError):
+                self.shop.sync(complete=False)
 
     @invariant()
     def nothing_wrong_was_seen(self) -> None:
