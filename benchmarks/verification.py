@@ -105,7 +105,7 @@ def statements(url: str, base: int) -> dict[str, float]:
 
 def restarted(connections: Connections, account: Account) -> float:
     """Return the milliseconds that the beginning of the first run takes."""
-    with connections.ledger.connection() as connection:
+    with connections.ledger.transaction() as connection:
         connection.execute("delete from verification_progress")
     return timed(lambda: verification.begin(connections.ledger, account, "again"))[1]
 
@@ -123,7 +123,7 @@ def reading(url: str) -> float:
         fill(url, 0)
         with cloned(url, 0) as database, Connections(settings(box.base_url, database)) as connections:
             account = connections.ledger.account(connections.settings.programmes[0])
-            with connections.ledger.connection() as connection, connection.cursor() as cursor:
+            with connections.ledger.transaction() as connection, connection.cursor() as cursor:
                 cursor.executemany(
                     "insert into ledger values (%s, %s, %s, 0, 0)",
                     [(account.id, row["contactId"], row["engage"]) for row in box.balances() if row["engage"]],

@@ -8,6 +8,8 @@
     ├─ GuardTrippedError
     ├─ DatabaseError
     │  ├─ DatabaseUnavailableError
+    │  ├─ ConflictError
+    │  ├─ LeaseLostError
     │  └─ SchemaOutdatedError
     ├─ RunIncompleteError
     ├─ RateUsedUpError
@@ -74,6 +76,14 @@ class DatabaseError(PipelineError):
 
 class DatabaseUnavailableError(DatabaseError):
     """PostgreSQL is down, full or not reachable."""
+
+
+class ConflictError(DatabaseError):
+    """Two transactions met: a deadlock, a serialisation failure, the same new row. Tried again, it passes."""
+
+
+class LeaseLostError(DatabaseError):
+    """Another process has taken over the work: this one stood still, or could not reach the database, for too long."""
 
 
 class SchemaOutdatedError(DatabaseError):

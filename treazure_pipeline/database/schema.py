@@ -7,23 +7,29 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import psycopg
 import sqlalchemy as sa
 from alembic.command import upgrade as alembic_upgrade
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from psycopg_pool import PoolTimeout
 
-from treazure_pipeline.errors import DatabaseError, DatabaseUnavailableError, SchemaOutdatedError
+from treazure_pipeline.errors import ConflictError, DatabaseError, DatabaseUnavailableError, SchemaOutdatedError
 
 SCHEMA = "treazure_pipeline"
 OLDEST_SERVER = 16
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _LOCK = 7_281_001
+_CONFLICTS = {"40001", "40P01", "23505"}
+_READ_ONLY = {"25006"}  # a standby, or the former primary after a failover
 
 
 def _engine(url: str) -> sa.Engine:
     parsed = sa.make_url(url).set(drivername="postgresql+psycopg")
-    return sa.create_engine(parsed, poolclass=sa.NullPool, connect_args={"connect_timeout": 10})
+    return sa.create_engine(
+        parsed, poolclass=sa.NullPool, connect_args={"connect_timeout": 10, "prepare_threshold": None}
+    )
 
 
 def _config() -> Config:
@@ -44,17 +50,17 @@ def upgrade(url: str) -> tuple[str | None, str]:
     DatabaseError when it is older than PostgreSQL 16.
     """
     try:
-        with _engine(url).connect() as connection:
+        with _engine(url).begin() as connection:
             _check_server(connection)
-            connection.execute(sa.text("select pg_advisory_lock(:key)"), {"key": _LOCK})
-            connection.execute(sa.text(f"create schema if not exists {SCHEMA}"))
-            connection.execute(sa.text(f"set search_path to {SCHEMA}"))
-            connection.commit()
+            # One transaction for all: nothing is kept in the session, and whoever comes second finds it done.
+            connection.execute(sa.text("select pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+            if connection.execute(sa.text("select to_regnamespace(:name)"), {"name": SCHEMA}).scalar() is None:
+                connection.execute(sa.text(f"create schema {SCHEMA}"))
+            connection.execute(sa.text(f"set local search_path to {SCHEMA}"))
             before = _revision(connection)
             config = _config()
             config.attributes["connection"] = connection
             alembic_upgrade(config, "head")
-            connection.commit()
             return before, head()
     except sa.exc.DBAPIError as error:
         raise unavailable(error.orig or error) from None
@@ -65,7 +71,6 @@ def check(url: str) -> None:
     try:
         with _engine(url).connect() as connection:
             _check_server(connection)
-            connection.execute(sa.text(f"set search_path to {SCHEMA}"))
             found = _revision(connection)
     except sa.exc.DBAPIError as error:
         raise unavailable(error.orig or error) from None
@@ -75,14 +80,27 @@ def check(url: str) -> None:
         raise SchemaOutdatedError(message, hint="Run `treazure-pipeline db upgrade`.")
 
 
+def translated(error: BaseException) -> DatabaseError:
+    """Turn a driver's error into ours, without the connection string; what is our own mistake is raised as it is."""
+    state = getattr(error, "sqlstate", None) or ""
+    if state in _CONFLICTS:
+        return ConflictError(f"Two transactions met: {_first_line(error)}.", hint="The next run tries again.")
+    if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | PoolTimeout) or state in _READ_ONLY:
+        return unavailable(error)
+    raise error
+
+
 def unavailable(error: BaseException) -> DatabaseUnavailableError:
     """Turn a driver's error into ours, without the connection string."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    reason = lines[0] if lines else type(error).__name__
     return DatabaseUnavailableError(
-        f"The ledger's database can't be used: {reason.rstrip('.')}.",
+        f"The ledger's database can't be used: {_first_line(error)}.",
         hint="Check that PostgreSQL runs, has room, and that TREAZURE_PIPELINE_DATABASE_URL is right.",
     )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(".") if lines else type(error).__name__
 
 
 def _revision(connection: sa.Connection) -> str | None:

@@ -24,6 +24,7 @@ import msgspec
 from psycopg.rows import class_row
 
 from treazure_pipeline.ledger.batches import HELD
+from treazure_pipeline.ledger.store import retried
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -94,18 +95,20 @@ def receipt_of(event_id: str) -> str:
     return "VE" + base64.b32encode(hashlib.sha256(event_id.encode()).digest()).decode()[:24]
 
 
+@retried
 def add(ledger: Ledger, event_id: str, payload: Mapping[str, Any]) -> bool:
     """Put an adjustment by hand into the queue; return False when this event is there already."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         statement = RECEIVE.replace("'webhook'", "'manual'")
         exact = msgspec.json.Encoder(decimal_format="number").encode(payload).decode()
         values = {"event_id": event_id, "delivery_id": None, "payload": exact, "receipt": receipt_of(event_id)}
         return connection.execute(statement, values).rowcount == 1
 
 
+@retried
 def received(ledger: Ledger, limit: int = 1000) -> list[Received]:
     """Return events that nobody has judged yet, in the order of their arrival."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         rows = connection.execute(
             "select id, payload::text from adjustment where state = 'received' order by id limit %s", (limit,)
         ).fetchall()
@@ -120,7 +123,7 @@ def _whole(digits: str) -> int | Decimal:
 @contextmanager
 def judging(ledger: Ledger) -> Iterator[Connection[Any]]:
     """One transaction, and few round trips, for the verdicts on many events."""
-    with ledger.connection() as connection, connection.pipeline(), connection.transaction():
+    with ledger.transaction() as connection, connection.pipeline():
         yield connection
 
 
@@ -154,6 +157,7 @@ def reject(verdicts: Connection[Any], event: Received, reason: str) -> None:
     verdicts.execute(_REJECT, {"id": event.id, "reason": reason})
 
 
+@retried
 def claim(ledger: Ledger, accounts: Sequence[Account], *, lease: float, lookup_wait: float) -> Adjustment | None:
     """Claim the next adjustment that is due and not held back; None when there is none.
 
@@ -161,7 +165,7 @@ def claim(ledger: Ledger, accounts: Sequence[Account], *, lease: float, lookup_w
     history, `lookup_wait` seconds after its call and again after every look; one in `posted` for setting its balance.
     `lease`, in seconds, outlasts the call; `accounts` are the live programmes.
     """
-    with ledger.connection() as connection, connection.transaction():
+    with ledger.transaction() as connection:
         cursor = connection.cursor(row_factory=class_row(Adjustment))
         found = cursor.execute(
             _CLAIM,
@@ -172,6 +176,7 @@ def claim(ledger: Ledger, accounts: Sequence[Account], *, lease: float, lookup_w
     return found
 
 
+@retried
 def settle(
     ledger: Ledger,
     adjustment: Adjustment,
@@ -189,7 +194,7 @@ def settle(
     False, and nothing happens, where the claim is over and somebody else has the adjustment: what its holder knows may
     be old. Only that it is posted can't grow old, and so holds against anybody who has not found it yet.
     """
-    with ledger.connection() as connection, connection.transaction():
+    with ledger.transaction() as connection:
         settled = connection.execute(
             "update adjustment set state = %(state)s, reason = %(reason)s, balance = coalesce(%(balance)s, balance), "
             "next_try = clock_timestamp() + make_interval(secs => %(wait)s), lease_until = null, "
@@ -212,9 +217,10 @@ def settle(
     return settled == 1
 
 
+@retried
 def contacts_to_push(ledger: Ledger, account: Account, *, limit: int) -> list[str]:
     """Return contacts of posted adjustments whose balance waits for its sending, oldest first."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         rows = connection.execute(
             "select a.contact::text from adjustment a "
             "join pending p on p.programme = a.programme and p.contact = a.contact "
@@ -224,9 +230,10 @@ def contacts_to_push(ledger: Ledger, account: Account, *, limit: int) -> list[st
     return [contact for (contact,) in rows]
 
 
+@retried
 def retry(ledger: Ledger, number: int) -> bool:
     """Queue a rejected or uncertain adjustment again, by a person's decision; False where it is in no such state."""
-    with ledger.connection() as connection, connection.transaction():
+    with ledger.transaction() as connection:
         row = connection.execute(
             "update adjustment set state = case when amount is null then 'received' else 'queued' end, reason = null, "
             "lookups = 0, tries = 0, next_try = clock_timestamp(), finished_at = null "
@@ -238,9 +245,10 @@ def retry(ledger: Ledger, number: int) -> bool:
     return row is not None
 
 
+@retried
 def discard(ledger: Ledger, number: int, reason: str, *, posted: bool) -> bool:
     """Give up an adjustment that is not under way, or say that it stands in Treazure (`posted`), by a person's decision."""
-    with ledger.connection() as connection, connection.transaction():
+    with ledger.transaction() as connection:
         state = "posted" if posted else "discarded"
         changed = connection.execute(
             "update adjustment set state = %s, reason = %s, next_try = clock_timestamp(), "
@@ -253,9 +261,10 @@ def discard(ledger: Ledger, number: int, reason: str, *, posted: bool) -> bool:
     return changed == 1
 
 
+@retried
 def settle_dead_letter(ledger: Ledger, number: int, reason: str) -> bool:
     """Note that nothing more is to be done about a dead letter, by a person's decision; it is kept. False: there is none."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         return (
             connection.execute(
                 "update dead_letter set settled_at = clock_timestamp(), settled_reason = %s "
@@ -266,17 +275,19 @@ def settle_dead_letter(ledger: Ledger, number: int, reason: str) -> bool:
         )
 
 
+@retried
 def finish_posted(ledger: Ledger, run_id: str | None = None) -> int:
     """Mark posted adjustments as done whose balance Engage has accepted; return how many."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         row = connection.execute(_FINISH, {"run_id": run_id}).fetchone()
     assert row is not None
     return int(row[0])
 
 
+@retried
 def postpone_posted(ledger: Ledger, wait: float) -> None:
     """Let what Engage has not accepted yet wait; whoever sends pending rows, the hourly sync too, finishes it."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         connection.execute(
             "update adjustment set reason = 'Engage has not accepted its balance yet', "
             "next_try = clock_timestamp() + make_interval(secs => %s) where state = 'posted'",
@@ -284,16 +295,18 @@ def postpone_posted(ledger: Ledger, wait: float) -> None:
         )
 
 
+@retried
 def is_due(ledger: Ledger, *, lookup_wait: float) -> bool:
     """Tell whether a run would find something to do; costs what is unfinished, however much is finished."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         row = connection.execute(f"select exists (select {_TO_DO})", {"lookup_wait": lookup_wait}).fetchone()
     return row is not None and bool(row[0])
 
 
+@retried
 def figures(ledger: Ledger, *, lookup_wait: float = 0.0) -> QueueFigures:
     """Count the whole queue, finished adjustments too."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         row = connection.execute(_FIGURES, {"lookup_wait": lookup_wait}).fetchone()
     assert row is not None
     return QueueFigures(*row)

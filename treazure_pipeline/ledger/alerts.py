@@ -6,20 +6,20 @@ Belongs here: the figures and the memory of alerts. Does not: what is wrong enou
 
 from __future__ import annotations
 
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import psycopg
 from psycopg.rows import class_row
+
+from treazure_pipeline.errors import BusyError
+from treazure_pipeline.ledger.store import retried
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from datetime import datetime
 
     from treazure_pipeline.ledger.store import Account, Ledger
-
-_LOCK_CLASS = 7_281_006
 
 
 @dataclass(frozen=True)
@@ -70,18 +70,20 @@ class Message:
     body: str
 
 
+@retried
 def health(ledger: Ledger, account: Account) -> Health:
     """Return how a programme stands. Costs what is pending."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         cursor = connection.cursor(row_factory=class_row(Health))
         row = cursor.execute(_HEALTH, {"programme": account.id, "beginning": account.beginning}).fetchone()
     assert row is not None
     return row
 
 
+@retried
 def queue(ledger: Ledger) -> Queue:
     """Return how the queue of adjustments stands. Costs what is unfinished."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         row = connection.cursor(row_factory=class_row(Queue)).execute(_QUEUE).fetchone()
     assert row is not None
     return row
@@ -90,36 +92,37 @@ def queue(ledger: Ledger) -> Queue:
 @contextmanager
 def evaluating(ledger: Ledger) -> Iterator[bool]:
     """Be the only one that evaluates, for the block; yields False where another process does already."""
-    with ledger.connection() as connection:
-        row = connection.execute("select pg_try_advisory_lock(%s, 0)", (_LOCK_CLASS,)).fetchone()
-        taken = row is not None and bool(row[0])
+    with ExitStack() as stack:
         try:
-            yield taken
-        finally:
-            if taken:
-                with suppress(psycopg.Error):
-                    connection.execute("select pg_advisory_unlock(%s, 0)", (_LOCK_CLASS,))
+            stack.enter_context(ledger.lease("alerts", BusyError("Another process evaluates the alerts.")))
+        except BusyError:
+            yield False
+        else:
+            yield True
 
 
+@retried
 def record(ledger: Ledger, firing: Sequence[tuple[str, str, str]]) -> None:
     """Record what is wrong now, as (key, title, body), and that everything else is over."""
     keys, titles, bodies = [list(column) for column in zip(*firing, strict=True)] if firing else ([], [], [])
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         connection.execute(_RECORD, {"keys": keys, "titles": titles, "bodies": bodies})
 
 
+@retried
 def untold(ledger: Ledger, target: str) -> list[Message]:
     """Return the changes of state that a target has not been told, in their order.
 
     A target that is new is told what is wrong, and nothing of what is over.
     """
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         return connection.cursor(row_factory=class_row(Message)).execute(_UNTOLD, {"target": target}).fetchall()
 
 
+@retried
 def told(ledger: Ledger, target: str, message: Message) -> None:
     """Record that a message has been taken by a target."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         connection.execute(
             "insert into alert_told (key, target, episode, firing, told_at) "
             "values (%s, %s, %s, %s, clock_timestamp()) on conflict (key, target) do update "
@@ -128,9 +131,10 @@ def told(ledger: Ledger, target: str, message: Message) -> None:
         )
 
 
+@retried
 def not_told(ledger: Ledger, target: str, message: Message) -> None:
     """Record that a target did not take a message; it stays due, also when the alert is over meanwhile."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         connection.execute(
             "insert into alert_told (key, target, episode, firing, failed) values (%s, %s, %s, false, 1) "
             "on conflict (key, target) do update set failed = alert_told.failed + 1",
@@ -138,9 +142,10 @@ def not_told(ledger: Ledger, target: str, message: Message) -> None:
         )
 
 
+@retried
 def firing(ledger: Ledger) -> list[Message]:
     """Return what is wrong now, the oldest first."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         cursor = connection.cursor(row_factory=class_row(Message))
         return cursor.execute(f"select {_COLUMNS} from alert a where a.firing order by a.began, a.key").fetchall()
 

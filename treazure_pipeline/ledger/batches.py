@@ -14,12 +14,13 @@ was not accepted. A row in `pending` is newer than one that is planned or under 
 
 from __future__ import annotations
 
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from treazure_pipeline.clients import wire
+from treazure_pipeline.ledger.store import retried
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -101,7 +102,7 @@ def keep_from_folding(connection: psycopg.Connection, account: Account) -> None:
 
 @contextmanager
 def _claiming(ledger: Ledger, account: Account) -> Iterator[psycopg.Connection]:
-    with ledger.connection() as connection, connection.transaction():
+    with ledger.transaction() as connection:
         keep_from_claiming(connection, account)
         yield connection
 
@@ -110,6 +111,7 @@ def _batch(row: tuple[Any, ...] | None) -> Batch | None:
     return None if row is None else Batch(row[0], row[1].split(","), row[2].split(","), row[3])
 
 
+@retried
 def accept(
     ledger: Ledger,
     account: Account,
@@ -124,7 +126,7 @@ def accept(
 
     Too late for a batch that was marked as lost meanwhile: its rows are sent again, or have been. Nothing is recorded.
     """
-    with ledger.connection() as connection, connection.transaction() if refused else nullcontext():
+    with ledger.transaction() as connection:
         found = connection.execute(
             "update batch set state = 'accepted', answered_at = clock_timestamp(), transaction_id = %s, request_id = %s, "
             "refused = %s::uuid[] where id = %s and state = 'sending' returning id",
@@ -139,11 +141,12 @@ def accept(
             )
 
 
+@retried
 def refuse(
     ledger: Ledger, account: Account, batch: Batch, *, request_id: str | None, reason: str, scale: float
 ) -> None:
     """Record that Engage refused a whole batch, if not too late. A single row waits for its next try."""
-    with ledger.connection() as connection, connection.transaction():
+    with ledger.transaction() as connection:
         if not _is_under_way(connection, batch):
             return
         connection.execute(
@@ -155,12 +158,13 @@ def refuse(
             connection.execute(_REFUSE, _refusal(account, batch.contacts[0], reason, scale))
 
 
+@retried
 def fail(ledger: Ledger, batch: Batch, *, effect_possible: bool, error: str) -> None:
     """Record that a batch got no useful answer, if not too late; its rows stay pending.
 
     After a lost answer the batch keeps its lease: Engage may still be at work on it.
     """
-    with ledger.connection() as connection, connection.transaction():
+    with ledger.transaction() as connection:
         if not _is_under_way(connection, batch):
             return
         connection.execute(_RETURN, {"ids": [batch.id], "only": None})
@@ -176,15 +180,17 @@ def _is_under_way(connection: psycopg.Connection, batch: Batch) -> bool:
     return row is not None and row[0] == "sending"
 
 
+@retried
 def end_lease(ledger: Ledger, batch: Batch) -> None:
     """Free the rows of a lost batch at once: Engage has answered (5xx), so it is no longer at work on it."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         connection.execute("update batch set lease_until = clock_timestamp() where id = %s", (batch.id,))
 
 
+@retried
 def lease_left(ledger: Ledger, account: Account) -> float:
     """Return the seconds until the last lease of the programme's requests is over; 0 when none is under way."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         row = connection.execute(
             "select coalesce(extract(epoch from max(lease_until) - clock_timestamp()), 0)::float from batch "
             "where programme = %(id)s and state in ('sending', 'lost') and lease_until > clock_timestamp()",
@@ -193,13 +199,14 @@ def lease_left(ledger: Ledger, account: Account) -> float:
     return 0.0 if row is None else max(0.0, row[0])
 
 
+@retried
 def fold(ledger: Ledger, account: Account, *, at_most: int = 10_000) -> int:
     """Carry accepted batches into the ledger in one transaction; return how many rows were settled.
 
     A row leaves `pending` when the accepted amount is its newest master balance and was so when it was claimed; else it
     stays, to be sent again: a balance that went elsewhere and back may be in a newer request meanwhile.
     """
-    with ledger.connection() as connection, connection.transaction():
+    with ledger.transaction() as connection:
         # What a crash of the server loses of it is folded again: the batches are still accepted.
         connection.execute(
             "select set_config('synchronous_commit', 'off', true), pg_advisory_xact_lock_shared(%s, %s)",
@@ -210,9 +217,10 @@ def fold(ledger: Ledger, account: Account, *, at_most: int = 10_000) -> int:
     return int(row[0])
 
 
+@retried
 def abandon(ledger: Ledger, account: Account) -> int:
     """Mark requests whose lease is over and whose process never recorded an answer as lost; return how many."""
-    with ledger.connection() as connection, connection.transaction():
+    with ledger.transaction() as connection:
         found = connection.execute(
             "update batch set state = 'lost', error = 'its process ended without recording an answer' "
             "where programme = %s and state = 'sending' and lease_until <= clock_timestamp() returning id",
@@ -222,12 +230,13 @@ def abandon(ledger: Ledger, account: Account) -> int:
     return len(found)
 
 
+@retried
 def return_rows(ledger: Ledger, account: Account) -> None:
     """Give every row that is planned or under way a row of its own in `pending`, as a merge needs it.
 
     What an earlier run left planned is not planned any more. Costs what an earlier run left behind.
     """
-    with ledger.connection() as connection, connection.transaction():
+    with ledger.transaction() as connection:
         # Locked first: what is accepted and folded meanwhile would come back.
         found = connection.execute(
             "select id from batch where programme = %s and state = 'sending' for update", (account.id,)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from psycopg.rows import dict_row
 
 from treazure_pipeline.clients.wire import UNKNOWN_CONTACT
+from treazure_pipeline.ledger.store import retried
 from treazure_pipeline.ledger.verification import ROUNDS_TO_HEAL
 
 if TYPE_CHECKING:
@@ -49,10 +50,10 @@ class Explanation:
     events: list[Event]
 
 
+@retried
 def explain(ledger: Ledger, programme: Programme, contact: str) -> Explanation | None:
     """Explain a contact's balance; None where the ledger knows nothing of the contact in this programme."""
-    with ledger.connection() as connection, connection.transaction():
-        connection.execute("set transaction isolation level repeatable read, read only")
+    with ledger.reading() as connection:
         cursor = connection.cursor(row_factory=dict_row)
         found = cursor.execute(
             "select id from programme where loyalty_id = %s and definition_id = %s",

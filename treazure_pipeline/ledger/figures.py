@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from treazure_pipeline.ledger import batches
+from treazure_pipeline.ledger.store import retried
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,9 +83,10 @@ class Audit:
     audited_at: datetime
 
 
+@retried
 def take_stock(ledger: Ledger, account: Account) -> Stock:
     """Count the pending rows, with marks that no concurrent writer can blur."""
-    with ledger.connection() as connection, connection.transaction():
+    with ledger.transaction() as connection:
         batches.keep_from_claiming(connection, account)
         row = connection.execute(
             "select (select count(*) from unsettled where programme = %(programme)s), m.* from (" + MARKS + ") m",
@@ -94,9 +96,10 @@ def take_stock(ledger: Ledger, account: Account) -> Stock:
     return Stock(*row)
 
 
+@retried
 def flow_since(ledger: Ledger, account: Account, stock: Stock, run_started: datetime) -> Flow:
     """Say what became of `stock`, from the records of each batch and observation since."""
-    with ledger.connection() as connection, connection.transaction():
+    with ledger.transaction() as connection:
         batches.keep_from_claiming(connection, account)
         row = connection.execute(
             _FLOW,
@@ -112,17 +115,19 @@ def flow_since(ledger: Ledger, account: Account, stock: Stock, run_started: date
     return Flow(*row)
 
 
+@retried
 def status(ledger: Ledger, account: Account) -> Status:
     """Return what an operator asks first."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         row = connection.execute(_STATUS, {"programme": account.id, "beginning": account.beginning}).fetchone()
     assert row is not None
     return Status(account.name, *row)
 
 
+@retried
 def holes(ledger: Ledger, account: Account) -> Sequence[tuple[datetime, datetime]]:
     """Return the times not covered between the programme's beginning and the end of coverage, recomputed from the windows."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         return connection.execute(
             "with windows as (select range_agg(tstzrange(window_from, least(window_to, asked))) as covered from observation "
             "where programme = %(id)s and source = 'export' and state = 'merged' and window_from < least(window_to, asked)), "
@@ -133,12 +138,13 @@ def holes(ledger: Ledger, account: Account) -> Sequence[tuple[datetime, datetime
         ).fetchall()
 
 
+@retried
 def audit(ledger: Ledger, account: Account, *, always: bool = False) -> Audit:
     """Compare the running total of the master balances with a sum of its own.
 
     The sum reads the whole programme, so it is made once a day (or with `always`), and repeated from the record between.
     """
-    with ledger.connection() as connection, connection.transaction():
+    with ledger.transaction() as connection:
         row = connection.execute(
             "select points_total, audited_at, clock_timestamp() from programme where id = %s for update",
             (account.id,),

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from treazure_pipeline.ledger.store import retried
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
@@ -186,10 +188,11 @@ def history_failures(ledger: Ledger, account: Account, limit: int | None = None)
     )
 
 
+@retried
 def _frame(ledger: Ledger, statement: str, values: dict[str, object]) -> pd.DataFrame:
     import pandas as pd  # noqa: PLC0415 - half a second, which a run's process is better off with after its work
 
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         cursor = connection.execute(statement, values)
         columns = [column.name for column in cursor.description or ()]
         return pd.DataFrame(cursor.fetchall(), columns=columns)

@@ -16,6 +16,7 @@ import psycopg
 from psycopg.types.json import Json
 
 from treazure_pipeline.errors import PipelineError
+from treazure_pipeline.ledger.store import retried
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -90,6 +91,7 @@ class Month:
     changed_at: datetime
 
 
+@retried
 def note_due(ledger: Ledger, account: Account, *, everybody: bool, keep_days: int) -> bool:
     """Note whose log is to be read: those whose balance changed since this was done last, or everybody.
 
@@ -97,7 +99,7 @@ def note_due(ledger: Ledger, account: Account, *, everybody: bool, keep_days: in
     whether it was everybody. A programme's changes become visible in the order of their numbers, since whoever
     writes one holds the programme's row: so the newest one seen is a mark behind which nothing can appear.
     """
-    with ledger.connection() as connection, connection.transaction():
+    with ledger.transaction() as connection:
         values = {"programme": account.id, "days": keep_days}
         marked = connection.execute(
             "select 1 from points_history_mark where programme = %(programme)s "
@@ -111,12 +113,13 @@ def note_due(ledger: Ledger, account: Account, *, everybody: bool, keep_days: in
         return False
 
 
+@retried
 def due(ledger: Ledger, account: Account, *, before: datetime, after: Due | None, limit: int) -> list[Due]:
     """Return the next contacts after one: first those that no try has failed for, in key order.
 
     Those whose last try failed since `before` (when the run began) are left to the next run.
     """
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         found = connection.execute(
             _DUE if after is None else _DUE_AFTER,
             {
@@ -128,9 +131,10 @@ def due(ledger: Ledger, account: Account, *, before: datetime, after: Due | None
     return [Due(*row) for row in found]
 
 
+@retried
 def count_due(ledger: Ledger, account: Account, *, before: datetime) -> int:
     """Count what `due` returns in the end."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         row = connection.execute(
             "select count(*) from points_history_due where programme = %s and failed_at < %s", (account.id, before)
         ).fetchone()
@@ -138,6 +142,7 @@ def count_due(ledger: Ledger, account: Account, *, before: datetime) -> int:
     return int(row[0])
 
 
+@retried
 def replace(ledger: Ledger, account: Account, read: Read) -> int:
     """Make a contact's rows those of its log, in one transaction; return how many rows that wrote.
 
@@ -150,7 +155,7 @@ def replace(ledger: Ledger, account: Account, read: Read) -> int:
         "programme": account.id, "contact": read.due.contact, "asked": read.asked, "change": read.due.change,
         "rows": len(new), "sum": read.total, "log_balance": read.log_balance, "balance": read.balance,
     }  # fmt: skip
-    with _storing(), ledger.connection() as connection, connection.transaction():
+    with _storing(), ledger.transaction() as connection:
         # What a crash of the server takes away is still due then.
         connection.execute("set local synchronous_commit to off")
         if connection.execute(_NOTE_READ, values).fetchone() is None:
@@ -179,10 +184,11 @@ def replace(ledger: Ledger, account: Account, read: Read) -> int:
     return len(new) - same
 
 
+@retried
 def note_failure(ledger: Ledger, account: Account, contact: str, reason: str) -> None:
     """Note why a contact's log could not be read; its rows stay, and the next run tries again."""
     values = {"programme": account.id, "contact": contact, "reason": reason.replace("\0", "\N{SYMBOL FOR NULL}")}
-    with ledger.connection() as connection, connection.transaction():
+    with ledger.transaction() as connection:
         connection.execute(
             "insert into points_history_read (programme, contact, tried_at, error) "
             "values (%(programme)s, %(contact)s, clock_timestamp(), %(reason)s) "
@@ -196,9 +202,10 @@ def note_failure(ledger: Ledger, account: Account, contact: str, reason: str) ->
         )
 
 
+@retried
 def state(ledger: Ledger, account: Account) -> State:
     """Return what there is, at the cost of what is wrong or still to be done."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         row = connection.execute(_STATE, {"programme": account.id}).fetchone()
     assert row is not None
     return State(*row)
@@ -207,8 +214,7 @@ def state(ledger: Ledger, account: Account) -> State:
 @contextmanager
 def months(ledger: Ledger, account: Account) -> Iterator[Snapshot]:
     """Lend one unchanging view of all movements, for an export."""
-    with ledger.connection() as connection, connection.transaction():
-        connection.execute("set transaction isolation level repeatable read, read only")
+    with ledger.reading() as connection:
         yield Snapshot(connection, account)
 
 
@@ -249,9 +255,10 @@ class Snapshot:
         return {"programme": self._account.id, "start": start, "end": end}
 
 
+@retried
 def too_long(ledger: Ledger, account: Account, *, digits: int, decimals: int) -> tuple[str, int] | None:
     """Return contact and position of a movement whose points have more digits than these, None without any."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         found = connection.execute(
             "select contact::text, position from points_history where programme = %(programme)s "
             "and (scale(trim_scale(amount)) > %(decimals)s or scale(trim_scale(balance)) > %(decimals)s "

@@ -73,7 +73,7 @@ class SharedRate:
 
     def pause(self, seconds: float) -> None:
         """Keep everybody from sending for `seconds` (the server said 429 or Retry-After)."""
-        with self._ledger.connection() as connection:
+        with self._ledger.transaction() as connection:
             connection.execute(
                 "insert into rate_hold values (%s, %s, clock_timestamp() + make_interval(secs => %s)) "
                 "on conflict (bucket, priority) do update set until = greatest(rate_hold.until, excluded.until)",
@@ -83,7 +83,7 @@ class SharedRate:
     def _take(self) -> int:
         until = time.monotonic() + self._patience
         while True:
-            with self._ledger.connection() as connection, connection.transaction():
+            with self._ledger.transaction() as connection:
                 connection.execute("set local synchronous_commit to off")
                 row = connection.execute(
                     "select taken, wait from take_slot(%s, %s, %s, make_interval(secs => %s))",
@@ -101,7 +101,7 @@ class SharedRate:
                 raise RunIncompleteError("The run was stopped while it waited for its turn to send.")
 
     def _set_free(self, slot: int) -> None:
-        with self._ledger.connection() as connection, connection.transaction():
+        with self._ledger.transaction() as connection:
             connection.execute("set local synchronous_commit to off")
             connection.execute(
                 "update rate_slot set free_at = clock_timestamp() + interval '1 second' where bucket = %s and slot = %s",

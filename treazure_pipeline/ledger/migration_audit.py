@@ -13,6 +13,7 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from treazure_pipeline.ledger import batches, migrations
+from treazure_pipeline.ledger.store import retried
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -66,9 +67,10 @@ class ReadBack:
     contact: str
 
 
+@retried
 def shards(ledger: Ledger, migration: Migration, shard: int | None = None) -> list[ShardAudit]:
     """Compare roster, files and Engage, shard by shard, or of one shard."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         return (
             connection.cursor(row_factory=class_row(ShardAudit))
             .execute(_SHARDS, {"id": migration.id, "decimals": migration.decimals, "shard": shard})
@@ -76,9 +78,10 @@ def shards(ledger: Ledger, migration: Migration, shard: int | None = None) -> li
         )
 
 
+@retried
 def unequal(ledger: Ledger, migration: Migration, limit: int = 20) -> list[tuple[str, Decimal, Decimal | None]]:
     """Return contacts whose rows do not add up to their balance: contact, balance at the cut-off, sum of the rows."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         return connection.execute(
             f"select contact::text, balance, imported from migration_contact where migration = %(id)s and {_UNEQUAL} "
             "order by shard, contact limit %(limit)s",
@@ -86,9 +89,10 @@ def unequal(ledger: Ledger, migration: Migration, limit: int = 20) -> list[tuple
         ).fetchall()
 
 
+@retried
 def doubled_keys(ledger: Ledger, migration: Migration, limit: int = 20) -> list[tuple[str, int]]:
     """Return keys that several contacts have, and how many have them."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         return connection.execute(
             "select key, count(*) from migration_contact where migration = %s and key is not null and left_out is null "
             "group by key having count(*) > 1 order by key limit %s",
@@ -96,18 +100,20 @@ def doubled_keys(ledger: Ledger, migration: Migration, limit: int = 20) -> list[
         ).fetchall()
 
 
+@retried
 def findings(ledger: Ledger, migration: Migration) -> list[tuple[str, str, int, Decimal | None]]:
     """Count the findings: origin, kind, how many, their points."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         return connection.execute(
             "select origin, kind, count(*), sum(amount) from migration_finding where migration = %s group by 1, 2 order by 1, 2",
             (migration.id,),
         ).fetchall()
 
 
+@retried
 def examples(ledger: Ledger, migration: Migration, limit: int) -> list[tuple[Any, ...]]:
     """Return some findings of every kind: kind, contact, field, value, amount, remedy."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         return connection.execute(
             "select kind, contact, field, value, amount, remedy from (select f.*, row_number() over "
             "(partition by origin, kind order by contact, value) as n from migration_finding f where migration = %s) f "
@@ -116,9 +122,10 @@ def examples(ledger: Ledger, migration: Migration, limit: int) -> list[tuple[Any
         ).fetchall()
 
 
+@retried
 def sizes(ledger: Ledger, migration: Migration) -> list[tuple[int, int, Decimal]]:
     """Return how many contacts have a balance of how many digits before the point (negative: -1), and their points."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         return connection.execute(
             "select case when balance < 0 then -1 when balance < 1 then 0 else length(trunc(balance)::text) end as digits, "
             "count(*), sum(balance) from migration_contact where migration = %s group by 1 order by 1",
@@ -130,7 +137,7 @@ def export_csv(ledger: Ledger, migration: Migration, what: str) -> Iterator[byte
     """Return a CSV file in pieces: `contacts` (all, with balance, rows, imported, Engage's) or `findings`."""
     statement = _CONTACTS_CSV if what == "contacts" else _FINDINGS_CSV
     with (
-        ledger.connection() as connection,
+        ledger.transaction() as connection,
         connection.cursor() as cursor,
         cursor.copy(statement, {"id": migration.id, "decimals": migration.decimals}) as copy,
     ):
@@ -141,9 +148,10 @@ def export_csv(ledger: Ledger, migration: Migration, what: str) -> Iterator[byte
 # --- reading back ---
 
 
+@retried
 def probe(ledger: Ledger, migration: Migration, limit: int) -> list[ReadBack]:
     """Return a few contacts that have points in the files, spread over all."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         return (
             connection.cursor(row_factory=class_row(ReadBack))
             .execute(
@@ -155,11 +163,12 @@ def probe(ledger: Ledger, migration: Migration, limit: int) -> list[ReadBack]:
         )
 
 
+@retried
 def to_read_back(
     ledger: Ledger, migration: Migration, *, before: datetime, after: ReadBack | None, limit: int
 ) -> list[ReadBack]:
     """Return contacts that were not read since the import, or differed when they were read earlier than `before`."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         return (
             connection.cursor(row_factory=class_row(ReadBack))
             .execute(
@@ -176,11 +185,12 @@ def to_read_back(
         )  # fmt: skip
 
 
+@retried
 def record_read_back(
     ledger: Ledger, migration: Migration, rows: Sequence[ReadBack], shown: Sequence[Decimal | None]
 ) -> None:
     """Record what Engage showed of these contacts."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         connection.execute(
             "update migration_contact m set read_at = clock_timestamp(), read_back = r.shown "
             "from unnest(%s::smallint[], %s::uuid[], %s::numeric[]) r (shard, contact, shown) "
@@ -189,9 +199,10 @@ def record_read_back(
         )
 
 
+@retried
 def read_back_left(ledger: Ledger, migration: Migration, before: datetime) -> int:
     """Count the contacts that `to_read_back` would return."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         row = connection.execute(
             f"select count(*) from migration_contact where migration = %s and (read_at is null or read_at < %s and {_DIFFERS})",
             (migration.id, before),
@@ -199,9 +210,10 @@ def read_back_left(ledger: Ledger, migration: Migration, before: datetime) -> in
     return 0 if row is None else int(row[0])
 
 
+@retried
 def differences(ledger: Ledger, migration: Migration, limit: int = 20) -> list[Difference]:
     """Return contacts of which Engage shows something else than was imported."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         return (
             connection.cursor(row_factory=class_row(Difference))
             .execute(
@@ -213,6 +225,7 @@ def differences(ledger: Ledger, migration: Migration, limit: int = 20) -> list[D
         )
 
 
+@retried
 def close(
     ledger: Ledger, account: Account, migration: Migration, *, run_id: str, accepted_by: str | None, reason: str
 ) -> dict[str, int]:
@@ -224,7 +237,7 @@ def close(
     """
     batches.fold(ledger, account)
     batches.return_rows(ledger, account)
-    with ledger.connection() as connection, connection.transaction():
+    with ledger.transaction() as connection:
         batches.keep_from_claiming(connection, account)
         values: dict[str, Any] = {
             "id": migration.id, "programme": account.id, "decimals": migration.decimals, "lot": _LOT,

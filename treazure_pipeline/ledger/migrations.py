@@ -10,7 +10,6 @@ The programme is in mode migrating from the first state to the last: its push cl
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
@@ -21,9 +20,11 @@ from psycopg.types.json import Jsonb
 from treazure_pipeline.errors import BusyError, PipelineError
 from treazure_pipeline.ledger import batches
 from treazure_pipeline.ledger.snapshots import OVERLAP
+from treazure_pipeline.ledger.store import retried
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from datetime import datetime
     from decimal import Decimal
     from typing import Any
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 
 Mode = Literal["log", "balance"]
 KeyType = Literal["ContactId", "MemberNumber", "ExternalId"]
-_MIGRATION_CLASS = 7_281_007
-_SHARD_CLASS = 7_281_008
 _SHORTEST_WINDOW = timedelta(seconds=2)
 _FINDINGS_AT_ONCE = 5_000
 
@@ -140,13 +139,14 @@ class Finding:
 # --- the migration itself ---
 
 
+@retried
 def begin(ledger: Ledger, account: Account, terms: Terms, *, run_id: str, although_loaded: bool) -> Migration:
     """Return the programme's open migration, beginning one where there is none: its cut-off is now, for good.
 
     The caller holds the programme's lock. From the moment this commits no request to Engage is claimed for the
     programme. Raises MigrationError where the programme has sent balances before, unless `although_loaded`.
     """
-    with ledger.connection() as connection, connection.transaction():
+    with ledger.transaction() as connection:
         batches.keep_from_claiming(connection, account)
         found = _open(connection, account)
         if found is not None:
@@ -184,9 +184,10 @@ def opened(ledger: Ledger, account: Account) -> Migration:
     return found
 
 
+@retried
 def current(ledger: Ledger, account: Account) -> Migration | None:
     """Return the programme's open migration, None where there is none."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         return _open(connection, account)
 
 
@@ -203,12 +204,13 @@ def require(migration: Migration, *states: str) -> None:
         )
 
 
+@retried
 def abandon(ledger: Ledger, account: Account, *, by: str, reason: str) -> Migration:
     """Give the open migration up and let the programme be live again; what was fetched and written is kept.
 
     Raises BusyError while it is prepared, delivered or audited.
     """
-    with holding(ledger, account), ledger.connection() as connection, connection.transaction():
+    with holding(ledger, account), ledger.transaction() as connection:
         migration = _open(connection, account)
         if migration is None:
             raise MigrationError(f"Programme {account.name!r} has no migration to give up.")
@@ -225,22 +227,15 @@ def end(connection: psycopg.Connection, migration: Migration, state: str, *, by:
     connection.execute("update programme set mode = 'live' where id = %s", (migration.programme,))
 
 
-@contextmanager
-def holding(ledger: Ledger, account: Account, shard: int | None = None) -> Iterator[None]:
+def holding(ledger: Ledger, account: Account, shard: int | None = None) -> AbstractContextManager[None]:
     """Keep another process from the same step of the programme's migration, or from the same shard.
 
-    It is apart from the programme's lock, so the hourly sync is not kept waiting. Raises BusyError.
+    It is apart from the lease of the programme's runs, so the hourly sync is not kept waiting. Raises BusyError.
     """
-    classid, objid = (_MIGRATION_CLASS, account.id) if shard is None else (_SHARD_CLASS, account.id * 1000 + shard)
-    with ledger.connection() as connection:
-        row = connection.execute("select pg_try_advisory_lock(%s, %s)", (classid, objid)).fetchone()
-        if row is None or not row[0]:
-            what = "the migration" if shard is None else f"shard {shard} of the migration"
-            raise BusyError(f"Another run works on {what} of programme {account.name!r}.", hint="Let it finish.")
-        try:
-            yield
-        finally:
-            connection.execute("select pg_advisory_unlock(%s, %s)", (classid, objid))
+    name = f"migration:{account.id}" if shard is None else f"migration:{account.id}:{shard}"
+    what = "the migration" if shard is None else f"shard {shard} of the migration"
+    message = f"Another run works on {what} of programme {account.name!r}."
+    return ledger.lease(name, BusyError(message, hint="Let it finish."))
 
 
 def _open(connection: psycopg.Connection, account: Account) -> Migration | None:
@@ -258,12 +253,13 @@ def _open(connection: psycopg.Connection, account: Account) -> Migration | None:
 # --- the roster ---
 
 
+@retried
 def next_window(ledger: Ledger, migration: Migration) -> ExportWindow | None:
     """Return the next export to ask for, None when the roster has them all.
 
     When all contacts have been read, one more window finds the accounts that moved after the cut-off.
     """
-    with ledger.connection() as connection, connection.transaction():
+    with ledger.transaction() as connection:
         connection.execute(
             "insert into migration_window (migration, kind, window_from, window_to) "
             "select %(id)s, 'moved', %(from)s, clock_timestamp() + %(overlap)s where not exists "
@@ -284,12 +280,13 @@ def next_window(ledger: Ledger, migration: Migration) -> ExportWindow | None:
         )
 
 
+@retried
 def split(ledger: Ledger, window: ExportWindow, error: str) -> bool:
     """Replace a window whose export failed by its halves; False where it is too short for that."""
     if window.end - window.start < 2 * _SHORTEST_WINDOW:
         return False
     middle = window.start + (window.end - window.start) / 2
-    with ledger.connection() as connection, connection.transaction():
+    with ledger.transaction() as connection:
         connection.execute("update migration_window set state = 'split', error = %s where id = %s", (error, window.id))
         connection.execute(
             "insert into migration_window (migration, kind, window_from, window_to) "
@@ -300,6 +297,7 @@ def split(ledger: Ledger, window: ExportWindow, error: str) -> bool:
     return True
 
 
+@retried
 def add_to_roster(
     ledger: Ledger, migration: Migration, window: ExportWindow, blocks: Iterable[BalanceBlock]
 ) -> tuple[int, int]:
@@ -308,7 +306,7 @@ def add_to_roster(
     A contact that several exports list has the balance of the last one. Unless all of `blocks` arrives nothing is kept.
     """
     fetched = rejected = 0
-    with ledger.connection() as connection, connection.transaction(), connection.cursor() as cursor:
+    with ledger.transaction() as connection, connection.cursor() as cursor:
         cursor.execute(
             "create temp table listed (contact uuid not null, balance numeric not null, mutated_at timestamptz, "
             "position bigint not null) on commit drop"
@@ -340,13 +338,14 @@ def _rejected(row: RejectedRow) -> Finding:
     )  # fmt: skip
 
 
+@retried
 def add_keys(ledger: Ledger, migration: Migration, rows: Iterable[tuple[int, str, str]]) -> list[tuple[int, str, str]]:
     """Record the retailer's keys (line, contact, key) as they stream in, in place of earlier ones.
 
     Where a key has changed, every shard has to be written again.
     Returns the rows whose contact is not in the roster, at most so many as findings are kept at once.
     """
-    with ledger.connection() as connection, connection.transaction(), connection.cursor() as cursor:
+    with ledger.transaction() as connection, connection.cursor() as cursor:
         cursor.execute(
             "create temp table given (line integer not null, contact uuid not null, key text not null) on commit drop"
         )
@@ -371,9 +370,10 @@ def add_keys(ledger: Ledger, migration: Migration, rows: Iterable[tuple[int, str
         ).fetchall()
 
 
+@retried
 def complete_roster(ledger: Ledger, migration: Migration) -> None:
     """Record that the roster is complete: the shards can be worked on."""
-    with ledger.connection() as connection, connection.transaction():
+    with ledger.transaction() as connection:
         connection.execute("analyze migration_contact")
         connection.execute(
             "insert into migration_shard (migration, shard, contacts) select %(id)s, n, count(m.contact) "
@@ -388,9 +388,10 @@ def complete_roster(ledger: Ledger, migration: Migration) -> None:
         )
 
 
+@retried
 def roster_figures(ledger: Ledger, migration: Migration) -> dict[str, Any]:
     """Count the roster: contacts, points, accounts that moved after the cut-off, contacts without a key, exports."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         row = connection.execute(
             "select count(*), coalesce(sum(balance), 0), count(*) filter (where not settled), count(*) filter (where key is null), "
             "(select count(*) from migration_window where migration = %(id)s and state = 'done'), "
@@ -407,9 +408,10 @@ def roster_figures(ledger: Ledger, migration: Migration) -> dict[str, Any]:
 # --- the points log ---
 
 
+@retried
 def to_read(ledger: Ledger, migration: Migration, shard: int, *, after: str | None, limit: int) -> list[ToRead]:
     """Return contacts of a shard, in order, whose log is in no part yet; those of balance mode that moved, else all."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         return (
             connection.cursor(row_factory=class_row(ToRead))
             .execute(
@@ -420,6 +422,7 @@ def to_read(ledger: Ledger, migration: Migration, shard: int, *, after: str | No
         )
 
 
+@retried
 def add_part(
     ledger: Ledger,
     migration: Migration,
@@ -431,7 +434,7 @@ def add_part(
     balances: Mapping[str, Decimal],
 ) -> None:
     """Record, durably and together, the logs of consecutive contacts and the balances that were settled by them."""
-    with ledger.connection() as connection, connection.transaction():
+    with ledger.transaction() as connection:
         if body is not None:
             connection.execute(
                 "insert into migration_log (migration, shard, first, last, contacts, movements, body) "
@@ -451,9 +454,10 @@ def add_part(
         )
 
 
+@retried
 def note_unread(ledger: Ledger, migration: Migration, shard: int, contact: str, reason: str) -> None:
     """Keep a contact whose log can't be read, with the reason."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         connection.execute(
             "insert into migration_unread (migration, shard, contact, reason) values (%s, %s, %s, %s) "
             "on conflict (migration, shard, contact) do update set reason = excluded.reason, "
@@ -462,9 +466,10 @@ def note_unread(ledger: Ledger, migration: Migration, shard: int, contact: str, 
         )
 
 
+@retried
 def unread(ledger: Ledger, migration: Migration, shard: int | None, limit: int = 20) -> list[tuple[str, str, int]]:
     """Return contacts whose log could not be read: contact, reason, tries."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         return connection.execute(
             "select contact::text, reason, tries from migration_unread where migration = %(id)s "
             "and (%(shard)s::smallint is null or shard = %(shard)s) order by shard, contact limit %(limit)s",
@@ -472,9 +477,10 @@ def unread(ledger: Ledger, migration: Migration, shard: int | None, limit: int =
         ).fetchall()
 
 
+@retried
 def leave_out_unread(ledger: Ledger, migration: Migration, shard: int) -> int:
     """Leave contacts whose log can't be read out of the import, by a person's decision; the sync sets their balance."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         return connection.execute(
             "with gone as (delete from migration_unread where migration = %(id)s and shard = %(shard)s returning contact, reason) "
             "update migration_contact m set left_out = g.reason from gone g "
@@ -483,10 +489,11 @@ def leave_out_unread(ledger: Ledger, migration: Migration, shard: int) -> int:
         ).rowcount
 
 
+@retried
 def progress(ledger: Ledger, migration: Migration, shard: int | None = None) -> Progress:
     """Count how far a migration is, or one of its shards."""
     statement = _PROGRESS_LOG if migration.mode == "log" else _PROGRESS_BALANCE
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         row = connection.execute(statement, {"id": migration.id, "shard": shard}).fetchone()
     assert row is not None
     return Progress(*row)
@@ -494,7 +501,7 @@ def progress(ledger: Ledger, migration: Migration, shard: int | None = None) -> 
 
 def parts(ledger: Ledger, migration: Migration, shard: int) -> Iterator[bytes]:
     """Return the parts of a shard's logs in the order of their contacts, one at a time."""
-    with ledger.connection() as connection, connection.transaction(), connection.cursor(name="parts") as cursor:
+    with ledger.transaction() as connection, connection.cursor(name="parts") as cursor:
         cursor.itersize = 8
         cursor.execute(
             "select l.body from migration_log l where l.migration = %s and l.shard = %s order by l.first",
@@ -510,7 +517,7 @@ def roster(
     """Return a shard's contacts that are to be imported, in order: (contact, balance at the cut-off, key), in blocks."""
     after = None
     while True:
-        with ledger.connection() as connection:
+        with ledger.transaction() as connection:
             rows = connection.execute(
                 "select contact::text, balance, key from migration_contact where migration = %(id)s and shard = %(shard)s "
                 "and left_out is null and (%(after)s::uuid is null or contact > %(after)s) order by contact limit %(block)s",
@@ -525,6 +532,7 @@ def roster(
 # --- files ---
 
 
+@retried
 def record_files(
     ledger: Ledger,
     migration: Migration,
@@ -538,7 +546,7 @@ def record_files(
 
     `sums` was read from the files themselves. Raises MigrationError where a file that has left already would change.
     """
-    with ledger.connection() as connection, connection.transaction(), connection.cursor() as cursor:
+    with ledger.transaction() as connection, connection.cursor() as cursor:
         known = {
             name: sha256
             for name, sha256, state in cursor.execute(
@@ -605,9 +613,10 @@ def add_findings(
             )
 
 
+@retried
 def keep_findings(ledger: Ledger, migration: Migration, origin: str, findings: Iterable[Finding]) -> None:
     """Keep findings of a step in place of those that an earlier run of it kept."""
-    with ledger.connection() as connection, connection.transaction():
+    with ledger.transaction() as connection:
         connection.execute(
             "delete from migration_finding where migration = %s and origin = %s and shard is null",
             (migration.id, origin),
@@ -615,9 +624,10 @@ def keep_findings(ledger: Ledger, migration: Migration, origin: str, findings: I
         add_findings(connection, migration, origin, None, findings)
 
 
+@retried
 def files(ledger: Ledger, migration: Migration) -> list[File]:
     """Return the files of all shards, by name."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         return (
             connection.cursor(row_factory=class_row(File))
             .execute(
@@ -631,9 +641,10 @@ def files(ledger: Ledger, migration: Migration) -> list[File]:
 # --- delivery ---
 
 
+@retried
 def mark_file(ledger: Ledger, migration: Migration, name: str, state: str) -> None:
     """Record, durably, how far a file's delivery is."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         connection.execute(
             "update migration_file set state = %(state)s, "
             "delivered_at = case when %(state)s = 'delivered' then clock_timestamp() end "
@@ -642,9 +653,10 @@ def mark_file(ledger: Ledger, migration: Migration, name: str, state: str) -> No
         )
 
 
+@retried
 def complete_delivery(ledger: Ledger, migration: Migration, *, by: str, to: str) -> None:
     """Record that everything is delivered; `to` shows no secret."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         connection.execute(
             "update migration set state = 'delivered', delivered_by = %s, delivered_to = %s, delivered_at = clock_timestamp() "
             "where id = %s and state = 'ready'",
@@ -663,6 +675,7 @@ class Request:
     seconds: float
 
 
+@retried
 def claim_request(
     ledger: Ledger, migration: Migration, name: str, first_row: int, rows: int, key: str, *, remembered: float
 ) -> Request:
@@ -673,7 +686,7 @@ def claim_request(
     values = {
         "migration": migration.id, "name": name, "first": first_row, "rows": rows, "key": key, "remembered": remembered,
     }  # fmt: skip
-    with ledger.connection() as connection, connection.transaction():
+    with ledger.transaction() as connection:
         made = connection.execute(
             "insert into migration_request (migration, name, first_row, rows, idempotency_key, state, asked_at) "
             "values (%(migration)s, %(name)s, %(first)s, %(rows)s, %(key)s, 'sending', clock_timestamp()) "
@@ -693,9 +706,10 @@ def claim_request(
     return Request(row[0], row[1], row[2], repeat=True, seconds=row[3])
 
 
+@retried
 def answer_request(ledger: Ledger, request: Request, state: str, *, refused: int = 0, error: str | None = None) -> None:
     """Record, durably, how a request ended; `sending` keeps it for a repetition with its key."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         connection.execute(
             "update migration_request set state = %s, refused = %s, error = %s, "
             "answered_at = case when %s = 'sending' then null else clock_timestamp() end where id = %s",
@@ -703,36 +717,41 @@ def answer_request(ledger: Ledger, request: Request, state: str, *, refused: int
         )
 
 
+@retried
 def take_back_request(ledger: Ledger, request: Request) -> None:
     """Forget a request that had no effect, so that it is made anew."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         connection.execute("delete from migration_request where id = %s", (request.id,))
 
 
+@retried
 def note_refused_rows(ledger: Ledger, migration: Migration, findings: Iterable[Finding]) -> None:
     """Keep rows that Engage refused."""
-    with ledger.connection() as connection, connection.transaction():
+    with ledger.transaction() as connection:
         add_findings(connection, migration, "delivery", None, findings)
 
 
+@retried
 def has_requests(ledger: Ledger, migration: Migration) -> bool:
     """Tell whether rows of the migration have gone to Engage by API."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         row = connection.execute(
             "select exists (select from migration_request where migration = %s)", (migration.id,)
         ).fetchone()
     return row is not None and bool(row[0])
 
 
+@retried
 def uncertain_requests(ledger: Ledger, migration: Migration) -> list[tuple[int, str, int, int]]:
     """Return requests of which nobody can tell whether Engage took them: id, file, first row, rows."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         return connection.execute(
             "select id, name, first_row, rows from migration_request where migration = %s and state = 'uncertain' order by id",
             (migration.id,),
         ).fetchall()
 
 
+@retried
 def decide_uncertain(ledger: Ledger, migration: Migration, *, taken: bool) -> int:
     """Settle the uncertain requests by a person's decision: Engage has them, or they are sent with a new key."""
     statement = (
@@ -740,7 +759,7 @@ def decide_uncertain(ledger: Ledger, migration: Migration, *, taken: bool) -> in
         if taken
         else "delete from migration_request where migration = %s and state = 'uncertain'"
     )
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         return connection.execute(statement, (migration.id,)).rowcount
 
 

@@ -16,6 +16,7 @@ from psycopg.types.json import Jsonb
 
 from treazure_pipeline.errors import SettingsError
 from treazure_pipeline.ledger.batches import HELD, return_rows
+from treazure_pipeline.ledger.store import retried
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -89,17 +90,19 @@ class Picture:
     digest: str
 
 
+@retried
 def shift(ledger: Ledger, account: Account) -> Shift:
     """Say what a push would change now. Costs what is pending."""
-    with ledger.connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
+    with ledger.transaction() as connection, connection.cursor(row_factory=dict_row) as cursor:
         row = cursor.execute(_SHIFT, {"programme": account.id}).fetchone()
     assert row is not None
     return Shift(**row)
 
 
+@retried
 def note_loaded(ledger: Ledger, account: Account) -> None:
     """Note that nothing is left to push, which ends the first load if the coverage reaches back to the beginning."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         connection.execute(
             "update programme g set loaded_at = clock_timestamp() where id = %s and loaded_at is null "
             "and covered @> %s::timestamptz and exists (select from known k where k.programme = g.id and k.contacts > 0)",
@@ -107,6 +110,7 @@ def note_loaded(ledger: Ledger, account: Account) -> None:
         )
 
 
+@retried
 def store(ledger: Ledger, account: Account, shifted: Shift, reasons: Sequence[str], *, run_id: str) -> Plan:
     """Keep the rows that are due (where `reasons` is not empty) and those with a negative balance as the open plan.
 
@@ -116,7 +120,7 @@ def store(ledger: Ledger, account: Account, shifted: Shift, reasons: Sequence[st
         "programme": account.id, "run_id": run_id, "all": bool(reasons), "lot": _LOT,
         "figures": Jsonb(msgspec.to_builtins(shifted)), "reasons": [*reasons, *_of_negative(shifted)],
     }  # fmt: skip
-    with ledger.connection() as connection, connection.transaction():
+    with ledger.transaction() as connection:
         row = connection.execute(_STORE, values).fetchone()
         assert row is not None
         connection.execute(
@@ -130,15 +134,17 @@ def _of_negative(shifted: Shift) -> list[str]:
     return [f"{shifted.negative:,} balances are below zero; these rows alone are held"] if shifted.negative else []
 
 
+@retried
 def close_open(ledger: Ledger, account: Account) -> None:
     """Give up the open plan: what it held back is not suspicious any more."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         connection.execute("update plan set state = 'replaced' where programme = %s and state = 'open'", (account.id,))
 
 
+@retried
 def expire(ledger: Ledger, account: Account) -> None:
     """End approvals whose time is over; negative balances that they let through and nobody has sent are held again."""
-    with ledger.connection() as connection, connection.transaction():
+    with ledger.transaction() as connection:
         connection.execute(
             "with ended as (update plan set state = 'expired' where programme = %(programme)s and state = 'approved' "
             "and expires_at <= clock_timestamp() returning id), "
@@ -150,13 +156,14 @@ def expire(ledger: Ledger, account: Account) -> None:
         )
 
 
+@retried
 def approve(ledger: Ledger, account: Account | None, digest: str, *, by: str, lifetime: timedelta) -> Plan:
     """Let an open plan through once, until `lifetime` from now; `digest` may be its beginning, six digits at least.
 
     Approving an approved plan again changes nothing. Raises SettingsError where no single open plan has this digest.
     """
     wanted = digest.strip().lower()
-    with ledger.connection() as connection, connection.transaction():
+    with ledger.transaction() as connection:
         rows = connection.execute(
             "select id, state from plan where left(digest, length(%(digest)s)) = %(digest)s "
             "and (%(programme)s::smallint is null or programme = %(programme)s) and length(%(digest)s) >= %(shortest)s "
@@ -174,9 +181,10 @@ def approve(ledger: Ledger, account: Account | None, digest: str, *, by: str, li
     return _plan(ledger, number)
 
 
+@retried
 def mark_used(ledger: Ledger, account: Account, *, run_id: str, before: datetime) -> None:
     """Note that a push has had the plans approved `before` it began: they let nothing through any more."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         connection.execute(
             "update plan set state = 'used', used_at = clock_timestamp(), used_run_id = %s "
             "where programme = %s and state = 'approved' and approved_at <= %s",
@@ -194,10 +202,11 @@ def open_plan(connection: Connection[Any], account: Account) -> Plan | None:
     return None if row is None else _read(connection, row[0])
 
 
+@retried
 def approved_contacts(ledger: Ledger, account: Account) -> list[str]:
     """Give every row that is planned one of its own in `pending`, and return the contacts that a person has let through."""
     return_rows(ledger, account)
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         rows = connection.execute(
             f"with {_APPROVED} select p.contact::text from approved a "
             "join pending p on p.programme = %(programme)s and p.contact = a.contact and p.master = a.after order by 1",
@@ -249,8 +258,9 @@ def _step(step: int) -> str:
     return "no change" if step == 0 else f"{'gain' if step > 0 else 'loss'} {bounds}"
 
 
+@retried
 def _plan(ledger: Ledger, number: int) -> Plan:
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         return _read(connection, number)
 
 

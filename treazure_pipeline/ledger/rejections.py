@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from psycopg.rows import class_row
 
+from treazure_pipeline.ledger.store import retried
+
 if TYPE_CHECKING:
     from datetime import datetime
     from typing import Any, Literal
@@ -67,10 +69,11 @@ class Retried:
     nameless: int
 
 
+@retried
 def groups(ledger: Ledger, account: Account, *, contact: str | None = None, reason: str | None = None) -> list[Group]:
     """Return what is outstanding by origin and reason, most rows first."""
     values = _filter(account, contact, reason)
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         return connection.cursor(row_factory=class_row(Group)).execute(_GROUPS, values).fetchall()
 
 
@@ -85,24 +88,26 @@ def rows(
 ) -> list[Rejection]:
     """Return single rejections, the latest first; with `resolved` also what is not outstanding any more."""
     values = _filter(account, contact, reason) | {"resolved": resolved, "limit": limit}
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         return connection.cursor(row_factory=class_row(Rejection)).execute(_ROWS, values).fetchall()
 
 
+@retried
 def retry(ledger: Ledger, account: Account, *, contact: str | None = None, reason: str | None = None) -> Retried:
     """Have what is rejected tried by the next run, also what was gone; the count of tries is kept.
 
     A row of an export that names no contact (`nameless`) can only be resolved by a full export, or be discarded.
     """
-    with ledger.connection() as connection, connection.transaction():
+    with ledger.transaction() as connection:
         row = connection.execute(_RETRY, _filter(account, contact, reason)).fetchone()
     assert row is not None
     return Retried(*row)
 
 
+@retried
 def discard(ledger: Ledger, account: Account, digest: str, note: str) -> int:
     """Resolve rows of exports for good, by the first characters of their digest; return how many that were."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         return connection.execute(
             "update rejection set resolved_at = clock_timestamp(), resolved_by = 'person', note = %s "
             "where programme = %s and resolved_at is null and starts_with(digest, %s)",

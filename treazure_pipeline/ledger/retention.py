@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from treazure_pipeline.ledger.store import retried
+
 if TYPE_CHECKING:
     from datetime import datetime
 
@@ -38,7 +40,7 @@ class Pruned:
 
 def prune(ledger: Ledger, days: int, *, rows: int = _ROWS, batches_at_once: int = _BATCHES_AT_ONCE) -> Pruned:
     """Delete what is older than `days`; so many `rows`, or batches of a thousand contacts each, a transaction."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         row = connection.execute("select clock_timestamp() - make_interval(days => %s)", (days,)).fetchone()
     assert row is not None
     until = row[0]
@@ -57,16 +59,17 @@ def prune(ledger: Ledger, days: int, *, rows: int = _ROWS, batches_at_once: int 
     )
 
 
+@retried
 def megabytes(ledger: Ledger) -> dict[str, float]:
     """Return how large the tables are that hold history, with their indexes."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         return dict(connection.execute(_MEGABYTES).fetchall())
 
 
 def _in_lots(ledger: Ledger, statement: str, until: datetime, rows: int) -> int:
     total = 0
     while True:
-        with ledger.connection() as connection:
+        with ledger.transaction() as connection:
             deleted = connection.execute(statement, {"until": until, "rows": rows}).rowcount
         total += deleted
         if deleted < rows:
@@ -76,7 +79,7 @@ def _in_lots(ledger: Ledger, statement: str, until: datetime, rows: int) -> int:
 def _prune_batches(ledger: Ledger, until: datetime, at_once: int) -> tuple[int, int]:
     deleted = stripped = after = 0
     while True:
-        with ledger.connection() as connection, connection.transaction():
+        with ledger.transaction() as connection:
             row = connection.execute(_BATCHES, {"until": until, "at_once": at_once, "after": after}).fetchone()
         assert row is not None
         last, deleted_now, stripped_now = row

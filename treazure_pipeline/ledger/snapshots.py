@@ -20,6 +20,7 @@ from treazure_pipeline.clients import wire
 from treazure_pipeline.errors import DatabaseError
 from treazure_pipeline.ledger import batches, rejections
 from treazure_pipeline.ledger.figures import MARKS, Stock
+from treazure_pipeline.ledger.store import retried
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -68,12 +69,13 @@ class MergeFigures:
     stock: Stock
 
 
+@retried
 def next_window(ledger: Ledger, account: Account, *, full: bool = False) -> Window:
     """Return the window that leaves no hole (I1): from 2 h before the end of unbroken coverage to 2 h from now.
 
     With no coverage from the programme's beginning on, or with `full`, it starts at that beginning.
     """
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         row = connection.execute(
             "select clock_timestamp(), (select upper(r) from programme g, unnest(g.covered) r "
             "where g.id = %(id)s and r @> %(beginning)s::timestamptz)",
@@ -86,12 +88,13 @@ def next_window(ledger: Ledger, account: Account, *, full: bool = False) -> Wind
     return Window(max(covered_until - OVERLAP, account.beginning), now + OVERLAP)
 
 
+@retried
 def ask(ledger: Ledger, account: Account, window: Window, run_id: str) -> int:
     """Note that an export is about to be requested, with the database's time, and return the observation's number.
 
     An earlier export of the programme that was never merged is given up: this one's window covers its time too.
     """
-    with ledger.connection() as connection, connection.transaction():
+    with ledger.transaction() as connection:
         stale = connection.execute(
             "delete from observation where programme = %s and source = 'export' and state <> 'merged' returning id",
             (account.id,),
@@ -116,32 +119,33 @@ def stage(ledger: Ledger, account: Account, observation: int, blocks: Iterable[B
     fetched = rejected = 0
     kept: list[RejectedRow] = []
     table = _stage(observation)
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         connection.execute(
             SQL("create unlogged table {} (contact uuid not null, balance numeric not null, mutated_at timestamptz, "
                 "position bigint not null)").format(table)
         )  # fmt: skip
-        with connection.transaction(), connection.cursor() as cursor:
-            with cursor.copy(SQL("copy {} (contact, balance, mutated_at, position) from stdin").format(table)) as copy:
-                for block in blocks:
-                    copy.write(block.copy_text)
-                    fetched += block.rows + len(block.rejected)
-                    rejected += len(block.rejected)
-                    kept += block.rejected
-                    if len(kept) >= _REJECTIONS_AT_ONCE:
-                        _keep_rejected(ledger, account, observation, kept)
-                        kept.clear()
-            _keep_rejected(ledger, account, observation, kept)
-            connection.execute(
-                "update observation set state = 'staged', answered = clock_timestamp(), figures = %s where id = %s",
-                (Jsonb({"fetched": fetched, "rejected": rejected}), observation),
-            )
+    with ledger.transaction() as connection, connection.cursor() as cursor:
+        with cursor.copy(SQL("copy {} (contact, balance, mutated_at, position) from stdin").format(table)) as copy:
+            for block in blocks:
+                copy.write(block.copy_text)
+                fetched += block.rows + len(block.rejected)
+                rejected += len(block.rejected)
+                kept += block.rejected
+                if len(kept) >= _REJECTIONS_AT_ONCE:
+                    _keep_rejected(ledger, account, observation, kept)
+                    kept.clear()
+        _keep_rejected(ledger, account, observation, kept)
+        connection.execute(
+            "update observation set state = 'staged', answered = clock_timestamp(), figures = %s where id = %s",
+            (Jsonb({"fetched": fetched, "rejected": rejected}), observation),
+        )
     return fetched, rejected
 
 
+@retried
 def staged(ledger: Ledger, account: Account) -> int | None:
     """Return the observation that is staged and waits for its merge, or None."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         row = connection.execute(
             "select id from observation where programme = %s and source = 'export' and state = 'staged'",
             (account.id,),
@@ -149,6 +153,7 @@ def staged(ledger: Ledger, account: Account) -> int | None:
     return None if row is None else int(row[0])
 
 
+@retried
 def merge(ledger: Ledger, account: Account, observation: int, *, lot: int) -> MergeFigures:
     """Record a staged export's balances as the newest known of the master, in one transaction.
 
@@ -157,8 +162,7 @@ def merge(ledger: Ledger, account: Account, observation: int, *, lot: int) -> Me
     `reread`). Coverage grows in the same transaction.
     """
     with (
-        ledger.connection() as connection,
-        connection.transaction(),
+        ledger.transaction() as connection,
         connection.cursor(row_factory=dict_row) as cursor,
     ):
         batches.keep_from_claiming(connection, account)
@@ -218,9 +222,10 @@ def merge(ledger: Ledger, account: Account, observation: int, *, lot: int) -> Me
     return figures
 
 
+@retried
 def merged(ledger: Ledger, account: Account, run_id: str) -> MergeFigures | None:
     """Return the figures of the export that a run merged, or None."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         row = connection.execute(
             "select figures from observation where programme = %s and run_id = %s and source = 'export' "
             "and state = 'merged' order by id desc limit 1",
@@ -231,6 +236,7 @@ def merged(ledger: Ledger, account: Account, run_id: str) -> MergeFigures | None
     return msgspec.convert(row[0], MergeFigures)
 
 
+@retried
 def record_account(
     ledger: Ledger, account: Account, contact: str, balance: Decimal, asked: datetime, run_id: str
 ) -> bool:
@@ -240,8 +246,7 @@ def record_account(
     account once more. An account read before what is known is dropped as superseded (True).
     """
     with (
-        ledger.connection() as connection,
-        connection.transaction(),
+        ledger.transaction() as connection,
         connection.cursor(row_factory=dict_row) as cursor,
     ):
         # Its caller commits durably after this, which flushes what comes before; the programme's row is free sooner.
@@ -275,21 +280,24 @@ def record_account(
     return True
 
 
+@retried
 def to_reread(ledger: Ledger, account: Account) -> list[str]:
     """Return the contacts whose observations overlapped and differed, and are to be read once more."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         rows = connection.execute("select contact::text from reread where programme = %s order by since", (account.id,))
         return [contact for (contact,) in rows]
 
 
+@retried
 def drop_reread(ledger: Ledger, account: Account, contact: str) -> None:
     """Give up reading a contact once more (its account is gone in Treazure); what is known stays."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         connection.execute("delete from reread where programme = %s and contact = %s", (account.id, contact))
 
 
+@retried
 def _keep_rejected(ledger: Ledger, account: Account, observation: int, rows: Sequence[RejectedRow]) -> None:
-    with ledger.connection() as connection, connection.cursor() as cursor:
+    with ledger.transaction() as connection, connection.cursor() as cursor:
         cursor.executemany(
             "insert into rejection (programme, digest, contact, field, value, reason, raw, first_seen, last_seen, observation) "
             "values (%(programme)s, md5(%(raw)s || chr(10) || %(reason)s), %(contact)s, %(field)s, %(value)s, %(reason)s, %(raw)s, now(), now(), %(observation)s) "

@@ -1,31 +1,80 @@
-"""The ledger's connections, its clock, its programmes and the lock that keeps two runs of a programme apart.
+"""The ledger's connections, its clock, its programmes and the leases that keep two runs apart.
 
 Belongs here: what every part of the ledger needs. Does not: any statement about balances (`merge`, `batches`, `figures`).
 """
 
 from __future__ import annotations
 
-import threading
-from contextlib import contextmanager, suppress
+import functools
+import logging
+import time
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from functools import partial
+from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
 import psycopg
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool, PoolTimeout
 
+from treazure_pipeline.clients.transport import jittered
 from treazure_pipeline.database import schema
-from treazure_pipeline.errors import BusyError
+from treazure_pipeline.errors import BusyError, ConflictError, DatabaseUnavailableError
+from treazure_pipeline.ledger.leases import Leases
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from datetime import datetime
     from types import TracebackType
 
     from treazure_pipeline.settings import Programme
 
-_LOCK_CLASS = 7_281_002
-_SESSION = f"set search_path to {schema.SCHEMA}; set timezone to 'UTC'; set jit to off; set track_io_timing to off"
+logger = logging.getLogger(__name__)
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+_WAITS = (0.05, 0.2, 0.5, 2.0, 5.0, 10.0)
+"""Seconds between the tries of a transaction that met another one, or whose connection was cut."""
+
+_KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20_000}
+# In each transaction, since a pooler may give every one another session, and roles and databases have settings of their own.
+_FACTS = {
+    "search_path": schema.SCHEMA,
+    "timezone": "UTC",
+    "datestyle": "ISO",
+    "intervalstyle": "postgres",
+    "extra_float_digits": "1",
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "idle_in_transaction_session_timeout": "60s",
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+    "jit": "off",
+}
+_SET_FACTS = "select " + ", ".join(
+    [f"set_config('{name}', '{value}', true)" for name, value in _FACTS.items()]
+    + ["set_config('synchronous_commit', replace(current_setting('synchronous_commit'), 'off', 'on'), true)"]
+)
+
+
+def retried(work: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Make a function of one transaction that is tried again: what met another one, or lost its connection, may pass.
+
+    For functions that may be done twice: of a commit without an answer nobody knows whether it happened.
+    """
+
+    @functools.wraps(work)
+    def tried(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        for wait in _WAITS:
+            try:
+                return work(*args, **kwargs)
+            except (ConflictError, DatabaseUnavailableError) as error:
+                logger.warning("%s Tried again in %g s.", error, wait)
+                time.sleep(jittered(wait))
+        return work(*args, **kwargs)
+
+    return tried
 
 
 @dataclass(frozen=True)
@@ -49,12 +98,11 @@ class Ledger:
 
     def __init__(self, url: str, *, connections: int = 12) -> None:
         schema.check(url)
-        self._url = url
-        self._held: dict[int, psycopg.Connection] = {}
-        self._guard = threading.Lock()
+        self._leases = Leases(partial(self.transaction, fenced=False))
         self._pool = ConnectionPool(
-            url, min_size=1, max_size=connections, timeout=30, kwargs={"connect_timeout": 10, "autocommit": True},
-            configure=_configure, open=True,
+            url, min_size=1, max_size=connections + 1, timeout=30, open=True,
+            kwargs={"connect_timeout": 10, "autocommit": True, "prepare_threshold": None, "client_encoding": "UTF8"}
+            | _KEEPALIVES,
         )  # fmt: skip
 
     def __repr__(self) -> str:
@@ -70,34 +118,53 @@ class Ledger:
         self.close()
 
     def close(self) -> None:
-        """Give back every lock and connection."""
-        for connection in self._held.values():
-            _let_go(connection)
-        self._held.clear()
+        """Give back every lease and connection."""
+        self._leases.close()
         self._pool.close()
 
     @contextmanager
-    def connection(self) -> Iterator[psycopg.Connection[TupleRow]]:
-        """Lend an autocommit connection; a driver's error leaves as DatabaseUnavailableError.
+    def transaction(self, *, fenced: bool = True) -> Iterator[psycopg.Connection[TupleRow]]:
+        """Lend a connection in one transaction, committed at the end of the block; a driver's error leaves as ours.
 
-        Wrap statements that belong together in `connection.transaction()`.
+        Raises LeaseLostError where a lease of this ledger has gone to somebody else. (`fenced=False`: that is not
+        looked at, so that a lease can be renewed and given back.)
         """
+        with self._lent() as connection, connection.transaction():
+            connection.execute(_SET_FACTS)
+            if fenced:
+                self._leases.check(connection)
+            yield connection
+
+    @contextmanager
+    def reading(self) -> Iterator[psycopg.Connection[TupleRow]]:
+        """Lend a connection in one read-only transaction: all that is read is of one moment, and nothing is written."""
+        with self._lent() as connection:
+            connection.isolation_level, connection.read_only = psycopg.IsolationLevel.REPEATABLE_READ, True
+            with connection.transaction():
+                connection.execute(_SET_FACTS)
+                yield connection
+
+    @contextmanager
+    def _lent(self) -> Iterator[psycopg.Connection[TupleRow]]:
         try:
             with self._pool.connection() as connection:
+                connection.isolation_level, connection.read_only = psycopg.IsolationLevel.READ_COMMITTED, None
                 yield connection
-        except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout) as error:
-            raise schema.unavailable(error) from error
+        except (psycopg.Error, PoolTimeout) as error:
+            raise schema.translated(error) from error
 
+    @retried
     def now(self) -> datetime:
         """Return the database's clock, the only one that the ledger goes by (aware, UTC)."""
-        with self.connection() as connection:
+        with self.transaction() as connection:
             row = connection.execute("select clock_timestamp()").fetchone()
             assert row is not None
             return row[0]  # type: ignore[no-any-return]
 
+    @retried
     def account(self, programme: Programme) -> Account:
         """Return the programme's number in the ledger, making its row when it is new."""
-        with self.connection() as connection, connection.transaction():
+        with self.transaction() as connection:
             row = connection.execute(
                 "select id, name, mode from programme where loyalty_id = %s and definition_id = %s",
                 (programme.loyalty_id, programme.definition_id),
@@ -114,82 +181,65 @@ class Ledger:
         number, _, mode = row
         return _account(programme, number, mode)
 
+    @retried
     def find(self, programme: Programme) -> Account | None:
         """Return the programme's number in the ledger, None where it is new; writes nothing."""
-        with self.connection() as connection:
+        with self.transaction() as connection:
             row = connection.execute(
                 "select id, mode from programme where loyalty_id = %s and definition_id = %s",
                 (programme.loyalty_id, programme.definition_id),
             ).fetchone()
         return None if row is None else _account(programme, *row)
 
-    @contextmanager
-    def reading(self) -> Iterator[psycopg.Connection[TupleRow]]:
-        """Lend a connection in one read-only transaction: all that is read is of one moment, and nothing is written."""
-        with self.connection() as connection, connection.transaction():
-            connection.execute("set transaction isolation level repeatable read, read only")
-            yield connection
-
     def hold(self, account: Account) -> None:
-        """Take the programme's lock until `release` or `close`; taking it again in this ledger is free.
+        """Take the lease of the programme's runs until `release` or `close`; taking it again in this ledger is free.
 
-        The lock is a PostgreSQL session's, so it is gone the moment its process is. Raises BusyError when another
-        run holds it. (A pooler that shares sessions between transactions can't be used in front of the ledger.)
+        Raises BusyError when another run holds it.
         """
-        with self._guard:
-            held = self._held.get(account.id)
-            if held is not None and not held.closed:
-                return
-            try:
-                connection = psycopg.connect(self._url, autocommit=True, connect_timeout=10)
-            except psycopg.OperationalError as error:
-                raise schema.unavailable(error) from error
-            row = connection.execute("select pg_try_advisory_lock(%s, %s)", (_LOCK_CLASS, account.id)).fetchone()
-            if row is None or not row[0]:
-                connection.close()
-                message = f"Another run of programme {account.name!r} is under way."
-                raise BusyError(
-                    message, hint="Nothing to do: it sends what is pending. See `treazure-pipeline status`."
-                )
-            self._held[account.id] = connection
+        if not self._leases.holds(_sync(account)):
+            message = f"Another run of programme {account.name!r} is under way."
+            hint = "Nothing to do: it sends what is pending. See `treazure-pipeline status`."
+            self._leases.take(_sync(account), BusyError(message, hint=hint))
 
     def release(self, account: Account) -> None:
-        """Give the programme's lock back."""
-        with self._guard:
-            connection = self._held.pop(account.id, None)
-            if connection is not None:
-                _let_go(connection)
-
-    def is_held(self, account: Account, lock: int = _LOCK_CLASS) -> bool:
-        """Tell whether any process holds the programme's lock, or another one of the programme's."""
-        with self.connection() as connection:
-            row = connection.execute(
-                "select exists (select from pg_locks where locktype = 'advisory' and classid = %s and objid = %s "
-                "and database = (select oid from pg_database where datname = current_database()) and granted)",
-                (lock, account.id),
-            ).fetchone()
-        return row is not None and bool(row[0])
+        """Give the lease of the programme's runs back."""
+        self._leases.release(_sync(account))
 
     @contextmanager
     def holding(self, account: Account) -> Iterator[None]:
-        """Hold the programme's lock for a block."""
+        """Hold the lease of the programme's runs for a block."""
         self.hold(account)
         try:
             yield
         finally:
             self.release(account)
 
+    @contextmanager
+    def lease(self, name: str, busy: BusyError) -> Iterator[None]:
+        """Hold the lease of some other exclusive work for a block; raises `busy` where anybody holds it already."""
+        self._leases.take(name, busy)
+        try:
+            yield
+        finally:
+            self._leases.release(name)
+
+    def is_held(self, account: Account) -> bool:
+        """Tell whether any process holds the lease of the programme's runs."""
+        return self.is_leased(_sync(account))
+
+    @retried
+    def is_leased(self, name: str) -> bool:
+        """Tell whether any process holds a lease."""
+        with self.transaction() as connection:
+            row = connection.execute(
+                "select exists (select from lease where name = %s and expires_at > clock_timestamp())", (name,)
+            ).fetchone()
+        return row is not None and bool(row[0])
+
+
+def _sync(account: Account) -> str:
+    return f"sync:{account.id}"
+
 
 def _account(programme: Programme, number: int, mode: str) -> Account:
     return Account(number, programme.name, programme.loyalty_id, programme.definition_id, programme.beginning, mode)
-
-
-def _let_go(connection: psycopg.Connection) -> None:
-    """Give a session's lock back now: of a closed one the server learns a moment later, and the next run would be busy."""
-    with suppress(psycopg.Error):
-        connection.execute("select pg_advisory_unlock_all()")
-    connection.close()
-
-
-def _configure(connection: psycopg.Connection) -> None:
-    connection.execute(_SESSION)

@@ -10,8 +10,7 @@ read. A verdict never touches `ledger.sent` (I3): what differs gets a `marked` r
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -20,9 +19,11 @@ from psycopg.types.json import Jsonb
 
 from treazure_pipeline.errors import BusyError
 from treazure_pipeline.ledger import batches
+from treazure_pipeline.ledger.store import retried
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
+    from contextlib import AbstractContextManager
     from datetime import datetime
     from decimal import Decimal
     from typing import Any
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 NOT_OLDER_THAN = timedelta(hours=24)
 MOST_LATELY = 50_000
 """Rows sent earlier than the former, or before so many others, are left to the rounds."""
-LOCK = 7_281_005
-"""Held by whoever verifies a programme; the sync's is another one."""
 ROUNDS_TO_HEAL = 3
 """A contact that differs once more after being marked so often in a row will not heal by itself."""
 
@@ -128,23 +127,23 @@ class Standing:
     round_share: float
 
 
-@contextmanager
-def holding(ledger: Ledger, account: Account) -> Iterator[None]:
-    """Keep other verifications of the programme out, but not its sync; raises BusyError. Gone with the process."""
-    with ledger.connection() as connection:
-        row = connection.execute("select pg_try_advisory_lock(%s, %s)", (LOCK, account.id)).fetchone()
-        if row is None or not row[0]:
-            message = f"Another verification of programme {account.name!r} is under way."
-            raise BusyError(message, hint="Nothing to do: it goes on where the last one stopped.")
-        try:
-            yield
-        finally:
-            connection.execute("select pg_advisory_unlock(%s, %s)", (LOCK, account.id))
+def lease(account: Account) -> str:
+    """Name the lease of whoever verifies a programme; the sync's is another one."""
+    return f"verification:{account.id}"
 
 
+def holding(ledger: Ledger, account: Account) -> AbstractContextManager[None]:
+    """Keep other verifications of the programme out, but not its sync; raises BusyError."""
+    message = f"Another verification of programme {account.name!r} is under way."
+    return ledger.lease(
+        lease(account), BusyError(message, hint="Nothing to do: it goes on where the last one stopped.")
+    )
+
+
+@retried
 def begin(ledger: Ledger, account: Account, run_id: str) -> int:
     """Note that a run begins, and a round where none is under way; return the run's number."""
-    with ledger.connection() as connection, connection.transaction():
+    with ledger.transaction() as connection:
         values = {
             "programme": account.id, "run_id": run_id, "not_older": NOT_OLDER_THAN, "most": MOST_LATELY,
             "all_of_it": _ALL_OF_IT,
@@ -158,15 +157,17 @@ def begin(ledger: Ledger, account: Account, run_id: str) -> int:
     return int(row[0])
 
 
+@retried
 def end(ledger: Ledger, run: int, tally: Tally, error: str | None) -> None:
     """Note that a run has ended, and with which error."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         connection.execute(
             "update verification_run set ended_at = clock_timestamp(), figures = %s, error = %s where id = %s",
             (Jsonb(asdict(tally)), error, run),
         )
 
 
+@retried
 def sent_lately(ledger: Ledger, account: Account, *, grace: float, size: int) -> Chunk:
     """Return the next rows that Engage accepted longer than `grace` seconds ago, by batch from the mark on.
 
@@ -174,7 +175,7 @@ def sent_lately(ledger: Ledger, account: Account, *, grace: float, size: int) ->
     when the round comes to it.)
     """
     values = {"programme": account.id, "grace": grace, "size": size, "batches": _BATCHES_AT_ONCE}
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         rows = connection.execute(_SENT_LATELY, values).fetchall()
     if not rows:
         return Chunk([], 0, 0, ledger.now(), is_lately=True, is_last=True)
@@ -182,9 +183,10 @@ def sent_lately(ledger: Ledger, account: Account, *, grace: float, size: int) ->
     return Chunk(**_looked_at(rows) | {"unsettled": 0}, is_lately=True, is_last=False, batch=batch, position=position)
 
 
+@retried
 def next_of_round(ledger: Ledger, account: Account, *, grace: float, size: int) -> Chunk:
     """Return the next rows of the round, in the order of the ledger's key; left out are those read in this round."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         found = connection.execute(
             "select cursor::text, round_started from verification_progress where programme = %s", (account.id,)
         ).fetchone()
@@ -204,12 +206,13 @@ def _looked_at(rows: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
     return {"rows": settled, "passed": len(rows), "unsettled": len(wanted) - len(settled), "asked": rows[0][-1]}
 
 
+@retried
 def next_for_master(ledger: Ledger, account: Account, *, size: int) -> list[Row]:
     """Return the next contacts to be compared with the master, by the ledger's key, over and over.
 
     Left out are unsettled ones: of the others, what was sent is the newest balance known of the master.
     """
-    with ledger.connection() as connection, connection.transaction():
+    with ledger.transaction() as connection:
         found = connection.execute(
             "select master_cursor::text from verification_progress where programme = %s", (account.id,)
         ).fetchone()
@@ -223,6 +226,7 @@ def next_for_master(ledger: Ledger, account: Account, *, size: int) -> list[Row]
     return [Row(*row[:3]) for row in rows if not row[3]]
 
 
+@retried
 def record(
     ledger: Ledger,
     account: Account,
@@ -247,22 +251,21 @@ def record(
         "shown": [reading.shown for reading in readings],
         "equal": [reading.equal for reading in readings],
     }  # fmt: skip
-    with ledger.connection() as connection, connection.transaction():
+    with ledger.transaction() as connection:
         if not all(reading.equal for reading in readings):
             batches.keep_from_claiming(connection, account)
         row = connection.execute(_RECORD, values).fetchone()
         assert row is not None
         equal, drift, missing, healed, marked = row
-        tally.read += len(readings)
-        tally.equal += equal
-        tally.drift += drift
-        tally.missing += missing
-        tally.healed += healed
-        tally.marked += marked
-        tally.unsettled += chunk.unsettled + len(readings) - equal - drift - missing
+        counted = replace(
+            tally, read=tally.read + len(readings), equal=tally.equal + equal, drift=tally.drift + drift,
+            missing=tally.missing + missing, healed=tally.healed + healed, marked=tally.marked + marked,
+            unsettled=tally.unsettled + chunk.unsettled + len(readings) - equal - drift - missing,
+        )  # fmt: skip
         if finished:
             _move_on(connection, account, chunk)
-        connection.execute("update verification_run set figures = %s where id = %s", (Jsonb(asdict(tally)), run))
+        connection.execute("update verification_run set figures = %s where id = %s", (Jsonb(asdict(counted)), run))
+    vars(tally).update(vars(counted))
 
 
 def _move_on(connection: psycopg.Connection, account: Account, chunk: Chunk) -> None:
@@ -285,9 +288,10 @@ def _move_on(connection: psycopg.Connection, account: Account, chunk: Chunk) -> 
         )
 
 
+@retried
 def standing(ledger: Ledger, account: Account) -> Standing:
     """Return what is outstanding, and how far the reading has come."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         cursor = connection.cursor(row_factory=class_row(Standing))
         found = cursor.execute(_STANDING, {"programme": account.id, "rounds": ROUNDS_TO_HEAL}).fetchone()
     assert found is not None

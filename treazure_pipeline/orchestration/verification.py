@@ -131,7 +131,7 @@ def build_verification(programme: Programme, *, prefixed: bool) -> dg.Definition
     )
 
     def is_busy(connections: Connections) -> bool:
-        return connections.ledger.is_held(connections.ledger.account(programme), verification.LOCK)
+        return connections.ledger.is_leased(verification.lease(connections.ledger.account(programme)))
 
     schedule = hourly(job, MINUTE, is_busy, "the next one goes on where it stopped.")
     return dg.Definitions(assets=[engage_balance_verification], jobs=[job], schedules=[schedule])

@@ -29,7 +29,7 @@ class Sign:
 
 def foreign_transactions(ledger: Ledger, treazure: TreazureClient, account: Account) -> list[Sign]:
     """Find movements that repeat one of the latest adjustments and carry no receipt of ours: it may count twice."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         rows = connection.execute(
             "select contact::text, amount, comment, received_at, "
             "(select array_agg(o.receipt) from adjustment o where o.contact = a.contact) "
@@ -53,7 +53,7 @@ def foreign_balances(
     ledger: Ledger, engage: EngageClient, account: Account, programme: Programme, grace: float
 ) -> list[Sign]:
     """Find balances in Engage that differ from what it accepted from us more than `grace` seconds ago."""
-    with ledger.connection() as connection:
+    with ledger.transaction() as connection:
         rows = connection.execute(
             "with latest as (select id from batch where programme = %(id)s and state = 'folded' "
             "and answered_at < clock_timestamp() - make_interval(secs => %(grace)s) order by id desc limit 20) "

@@ -176,7 +176,7 @@ def test_a_second_verification_is_busy_and_one_beside_a_sync_is_not(watch: Watch
         other.ledger.hold(account)
         assert watch.verify().tally.read == 80
         with verification.holding(other.ledger, account):
-            assert other.ledger.is_held(account, verification.LOCK)
+            assert other.ledger.is_leased(verification.lease(account))
             with pytest.raises(BusyError):
                 watch.verify()
-        assert not other.ledger.is_held(account, verification.LOCK)
+        assert not other.ledger.is_leased(verification.lease(account))

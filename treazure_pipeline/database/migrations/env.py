@@ -5,6 +5,6 @@ from __future__ import annotations
 from alembic import context
 
 connection = context.config.attributes["connection"]
-context.configure(connection=connection, version_table_schema="treazure_pipeline", transaction_per_migration=True)
+context.configure(connection=connection, version_table_schema="treazure_pipeline")
 with context.begin_transaction():
     context.run_migrations()

@@ -1,0 +1,166 @@
+"""Exclusive work without a session: rows with a fencing token and an end (I12).
+
+Who holds a lease renews it from a thread of its own, and every transaction of its ledger checks the token first, under a
+lock that lets renewals pass and a successor wait. So whoever stood still too long can't write any more, and nothing has
+to be kept in a session: a pooler in transaction mode may stand in front of the ledger. See Kleppmann, "How to do
+distributed locking", for fencing tokens.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from treazure_pipeline.errors import BusyError, DatabaseError, LeaseLostError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    from psycopg.rows import TupleRow
+
+logger = logging.getLogger(__name__)
+
+LEASE_SECONDS = 45.0
+RENEW_SECONDS = 10.0
+_TAKE_SECONDS = 3
+
+
+class Leases:
+    """The leases that one ledger holds. Thread-safe; `transaction` opens a transaction that checks no token."""
+
+    def __init__(self, transaction: Callable[[], AbstractContextManager[psycopg.Connection[TupleRow]]]) -> None:
+        self._transaction = transaction
+        self._guard = threading.Lock()
+        self._tokens: dict[str, int] = {}
+        self._stopped = threading.Event()
+        self._renewer: threading.Thread | None = None
+
+    def take(self, name: str, busy: BusyError) -> None:
+        """Take a lease, or raise `busy` at once where somebody else holds it, or this ledger does already."""
+        with self._guard:
+            token = None if name in self._tokens else self._take(name)
+            if token is None:
+                raise busy
+            self._tokens[name] = token
+            if self._renewer is None:
+                self._renewer = threading.Thread(target=self._renew_for_ever, name="leases", daemon=True)
+                self._renewer.start()
+
+    def _take(self, name: str) -> int | None:
+        values = {"name": name, "seconds": LEASE_SECONDS, "holder": _this_process(), "former": None}
+        try:
+            with self._transaction() as connection:
+                # Without a lock first: somebody who holds it may be in a transaction of minutes.
+                held = connection.execute(_HELD, values).fetchone()
+                if held is not None:
+                    if not _is_dead(held[0]):
+                        return None
+                    values["former"] = held[1]
+                connection.execute(f"set local lock_timeout to '{_TAKE_SECONDS}s'")
+                row = connection.execute(_TAKE, values).fetchone()
+        except DatabaseError as error:
+            if isinstance(error.__cause__, psycopg.errors.LockNotAvailable):
+                return None
+            raise
+        return None if row is None else int(row[0])
+
+    def holds(self, name: str) -> bool:
+        """Tell whether this ledger holds a lease, as far as it knows."""
+        return name in self._tokens
+
+    def release(self, name: str) -> None:
+        """Give a lease back; nothing happens where it is not held, or has been lost."""
+        with self._guard:
+            token = self._tokens.pop(name, None)
+            if token is not None:
+                with suppress(DatabaseError), self._transaction() as connection:
+                    connection.execute(_RELEASE, {"name": name, "token": token})
+
+    def close(self) -> None:
+        """Give all leases back and end the thread that renews them."""
+        self._stopped.set()
+        for name in list(self._tokens):
+            self.release(name)
+
+    def check(self, connection: psycopg.Connection[TupleRow]) -> None:
+        """Raise LeaseLostError unless all leases are still held; they are until the transaction ends."""
+        tokens = dict(self._tokens)
+        if not tokens:
+            return
+        values = {"names": list(tokens), "tokens": list(tokens.values())}
+        found = {name for (name,) in connection.execute(_CHECK, values)}
+        if lost := sorted(tokens.keys() - found):
+            message = (
+                f"Another process has taken over ({', '.join(lost)}), since this one did not renew its lease in time."
+            )
+            raise LeaseLostError(message, hint="Nothing is lost: the other one goes on, and this one writes no more.")
+
+    def _renew_for_ever(self) -> None:
+        while not self._stopped.wait(RENEW_SECONDS):
+            tokens = dict(self._tokens)
+            values = {"names": list(tokens), "tokens": list(tokens.values()), "seconds": LEASE_SECONDS}
+            try:
+                if tokens:
+                    with self._transaction() as connection:
+                        connection.execute(_RENEW, values)
+            except DatabaseError as error:
+                logger.warning("A lease could not be renewed: %s", error)
+            except RuntimeError:  # the interpreter is about to end
+                return
+
+
+def _this_process() -> str:
+    return f"{_host()} {os.getpid()} {_started(os.getpid())}"
+
+
+def _is_dead(holder: str) -> bool:
+    """Tell whether a holder was a process of this machine that has ended; of another machine nothing is known."""
+    host, process, started = holder.rsplit(" ", 2)
+    return bool(_host()) and host == _host() and _started(int(process)) != started
+
+
+def _host() -> str:
+    """Name this machine's run and its namespace of processes; nothing where the system doesn't tell."""
+    try:
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""
+
+
+def _started(process: int) -> str:
+    """When a process began, in ticks since the machine's start; nothing where there is none."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return "-"
+
+
+_HELD = "select holder, token from lease where name = %(name)s and expires_at > clock_timestamp()"
+
+# A new token waits for every transaction that has checked the former one.
+_TAKE = """
+insert into lease as l (name, token, holder, expires_at)
+values (%(name)s, 1, %(holder)s, clock_timestamp() + make_interval(secs => %(seconds)s))
+on conflict (name) do update
+set token = l.token + 1, holder = excluded.holder, taken_at = clock_timestamp(), expires_at = excluded.expires_at
+where l.expires_at <= clock_timestamp() or l.token = %(former)s returning token
+"""
+
+_RENEW = """
+update lease set expires_at = clock_timestamp() + make_interval(secs => %(seconds)s)
+where (name, token) in (select * from unnest(%(names)s::text[], %(tokens)s::bigint[]))
+"""
+
+_RELEASE = "update lease set expires_at = clock_timestamp() where name = %(name)s and token = %(token)s"
+
+_CHECK = """
+select name from lease where (name, token) in (select * from unnest(%(names)s::text[], %(tokens)s::bigint[]))
+for key share
+"""
