@@ -52,10 +52,12 @@ _FACTS = {
     "tcp_keepalives_count": "3",
     "jit": "off",
 }
-_SET_FACTS = "select " + ", ".join(
-    [f"set_config('{name}', '{value}', true)" for name, value in _FACTS.items()]
-    + ["set_config('synchronous_commit', replace(current_setting('synchronous_commit'), 'off', 'on'), true)"]
+_SET_FACTS = "; ".join(
+    [f"set local {name} to '{value}'" for name, value in _FACTS.items()]
+    + ["select set_config('synchronous_commit', replace(current_setting('synchronous_commit'), 'off', 'on'), true)"]
 )
+_BEGIN = f"begin isolation level read committed; {_SET_FACTS}"
+_BEGIN_READING = f"begin isolation level repeatable read, read only; {_SET_FACTS}"
 
 
 def retried(work: Callable[_P, _T]) -> Callable[_P, _T]:
@@ -129,8 +131,7 @@ class Ledger:
         Raises LeaseLostError where a lease of this ledger has gone to somebody else. (`fenced=False`: that is not
         looked at, so that a lease can be renewed and given back.)
         """
-        with self._lent() as connection, connection.transaction():
-            connection.execute(_SET_FACTS)
+        with self._lent(_BEGIN) as connection:
             if fenced:
                 self._leases.check(connection)
             yield connection
@@ -138,17 +139,15 @@ class Ledger:
     @contextmanager
     def reading(self) -> Iterator[psycopg.Connection[TupleRow]]:
         """Lend a connection in one read-only transaction: all that is read is of one moment, and nothing is written."""
-        with self._lent() as connection:
-            connection.isolation_level, connection.read_only = psycopg.IsolationLevel.REPEATABLE_READ, True
-            with connection.transaction():
-                connection.execute(_SET_FACTS)
-                yield connection
+        with self._lent(_BEGIN_READING) as connection:
+            yield connection
 
     @contextmanager
-    def _lent(self) -> Iterator[psycopg.Connection[TupleRow]]:
+    def _lent(self, begin: str) -> Iterator[psycopg.Connection[TupleRow]]:
+        """Lend a connection in a transaction that one round trip has begun; the pool ends it with the block."""
         try:
             with self._pool.connection() as connection:
-                connection.isolation_level, connection.read_only = psycopg.IsolationLevel.READ_COMMITTED, None
+                connection.execute(begin)
                 yield connection
         except (psycopg.Error, PoolTimeout) as error:
             raise schema.translated(error) from error
