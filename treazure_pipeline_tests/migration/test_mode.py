@@ -86,7 +86,7 @@ def test_a_migration_begins_only_between_two_runs_of_the_sync(move: Move) -> Non
         assert move.mode() == "live"
         preparing = threading.Thread(target=move.prepare, kwargs={"TREAZURE_PIPELINE_RETRY_SCALE": "1"})
         preparing.start()
-        while not move.shop.sql("select 1 from pg_locks where locktype = 'advisory' and classid = 7281007"):
+        while not move.shop.sql("select 1 from lease where name like 'migration:%' and expires_at > clock_timestamp()"):
             time.sleep(0.05)
         connections.ledger.release(account)
         preparing.join()
