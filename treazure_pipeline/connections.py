@@ -16,6 +16,7 @@ from treazure_pipeline.clients.transport import RetryPolicy
 from treazure_pipeline.clients.treazure import TreazureClient
 from treazure_pipeline.database import embedded
 from treazure_pipeline.errors import DatabaseUnavailableError
+from treazure_pipeline.ledger import owner
 from treazure_pipeline.ledger.limiter import Priority, shared_rate
 from treazure_pipeline.ledger.store import Ledger
 from treazure_pipeline.sync.push import LEASE_MARGIN_SECONDS
@@ -79,7 +80,7 @@ class Connections:
                 hint="Start it with `treazure-pipeline db start`, or set TREAZURE_PIPELINE_DATABASE_URL.",
             )
         threads = self.settings.engage_concurrency + self.settings.treazure_concurrency
-        return Ledger(url, connections=threads + 6)
+        return open_ledger(self.settings, url, connections=threads + 6)
 
     @cached_property
     def treazure(self) -> TreazureClient:
@@ -112,6 +113,17 @@ class Connections:
             settings.engage_timeout_seconds + LEASE_MARGIN_SECONDS,
             self.stop,
         )
+
+
+def open_ledger(settings: Settings, url: str, *, connections: int = 2) -> Ledger:
+    """Open the ledger at `url`; raises SettingsError where it belongs to other systems than those of the settings."""
+    ledger = Ledger(url, connections=connections)
+    try:
+        owner.require(ledger, owner.systems(settings))
+    except BaseException:
+        ledger.close()
+        raise
+    return ledger
 
 
 def treazure_client(

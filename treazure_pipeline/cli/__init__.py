@@ -7,7 +7,7 @@ One module a command, imported when it is needed, so that ``--help`` is quick. W
 - what is for people goes through :mod:`treazure_pipeline.cli.output`.
 
 Exit codes: 0 done, 1 unexpected, 2 usage or settings, 3 a guard tripped, 4 busy, 5 a system or the database
-could not be used or the run failed, 130 stopped by Ctrl-C.
+could not be used or the run failed, 6 waiting for a person's next step, 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ import click
 from rich.table import Column, Table
 
 from treazure_pipeline.cli import instance, output
+from treazure_pipeline.connections import open_ledger
 from treazure_pipeline.errors import SettingsError
 from treazure_pipeline.ledger import adjustments as queue
 from treazure_pipeline.ledger import frames
@@ -175,7 +176,7 @@ def _rows(found: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _ledger(settings: Settings) -> Ledger:
-    return Ledger(instance.prepare(settings).ledger_url, connections=2)
+    return open_ledger(settings, instance.prepare(settings).ledger_url)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

@@ -21,11 +21,11 @@ def command(*, digest: str, by: str | None, as_json: bool) -> None:
 
     Rows whose balance in Treazure has moved since are judged anew, with whatever else is pending.
     """
+    from treazure_pipeline.connections import open_ledger
     from treazure_pipeline.ledger import plans
-    from treazure_pipeline.ledger.store import Ledger
 
     settings = load_settings()
-    with Ledger(instance.prepare(settings).ledger_url, connections=2) as ledger:
+    with open_ledger(settings, instance.prepare(settings).ledger_url) as ledger:
         lifetime = timedelta(hours=settings.approval_lifetime_hours)
         plan = plans.approve(ledger, None, digest, by=by or _user(), lifetime=lifetime)
     if as_json:

@@ -1,4 +1,4 @@
-"""``db start``, ``db stop``, ``db upgrade``: the embedded server, and the schema of whichever server."""
+"""``db start``, ``stop``, ``upgrade``, ``adopt``: the embedded server, the schema and the owner of whichever server."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import click
 from treazure_pipeline.cli import instance, output
 from treazure_pipeline.database import embedded
 from treazure_pipeline.errors import SettingsError
-from treazure_pipeline.settings import Storage, load_storage
+from treazure_pipeline.settings import Storage, load_settings, load_storage
 
 
 @click.group("db")
@@ -50,6 +50,23 @@ def upgrade(*, as_json: bool) -> None:
         output.say(f"The schema is up to date, at revision {after}.")
     else:
         output.say(f"The schema went from {before or 'nothing'} to revision {after}.")
+
+
+@command.command()
+@output.json_option
+def adopt(*, as_json: bool) -> None:
+    """Say that the ledger's two systems have moved to the addresses of the settings. Never for other systems."""
+    from treazure_pipeline.ledger import owner
+    from treazure_pipeline.ledger.store import Ledger
+
+    settings = load_settings()
+    wanted = owner.systems(settings)
+    with Ledger(instance.prepare(settings).ledger_url, connections=2) as ledger:
+        before = owner.adopt(ledger, wanted)
+    if as_json:
+        output.print_json({"status": "ok", "before": before and str(before), "after": str(wanted)})
+    else:
+        output.say(f"The ledger belongs to {wanted} now; before, to {before or 'nobody yet'}.")
 
 
 def _embedded_storage() -> Storage:

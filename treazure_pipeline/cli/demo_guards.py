@@ -10,8 +10,8 @@ from rich.table import Table
 
 from treazure_pipeline.cli import instance, output
 from treazure_pipeline.cli.run import run_balance_sync
+from treazure_pipeline.connections import open_ledger
 from treazure_pipeline.ledger import plans
-from treazure_pipeline.ledger.store import Ledger
 
 if TYPE_CHECKING:
     from treazure_pipeline.sandbox import Sandbox
@@ -28,7 +28,7 @@ def play(box: Sandbox, settings: Settings) -> bool:
     box.set_points({row["contactId"]: 0 for row in chosen})
     output.note(f"Something in Treazure sets {len(chosen):,} balances to zero.")
     stopped = run_balance_sync(settings, programme, {})
-    with Ledger(instance.locate(settings).ledger_url, connections=2) as ledger:
+    with open_ledger(settings, instance.locate(settings).ledger_url) as ledger:
         account = ledger.account(programme)
         with ledger.reading() as connection:
             plan = plans.open_plan(connection, account)

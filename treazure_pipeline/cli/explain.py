@@ -24,9 +24,9 @@ from treazure_pipeline.settings import load_settings
 @output.json_option
 def command(*, contact: str, names: tuple[str, ...], as_json: bool) -> None:
     """Show everything that is known of CONTACT's balance, oldest first, and how it stands. Changes nothing."""
+    from treazure_pipeline.connections import open_ledger
     from treazure_pipeline.database import embedded
     from treazure_pipeline.ledger.explain import explain
-    from treazure_pipeline.ledger.store import Ledger
 
     settings = load_settings()
     programmes = chosen(settings, names)
@@ -37,7 +37,7 @@ def command(*, contact: str, names: tuple[str, ...], as_json: bool) -> None:
     place = instance.locate(settings)
     if instance.uses_embedded(settings):
         embedded.start(settings.home)
-    with Ledger(place.ledger_url, connections=2) as ledger:
+    with open_ledger(settings, place.ledger_url) as ledger:
         found = [one for one in (explain(ledger, programme, guid) for programme in programmes) if one is not None]
     if not found:
         among = ", ".join(programme.name for programme in programmes)

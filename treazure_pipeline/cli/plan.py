@@ -34,9 +34,9 @@ _BAR = 40
 @output.json_option
 def command(*, names: tuple[str, ...], path: Path | None, as_json: bool) -> None:
     """Show the plan that waits for approval, else what a push would change now. Writes nothing to the ledger."""
+    from treazure_pipeline.connections import open_ledger
     from treazure_pipeline.database import embedded
     from treazure_pipeline.ledger import plans
-    from treazure_pipeline.ledger.store import Ledger
 
     settings = load_settings()
     if instance.uses_embedded(settings):
@@ -44,7 +44,7 @@ def command(*, names: tuple[str, ...], path: Path | None, as_json: bool) -> None
     shown: list[dict[str, Any]] = []
     if path is not None:
         path.write_text("programme,contact,before,after,change\r\n", encoding="utf-8")
-    with Ledger(instance.locate(settings).ledger_url, connections=2) as ledger:
+    with open_ledger(settings, instance.locate(settings).ledger_url) as ledger:
         for programme in chosen(settings, names):
             account = ledger.find(programme)
             if account is None:

@@ -36,7 +36,11 @@ VERIFICATION = (
     "outstanding_missing", "will_not_heal", "oldest_drift_hours", "round", "round_share", "least_lately_verified_hours",
     "master_read", "master_recorded", "master_differs", "master_failed",
 )  # fmt: skip
-_SEVERITY = ("ok", "held", "busy", "failed")
+MIGRATING = (
+    "The programme is migrating: its changes were recorded and nothing was sent. "
+    "`treazure-pipeline run migration` goes on with it."
+)
+_SEVERITY = ("ok", "migrating", "held", "busy", "failed")
 
 
 @click.group("run")
@@ -61,11 +65,13 @@ def balance_sync(
     as_json: bool,
 ) -> None:
     """Fetch what changed in Treazure, compare, and set it in Engage."""
+    from treazure_pipeline.orchestration.balance_sync import window_asked_for
     from treazure_pipeline.settings import load_settings
 
     settings = load_settings()
     window = {"window_from": window_from, "window_to": window_to, "full_resync": full_resync}
     programmes = chosen(settings, names)
+    window_asked_for(window_from, window_to, full_resync=full_resync)
     place = instance.prepare(settings)
     os.environ.update(place.environment)
     results = [run_balance_sync(settings, programme, window) for programme in programmes]
@@ -320,6 +326,8 @@ def print_results(results: Sequence[dict[str, Any]], names: Sequence[str] = FIGU
     for result in results:
         if "error" in result:
             output.error(result["error"])
+        if "note" in result:
+            output.say(f"{result['programme']}: {result['note']}")
 
 
 def _execute(job: JobDefinition, dagster: DagsterInstance, ops: dict[str, Any]) -> ExecuteInProcessResult:
@@ -365,6 +373,8 @@ def _summary(programme: Programme, result: ExecuteInProcessResult, failures: Seq
     if outcome["status"] == "held" and "sent" not in summary and "changed" in summary:
         everything = summary["changed"] + summary["carried_over"]
         summary |= {"sent": 0, "refused": 0, "held": everything, "pending": 0, "requests": 0}
+    if outcome["status"] == "ok" and values.get("mode") == "migrating":
+        outcome |= {"status": "migrating", "note": MIGRATING}
     return summary | outcome
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -79,6 +80,8 @@ def run_migration(
     with DagsterInstance.get() as dagster, _progress(programme) as bar:
         jobs = _Jobs(settings, programme, dagster, bar.advance)
         before = jobs.state()
+        if before is None:
+            jobs.check(mapping)
         if before is None or before.state == "roster":
             bar.phase("reading the contacts")
             if not jobs.run("prepare_migration", {
@@ -160,6 +163,13 @@ class _Jobs:
 
         with self._connected() as (connections, account):
             return migrations.current(connections.ledger, account)
+
+    def check(self, mapping: str | None) -> None:
+        """Check all that can be before there is a run, and before anything changes."""
+        from treazure_pipeline.migration import steps
+
+        with self._connected() as (connections, _):
+            steps.check(connections, self._programme, mapping=None if mapping is None else Path(mapping))
 
     def shards(self) -> tuple[list[str], int]:
         """The shards that have no files yet, and the contacts that are still to be read."""

@@ -18,17 +18,17 @@ from treazure_pipeline.settings import load_settings
 @output.json_option
 def command(*, names: tuple[str, ...], as_json: bool) -> None:
     """Show last window, coverage, pending, held, refused and rejected rows, and adjustments. Changes nothing."""
+    from treazure_pipeline.connections import open_ledger
     from treazure_pipeline.database import embedded
     from treazure_pipeline.ledger import adjustments as queue
     from treazure_pipeline.ledger import alerts, figures, verification
-    from treazure_pipeline.ledger.store import Ledger
 
     settings = load_settings()
     programmes = chosen(settings, names)
     place = instance.locate(settings)
     if instance.uses_embedded(settings):
         embedded.start(settings.home)
-    with Ledger(place.ledger_url, connections=2) as ledger:
+    with open_ledger(settings, place.ledger_url) as ledger:
         accounts = [ledger.account(programme) for programme in programmes]
         found = [(figures.status(ledger, account), ledger.is_held(account)) for account in accounts]
         standings = [verification.standing(ledger, account) for account in accounts]

@@ -47,10 +47,14 @@ values (%(event_id)s, %(delivery_id)s, 'webhook', %(payload)s, %(receipt)s) on c
 
 @dataclass(frozen=True)
 class Received:
-    """An event that nobody has judged yet; `payload`: the event's own, as Engage sent it, its numbers exact."""
+    """An event that nobody has judged yet; `payload`: the event's own, as Engage sent it, its numbers exact.
+
+    `unreadable`: why there is no sense in what is stored; the payload is empty then.
+    """
 
     id: int
     payload: dict[str, Any]
+    unreadable: str | None = None
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,16 @@ def received(ledger: Ledger, limit: int = 1000) -> list[Received]:
         rows = connection.execute(
             "select id, payload::text from adjustment where state = 'received' order by id limit %s", (limit,)
         ).fetchall()
-    return [Received(number, json.loads(payload, parse_float=Decimal, parse_int=_whole)) for number, payload in rows]
+    return [_read(number, payload) for number, payload in rows]
+
+
+def _read(number: int, payload: str) -> Received:
+    """Read an event as it is stored; whatever that is, the others are read too."""
+    try:
+        found = json.loads(payload, parse_float=Decimal, parse_int=_whole)
+    except (ValueError, ArithmeticError, RecursionError) as error:
+        return Received(number, {}, f"The payload can't be read ({type(error).__name__}).")
+    return Received(number, found) if isinstance(found, dict) else Received(number, {}, "The payload is no object.")
 
 
 def _whole(digits: str) -> int | Decimal:

@@ -62,8 +62,9 @@ def claim(
     """Claim the next rows that are due, in key order, for one request that is about to be sent.
 
     `after`: rows whose contact is greater; `only`: rows of these contacts; `without`: none of these. Left out are rows refused since
-    `run_started`, rows waiting for their next try, and rows in a request under way (its `lease`, in seconds, is not
-    over, or nobody has said by `abandon` that it is). The timeStamp is the database's clock in milliseconds, later than any given before in the programme.
+    `run_started`, rows waiting for their next try, rows in a request under way (its `lease`, in seconds, is not
+    over, or nobody has said by `abandon` that it is), and rows in an accepted one until that is folded, since sent once
+    more they would be settled twice. The timeStamp is the database's clock in milliseconds, later than any given before in the programme.
     Returns None when no row is due.
     """
     values = {
@@ -98,6 +99,19 @@ def keep_from_claiming(connection: psycopg.Connection, account: Account) -> None
 def keep_from_folding(connection: psycopg.Connection, account: Account) -> None:
     """Keep everybody from folding batches of the programme until the transaction ends: nothing is settled."""
     connection.execute("select pg_advisory_xact_lock(%s, %s)", (_FOLD_CLASS, account.id))
+
+
+def keep_from_settling(connection: psycopg.Connection, account: Account, contact: str) -> None:
+    """Keep the contact's requests from being folded until the transaction ends; claiming is kept off.
+
+    By a statement of its own, as `keep_from_claiming`: a fold that has begun is seen by the next one, and a fold that
+    begins later sees what this transaction enters. Else both would count the row, one as sent and one as pending.
+    """
+    connection.execute(
+        "select from batch where programme = %s and state in ('sending', 'accepted') and %s::uuid = any (contacts) "
+        "order by id for share",
+        (account.id, contact),
+    )
 
 
 @contextmanager
@@ -212,7 +226,12 @@ def fold(ledger: Ledger, account: Account, *, at_most: int = 10_000) -> int:
             "select set_config('synchronous_commit', 'off', true), pg_advisory_xact_lock_shared(%s, %s)",
             (_FOLD_CLASS, account.id),
         )
-        row = connection.execute(_FOLD, {"programme": account.id, "at_most": at_most}).fetchone()
+        # Locked by a statement of its own, so that the next one sees what was entered before the locks were given.
+        found = connection.execute(
+            "select id from batch where programme = %s and state = 'accepted' order by id limit %s for update",
+            (account.id, at_most),
+        ).fetchall()
+        row = connection.execute(_FOLD, {"programme": account.id, "ids": [number for (number,) in found]}).fetchone()
     assert row is not None
     return int(row[0])
 
@@ -301,7 +320,7 @@ _CLAIM = """
 with busy as materialized (
     select unnest(b.contacts) as contact from batch b
     where b.programme = %(programme)s
-      and (b.state = 'sending' or b.state = 'lost' and b.lease_until > clock_timestamp())),
+      and (b.state in ('sending', 'accepted') or b.state = 'lost' and b.lease_until > clock_timestamp())),
 due as materialized (
     select array_agg(contact) as contacts, array_agg(master) as amounts
     from (select p.contact, p.master from pending p where {due} and {rows} order by p.contact limit %(size)s) p
@@ -353,7 +372,7 @@ _SETTLED = "(p.master = r.amount and p.changed_at <= r.claimed_at)"
 _FOLD = f"""
 with done as (
     select id, observation, contacts, amounts, refused, claimed_at from batch
-    where programme = %(programme)s and state = 'accepted' order by id limit %(at_most)s for update),
+    where id = any (%(ids)s)),
 rows as materialized (
     select distinct on (r.contact) r.contact, r.amount, done.id, done.observation, done.claimed_at
     from done, unnest(done.contacts, done.amounts) as r (contact, amount)

@@ -256,6 +256,7 @@ def record_account(
             "select clock_timestamp() as answered, g.export_answered, g.points_total from programme g where id = %s for update",
             (account.id,),
         )
+        batches.keep_from_settling(connection, account, contact)
         values = {"programme": account.id, "contact": contact, "balance": balance}
         row = cursor.execute(_KNOWN_ROW, values).fetchone()
         differs = row is None or row["balance"] != balance

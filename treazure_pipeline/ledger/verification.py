@@ -281,11 +281,8 @@ def _move_on(connection: psycopg.Connection, account: Account, chunk: Chunk) -> 
         (chunk.cursor, chunk.passed, account.id),
     )
     if chunk.is_last:
-        connection.execute(
-            "update verification_progress set cursor = null, read_through_from = round_started, "
-            "read_through_at = clock_timestamp(), round_started = null where programme = %s",
-            (account.id,),
-        )
+        # A round in which no row could be judged has verified nothing: it begins anew, and ends later.
+        connection.execute(_END_ROUND, {"programme": account.id})
 
 
 @retried
@@ -314,6 +311,19 @@ _BEGIN_ROUND = """
 update verification_progress set round = round + 1, round_started = clock_timestamp(), cursor = null, round_passed = 0,
     round_size = (select count(*) from ledger where programme = %(programme)s)
 where programme = %(programme)s and round_started is null
+"""
+
+_END_ROUND = """
+with judged as (
+    select round_passed = 0 or exists (
+        select from verification v where v.programme = %(programme)s and v.read_at >= p.round_started) as seen
+    from verification_progress p where p.programme = %(programme)s)
+update verification_progress p set cursor = null,
+    round_passed = case when judged.seen then round_passed else 0 end,
+    read_through_from = case when judged.seen then round_started else read_through_from end,
+    read_through_at = case when judged.seen then clock_timestamp() else read_through_at end,
+    round_started = case when judged.seen then null else round_started end
+from judged where p.programme = %(programme)s
 """
 
 _LOOK = """

@@ -31,7 +31,9 @@ _CHUNK = 500
 
 
 class NotImportedYetError(PipelineError):
-    """Engage shows no points yet of contacts that the files give some."""
+    """Engage shows no points yet of contacts that the files give some: a person imports them next."""
+
+    exit_code = 6
 
 
 class DifferencesError(PipelineError):

@@ -68,12 +68,7 @@ def prepare(
     been synced to Engage before, BusyError where its sync does not end, RemoteError where Treazure can't be read.
     """
     began = time.perf_counter()
-    if (mapping is None) is not (terms.key_type == "ContactId"):
-        raise MigrationError(
-            f"Contacts are named by {terms.key_type} (MIGRATION_KEY_TYPE), "
-            + ("which needs a mapping file." if mapping is None else "and so no mapping file has any use."),
-            hint="The file is a CSV with the columns contact and key; give its path as `mapping`.",
-        )
+    check(terms, mapping)
     with migrations.holding(ledger, account):
         migration = _switch(ledger, account, terms, run_id=run_id, retry=retry, although_loaded=although_loaded)
         if migration.terms != terms:
@@ -90,6 +85,24 @@ def prepare(
         migrations.complete_roster(ledger, migration)
         migration = migrations.opened(ledger, account)
         return Roster(migration, migrations.roster_figures(ledger, migration), time.perf_counter() - began)
+
+
+def check(terms: Terms, mapping: Path | None) -> None:
+    """Raise SettingsError unless there is a mapping file with keys where, and only where, one is needed."""
+    if (mapping is None) is not (terms.key_type == "ContactId"):
+        raise SettingsError(
+            f"Contacts are named by {terms.key_type} (MIGRATION_KEY_TYPE), "
+            + ("which needs a mapping file." if mapping is None else "and so no mapping file has any use."),
+            hint="The file is a CSV with the columns contact and key; give its path as `mapping`.",
+        )
+    if mapping is None:
+        return
+    try:
+        found = next(KeyFile(mapping).blocks(rows=1), None)
+    except OSError as error:
+        raise SettingsError(f"The mapping file {mapping} can't be read: {error.strerror}.") from None
+    if found is None:
+        raise SettingsError(f"The mapping file {mapping} has no line with a contact and a key.")
 
 
 def _switch(

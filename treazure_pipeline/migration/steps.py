@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from treazure_pipeline.ledger.store import Account
     from treazure_pipeline.migration.audit import Audited
     from treazure_pipeline.migration.roster import Roster
-    from treazure_pipeline.settings import Programme
+    from treazure_pipeline.settings import Programme, Settings
 
-__all__ = ["audit", "deliver", "fetch", "folder_of", "prepare", "write"]
+__all__ = ["audit", "check", "deliver", "fetch", "folder_of", "prepare", "write"]
 
 
 def prepare(
@@ -36,12 +36,29 @@ def prepare(
     mapping: Path | None = None,
 ) -> Roster:
     """Begin or continue the programme's migration and complete its roster."""
-    settings = connections.settings
-    terms = Terms(settings.migration_mode, settings.migration_key_type, settings.migration_shards, programme.decimals)
+    if migrations.current(connections.ledger, account) is None:
+        check(connections, programme, mapping=mapping)
     return roster.prepare(
-        connections.ledger, connections.treazure, account, terms, run_id=run_id, retry=connections.retry,
-        although_loaded=although_loaded, mapping=mapping,
+        connections.ledger, connections.treazure, account, _terms(connections.settings, programme), run_id=run_id,
+        retry=connections.retry, although_loaded=although_loaded, mapping=mapping,
     )  # fmt: skip
+
+
+def check(connections: Connections, programme: Programme, *, mapping: Path | None = None) -> None:
+    """Check all that can be before the programme's mode changes (I11): the mapping, the place for the files."""
+    settings = connections.settings
+    roster.check(_terms(settings, programme), mapping)
+    if settings.migration_delivery_url is not None:
+        with Target(settings.migration_delivery_url.get_secret_value(), known_hosts=_known_hosts(settings)).opened():
+            pass
+
+
+def _terms(settings: Settings, programme: Programme) -> Terms:
+    return Terms(settings.migration_mode, settings.migration_key_type, settings.migration_shards, programme.decimals)
+
+
+def _known_hosts(settings: Settings) -> list[Path]:
+    return [settings.home / "known_hosts", settings.home.home() / ".ssh" / "known_hosts"]
 
 
 def fetch(connections: Connections, account: Account, shard: int, *, leave_out_unreadable: bool = False) -> Fetched:
@@ -91,7 +108,7 @@ def deliver(
         url = settings.migration_delivery_url
         target = Target(
             url.get_secret_value() if url is not None else (folder / "delivered").as_uri(),
-            known_hosts=[settings.home / "known_hosts", settings.home.home() / ".ssh" / "known_hosts"],
+            known_hosts=_known_hosts(settings),
         )
         done = deliver_files(
             connections.ledger, account, migration, folder / "files", target, again=again,

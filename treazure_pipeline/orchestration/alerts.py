@@ -25,8 +25,8 @@ SECONDS = 30
 UI_VARIABLE = "DAGSTER_WEBSERVER_URL"
 _UI = "http://127.0.0.1:3000"
 _RUNS = 50
-# The only blocking check is the guards'.
-_STOPPED_BY_A_GUARD = ("GuardTrippedError", "DagsterAssetCheckFailedError")
+# What waits for a person's next step worked as it should. The only blocking check is the guards'.
+_WAITS_FOR_A_PERSON = ("GuardTrippedError", "DagsterAssetCheckFailedError", "NotImportedYetError")
 _VERDICTS = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
 _ENDED = [*_VERDICTS, dg.DagsterRunStatus.CANCELED]
 
@@ -84,7 +84,7 @@ def failed_runs(instance: dg.DagsterInstance, jobs: Iterable[str], ui: str) -> I
     """Find the jobs whose newest run with a verdict has failed, in any of its partitions.
 
     No verdict: a run that was cancelled or found another one at work, and one that is retried, until that has ended.
-    A run that a guard has stopped worked as it should; the plan that waits has an alert of its own.
+    A run that waits for a person worked as it should: a plan has an alert of its own, and an import is expected.
     """
     for job in jobs:
         decided: set[str | None] = set()
@@ -99,7 +99,7 @@ def failed_runs(instance: dg.DagsterInstance, jobs: Iterable[str], ui: str) -> I
                 error, text = _failure(instance, run)
                 if error == BusyError.__name__:
                     continue
-                if error not in _STOPPED_BY_A_GUARD:
+                if error not in _WAITS_FOR_A_PERSON:
                     failed.append((run, text))
             decided.add(partition)
         if failed:

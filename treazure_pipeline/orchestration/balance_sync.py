@@ -33,7 +33,10 @@ ACTIVE = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING, dg.DagsterRu
 
 
 class SnapshotConfig(dg.Config):
-    """Which window of mutation times to fetch; left empty, the one that leaves no hole."""
+    """Which window of mutation times to fetch; left empty, the one that leaves no hole.
+
+    What makes no sense is refused before anything is done.
+    """
 
     window_from: str | None = Field(
         default=None, description="Begin of an explicit window, ISO 8601 (UTC where it says nothing)."
@@ -359,15 +362,29 @@ def hourly(job: Any, minute: int, is_busy: Callable[[Connections], bool], why: s
     return tick
 
 
-def _window(connections: Connections, account: Account, config: SnapshotConfig) -> Window:
-    chosen = snapshots.next_window(connections.ledger, account, full=config.full_resync)
-    if config.window_from is None and config.window_to is None:
-        return chosen
-    if config.full_resync or config.window_from is None:
+def window_asked_for(
+    window_from: str | None, window_to: str | None, *, full_resync: bool
+) -> tuple[datetime, datetime | None] | None:
+    """Return begin and end of an explicit window, None where none was asked for; raises SettingsError for nonsense."""
+    if window_from is None and window_to is None:
+        return None
+    if full_resync or window_from is None:
         message = "An explicit window needs window_from and goes without full_resync."
         raise SettingsError(message)
-    start = _moment("window_from", config.window_from)
-    end = chosen.end if config.window_to is None else _moment("window_to", config.window_to)
+    start = _moment("window_from", window_from)
+    end = None if window_to is None else _moment("window_to", window_to)
+    if end is not None and start >= end:
+        message = f"The window's begin {start} is not before its end {end}."
+        raise SettingsError(message)
+    return start, end
+
+
+def _window(connections: Connections, account: Account, config: SnapshotConfig) -> Window:
+    asked = window_asked_for(config.window_from, config.window_to, full_resync=config.full_resync)
+    chosen = snapshots.next_window(connections.ledger, account, full=config.full_resync)
+    if asked is None:
+        return chosen
+    start, end = asked[0], asked[1] or chosen.end
     if start >= end:
         message = f"The window's begin {start} is not before its end {end}."
         raise SettingsError(message)

@@ -105,6 +105,17 @@ def rejections(groups: Sequence[Group]) -> dict[str, dg.MetadataValue]:
     }
 
 
+def not_evaluated(check: str, why: str, **shown: Any) -> dg.AssetCheckResult:
+    """Return what stands for a check that could not be evaluated: not green, and a warning at most."""
+    return dg.AssetCheckResult(
+        check_name=check,
+        passed=False,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"could not be evaluated: {why}",
+        metadata=shown,
+    )
+
+
 def _cell(value: Any) -> str:
     if value is None or value != value:  # noqa: PLR0124 - NaN and NaT differ from themselves
         return ""

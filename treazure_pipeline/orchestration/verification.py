@@ -13,7 +13,7 @@ from treazure_pipeline.connections import Connections
 from treazure_pipeline.errors import PipelineError
 from treazure_pipeline.ledger import frames, verification
 from treazure_pipeline.ledger.limiter import Priority
-from treazure_pipeline.ledger.verification import Standing
+from treazure_pipeline.ledger.verification import Standing, Tally
 from treazure_pipeline.orchestration import metadata as md
 from treazure_pipeline.orchestration.balance_sync import CONNECTIONS, OWNERS, hourly
 from treazure_pipeline.settings import Programme
@@ -101,24 +101,8 @@ def build_verification(programme: Programme, *, prefixed: bool) -> dg.Definition
         return dg.MaterializeResult(
             metadata=figures,
             check_results=[
-                dg.AssetCheckResult(
-                    check_name="no_drift",
-                    passed=not standing.drift and not standing.will_not_heal,
-                    severity=dg.AssetCheckSeverity.ERROR if standing.will_not_heal else dg.AssetCheckSeverity.WARN,
-                    metadata={
-                        "outstanding_drift": standing.drift, "outstanding_missing": standing.missing,
-                        "will_not_heal": standing.will_not_heal, "differing": figures["differing"],
-                    },
-                ),
-                dg.AssetCheckResult(
-                    check_name="master_agrees",
-                    passed=not tally.master_differs and (bool(tally.master_read) or not tally.master_failed),
-                    severity=dg.AssetCheckSeverity.ERROR if tally.master_differs else dg.AssetCheckSeverity.WARN,
-                    metadata={
-                        "master_read": tally.master_read, "master_differs": tally.master_differs,
-                        "master_recorded": tally.master_recorded, "master_failed": tally.master_failed,
-                    },
-                ),
+                _no_drift(verified, standing, figures["differing"]),
+                _master_agrees(tally),
             ],
         )  # fmt: skip
 
@@ -171,3 +155,34 @@ def _figures(verified: Verified, standing: Standing) -> dict[str, Any]:
     if standing.read_through_from is not None:
         figures["least_lately_verified_hours"] = md.age_hours(standing.read_through_from, standing.now)
     return figures
+
+
+def _no_drift(verified: Verified, standing: Standing, differing: dg.MarkdownMetadataValue) -> dg.AssetCheckResult:
+    found: dict[str, Any] = {
+        "outstanding_drift": standing.drift, "outstanding_missing": standing.missing,
+        "will_not_heal": standing.will_not_heal, "differing": differing,
+    }  # fmt: skip
+    tally = verified.tally
+    wrong = bool(standing.drift or standing.will_not_heal)
+    if not wrong and not tally.read and (tally.unsettled or tally.failed):
+        return md.not_evaluated(
+            "no_drift",
+            "no row could be read back and judged (within the grace time, on its way, or unreadable).",
+            **found,
+        )
+    return dg.AssetCheckResult(
+        check_name="no_drift",
+        passed=not wrong,
+        severity=dg.AssetCheckSeverity.ERROR if standing.will_not_heal else dg.AssetCheckSeverity.WARN,
+        metadata=found,
+    )
+
+
+def _master_agrees(tally: Tally) -> dg.AssetCheckResult:
+    found = {
+        "master_read": tally.master_read, "master_differs": tally.master_differs,
+        "master_recorded": tally.master_recorded, "master_failed": tally.master_failed,
+    }  # fmt: skip
+    if tally.master_failed and not tally.master_read:
+        return md.not_evaluated("master_agrees", "Treazure could not be read.", **found)
+    return dg.AssetCheckResult(check_name="master_agrees", passed=not tally.master_differs, metadata=found)

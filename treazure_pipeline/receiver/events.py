@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -11,6 +12,10 @@ ADJUSTMENT = "loyalty.addPoints"
 
 # Ids are unique keys in the database, whose index takes no endless ones. Svix's have 31 characters.
 LONGEST_ID = 255
+
+# Far beyond any event's, and far below what a JSON parser, PostgreSQL's among them, has a stack for.
+DEEPEST = 64
+_STRINGS_AND_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*+"|[\[{]|[\]}]', re.DOTALL)
 
 
 class _Body(msgspec.Struct, rename="camel"):
@@ -47,6 +52,8 @@ class Event:
     def read(cls, delivery_id: str, body: bytes) -> Self:
         """Read a delivery whose signature is right; whatever it holds, this finds a place for it."""
         text = body.decode()
+        if is_too_deep(text):
+            return cls(delivery_id, delivery_id, None, None, f"It is nested more than {DEEPEST} levels deep.", text)
         try:
             found = _DECODER.decode(text)
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
@@ -69,3 +76,16 @@ class Event:
     def unstorable(self) -> Event:
         """The same as a dead letter, since PostgreSQL can't hold a part of it (NUL, or a number beyond all bounds)."""
         return replace(self, kind=None, payload=None, dead=self.dead or "The event holds what no database can keep.")
+
+
+def is_too_deep(text: str) -> bool:
+    """Tell whether a JSON text nests objects and lists deeper than any event does."""
+    if text.count("[") + text.count("{") <= DEEPEST:
+        return False
+    depth = 0
+    for found in _STRINGS_AND_BRACKETS.finditer(text):
+        mark = found[0]
+        depth += (mark in {"[", "{"}) - (mark in {"]", "}"})
+        if depth > DEEPEST:
+            return True
+    return False

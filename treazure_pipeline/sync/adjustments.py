@@ -165,7 +165,7 @@ def judge(work: Work, result: Processed) -> None:
             for event in events:
                 try:
                     values = sense(event, definitions, refuse_long=work.refuse_long)
-                except SenselessError as error:
+                except (SenselessError, RecursionError) as error:
                     queue.reject(verdicts, event, str(error))
                     result.count(rejected=1)
                 else:
@@ -175,6 +175,8 @@ def judge(work: Work, result: Processed) -> None:
 
 def sense(event: Received, definitions: Mapping[int, Account], *, refuse_long: bool) -> dict[str, Any]:
     """Return what an event asks for: account, contact, amount, description, comment. Raises SenselessError."""
+    if event.unreadable is not None:
+        raise SenselessError(event.unreadable)
     payload = event.payload
     definition = payload.get("pointDefinitionId")
     if type(definition) is not int or definition not in definitions:

@@ -159,6 +159,7 @@ def push_contacts(
 ) -> None:
     """Send the pending rows of these contacts only; needs no lock, and what is not accepted stays pending."""
     batches.abandon(ledger, account)
+    batches.fold(ledger, account)
     stock = figures.Stock(len(contacts), 0, 0, 0)
     run = _Push(
         ledger, engage, pacer, account, run_id=run_id, run_started=ledger.now(), stock=stock, retry=retry,

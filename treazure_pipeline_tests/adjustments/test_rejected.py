@@ -60,6 +60,47 @@ def test_an_event_without_sense_is_rejected_with_its_reason_and_the_others_go_on
     assert_each_once(desk)
 
 
+@pytest.mark.parametrize("depth", [100, 900, 100_000])
+@pytest.mark.parametrize("field", ["extra", "description", "amount"])
+def test_an_event_nested_without_end_is_a_dead_letter_and_the_others_go_on(desk: Desk, depth: int, field: str) -> None:
+    contact = desk.contacts(1)[0]
+    nested = f'{{"contactId":"{contact}","pointDefinitionId":1,"{field}":{"[" * depth}{"]" * depth}}}'
+    assert desk.deliver(nested).is_success
+    ((reason,),) = desk.sql("select reason from dead_letter")
+    assert "nested more than 64 levels" in reason
+    good = desk.give(contact, 5)
+    result = desk.process()
+    assert (result.rejected, result.posted, result.done) == (0, 1, 1)
+    assert desk.state(good)[0] == "done"
+
+
+def test_brackets_within_a_text_are_no_depth(desk: Desk) -> None:
+    contact = desk.contacts(1)[0]
+    text = "[" * 200 + '\\"{'
+    body = f'{{"contactId":"{contact}","pointDefinitionId":1,"amount":5,"description":"{text}"}}'
+    assert desk.deliver(body).is_success
+    assert desk.process().done == 1
+    assert desk.sql("select count(*) from dead_letter") == [(0,)]
+
+
+@pytest.mark.parametrize(
+    "stored",
+    ["[" * 2500 + "]" * 2500, "[]", '"text"', "7", "null", '{"amount":' + "[" * 2500 + "]" * 2500 + "}"],
+)
+def test_whatever_is_stored_is_rejected_with_its_reason_and_the_others_go_on(desk: Desk, stored: str) -> None:
+    contact = desk.contacts(1)[0]
+    desk.sql(
+        "insert into adjustment (event_id, source, payload, receipt) values ('odd', 'webhook', %s::jsonb, 'VEODD')",
+        stored,
+    )
+    good = desk.give(contact, 5)
+    result = desk.process()
+    assert (result.rejected, result.posted, result.done) == (1, 1, 1)
+    ((reason,),) = desk.sql("select reason from adjustment where state = 'rejected'")
+    assert reason
+    assert desk.state(good)[0] == "done"
+
+
 @pytest.mark.parametrize(
     "amount",
     ["0.1", "0.2", "0.3", "-0.1", "0.000001", "123456.789012", "99999999999.9", "100000000000.25", "-3", "5e1", "1.10"],

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import click
 import pytest
@@ -15,6 +16,7 @@ from treazure_pipeline.errors import (
     SchemaOutdatedError,
     SettingsError,
 )
+from treazure_pipeline_tests.cli.conftest import SYSTEMS, Run
 
 
 def ended(error: BaseException, *options: str, group_options: tuple[str, ...] = ()) -> Result:
@@ -93,3 +95,21 @@ def test_every_command_is_in_the_help_with_a_sentence() -> None:
     }
     assert set(COMMANDS) <= set(listed)
     assert all(len(listed[name]) > 2 for name in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--window-from", "yesterday"),
+        ("--window-to", "2020-01-01"),
+        ("--window-from", "2020-01-02", "--window-to", "2020-01-01"),
+        ("--window-from", "2020-01-01", "--full-resync"),
+        ("--programme", "unknown"),
+    ],
+)
+def test_a_mistake_of_usage_is_told_before_there_is_a_run_or_a_database(
+    run: Run, home: Path, arguments: tuple[str, ...]
+) -> None:
+    result = run("run", "balance-sync", *arguments, **SYSTEMS)
+    assert result.returncode == 2, result.stderr
+    assert not home.exists()

@@ -31,7 +31,7 @@ def run(move: Move, **options: Any) -> dict[str, Any]:
 
 def test_the_command_waits_for_the_import_and_finishes_when_it_is_run_again(move: Move) -> None:
     waiting = run(move)
-    assert (waiting["status"], waiting["exit_code"], waiting["programme_mode"]) == ("waiting", 5, "migrating")
+    assert (waiting["status"], waiting["exit_code"], waiting["programme_mode"]) == ("waiting", 6, "migrating")
     assert (waiting["contacts"], waiting["files"], waiting["sent"]) == (60, SHARDS, SHARDS)
     assert len(waiting["run_ids"]) == SHARDS + 2
     move.import_files()

@@ -7,6 +7,7 @@ import pytest
 
 from treazure_pipeline.errors import SettingsError
 from treazure_pipeline.ledger.migrations import MigrationError
+from treazure_pipeline.migration.delivery import DeliveryError
 from treazure_pipeline_tests.migration.move import Move
 from treazure_pipeline_tests.sync.shop import assert_in_step
 
@@ -69,11 +70,17 @@ def test_a_better_mapping_replaces_the_first_one(move: Move, tmp_path: Path) -> 
     assert move.deliver()["sent"] == 3
 
 
-def test_a_key_type_and_a_mapping_belong_together(move: Move, tmp_path: Path) -> None:
-    with pytest.raises(MigrationError, match="needs a mapping file"):
+def test_what_can_be_checked_is_checked_before_the_programme_is_switched(move: Move, tmp_path: Path) -> None:
+    empty = mapping(tmp_path, {})
+    with pytest.raises(SettingsError, match="needs a mapping file"):
         move.prepare()
-    with pytest.raises(MigrationError, match="no mapping file has any use"):
+    with pytest.raises(SettingsError, match="no mapping file has any use"):
         move.prepare(mapping=tmp_path, MIGRATION_KEY_TYPE="ContactId")
+    for wrong, reason in ((tmp_path / "nowhere.csv", "can't be read"), (tmp_path, "can't be read"), (empty, "no line")):
+        with pytest.raises(SettingsError, match=reason):
+            move.prepare(mapping=wrong)
+        assert move.mode() == "live"
+    right = mapping(tmp_path, move.shop.sandbox.keys("MemberNumber"))
+    with pytest.raises(DeliveryError):
+        move.prepare(mapping=right, MIGRATION_DELIVERY_URL="sftp://nobody@127.0.0.1:1/in")
     assert move.mode() == "live"
-    with pytest.raises(SettingsError, match="can't be read"):
-        move.prepare(mapping=tmp_path / "nowhere.csv")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -155,6 +156,13 @@ class Shop:
             "from unnest(covered) r), '{}')",
             past, past, past,
         )  # fmt: skip
+
+    def wait_for_lock(self, patience: float = 30.0) -> None:
+        """Wait until somebody waits for a lock of another transaction."""
+        deadline = time.monotonic() + patience
+        while not self.sql("select 1 from pg_locks where not granted"):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
     def leases_end(self) -> None:
         """Let the leases of requests whose process is dead be over."""

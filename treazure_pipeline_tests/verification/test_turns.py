@@ -256,3 +256,14 @@ def test_while_treazure_can_t_be_read_engage_is_verified_all_the_same(watch: Wat
     tally = watch.verify().tally
     assert (tally.equal, tally.master_read) == (80, 0)
     assert tally.master_failed > 0
+
+
+def test_a_run_in_which_every_row_is_within_the_grace_time_completes_no_round(watch: Watch) -> None:
+    tally = watch.verify(ENGAGE_VERIFY_GRACE_SECONDS="3600").tally
+    assert (tally.read, tally.unsettled) == (0, 80)
+    assert watch.standing().read_through_at is None
+    assert watch.standing().round_share < 1
+    watch.grace_passes()
+    assert watch.verify(ENGAGE_VERIFY_GRACE_SECONDS="3600").tally.read == 80
+    assert watch.standing().read_through_at is not None
+    assert watch.standing().round == 1

@@ -1,4 +1,4 @@
-"""Reserved for: states.
+"""Whose ledger it is.
 
 Revision ID: 0014
 """
@@ -10,14 +10,23 @@ from alembic import op
 revision = "0014"
 down_revision = "0013"
 
-SCHEMA = ""
+SCHEMA = """
+create table owner (
+    one boolean primary key default true check (one),
+    fingerprint text not null,
+    treazure text not null,
+    engage text not null,
+    since timestamptz not null default clock_timestamp()
+);
+comment on table owner is 'the two systems that the ledger belongs to; one row, since its first use (I13)';
+"""
 
 
 def upgrade() -> None:
-    """Nothing yet."""
-    if SCHEMA:
-        op.execute(SCHEMA)
+    """Create the table."""
+    op.execute(SCHEMA)
 
 
 def downgrade() -> None:
-    """Nothing yet."""
+    """Drop it."""
+    op.execute("drop table owner")

@@ -1,0 +1,81 @@
+"""Whose ledger it is: the two systems that it belongs to, noted at its first use (I13)."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from treazure_pipeline.clients.transport import is_loopback
+from treazure_pipeline.errors import SettingsError
+from treazure_pipeline.ledger.store import retried
+
+if TYPE_CHECKING:
+    from treazure_pipeline.ledger.store import Ledger
+    from treazure_pipeline.settings import Settings
+
+_PORTS = {"https": 443, "http": 80}
+LOOPBACK = "loopback"
+"""All addresses of this machine are one system: a sandbox has another port at each start."""
+
+
+@dataclass(frozen=True)
+class Systems:
+    """Two systems, by their normalised addresses without the scheme."""
+
+    treazure: str
+    engage: str
+
+    def __str__(self) -> str:
+        """Name both for a person."""
+        return f"{self.treazure} and {self.engage}"
+
+    @property
+    def fingerprint(self) -> str:
+        """What makes two pairs of systems the same."""
+        return hashlib.sha256(f"{self.treazure}|{self.engage}".encode()).hexdigest()[:32]
+
+
+def systems(settings: Settings) -> Systems:
+    """Return the two systems that the settings name."""
+    return Systems(normalised(settings.treazure_base_url), normalised(settings.engage_base_url))
+
+
+def normalised(address: str) -> str:
+    """Return an address as host, port where it is not the usual one, and path; `loopback` for this machine."""
+    url = urlsplit(address)
+    host = (url.hostname or "").rstrip(".").lower()
+    if is_loopback(host):
+        return LOOPBACK
+    port = "" if url.port in {None, _PORTS.get(url.scheme)} else f":{url.port}"
+    return f"{host}{port}{url.path.rstrip('/')}"
+
+
+@retried
+def require(ledger: Ledger, wanted: Systems) -> None:
+    """Note whose ledger it is where nobody has yet; raise SettingsError where it belongs to other systems."""
+    with ledger.transaction() as connection:
+        connection.execute(_CLAIM, (wanted.fingerprint, wanted.treazure, wanted.engage))
+        row = connection.execute("select fingerprint, treazure, engage from owner").fetchone()
+        name = connection.info.dbname
+    assert row is not None
+    if row[0] != wanted.fingerprint:
+        raise SettingsError(
+            f"The ledger (database {name}) belongs to {Systems(*row[1:])}, but the settings name {wanted}.",
+            hint="Point TREAZURE_PIPELINE_DATABASE_URL or TREAZURE_PIPELINE_HOME at the ledger of these systems; only "
+            "where the same systems have moved to new addresses: `treazure-pipeline db adopt`.",
+        )
+
+
+@retried
+def adopt(ledger: Ledger, wanted: Systems) -> Systems | None:
+    """Note that the ledger's systems have these addresses now; return what they were."""
+    with ledger.transaction() as connection:
+        row = connection.execute("select treazure, engage from owner for update").fetchone()
+        connection.execute("delete from owner")
+        connection.execute(_CLAIM, (wanted.fingerprint, wanted.treazure, wanted.engage))
+    return None if row is None else Systems(*row)
+
+
+_CLAIM = "insert into owner (fingerprint, treazure, engage) values (%s, %s, %s) on conflict do nothing"
