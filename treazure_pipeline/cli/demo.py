@@ -41,8 +41,6 @@ def command(*, members: int, ui: bool, port: int) -> None:
 
     output.note("Starting a database and a sandbox of both systems …")
     home = _new_home()
-    for name in [name for name in os.environ if name.startswith(("TREAZURE_", "ENGAGE_", "PROGRAMME_", "DAGSTER_"))]:
-        del os.environ[name]
     arguments = ("--members", str(members), "--unknown-share", "0.004", "--set", "apply_delay=0.2")
     try:
         with sandbox_process(*arguments) as box:
@@ -74,7 +72,7 @@ def command(*, members: int, ui: bool, port: int) -> None:
 def _new_home() -> Path:
     """Return an empty home with its database running; a temporary one where root's checkout is private."""
     chosen = os.environ.get("TREAZURE_PIPELINE_HOME")
-    home = Path(chosen or ".treazure").expanduser().absolute() / "demo"
+    home = sandbox.set_apart("demo")
     embedded.stop(home)
     shutil.rmtree(home, ignore_errors=True)
     try:

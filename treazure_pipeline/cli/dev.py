@@ -19,15 +19,18 @@ from treazure_pipeline.settings import load_settings
 @click.option("--sandbox", "with_sandbox", is_flag=True, help="Run the sandbox and the receiver too.")
 @click.option("--sandbox-port", default=sandbox.PORT, show_default=True, help="Where the sandbox is.")
 def command(*, port: int, with_sandbox: bool, sandbox_port: int) -> None:
-    """Run the Dagster UI and daemon on the configured systems; Ctrl-C stops all of it."""
-    environment = dict(os.environ)
+    """Run the Dagster UI and daemon on the configured systems; Ctrl-C stops all of it.
+
+    With --sandbox no other setting counts: everything is written below TREAZURE_PIPELINE_HOME/sandbox.
+    """
     if with_sandbox:
-        environment |= sandbox.settings(sandbox_port)
-    settings = load_settings(environment)
+        sandbox.set_apart("sandbox")
+        os.environ.update(sandbox.settings(sandbox_port))
+    settings = load_settings()
     started_here = instance.uses_embedded(settings) and embedded.running_url(settings.home) is None
     try:
         place = instance.prepare(settings)
-        with Family(environment | place.environment) as family:
+        with Family(os.environ | place.environment) as family:
             if with_sandbox:
                 webhooks = f"http://127.0.0.1:{receiver.PORT}/webhooks/engage"
                 family.start("sandbox", sandbox.command_line("--port", str(sandbox_port), "--webhook-url", webhooks))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 
 import click
 
@@ -29,6 +31,22 @@ def settings(port: int) -> dict[str, str]:
         "ENGAGE_DEFINITION_ID": "1",
         "ENGAGE_WEBHOOK_SECRET": WEBHOOK_SECRET,
     }
+
+
+# What a process needs of its surroundings. All else may name something of production: databases, targets, alerts.
+_KEPT = {
+    "COLUMNS", "FORCE_COLOR", "HOME", "LANG", "LD_LIBRARY_PATH", "LINES", "LOGNAME", "NO_COLOR", "PATH", "PYTHONPATH",
+    "SYSTEMROOT", "TEMP", "TERM", "TMP", "TMPDIR", "TZ", "USER", "VIRTUAL_ENV",
+}  # fmt: skip
+
+
+def set_apart(name: str) -> Path:
+    """Leave nothing in the environment that points outwards; return a home of this name below the configured one."""
+    home = Path(os.environ.get("TREAZURE_PIPELINE_HOME") or ".treazure").expanduser().absolute() / name
+    for variable in [name for name in os.environ if name not in _KEPT and not name.startswith("LC_")]:
+        del os.environ[variable]
+    os.environ["TREAZURE_PIPELINE_HOME"] = str(home)
+    return home
 
 
 @click.command("sandbox", context_settings={"ignore_unknown_options": True}, add_help_option=False, options_metavar="")

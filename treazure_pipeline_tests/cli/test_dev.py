@@ -69,13 +69,13 @@ def test_it_runs_all_shows_the_asset_graph_and_a_sigterm_stops_all(dev: Dev, hom
         assert any(part in name for name in processes)
     assert asset_graph(dev) >= {"treazure_balance_snapshot", "balance_diff", "engage_balance_push"}
     assert httpx.get(f"{dev.sandbox}/openapi.json").is_success
-    assert embedded.running_url(home) is not None
+    assert embedded.running_url(home / "sandbox") is not None
 
     dev.process.send_signal(signal.SIGTERM)
 
     assert dev.process.wait(120) == 0
     assert still_there(processes) == []
-    assert embedded.running_url(home) is None
+    assert embedded.running_url(home / "sandbox") is None
 
 
 def test_when_one_dies_all_else_is_stopped_and_it_says_which(dev: Dev, home: Path) -> None:
@@ -86,4 +86,4 @@ def test_when_one_dies_all_else_is_stopped_and_it_says_which(dev: Dev, home: Pat
 
     assert dev.process.wait(120) == 5
     assert still_there(processes) == []
-    assert embedded.running_url(home) is None
+    assert embedded.running_url(home / "sandbox") is None
