@@ -13,7 +13,7 @@ EXAMPLE_SETTINGS := TREAZURE_BASE_URL=https://treazure.example TREAZURE_CLIENT_I
 	ENGAGE_BASE_URL=https://engage.example ENGAGE_API_KEY=example
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench format clean
+.PHONY: help demo test soak check bench format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ demo: $(STAMP) ## Play an hour of shop life on a sandbox of both systems and syn
 
 test: $(STAMP) ## Run the tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+soak: $(STAMP) ## Play the adversary's stories: STORIES=2000, or MINUTES=60
+	$(BIN)/python -m treazure_pipeline_tests.adversary $(if $(MINUTES),--minutes $(MINUTES),--stories $(or $(STORIES),200))
 
 check: $(STAMP) ## Formatter, linter, types, and whether Dagster loads the definitions
 	$(BIN)/ruff format --check $(SOURCES)
