@@ -30,4 +30,4 @@ def test_nothing_is_lost_or_doubled_in_stories_that_nobody_has_played(playing: P
 
 @pytest.mark.parametrize("part", ["look-up"])
 def test_the_adversary_finds_what_is_missing(playing: Player, part: str) -> None:
-    assert any(playing.play(seed, ["lost"], part) for seed in range(1, 31))
+    assert any(playing.play(seed, ["lost"], part) for seed in range(6, 16))
