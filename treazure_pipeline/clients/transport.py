@@ -73,8 +73,8 @@ _LOOKS_SECRET = re.compile(
 class Pacer(Protocol):
     """The rate that all processes share with one system."""
 
-    def slot(self) -> AbstractContextManager[None]:
-        """Wait for a slot of the shared rate; it is held until the answer has arrived."""
+    def slot(self) -> AbstractContextManager[float]:
+        """Wait for a slot of the shared rate, held until the answer is there; lends when it was taken (monotonic)."""
 
     def pause(self, seconds: float) -> None:
         """Make everybody wait: the system asked for it."""
@@ -83,9 +83,9 @@ class Pacer(Protocol):
 class Unpaced:
     """The pacer of a limit that is switched off."""
 
-    def slot(self) -> AbstractContextManager[None]:
+    def slot(self) -> AbstractContextManager[float]:
         """Hand out a slot at once."""
-        return nullcontext()
+        return nullcontext(time.monotonic())
 
     def pause(self, seconds: float) -> None:
         """Do nothing: the one that was told to wait waits by itself."""

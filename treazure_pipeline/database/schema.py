@@ -6,6 +6,7 @@ Everything lives in the PostgreSQL schema `treazure_pipeline`, so that the ledge
 from __future__ import annotations
 
 from pathlib import Path
+from typing import LiteralString
 
 import psycopg
 import sqlalchemy as sa
@@ -22,6 +23,22 @@ OLDEST_SERVER = 16
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _LOCK = 7_281_001
 _CONFLICTS = {"40001", "40P01", "23505"}
+KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20_000}
+# In each transaction: a pooler may give every one another session, and roles and databases have settings of their own.
+_FACTS = {
+    "search_path": SCHEMA,
+    "timezone": "UTC",
+    "datestyle": "ISO",
+    "intervalstyle": "postgres",
+    "extra_float_digits": "1",
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "idle_in_transaction_session_timeout": "60s",
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+    "jit": "off",
+}
 _READ_ONLY = {"25006"}  # a standby, or the former primary after a failover
 
 
@@ -78,6 +95,13 @@ def check(url: str) -> None:
         stands = f"at revision {found}" if found else "empty"
         message = f"The ledger's schema is {stands}, this version of treazure-pipeline needs {head()}."
         raise SchemaOutdatedError(message, hint="Run `treazure-pipeline db upgrade`.")
+
+
+def facts(**others: LiteralString) -> LiteralString:
+    """Return the statement that sets what every transaction relies on, until it ends; `others` come on top."""
+    settings = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in (_FACTS | others).items())
+    durable = "set_config('synchronous_commit', replace(current_setting('synchronous_commit'), 'off', 'on'), true)"
+    return f"select {settings}, {durable}"
 
 
 def translated(error: BaseException) -> DatabaseError:

@@ -47,6 +47,7 @@ class Batch:
     time_stamp: datetime
 
 
+@retried
 def claim(
     ledger: Ledger,
     account: Account,
@@ -65,7 +66,8 @@ def claim(
     `run_started`, rows waiting for their next try, rows in a request under way (its `lease`, in seconds, is not
     over, or nobody has said by `abandon` that it is), and rows in an accepted one until that is folded, since sent once
     more they would be settled twice. The timeStamp is the database's clock in milliseconds, later than any given before in the programme.
-    Returns None when no row is due.
+    Returns None when no row is due. A claim whose commit got no answer is a request that was never sent: it ends with
+    its lease.
     """
     values = {
         "programme": account.id, "run_id": run_id, "run_started": run_started, "size": size, "lease": lease,
@@ -76,6 +78,7 @@ def claim(
         return _batch(connection.execute(statement, values).fetchone())
 
 
+@retried
 def claim_planned(ledger: Ledger, account: Account, *, run_id: str, lease: float) -> Batch | None:
     """Claim the next lot that the last merge planned, but for rows that have a newer one in `pending`; else as `claim`."""
     while True:
@@ -202,13 +205,19 @@ def end_lease(ledger: Ledger, batch: Batch) -> None:
 
 
 @retried
-def lease_left(ledger: Ledger, account: Account) -> float:
-    """Return the seconds until the last lease of the programme's requests is over; 0 when none is under way."""
+def lease_left(ledger: Ledger, account: Account, batch: Batch | None = None, *, due: bool = False) -> float:
+    """Return the seconds until the last lease of the programme's requests is over; 0 when none is under way.
+
+    `batch`: of this request alone; `due`: of those alone that keep a row from being sent, so not of a lost one whose
+    rows have arrived by another.
+    """
     with ledger.transaction() as connection:
         row = connection.execute(
-            "select coalesce(extract(epoch from max(lease_until) - clock_timestamp()), 0)::float from batch "
-            "where programme = %(id)s and state in ('sending', 'lost') and lease_until > clock_timestamp()",
-            {"id": account.id},
+            "select coalesce(extract(epoch from max(b.lease_until) - clock_timestamp()), 0)::float from batch b "
+            "where b.programme = %(id)s and b.state in ('sending', 'lost') and b.lease_until > clock_timestamp() "
+            "and (b.id = %(batch)s or %(batch)s::bigint is null and (not %(due)s or b.state = 'sending' or exists (select from pending p "
+            f"where p.programme = b.programme and p.contact = any (b.contacts) and not {HELD})))",
+            {"id": account.id, "batch": batch and batch.id, "due": due},
         ).fetchone()
     return 0.0 if row is None else max(0.0, row[0])
 

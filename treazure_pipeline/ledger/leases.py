@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,33 +44,49 @@ class Leases:
         self._renewer: threading.Thread | None = None
 
     def take(self, name: str, busy: BusyError) -> None:
-        """Take a lease, or raise `busy` at once where somebody else holds it, or this ledger does already."""
-        with self._guard:
-            token = None if name in self._tokens else self._take(name)
-            if token is None:
-                raise busy
-            self._tokens[name] = token
-            if self._renewer is None:
-                self._renewer = threading.Thread(target=self._renew_for_ever, name="leases", daemon=True)
-                self._renewer.start()
+        """Take a lease, or raise `busy` where somebody else holds and renews it, or this ledger holds it already.
 
-    def _take(self, name: str) -> int | None:
+        One that is no longer renewed is probably that of a process that is gone: its end is waited for.
+        """
+        began = time.monotonic()
+        while True:
+            with self._guard:
+                if name in self._tokens:
+                    raise busy
+                token, left = self._take(name, stale=time.monotonic() - began > 2 * RENEW_SECONDS)
+                if token is not None:
+                    self._tokens[name] = token
+                    if self._renewer is None:
+                        self._renewer = threading.Thread(target=self._renew_for_ever, name="leases", daemon=True)
+                        self._renewer.start()
+                    return
+            if LEASE_SECONDS - 2 * RENEW_SECONDS <= left <= LEASE_SECONDS:
+                raise busy
+            time.sleep(min(max(left, 0.05), 1.0))
+
+    def _take(self, name: str, *, stale: bool) -> tuple[int | None, float]:
+        """Return the token, or None and the seconds that somebody else's lease has left.
+
+        One that ends later than any can was taken before the clock was put back. Its holder, if there is one, renews it
+        soon; it is taken once it is `stale`.
+        """
         values = {"name": name, "seconds": LEASE_SECONDS, "holder": _this_process(), "former": None}
         try:
             with self._transaction() as connection:
                 # Without a lock first: somebody who holds it may be in a transaction of minutes.
                 held = connection.execute(_HELD, values).fetchone()
                 if held is not None:
-                    if not _is_dead(held[0]):
-                        return None
-                    values["former"] = held[1]
+                    holder, token, left = held
+                    if not _is_dead(holder) and not (stale and left > LEASE_SECONDS):
+                        return None, left
+                    values["former"] = token
                 connection.execute(f"set local lock_timeout to '{_TAKE_SECONDS}s'")
                 row = connection.execute(_TAKE, values).fetchone()
         except DatabaseError as error:
             if isinstance(error.__cause__, psycopg.errors.LockNotAvailable):
-                return None
+                return None, LEASE_SECONDS
             raise
-        return None if row is None else int(row[0])
+        return (None, LEASE_SECONDS) if row is None else (int(row[0]), 0.0)
 
     def holds(self, name: str) -> bool:
         """Tell whether this ledger holds a lease, as far as it knows."""
@@ -110,7 +127,7 @@ class Leases:
                 if tokens:
                     with self._transaction() as connection:
                         connection.execute(_RENEW, values)
-            except DatabaseError as error:
+            except (DatabaseError, psycopg.Error) as error:
                 logger.warning("A lease could not be renewed: %s", error)
             except RuntimeError:  # the interpreter is about to end
                 return
@@ -142,7 +159,10 @@ def _started(process: int) -> str:
         return "-"
 
 
-_HELD = "select holder, token from lease where name = %(name)s and expires_at > clock_timestamp()"
+_HELD = """
+select holder, token, extract(epoch from expires_at - clock_timestamp())::float8 from lease
+where name = %(name)s and expires_at > clock_timestamp()
+"""
 
 # A new token waits for every transaction that has checked the former one.
 _TAKE = """

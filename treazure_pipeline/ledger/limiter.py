@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from treazure_pipeline.clients.transport import Unpaced
 from treazure_pipeline.errors import RateUsedUpError, RunIncompleteError
+from treazure_pipeline.ledger.store import retried
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,36 +64,36 @@ class SharedRate:
         self._patience = patience
 
     @contextmanager
-    def slot(self) -> Iterator[None]:
-        """Wait for a slot, and keep it until the block ends (the answer is there, or given up)."""
-        slot = self._take()
-        try:
-            yield
-        finally:
-            self._set_free(slot)
+    def slot(self) -> Iterator[float]:
+        """Wait for a slot, and keep it until the block ends (the answer is there, or given up); lend when it was taken.
 
+        One whose lease has ended meanwhile is left alone: it may be somebody else's.
+        """
+        slot, began = self._take()
+        try:
+            yield began
+        finally:
+            if time.monotonic() < began + self._lease:
+                self._set_free(slot)
+
+    @retried
     def pause(self, seconds: float) -> None:
         """Keep everybody from sending for `seconds` (the server said 429 or Retry-After)."""
         with self._ledger.transaction() as connection:
             connection.execute(
                 "insert into rate_hold values (%s, %s, clock_timestamp() + make_interval(secs => %s)) "
-                "on conflict (bucket, priority) do update set until = greatest(rate_hold.until, excluded.until)",
+                "on conflict (bucket, priority) do update set set_at = excluded.set_at, until = greatest(excluded.until, "
+                "case when rate_hold.set_at <= excluded.set_at then rate_hold.until end)",
                 (self._bucket, _PAUSE, seconds),
             )
 
-    def _take(self) -> int:
+    def _take(self) -> tuple[int, float]:
         until = time.monotonic() + self._patience
         while True:
-            with self._ledger.transaction() as connection:
-                connection.execute("set local synchronous_commit to off")
-                row = connection.execute(
-                    "select taken, wait from take_slot(%s, %s, %s, make_interval(secs => %s))",
-                    (self._bucket, self._slots, self._priority.value, self._lease),
-                ).fetchone()
-            assert row is not None
-            taken, wait = row
+            began = time.monotonic()
+            taken, wait = self._try_to_take()
             if taken is not None:
-                return int(taken)
+                return taken, began
             if time.monotonic() > until:
                 raise RateUsedUpError(
                     f"No request could be made for {self._patience:g} s: the rate is used up, or the system asked for a pause."
@@ -100,11 +101,23 @@ class SharedRate:
             if self._stop.wait(min(wait, _LONGEST_NAP)):
                 raise RunIncompleteError("The run was stopped while it waited for its turn to send.")
 
+    @retried
+    def _try_to_take(self) -> tuple[int | None, float]:
+        with self._ledger.transaction() as connection:
+            connection.execute("set local synchronous_commit to off")
+            row = connection.execute(
+                "select taken, wait from take_slot(%s, %s, %s, make_interval(secs => %s))",
+                (self._bucket, self._slots, self._priority.value, self._lease),
+            ).fetchone()
+        assert row is not None
+        return row
+
+    @retried
     def _set_free(self, slot: int) -> None:
         with self._ledger.transaction() as connection:
             connection.execute("set local synchronous_commit to off")
             connection.execute(
-                "update rate_slot set free_at = clock_timestamp() + interval '1 second' where bucket = %s and slot = %s",
+                "update rate_slot set free_at = clock_timestamp() + interval '1 second', set_at = clock_timestamp() where bucket = %s and slot = %s",
                 (self._bucket, slot),
             )
 

@@ -7,12 +7,14 @@ plans (who approved what). All is done in small transactions that can stop anywh
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from treazure_pipeline.ledger.store import retried
 
 if TYPE_CHECKING:
     from datetime import datetime
+    from typing import Any, LiteralString
 
     from treazure_pipeline.ledger.store import Ledger
 
@@ -40,10 +42,7 @@ class Pruned:
 
 def prune(ledger: Ledger, days: int, *, rows: int = _ROWS, batches_at_once: int = _BATCHES_AT_ONCE) -> Pruned:
     """Delete what is older than `days`; so many `rows`, or batches of a thousand contacts each, a transaction."""
-    with ledger.transaction() as connection:
-        row = connection.execute("select clock_timestamp() - make_interval(days => %s)", (days,)).fetchone()
-    assert row is not None
-    until = row[0]
+    until = ledger.now() - timedelta(days=days)
     changes = _in_lots(ledger, _CHANGES, until, rows)
     batches, stripped = _prune_batches(ledger, until, batches_at_once)
     return Pruned(
@@ -66,11 +65,18 @@ def megabytes(ledger: Ledger) -> dict[str, float]:
         return dict(connection.execute(_MEGABYTES).fetchall())
 
 
-def _in_lots(ledger: Ledger, statement: str, until: datetime, rows: int) -> int:
+@retried
+def _do(ledger: Ledger, statement: LiteralString, values: dict[str, object]) -> tuple[int, tuple[Any, ...]]:
+    """Do one lot: how many rows it met, and its first row where it returns any."""
+    with ledger.transaction() as connection:
+        cursor = connection.execute(statement, values)
+        return cursor.rowcount, (cursor.fetchone() or ()) if cursor.description else ()
+
+
+def _in_lots(ledger: Ledger, statement: LiteralString, until: datetime, rows: int) -> int:
     total = 0
     while True:
-        with ledger.transaction() as connection:
-            deleted = connection.execute(statement, {"until": until, "rows": rows}).rowcount
+        deleted = _do(ledger, statement, {"until": until, "rows": rows})[0]
         total += deleted
         if deleted < rows:
             return total
@@ -79,9 +85,7 @@ def _in_lots(ledger: Ledger, statement: str, until: datetime, rows: int) -> int:
 def _prune_batches(ledger: Ledger, until: datetime, at_once: int) -> tuple[int, int]:
     deleted = stripped = after = 0
     while True:
-        with ledger.transaction() as connection:
-            row = connection.execute(_BATCHES, {"until": until, "at_once": at_once, "after": after}).fetchone()
-        assert row is not None
+        _, row = _do(ledger, _BATCHES, {"until": until, "at_once": at_once, "after": after})
         last, deleted_now, stripped_now = row
         deleted += deleted_now
         stripped += stripped_now

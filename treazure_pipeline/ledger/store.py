@@ -36,28 +36,8 @@ _T = TypeVar("_T")
 _WAITS = (0.05, 0.2, 0.5, 2.0, 5.0, 10.0)
 """Seconds between the tries of a transaction that met another one, or whose connection was cut."""
 
-_KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20_000}
-# In each transaction, since a pooler may give every one another session, and roles and databases have settings of their own.
-_FACTS = {
-    "search_path": schema.SCHEMA,
-    "timezone": "UTC",
-    "datestyle": "ISO",
-    "intervalstyle": "postgres",
-    "extra_float_digits": "1",
-    "statement_timeout": "0",
-    "lock_timeout": "0",
-    "idle_in_transaction_session_timeout": "60s",
-    "tcp_keepalives_idle": "10",
-    "tcp_keepalives_interval": "5",
-    "tcp_keepalives_count": "3",
-    "jit": "off",
-}
-_SET_FACTS = "; ".join(
-    [f"set local {name} to '{value}'" for name, value in _FACTS.items()]
-    + ["select set_config('synchronous_commit', replace(current_setting('synchronous_commit'), 'off', 'on'), true)"]
-)
-_BEGIN = f"begin isolation level read committed; {_SET_FACTS}"
-_BEGIN_READING = f"begin isolation level repeatable read, read only; {_SET_FACTS}"
+_BEGIN = f"begin isolation level read committed; {schema.facts()}"
+_BEGIN_READING = f"begin isolation level repeatable read, read only; {schema.facts()}"
 
 
 def retried(work: Callable[_P, _T]) -> Callable[_P, _T]:
@@ -104,7 +84,7 @@ class Ledger:
         self._pool = ConnectionPool(
             url, min_size=1, max_size=connections + 1, timeout=30, open=True,
             kwargs={"connect_timeout": 10, "autocommit": True, "prepare_threshold": None, "client_encoding": "UTF8"}
-            | _KEEPALIVES,
+            | schema.KEEPALIVES,
         )  # fmt: skip
 
     def __repr__(self) -> str:
@@ -147,8 +127,12 @@ class Ledger:
         """Lend a connection in a transaction that one round trip has begun; the pool ends it with the block."""
         try:
             with self._pool.connection() as connection:
-                connection.execute(begin)
-                yield connection
+                try:
+                    connection.execute(begin)
+                    yield connection
+                except psycopg.errors.ReadOnlySqlTransaction:
+                    connection.close()  # the server is no longer the primary: the next try asks for another one
+                    raise
         except (psycopg.Error, PoolTimeout) as error:
             raise schema.translated(error) from error
 

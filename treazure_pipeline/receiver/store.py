@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,7 +26,7 @@ from treazure_pipeline.receiver.events import Event
 # A request is answered this long after its body was read at the latest (the sender waits for 15 s) ...
 STORE_SECONDS = 5.0
 # ... so PostgreSQL gives up before that, and what it stores late is only ever stored, never acknowledged.
-_STATEMENT_SECONDS = 4
+_STATEMENT_TIMEOUT = "4s"
 _LARGEST_BATCH = 100
 _POLL_SECONDS = 0.2
 _MOST_WAITING = 200
@@ -34,10 +34,7 @@ _MOST_WAITING = 200
 T = TypeVar("T")
 Stored = Literal["stored", "repeated", "counted", "dead_letter"]
 
-_SESSION = (
-    f"set search_path to {schema.SCHEMA}; set synchronous_commit to on; "
-    f"set statement_timeout to '{_STATEMENT_SECONDS}s'; set lock_timeout to '{_STATEMENT_SECONDS}s'"
-)
+_FACTS = schema.facts(statement_timeout=_STATEMENT_TIMEOUT, lock_timeout=_STATEMENT_TIMEOUT)
 # One statement, so one round trip and one commit for all that has arrived; in the order in which it arrived.
 _STORE = """
 with event as (
@@ -99,6 +96,8 @@ class Store:
             reconnect_timeout=2,
             kwargs={
                 "autocommit": True,
+                "prepare_threshold": None,
+                "client_encoding": "UTF8",
                 "connect_timeout": 3,
                 # A server that is gone without a word is noticed within seconds.
                 "tcp_user_timeout": 5000,
@@ -106,7 +105,6 @@ class Store:
                 "keepalives_interval": 2,
                 "keepalives_count": 3,
             },
-            configure=_configure,
             open=False,
         )
 
@@ -156,9 +154,10 @@ class Store:
         return waiting.balance.result() if waiting.balance.done() else None
 
     async def check(self) -> None:
-        """Raise DatabaseUnavailableError or SchemaOutdatedError unless events can be stored."""
+        """Raise DatabaseUnavailableError or SchemaOutdatedError unless events can be stored: it stores none of them."""
         try:
             rows = await self._read("select version_num from alembic_version")
+            await self._read(_STORE, _values([]))
         except psycopg.errors.UndefinedTable:
             rows = []
         found = rows[0][0] if rows else None
@@ -178,20 +177,29 @@ class Store:
         """Return how many dead letters nobody has dealt with."""
         return int((await self._read(_DEAD_LETTERS))[0][0])
 
-    async def _read(self, statement: LiteralString, values: Sequence[Any] = ()) -> list[TupleRow]:
+    async def _read(self, statement: LiteralString, values: Sequence[Any] | Mapping[str, Any] = ()) -> list[TupleRow]:
         """Raise DatabaseUnavailableError where the database can't be used; programming errors pass."""
-
-        async def read() -> list[TupleRow]:
-            async with self._pool.connection() as connection:
-                return await (await connection.execute(statement, values)).fetchall()
-
         try:
             async with asyncio.timeout(STORE_SECONDS):
-                return await self._connected(read)
+                return await self._connected(partial(self._do, statement, values))
         except TimeoutError:
             raise DatabaseUnavailableError("The ledger's database takes too long.") from None
-        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-            raise schema.unavailable(error) from None
+        except (psycopg.Error, PoolTimeout) as error:
+            raise schema.translated(error) from None
+
+    async def _do(self, statement: LiteralString, values: Sequence[Any] | Mapping[str, Any]) -> list[TupleRow]:
+        """Do a statement in a transaction with its facts, all in one round trip: nothing is kept in the session."""
+        async with self._pool.connection() as connection:
+            try:
+                async with connection.pipeline():
+                    await connection.execute("begin isolation level read committed")
+                    await connection.execute(_FACTS)
+                    cursor = await connection.execute(statement, values)
+                    await connection.execute("commit")
+                return await cursor.fetchall()
+            except psycopg.errors.ReadOnlySqlTransaction:
+                await connection.close()  # the server is no longer the primary: the next try asks for another one
+                raise
 
     async def _write_for_ever(self) -> None:
         while True:
@@ -231,7 +239,7 @@ class Store:
         """Do something that may be done twice, once more where its connection turns out to be lost."""
         try:
             return await work()
-        except psycopg.OperationalError as error:
+        except psycopg.Error as error:
             if not _worth_a_second_try(error):
                 raise
             # The others that were open then are as useless.
@@ -239,17 +247,7 @@ class Store:
             return await work()
 
     async def _insert(self, events: Sequence[Event]) -> list[Stored]:
-        values = {
-            "ids": [event.id if event.payload is not None else None for event in events],
-            "deliveries": [event.delivery_id for event in events],
-            "kinds": [event.kind for event in events],
-            "payloads": [event.payload for event in events],
-            "receipts": [receipt_of(event.id) if event.payload is not None else None for event in events],
-            "dead": [event.dead for event in events],
-            "bodies": [event.body.replace("\x00", "\N{SYMBOL FOR NULL}") if event.dead else None for event in events],
-        }
-        async with self._pool.connection() as connection:
-            new = {row[0] for row in await (await connection.execute(_STORE, values)).fetchall()}
+        new = {row[0] for row in await self._do(_STORE, _values(events))}
         outcomes: list[Stored] = []
         for event in events:
             if event.payload is None:
@@ -271,12 +269,20 @@ class Store:
                     self._waiting.pop(event_id).balance.set_result(balance)
 
 
-def _worth_a_second_try(error: psycopg.OperationalError) -> bool:
+def _values(events: Sequence[Event]) -> dict[str, list[str | None]]:
+    return {
+        "ids": [event.id if event.payload is not None else None for event in events],
+        "deliveries": [event.delivery_id for event in events],
+        "kinds": [event.kind for event in events],
+        "payloads": [event.payload for event in events],
+        "receipts": [receipt_of(event.id) if event.payload is not None else None for event in events],
+        "dead": [event.dead for event in events],
+        "bodies": [event.body.replace("\x00", "\N{SYMBOL FOR NULL}") if event.dead else None for event in events],
+    }
+
+
+def _worth_a_second_try(error: psycopg.Error) -> bool:
     """Whether a connection was lost, perhaps long ago while it was idle, or two receivers met in a deadlock."""
     if error.sqlstate is None:
-        return not isinstance(error, PoolTimeout)
-    return error.sqlstate.startswith("57P") or error.sqlstate == "40P01"
-
-
-async def _configure(connection: psycopg.AsyncConnection) -> None:
-    await connection.execute(_SESSION)
+        return isinstance(error, psycopg.OperationalError) and not isinstance(error, PoolTimeout)
+    return error.sqlstate.startswith("57P") or error.sqlstate in ("40P01", "25006")

@@ -238,7 +238,7 @@ class _Push:
             due = figures.flow_since(self._ledger, self._account, stock, self._run_started).left
             if not due:
                 return
-            lease = batches.lease_left(self._ledger, self._account)
+            lease = batches.lease_left(self._ledger, self._account, due=True)
             if lease:
                 logger.info("%d rows are in requests under way; waiting %.1f s for those", due, lease)
                 if not self._retry.sleep(lease + 0.05):
@@ -324,16 +324,19 @@ class _Push:
         return None
 
     def _send(self, task: _Task) -> None:
-        with self._pacer.slot():
+        with self._pacer.slot() as began:
             batch = self._claim(task)
             if batch is None:
+                return
+            body = encode_balances(batch.contacts, batch.amounts, self._account.definition_id, batch.time_stamp)
+            if time.monotonic() - began > LEASE_MARGIN_SECONDS:
+                # Its slot, or its rows, could be somebody else's before the answer is there.
+                self._claim_anew(batch, task)
                 return
             with self._guard:
                 self.requests += 1
             try:
-                answer = self._engage.set_balances(
-                    encode_balances(batch.contacts, batch.amounts, self._account.definition_id, batch.time_stamp)
-                )
+                answer = self._engage.set_balances(body)
             except RemoteError as error:
                 self._handle(error, batch, task)
                 return
@@ -350,6 +353,14 @@ class _Push:
             self._guard.notify_all()
         if self._progress is not None:
             self._progress(len(batch.contacts), self._stock.pending)
+
+    def _claim_anew(self, batch: Batch, task: _Task) -> None:
+        batches.fail(self._ledger, batch, effect_possible=False, error="it was too late to send it")
+        with self._claiming:
+            self._taken.update(batch.contacts)
+        with self._guard:
+            heapq.heappush(self._tasks, _Task(0.0, next(self._numbers), batch.contacts, task.failures))
+            self._guard.notify_all()
 
     def _claim(self, task: _Task) -> Batch | None:
         with self._claiming:
@@ -391,7 +402,7 @@ class _Push:
         batches.fail(self._ledger, batch, effect_possible=unknown, error=str(error))
         wait = 0.0
         if unknown and _may_be_at_work(error):
-            wait = batches.lease_left(self._ledger, self._account)
+            wait = batches.lease_left(self._ledger, self._account, batch)
         elif unknown:
             batches.end_lease(self._ledger, batch)
         self._try_later(error, batch, task, wait)

@@ -8,10 +8,12 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import psycopg
 import pytest
 
 from treazure_pipeline.clients.transport import Unpaced
 from treazure_pipeline.connections import Connections
+from treazure_pipeline.errors import RateUsedUpError
 from treazure_pipeline.ledger.limiter import Priority, SharedRate, shared_rate
 from treazure_pipeline.ledger.store import Ledger
 from treazure_pipeline_tests.sync.shop import Shop
@@ -170,3 +172,41 @@ def test_buckets_are_named_without_the_key(new_shop: Callable[..., Shop]) -> Non
         connections.engage.contact_count()
         secret = connections.settings.engage_api_key.get_secret_value()
     assert all(secret not in bucket for (bucket,) in shop.sql("select bucket from rate_slot"))
+
+
+@pytest.mark.parametrize("first", ["background work", "a crash of the server"])
+def test_whoever_comes_first_the_bucket_fills_up_to_the_setting(ledger: Ledger, database_url: str, first: str) -> None:
+    take(rate(ledger, "bucket", 8, Priority.BACKGROUND), 1)
+    if first == "a crash of the server":  # the table is not logged
+        with psycopg.connect(database_url) as connection:
+            connection.execute("truncate treazure_pipeline.rate_slot")
+    sync = rate(ledger, "bucket", 8, Priority.SYNC)
+    began = time.monotonic()
+    with ThreadPoolExecutor(8) as threads:
+        moments = [moment for part in threads.map(lambda _: take(sync, 2), range(8)) for moment in part]
+    assert most_in_one_second(moments) <= 8
+    assert max(moments) - began < 4
+
+
+def test_a_raised_or_lowered_setting_holds_at_once(ledger: Ledger) -> None:
+    for per_second in (2, 6, 3):
+        pacer = rate(ledger, "bucket", per_second, Priority.SYNC)
+        time.sleep(1)
+        with ThreadPoolExecutor(6) as threads:
+            moments = [moment for part in threads.map(take, [pacer] * 6, [3] * 6) for moment in part]
+        assert per_second - 1 <= most_in_one_second(moments) <= per_second
+
+
+def test_a_clock_that_is_put_back_keeps_nobody_waiting_and_a_long_lease_is_kept(
+    ledger: Ledger, database_url: str
+) -> None:
+    pacer = SharedRate(ledger, "bucket", 1, Priority.SYNC, 7200, threading.Event(), patience=2)
+    with pacer.slot(), pytest.raises(RateUsedUpError):
+        take(pacer, 1)
+    with psycopg.connect(database_url) as connection:
+        connection.execute(
+            "set search_path to treazure_pipeline; "
+            "update rate_slot set free_at = free_at + interval '1 day', set_at = set_at + interval '1 day'; "
+            "insert into rate_hold values ('bucket', 0, now() + interval '1 day', now() + interval '1 day')"
+        )
+    assert take(pacer, 1)
