@@ -159,7 +159,7 @@ def merge(ledger: Ledger, account: Account, observation: int, *, lot: int) -> Me
 
     A row that differs from what is known becomes pending, in lots of `lot` rows that are planned for one request each,
     unless it is older than what is known (superseded) or overlaps with it in time (superseded too, and noted in
-    `reread`). Coverage grows in the same transaction.
+    `reread`). Coverage grows in the same transaction. What is merged already is not merged again: its figures are returned.
     """
     with (
         ledger.transaction() as connection,
@@ -167,6 +167,11 @@ def merge(ledger: Ledger, account: Account, observation: int, *, lot: int) -> Me
     ):
         batches.keep_from_claiming(connection, account)
         batches.keep_from_folding(connection, account)
+        done = cursor.execute(
+            "select figures from observation where id = %s and state = 'merged'", (observation,)
+        ).fetchone()
+        if done is not None:
+            return msgspec.convert(done["figures"], MergeFigures)
         known = _one(
             cursor,
             "select o.asked, o.answered, o.window_from, o.window_to, o.is_full, o.figures, g.points_total, "

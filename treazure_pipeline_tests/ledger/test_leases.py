@@ -57,6 +57,7 @@ def test_a_run_whose_process_stood_still_past_its_lease_is_succeeded_and_sends_n
         assert frozen.stdout is not None
         assert frozen.stdout.readline() == "pushing\n"
         frozen.send_signal(signal.SIGSTOP)
+        time.sleep(1.5)
         shop.sync()  # waits for the end of the lease, which nobody renews
         sent, before = shop.sandbox.report()["requests"], shop.dump()
         frozen.send_signal(signal.SIGCONT)
