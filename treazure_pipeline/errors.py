@@ -19,6 +19,7 @@
        │  └─ RateLimitedError
        ├─ PermanentError
        │  ├─ AuthenticationError
+       │  ├─ NotFoundError
        │  └─ ExportExpiredError
        └─ InvalidAnswerError
 
@@ -171,6 +172,10 @@ class PermanentError(RemoteError):
 
 class AuthenticationError(PermanentError):
     """The credentials, or a token just fetched with them, are not accepted."""
+
+
+class NotFoundError(PermanentError):
+    """404 of the system itself: it does not know what the path names. Never an empty result: the caller decides."""
 
 
 class ExportExpiredError(PermanentError):

@@ -112,7 +112,7 @@ class EngageClient:
         return list(found.values())
 
     def point_accounts(self, contact_id: str) -> list[wire.PointAccount]:
-        """Return a contact's accounts; one that Engage does not know is a PermanentError with status 404."""
+        """Return a contact's accounts; one that Engage does not know is a NotFoundError."""
         found: dict[str, wire.PointAccount] = {}
         for _ in range(_MOST_PAGES):
             params: dict[str, str | int] = {

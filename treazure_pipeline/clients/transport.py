@@ -27,6 +27,7 @@ from treazure_pipeline.errors import (
     AuthenticationError,
     InvalidAnswerError,
     NoAnswerError,
+    NotFoundError,
     PermanentError,
     RateLimitedError,
     RemoteError,
@@ -51,6 +52,7 @@ LONGEST_RETRY_AFTER_SECONDS = 900.0
 LONGEST_CONNECT_SECONDS = 10.0
 
 _REQUEST_ID_HEADERS = ("x-request-id", "request-id", "x-correlation-id", "x-ms-request-id", "traceparent")
+_BEFORE_HTML = b"\xef\xbb\xbf \t\r\n"
 _HINTS: dict[System, tuple[str, str]] = {
     "treazure": (
         "Check TREAZURE_CLIENT_ID and TREAZURE_CLIENT_SECRET; a reset of the secret voids the old one.",
@@ -245,6 +247,11 @@ class Answer:
         return None if found is None else re.sub(r"[^\x21-\x7e]", "?", found[:100])
 
 
+def is_html(answer: Answer) -> bool:
+    """Tell whether an answer is a web page: of a gateway, a proxy or a maintenance page, not of the system itself."""
+    return "html" in answer.headers.get("content-type", "").lower() or answer.body.lstrip(_BEFORE_HTML).startswith(b"<")
+
+
 class Http:
     """One system behind one base URL: sends requests there only, and turns failures into our errors.
 
@@ -414,7 +421,8 @@ class Http:
                 request_id=request_id,
                 hint=credentials,
             )
-        return PermanentError(
+        kind = NotFoundError if status == 404 and not is_html(answer) else PermanentError
+        return kind(
             f"the request is refused; {said}.",
             system=self.system,
             method=method,

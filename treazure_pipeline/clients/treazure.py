@@ -160,12 +160,11 @@ class TreazureClient:
         return self._open_balances(href)
 
     def account_balance(self, account: str, loyalty_id: str) -> Decimal | None:
-        """Return an account's balance now, None where there is none in this programme."""
-        answer = self._retry.call(
-            lambda: self._ask("GET", wire.account_path(account), accept=frozenset({404})), pacer=self._pacer
-        )
-        if answer.status == 404:
-            return None
+        """Return an account's balance now, None where the account is not in this programme.
+
+        Raises NotFoundError where Treazure says 404.
+        """
+        answer = self._retry.call(lambda: self._ask("GET", wire.account_path(account)), pacer=self._pacer)
         try:
             return wire.read_account_balance(answer.body, loyalty_id)
         except wire.WireError as error:
@@ -188,11 +187,11 @@ class TreazureClient:
             raise self._http.unusable(answer, str(error)) from None
 
     def history(self, account: str, loyalty_id: str) -> list[wire.Movement]:
-        """Return an account's points log in one programme, empty where there is none."""
+        """Return an account's points log in one programme. Raises NotFoundError where Treazure says 404."""
         path = wire.history_path(account, loyalty_id)
-        answer = self._retry.call(lambda: self._ask("GET", path, accept=frozenset({404})), pacer=self._pacer)
+        answer = self._retry.call(lambda: self._ask("GET", path), pacer=self._pacer)
         try:
-            return [] if answer.status == 404 else wire.read_history(answer.body)
+            return wire.read_history(answer.body)
         except wire.WireError as error:
             raise self._http.unusable(answer, str(error)) from None
 
@@ -202,7 +201,6 @@ class TreazureClient:
         path: str,
         *,
         content: bytes | None = None,
-        accept: frozenset[int] = frozenset(),
         before: float = math.inf,
     ) -> Answer:
         """Make one try; a 401 has a second one with a new token."""
@@ -211,7 +209,7 @@ class TreazureClient:
         if answer.status == 401:
             self._tokens.drop(token)
             answer = self._once(self._tokens.get(), method, path, content, before)
-        return answer if answer.status in accept else self._http.checked(answer)
+        return self._http.checked(answer)
 
     def _once(self, token: _Bearer, method: str, path: str, content: bytes | None, before: float) -> Answer:
         headers = {"Content-Type": "application/json"} if content is not None else None

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from treazure_pipeline.errors import PermanentError, PipelineError
+from treazure_pipeline.errors import NotFoundError, PipelineError
 from treazure_pipeline.ledger import migration_audit, migrations
 from treazure_pipeline.ledger.migrations import MigrationError
 from treazure_pipeline.migration.report import write_report
@@ -173,8 +173,6 @@ def balance_in_engage(engage: EngageClient, account: Account, contact: str) -> D
     """Return what Engage shows of a contact in this programme, None where it has no account or no such contact."""
     try:
         accounts = engage.point_accounts(contact)
-    except PermanentError as error:
-        if error.status != 404:
-            raise
+    except NotFoundError:
         return None
     return next((one.balance for one in accounts if one.definition_id == account.definition_id), None)

@@ -27,7 +27,14 @@ from starlette.responses import JSONResponse, Response
 from treazure_pipeline.clients.transport import RetryPolicy
 from treazure_pipeline.clients.treazure import TreazureClient
 from treazure_pipeline.connections import treazure_client
-from treazure_pipeline.errors import DatabaseError, NoAnswerError, PipelineError, RateLimitedError, RemoteError
+from treazure_pipeline.errors import (
+    DatabaseError,
+    NoAnswerError,
+    NotFoundError,
+    PipelineError,
+    RateLimitedError,
+    RemoteError,
+)
 from treazure_pipeline.ledger.limiter import Priority
 from treazure_pipeline.ledger.store import Ledger
 from treazure_pipeline.settings import MasterSettings, Programme
@@ -234,9 +241,17 @@ class Histories:
     def _read(self, loyalty_id: str, contact: str) -> tuple[list[bytes] | None, bytes]:
         """Ask Treazure, in a thread; the log as JSON texts, newest first, and the balance it ends with."""
         treazure = self._client()
-        movements = oldest_first(treazure.history(contact, loyalty_id))
+        try:
+            movements = oldest_first(treazure.history(contact, loyalty_id))
+        except NotFoundError:
+            # Only where the account is unknown too does the contact have no log.
+            try:
+                treazure.account_balance(contact, loyalty_id)
+            except NotFoundError:
+                return None, b""
+            raise
         balance = balance_of(movements)
-        # An account that is not there and one without movements both have an empty log.
+        # An account that is not in the programme and one without movements both have an empty log.
         if not movements and treazure.account_balance(contact, loyalty_id) is None:
             return None, b""
         return [_EXACT.encode(movement) for movement in reversed(movements)], _EXACT.encode(balance)

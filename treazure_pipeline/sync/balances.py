@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from treazure_pipeline.clients.decoding import decode_balances
-from treazure_pipeline.errors import ExportExpiredError, NoAnswerError, PipelineError
+from treazure_pipeline.errors import (
+    AuthenticationError,
+    ExportExpiredError,
+    NoAnswerError,
+    NotFoundError,
+    PipelineError,
+    RemoteError,
+)
 from treazure_pipeline.ledger import batches, snapshots
 
 if TYPE_CHECKING:
@@ -116,11 +123,21 @@ def merge_snapshot(
 def reread_accounts(
     ledger: Ledger, treazure: TreazureClient, account: Account, *, run_id: str, concurrency: int = 8
 ) -> int:
-    """Read the accounts once more whose observations overlapped and differed; return how many there were."""
+    """Read the accounts once more whose observations overlapped and differed; return how many there were.
+
+    One that can't be read keeps what is known of it: unknown to Treazure it is given up, else the next run tries again.
+    """
     contacts = snapshots.to_reread(ledger, account)
 
     def read(contact: str) -> None:
-        read_account(ledger, treazure, account, contact, run_id=run_id)
+        try:
+            read_account(ledger, treazure, account, contact, run_id=run_id)
+        except AuthenticationError:
+            raise
+        except RemoteError as error:
+            logger.warning("Contact %s can't be read once more; what is known of it stays. %s", contact, error)
+            if isinstance(error, NotFoundError):
+                snapshots.drop_reread(ledger, account, contact)
 
     with ThreadPoolExecutor(concurrency, thread_name_prefix="reread") as threads:
         for _ in threads.map(read, contacts):
@@ -131,7 +148,10 @@ def reread_accounts(
 def read_account(
     ledger: Ledger, treazure: TreazureClient, account: Account, contact: str, *, run_id: str
 ) -> Decimal | None:
-    """Read one account and record its balance; return it, None where Treazure has no such account."""
+    """Read one account and record its balance; return it, None where the account is not in the programme.
+
+    Raises NotFoundError where Treazure says 404.
+    """
     balance = None
     for _ in range(_MOST_REREADS):
         asked = ledger.now()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from treazure_pipeline.errors import NotFoundError
 from treazure_pipeline.sync.verification import is_same
 
 if TYPE_CHECKING:
@@ -38,7 +39,11 @@ def foreign_transactions(ledger: Ledger, treazure: TreazureClient, account: Acco
         ).fetchall()
     signs = []
     for contact, amount, comment, received_at, receipts in rows:
-        for movement in treazure.history(contact, account.loyalty_id):
+        try:
+            movements = treazure.history(contact, account.loyalty_id)
+        except NotFoundError:
+            continue  # a contact that is gone tells nothing
+        for movement in movements:
             ours = movement.receipt_nr in receipts
             same = movement.amount == amount and (movement.comment or "") == comment
             if not ours and same and abs((movement.date_time - received_at).total_seconds()) < 86_400:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, TypeVar
 
-from treazure_pipeline.errors import AuthenticationError, PermanentError, RemoteError
+from treazure_pipeline.errors import AuthenticationError, NotFoundError, RemoteError
 from treazure_pipeline.ledger import snapshots, verification
 from treazure_pipeline.ledger.verification import Reading, Tally
 from treazure_pipeline.sync.balances import read_account
@@ -169,9 +169,7 @@ class _Run:
         def once() -> Reading:
             try:
                 accounts = work.engage.point_accounts(row.contact)
-            except PermanentError as error:
-                if error.status != 404:
-                    raise
+            except NotFoundError:
                 accounts = []
             shown = {account.definition_id: account.balance for account in accounts}.get(work.account.definition_id)
             return Reading(row, shown, shown is not None and is_same(shown, row.sent, work.decimals))

@@ -314,6 +314,7 @@ def test_a_call_whose_turn_comes_after_its_time_is_not_made(new_desk: Callable[.
             "TREAZURE_MAX_REQUESTS_PER_SECOND": "10",
             "TREAZURE_TIMEOUT_SECONDS": "0.5",
             "TREAZURE_LOOKUP_WAIT_SECONDS": "0.5",
+            "TREAZURE_PIPELINE_RETRY_SCALE": "1",
         }
     )
     number = desk.give(desk.contacts(1)[0], 5)
@@ -331,6 +332,7 @@ def test_a_call_whose_turn_comes_after_its_time_is_not_made(new_desk: Callable[.
             number,
         )[0][0]
     )
+    desk.environ["TREAZURE_PIPELINE_RETRY_SCALE"] = "0.001"
     desk.environ["TREAZURE_TIMEOUT_SECONDS"] = desk.environ["TREAZURE_LOOKUP_WAIT_SECONDS"] = "5"
     desk.finish()
     assert_each_once(desk)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from decimal import Decimal
 
+import pytest
 from pydantic import SecretStr
 
 from treazure_pipeline.clients.decoding import decode_balances
@@ -12,6 +13,7 @@ from treazure_pipeline.clients.engage import EngageClient
 from treazure_pipeline.clients.transport import RetryPolicy
 from treazure_pipeline.clients.treazure import TreazureClient
 from treazure_pipeline.clients.wire import encode_balances
+from treazure_pipeline.errors import NotFoundError
 from treazure_pipeline.sandbox import API_KEY, CLIENT_ID, CLIENT_SECRET, LOYALTY_ID, running_sandbox
 
 FAST = RetryPolicy(scale=0.001)
@@ -33,7 +35,8 @@ def test_what_is_exported_can_be_set_in_engage_and_read_back() -> None:
         contacts, amounts = [line[0] for line in lines], [line[1] for line in lines]
         assert sorted(contacts) == sorted(sandbox.contact_ids())
         assert treazure.account_balance(contacts[0], LOYALTY_ID) == Decimal(amounts[0])
-        assert treazure.account_balance("00000000-0000-0000-0000-000000000000", LOYALTY_ID) is None
+        with pytest.raises(NotFoundError):
+            treazure.account_balance("00000000-0000-0000-0000-000000000000", LOYALTY_ID)
 
         sandbox.know(contacts[:3], known=False)
         accepted = engage.set_balances(encode_balances(contacts, amounts, 1, datetime.now(UTC)))

@@ -20,6 +20,7 @@ from treazure_pipeline.errors import (
     ExportExpiredError,
     InvalidAnswerError,
     NoAnswerError,
+    NotFoundError,
     PermanentError,
     RateLimitedError,
     RemoteError,
@@ -330,11 +331,28 @@ def test_an_account_balance_keeps_every_digit(stub: Stub, written: str) -> None:
         assert treazure.account_balance(GUID, "points") == Decimal(written)
 
 
-@pytest.mark.parametrize("reply", [Reply(404), answer({"loyaltyPrograms": []})])
-def test_an_unknown_account_or_programme_has_no_balance(stub: Stub, reply: Reply) -> None:
-    stub.on(ACCOUNT, reply)
+def test_an_account_outside_the_programme_has_no_balance(stub: Stub) -> None:
+    stub.on(ACCOUNT, answer({"loyaltyPrograms": []}))
     with client(stub) as treazure:
         assert treazure.account_balance(GUID, "points") is None
+
+
+HTML = Reply(404, b"<html>no such page</html>", {"Content-Type": "text/html"})
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind"), [(Reply(404), NotFoundError), (answer({}, 404), NotFoundError), (HTML, PermanentError)]
+)
+def test_a_404_is_neither_an_empty_log_nor_an_account_without_points(
+    stub: Stub, reply: Reply, kind: type[PermanentError]
+) -> None:
+    stub.on(ACCOUNT, reply)
+    stub.on(f"{ACCOUNT}/LoyaltyPrograms/points/History", reply)
+    with client(stub) as treazure:
+        for read in (treazure.account_balance, treazure.history):
+            with pytest.raises(PermanentError) as caught:
+                read(GUID, "points")
+            assert type(caught.value) is kind
 
 
 @pytest.mark.parametrize(

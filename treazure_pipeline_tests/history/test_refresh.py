@@ -235,13 +235,15 @@ def test_a_log_that_comes_newest_first_is_put_in_order(logs: Logs) -> None:
     assert [row[3] for row in logged(logs.shop, A)] == [10, 11, 8]
 
 
-def test_a_contact_that_treazure_knows_no_more_is_shown(logs: Logs) -> None:
+def test_a_404_is_no_empty_log_the_rows_stay_and_the_failure_is_kept(logs: Logs) -> None:
     logs.give(A, [movement("2026-01-01T00:00:00Z", 1, 1)])
+    read_logs(logs.shop)
+    logs.give(A, [movement("2026-01-01T00:00:00Z", 1, 1)], balance="2")
     for path in (logs.history_path(A), f"{BASE}/{A}"):
         logs.stub.on(path, Reply(404))
     done = read_logs(logs.shop)
-    assert (done.read, done.differing) == (1, 1)
-    assert logs.shop.sql("select rows, balance, sum from points_history_read") == [(0, None, 0)]
+    assert (done.read, done.failed) == (0, 1)
+    assert logs.shop.sql("select rows from points_history_read") == [(1,)]
 
 
 def test_a_change_while_a_log_is_read_makes_it_due_again(logs: Logs) -> None:
