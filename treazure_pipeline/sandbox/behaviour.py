@@ -58,6 +58,15 @@ class Behaviour(BaseModel):
     history_missing_first: int = Field(
         0, ge=0, description="Treazure: the history comes without its first so many movements"
     )
+    history_receipt_length: int | None = Field(
+        None, ge=0, description="Treazure: receipts come back cut to so many characters; 0: not at all; none: whole"
+    )
+    history_receipt_case: Literal["kept", "lower", "upper"] = Field(
+        "kept", description="Treazure: letters of receipts in the history"
+    )
+    history_backdated: float = Field(
+        0, ge=0, description="Treazure: every other movement stands in the history with a time so much earlier"
+    )
     points_expire_after: float = Field(
         0, ge=0, description="Treazure: points that are loaded expire so long after; 0: never"
     )

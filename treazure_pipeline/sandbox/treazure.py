@@ -429,7 +429,19 @@ def _history(world: World, account: str, loyalty_id: str) -> Response:
             for movement in vault.history(member)
             if movement.stamp <= newest and not _unread(world, loyalty_id, movement)
         ]
-        return answer([_movement(vault, movement) for movement in shown[world.behaviour.history_missing_first :]])
+        rows = [(_told(world, movement), movement) for movement in shown[world.behaviour.history_missing_first :]]
+        rows.sort(key=lambda row: row[0])
+        return answer([_movement(world, vault, movement, told) for told, movement in rows])
+
+
+def _told(world: World, movement: Movement) -> int:
+    """When a movement happened, as the history has it: tills that were offline send theirs later."""
+    return movement.stamp - (movement.sequence % 2) * int(world.behaviour.history_backdated * SECOND)
+
+
+def _receipt(world: World, receipt: str) -> str:
+    kept = receipt[: world.behaviour.history_receipt_length]
+    return {"kept": kept, "lower": kept.lower(), "upper": kept.upper()}[world.behaviour.history_receipt_case]
 
 
 def _unread(world: World, loyalty_id: str, movement: Movement) -> bool:
@@ -440,10 +452,10 @@ def _unread(world: World, loyalty_id: str, movement: Movement) -> bool:
     return left > 0
 
 
-def _movement(vault: Vault, movement: Movement) -> dict[str, Any]:
+def _movement(world: World, vault: Vault, movement: Movement, told: int) -> dict[str, Any]:
     expires = vault.expires.get(movement.sequence)
     return {
-        "dateTime": moment_text(movement.stamp),
+        "dateTime": moment_text(told),
         "amount": to_decimal(movement.amount),
         "transactionType": KINDS[movement.kind],
         "expiresAt": None if expires is None else moment_text(expires),
@@ -452,6 +464,6 @@ def _movement(vault: Vault, movement: Movement) -> dict[str, Any]:
         "operatorId": movement.details.operator,
         "shopId": movement.details.shop,
         "posId": movement.details.pos,
-        "receiptNr": movement.details.receipt,
+        "receiptNr": _receipt(world, movement.details.receipt),
         "properties": {},
     }

@@ -195,3 +195,19 @@ def test_programmes_are_apart(sandbox: Sandbox, caller: Caller) -> None:
     account = caller.treazure("GET", f"{VAULT}/Account/{contact}").json()
     assert [entry["loyaltyPointDefinitionId"] for entry in account["loyaltyPrograms"]] == ["A", "B"]
     assert caller.request_export(loyalty_id="C").status_code == 404
+
+
+def test_receipts_can_come_back_cut_folded_or_not_at_all_and_movements_backdated(
+    sandbox: Sandbox, caller: Caller
+) -> None:
+    contact = sandbox.contact_ids(1)[0]
+    before = caller.history(contact)
+    sandbox.behave(history_receipt_length=2, history_receipt_case="lower")
+    assert [line["receiptNr"] for line in caller.history(contact)] == [line["receiptNr"][:2].lower() for line in before]
+    sandbox.behave(history_receipt_length=0)
+    assert {line["receiptNr"] for line in caller.history(contact)} == {""}
+    sandbox.behave(history_receipt_length=None, history_receipt_case="kept", history_backdated=86_400)
+    shown = caller.history(contact)
+    assert sorted(line["balance"] for line in shown) == sorted(line["balance"] for line in before)
+    assert [line["dateTime"] for line in shown] == sorted(line["dateTime"] for line in shown)
+    assert {line["dateTime"] for line in shown} != {line["dateTime"] for line in before}
