@@ -239,6 +239,7 @@ class Settings(MasterSettings):
     """
 
     treazure_lookup_wait_seconds: float = Field(default=60, gt=0, allow_inf_nan=False)
+    treazure_lookup_first_after_seconds: float = Field(default=300, gt=0, allow_inf_nan=False)
 
     engage_base_url: BaseUrl = Field(description="Engage's address")
     engage_api_key: SecretStr = Field(min_length=1, description="the API key of Engage")

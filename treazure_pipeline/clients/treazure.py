@@ -123,6 +123,11 @@ class TreazureClient:
     def __repr__(self) -> str:
         return f"TreazureClient({self._http.base_url!r})"
 
+    @property
+    def address(self) -> str:
+        """Where it is."""
+        return self._http.base_url
+
     def __enter__(self) -> Self:
         return self
 

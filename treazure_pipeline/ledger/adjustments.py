@@ -35,6 +35,23 @@ if TYPE_CHECKING:
 
     from treazure_pipeline.ledger.store import Account, Ledger
 
+
+@dataclass(frozen=True)
+class Returned:
+    """How a receipt came back in the history: how many of its characters identify it there."""
+
+    found: str
+    length: int
+
+    @property
+    def identifies(self) -> bool:
+        """Whether what comes back tells one receipt from another."""
+        return self.length >= SHORTEST_PREFIX
+
+
+SHORTEST_PREFIX = 12
+"""So many characters of a receipt identify it: two letters and 50 bits."""
+
 UNFINISHED = ("received", "queued", "sending", "posted", "uncertain")
 
 _LONGEST_INT = 100
@@ -61,7 +78,8 @@ class Received:
 class Adjustment:
     """A claimed adjustment. `state` is the one it was claimed in; `asked`: when Treazure was called last.
 
-    `lease_until` names the claim: whoever holds an older one decides nothing any more.
+    `lease_until` names the claim: whoever holds an older one decides nothing any more. `look_first`: to be looked up before
+    its call; `restored`: the ledger that knew of its call may be lost; `others`: the receipts of the contact's others.
     """
 
     id: int
@@ -75,6 +93,9 @@ class Adjustment:
     lookups: int
     asked: datetime | None
     lease_until: datetime
+    look_first: bool
+    restored: bool
+    others: list[str]
 
 
 @dataclass(frozen=True)
@@ -171,19 +192,31 @@ def reject(verdicts: Connection[Any], event: Received, reason: str) -> None:
 
 
 @retried
-def claim(ledger: Ledger, accounts: Sequence[Account], *, lease: float, lookup_wait: float) -> Adjustment | None:
+def notice_identity(ledger: Ledger) -> None:
+    """Keep when the ledger was found on another server or timeline than before: restored, or failed over."""
+    with ledger.transaction() as connection:
+        connection.execute(_NOTICE)
+
+
+@retried
+def claim(
+    ledger: Ledger, accounts: Sequence[Account], *, lease: float, lookup_wait: float, first_after: float = 300.0
+) -> Adjustment | None:
     """Claim the next adjustment that is due and not held back; None when there is none.
 
     A queued one becomes `sending` durably, before Treazure is called. One in `sending` is claimed for a look into the
     history, `lookup_wait` seconds after its call and again after every look; one in `posted` for setting its balance.
-    `lease`, in seconds, outlasts the call; `accounts` are the live programmes.
+    `lease`, in seconds, outlasts the call; `accounts` are the live programmes. One that waited for more than `first_after`
+    seconds, or was received before the ledger was restored or failed over, is looked up first.
     """
     with ledger.transaction() as connection:
+        connection.execute(_NOTICE)
         cursor = connection.cursor(row_factory=class_row(Adjustment))
         found = cursor.execute(
             _CLAIM,
-            {"programmes": [account.id for account in accounts], "lease": lease, "lookup_wait": lookup_wait},
-        ).fetchone()
+            {"programmes": [account.id for account in accounts], "lease": lease, "lookup_wait": lookup_wait,
+             "first_after": first_after},
+        ).fetchone()  # fmt: skip
         if found is not None and found.state == "queued":
             _note(connection, found.id, "sending", None)
     return found
@@ -200,18 +233,21 @@ def settle(
     balance: Decimal | None = None,
     wait: float = 0.0,
     looked: bool = False,
+    reread: bool = False,
     run_id: str | None = None,
 ) -> bool:
     """Move a claimed adjustment on to `state`, or keep it there for `wait` seconds; the transition is recorded.
 
     False, and nothing happens, where the claim is over and somebody else has the adjustment: what its holder knows may
-    be old. Only that it is posted can't grow old, and so holds against anybody who has not found it yet.
+    be old. Only that it is posted can't grow old, and so holds against anybody who has not found it yet. `reread`: its
+    account is to be read, since its new balance is not known.
     """
     with ledger.transaction() as connection:
         settled = connection.execute(
             "update adjustment set state = %(state)s, reason = %(reason)s, balance = coalesce(%(balance)s, balance), "
             "next_try = clock_timestamp() + make_interval(secs => %(wait)s), lease_until = null, "
-            "lookups = case when %(looked)s then lookups + 1 when %(state)s = 'queued' then 0 else lookups end, "
+            "lookups = case when %(state)s = 'queued' then 0 when %(looked)s then lookups + 1 else lookups end, "
+            "looked_at = case when %(looked)s and %(state)s = 'queued' then clock_timestamp() else looked_at end, "
             "finished_at = case when %(state)s in ('done', 'rejected', 'discarded') then clock_timestamp() end "
             "where id = %(id)s and (lease_until = %(lease_until)s and state = 'sending' "
             "or %(state)s = 'posted' and state in ('queued', 'sending', 'uncertain'))",
@@ -227,7 +263,60 @@ def settle(
         ).rowcount
         if settled:
             _note(connection, adjustment.id, state, reason, answer, run_id)
+        if settled and reread:
+            connection.execute(
+                "insert into reread (programme, contact, since) values (%s, %s, clock_timestamp()) on conflict do nothing",
+                (adjustment.programme, adjustment.contact),
+            )
     return settled == 1
+
+
+@retried
+def posted_to_reread(ledger: Ledger, account: Account) -> list[str]:
+    """Return the contacts of posted adjustments whose new balance could not be read yet."""
+    with ledger.transaction() as connection:
+        rows = connection.execute(
+            "select distinct a.contact::text from adjustment a join reread r using (programme, contact) "
+            "where a.state = 'posted' and a.programme = %s",
+            (account.id,),
+        ).fetchall()
+    return [contact for (contact,) in rows]
+
+
+@retried
+def receipts_of(ledger: Ledger, address: str) -> Returned | None:
+    """Return what became of receipts in the history of the Treazure at an address; None: nobody has looked."""
+    with ledger.transaction() as connection:
+        row = connection.execute("select found, length from receipts where address = %s", (address,)).fetchone()
+    return None if row is None else Returned(*row)
+
+
+@retried
+def keep_receipts(ledger: Ledger, address: str, returned: Returned) -> None:
+    """Keep what became of a receipt in the history of the Treazure at an address."""
+    with ledger.transaction() as connection:
+        connection.execute(
+            "insert into receipts (address, found, length) values (%s, %s, %s) on conflict (address) do update "
+            "set found = excluded.found, length = excluded.length, checked_at = clock_timestamp()",
+            (address, returned.found, returned.length),
+        )
+
+
+@retried
+def to_prove(ledger: Ledger, account: Account, address: str, *, wait: float, every: float) -> tuple[str, str] | None:
+    """Return contact and receipt of the latest adjustment that Treazure answered, unless receipts were looked for lately.
+
+    `wait`: so many seconds after its call it stands in the history.
+    """
+    with ledger.transaction() as connection:
+        row = connection.execute(
+            "select contact::text, receipt from adjustment where programme = %s and state in ('posted', 'done') "
+            "and balance is not null and asked < clock_timestamp() - make_interval(secs => %s) "
+            "and not exists (select from receipts where address = %s "
+            "and checked_at > clock_timestamp() - make_interval(secs => %s)) order by id desc limit 1",
+            (account.id, wait, address, every),
+        ).fetchone()
+    return None if row is None else (row[0], row[1])
 
 
 @retried
@@ -249,7 +338,8 @@ def retry(ledger: Ledger, number: int) -> bool:
     with ledger.transaction() as connection:
         row = connection.execute(
             "update adjustment set state = case when amount is null then 'received' else 'queued' end, reason = null, "
-            "lookups = 0, tries = 0, next_try = clock_timestamp(), finished_at = null "
+            "lookups = 0, tries = 0, next_try = clock_timestamp(), finished_at = null, "
+            "looked_at = case when state = 'uncertain' then clock_timestamp() else looked_at end "
             "where id = %s and state in ('rejected', 'uncertain') returning state",
             (number,),
         ).fetchone()
@@ -363,20 +453,39 @@ _DUE = """
           and (e.state = 'sending' or e.id < a.id and e.state in ('queued', 'uncertain'))))
 """
 
+_NOTICE = """
+insert into identity (identity, changed_at)
+select here.name, case when i.one or exists (
+    select from adjustment where ledger <> here.name) then clock_timestamp() end
+from (select ledger_identity() as name offset 0) here left join identity i on true
+where i.identity is distinct from here.name
+on conflict (one) do update set identity = excluded.identity, changed_at = excluded.changed_at
+"""
+
+# Engage replays what it sent in the last 30 days, so that what arrives long after a restore can have been booked before it.
 _CLAIM = f"""
 with next as (
-    select a.id, a.state from adjustment a
+    select a.id, a.state, r.restored, i.changed_at, a.asked as asked_before,
+           a.state = 'queued' and case when r.restored
+               then coalesce(greatest(a.looked_at, a.asked) < i.changed_at, true)
+               else a.tries = 0 and a.looked_at is null
+                    and a.received_at < clock_timestamp() - make_interval(secs => %(first_after)s) end as look_first
+    from adjustment a left join identity i on true,
+        lateral (select coalesce(a.received_at < i.changed_at + interval '30 days', false) as restored) r
     where a.programme = any (%(programmes)s) and {_DUE}
       and exists (select from programme g where g.id = a.programme and g.mode = 'live')
     order by a.id limit 1 for update of a skip locked)
 update adjustment a set
     state = case when next.state = 'queued' then 'sending' else next.state end,
-    tries = a.tries + (next.state = 'queued')::integer,
+    tries = a.tries + (next.state = 'queued' and not next.look_first)::integer,
     asked = case when next.state = 'queued' then clock_timestamp() else a.asked end,
     lease_until = clock_timestamp() + make_interval(secs => %(lease)s)
 from next where a.id = next.id
-returning a.id, next.state, a.programme, a.contact::text, a.amount, a.comment, a.receipt, a.tries, a.lookups, a.asked,
-          a.lease_until
+returning a.id, next.state, a.programme, a.contact::text, a.amount, a.comment, a.receipt, a.tries, a.lookups,
+          case when a.tries > 0 and not next.look_first then greatest(a.asked, next.changed_at)
+               else greatest(next.changed_at, next.asked_before, a.received_at) end as asked,
+          a.lease_until, next.look_first, next.restored,
+          (select coalesce(array_agg(o.receipt), '{{}}') from adjustment o where o.contact = a.contact and o.id <> a.id) as others
 """
 
 _FINISH = """
@@ -384,6 +493,7 @@ with accepted as (
     update adjustment a set state = 'done', reason = null, finished_at = clock_timestamp()
     where a.state = 'posted' and not exists (
         select from unsettled u where u.programme = a.programme and u.contact = a.contact)
+      and not exists (select from reread r where r.programme = a.programme and r.contact = a.contact)
     returning a.id),
 noted as (
     insert into adjustment_transition (adjustment, state, run_id) select id, 'done', %(run_id)s from accepted)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from treazure_pipeline.errors import AuthenticationError, PipelineError, RemoteError
 from treazure_pipeline.ledger import migrations
 from treazure_pipeline.migration import parts
-from treazure_pipeline.sync.adjustments import reaches_now
+from treazure_pipeline.sync.evidence import reaches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -218,7 +218,7 @@ def read_moved(treazure: TreazureClient, account: Account, contact: str, cut_off
     for attempt in range(1, _MOST_READS + 1):
         before = treazure.account_balance(contact, account.loyalty_id) or Decimal(0)
         movements = treazure.history(contact, account.loyalty_id)
-        if reaches_now(movements, before) or before == (
+        if reaches(movements, before) or before == (
             treazure.account_balance(contact, account.loyalty_id) or Decimal(0)
         ):
             return _Log(contact, movements, before - moved_after(movements, cut_off))

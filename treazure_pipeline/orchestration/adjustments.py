@@ -164,5 +164,6 @@ def work_of(connections: Connections, programmes: Sequence[Programme], run_id: s
         treazure_timeout=settings.treazure_timeout_seconds,
         engage_timeout=settings.engage_timeout_seconds,
         lookup_wait=settings.treazure_lookup_wait_seconds,
+        lookup_first_after=settings.treazure_lookup_first_after_seconds,
         refuse_long=settings.adjustment_long_description == "reject",
     )

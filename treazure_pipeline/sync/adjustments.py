@@ -16,7 +16,6 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
-from treazure_pipeline.clients import wire
 from treazure_pipeline.errors import (
     AuthenticationError,
     InvalidAnswerError,
@@ -28,16 +27,16 @@ from treazure_pipeline.errors import (
 )
 from treazure_pipeline.ledger import adjustments as queue
 from treazure_pipeline.ledger import snapshots
+from treazure_pipeline.sync import evidence
 from treazure_pipeline.sync.balances import read_account
 from treazure_pipeline.sync.push import LEASE_MARGIN_SECONDS, push_contacts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from treazure_pipeline.clients.engage import EngageClient
     from treazure_pipeline.clients.transport import Pacer, RetryPolicy
     from treazure_pipeline.clients.treazure import TreazureClient
-    from treazure_pipeline.clients.wire import Movement
     from treazure_pipeline.ledger.adjustments import Adjustment, Received
     from treazure_pipeline.ledger.store import Account, Ledger
 
@@ -48,6 +47,8 @@ LARGEST_AMOUNT = Decimal(10) ** 12
 MOST_DECIMALS = 6
 _LOOKS = 2
 _UNDECIDED_LOOKS = 5
+_WAIT_GROWS = 4
+_PROVE_EVERY = 86_400.0
 _PUSH_AT_ONCE = 1000
 _LINGER_NO_LONGER = 60.0
 _LOOK_EVERY = 0.25
@@ -105,6 +106,7 @@ class Work:
     treazure_timeout: float = 30.0
     engage_timeout: float = 30.0
     lookup_wait: float = 60.0
+    lookup_first_after: float = 300.0
     refuse_long: bool = False
     linger: float = 0.0
 
@@ -122,6 +124,9 @@ def process(work: Work) -> Processed:
     """
     last_start = time.monotonic() + _LINGER_NO_LONGER
     result = Processed()
+    queue.notice_identity(work.ledger)
+    _read_again(work)
+    prove_receipts(work)
     while True:
         began = time.perf_counter()
         judge(work, result)
@@ -259,11 +264,12 @@ def _work(work: Work, result: Processed, posted: threading.Event) -> None:
     lease = work.treazure_timeout + max(work.treazure_timeout, work.lookup_wait) + LEASE_MARGIN_SECONDS
     while result.error is None and not (work.retry.stop is not None and work.retry.stop.is_set()):
         began = time.monotonic()
-        claimed = queue.claim(work.ledger, work.live, lease=lease, lookup_wait=work.lookup_wait)
+        claimed = queue.claim(work.ledger, work.live, lease=lease, lookup_wait=work.lookup_wait,
+                              first_after=work.lookup_first_after)  # fmt: skip
         if claimed is None:
             return
         account = work.accounts[claimed.programme]
-        if claimed.state == "queued":
+        if claimed.state == "queued" and not claimed.look_first:
             _post(work, account, claimed, result, before=began + work.treazure_timeout)
         else:
             _look_up(work, account, claimed, result)
@@ -286,16 +292,18 @@ def _post(work: Work, account: Account, adjustment: Adjustment, result: Processe
     ):
         try:
             read_account(work.ledger, work.treazure, account, adjustment.contact, run_id=work.run_id)
-        except RemoteError as error:
-            queue.settle(work.ledger, adjustment, "sending", reason="posted, but its new balance can't be read yet",
-                         answer=str(error), wait=work.lookup_wait, run_id=work.run_id)  # fmt: skip
-            result.count(waiting=1)
+        except RemoteError:
+            _posted(
+                work, adjustment, result, balance, "Treazure has taken it; its account can't be read yet", reread=True
+            )
             return
     _posted(work, adjustment, result, balance, f"Treazure answered with the balance {balance}")
 
 
-def _posted(work: Work, adjustment: Adjustment, result: Processed, balance: Decimal | None, answer: str) -> None:
-    if queue.settle(work.ledger, adjustment, "posted", answer=answer, balance=balance,
+def _posted(
+    work: Work, adjustment: Adjustment, result: Processed, balance: Decimal | None, answer: str, *, reread: bool = False
+) -> None:
+    if queue.settle(work.ledger, adjustment, "posted", answer=answer, balance=balance, reread=reread,
                     wait=work.retry.wait_after(2), run_id=work.run_id):  # fmt: skip
         result.count(posted=1, points=adjustment.amount)
 
@@ -325,48 +333,85 @@ def _handle(work: Work, adjustment: Adjustment, result: Processed, error: Remote
 def _look_up(work: Work, account: Account, adjustment: Adjustment, result: Processed) -> None:
     """Find out what became of a call without an answer; what can't be decided is uncertain, never guessed."""
     result.count(looked_up=1)
+    assert adjustment.asked is not None
+    call = evidence.Call(adjustment.receipt, adjustment.amount, adjustment.asked,
+                         called=adjustment.tries > 0 or adjustment.restored)  # fmt: skip
     try:
-        movements = work.treazure.history(adjustment.contact, account.loyalty_id)
-        found = any(movement.receipt_nr == adjustment.receipt for movement in movements)
-        balance = read_account(work.ledger, work.treazure, account, adjustment.contact, run_id=work.run_id)
+        reading = _read(work, account, adjustment)
     except AuthenticationError as error:
         queue.settle(work.ledger, adjustment, "sending", reason=str(error), wait=work.lookup_wait,
                      run_id=work.run_id)  # fmt: skip
         result.error = error
         return
-    except RemoteError as error:
-        _undecided(work, adjustment, result, f"the history can't be read: {error}")
-        return
-    if found:
-        _posted(work, adjustment, result, balance, "its receipt stands in the history")
-    elif not reaches_now(movements, balance):
-        _undecided(work, adjustment, result, "the history does not reach up to the account's balance")
-    elif adjustment.lookups + 1 < _LOOKS:
-        queue.settle(work.ledger, adjustment, "sending", reason="its receipt is not in the history; one more look",
+    returned = queue.receipts_of(work.ledger, work.treazure.address)
+    verdict = evidence.decide(
+        call, reading, others=adjustment.others, proved=returned is not None and returned.identifies,
+        wait=max(work.lookup_wait, work.treazure_timeout) if call.called else 0.0,
+    )  # fmt: skip
+    if verdict.outcome == "happened":
+        unread = reading.account_failure is not None
+        _posted(work, adjustment, result, reading.balance, verdict.reason, reread=unread)
+    elif verdict.outcome == "undecided":
+        _undecided(work, adjustment, result, verdict.reason)
+    elif adjustment.tries > 0 and adjustment.lookups + 1 < _LOOKS:
+        queue.settle(work.ledger, adjustment, "sending", reason=f"{verdict.reason}; one more look",
                      wait=work.lookup_wait, looked=True, run_id=work.run_id)  # fmt: skip
         result.count(waiting=1)
     else:
-        queue.settle(work.ledger, adjustment, "queued", reason="its receipt is not in the history: sent again",
+        again = "sent again" if adjustment.tries else "to be sent"
+        queue.settle(work.ledger, adjustment, "queued", reason=f"{verdict.reason}: {again}", looked=True,
                      run_id=work.run_id)  # fmt: skip
 
 
-def reaches_now(movements: Sequence[Movement], balance: Decimal | None) -> bool:
-    """Tell whether a history is complete at its end: its newest movement left the balance that the account has."""
-    moving = [movement for movement in movements if movement.transaction_type not in wire.INFORMATIONAL]
-    if not moving:
-        return not balance
-    newest = max(movement.date_time for movement in moving)
-    return any(movement.balance == balance for movement in moving if movement.date_time == newest)
+def _read(work: Work, account: Account, adjustment: Adjustment) -> evidence.Reading:
+    """Read the history and, after it, the account. Raises AuthenticationError; other failures are in it."""
+    asked = work.ledger.now()
+    try:
+        movements = work.treazure.history(adjustment.contact, account.loyalty_id)
+    except AuthenticationError:
+        raise
+    except RemoteError as error:
+        return evidence.Reading(asked, failure=str(error))
+    try:
+        balance = read_account(work.ledger, work.treazure, account, adjustment.contact, run_id=work.run_id)
+    except RemoteError as error:
+        return evidence.Reading(asked, movements, account_failure=str(error))
+    return evidence.Reading(asked, movements, balance)
 
 
 def _undecided(work: Work, adjustment: Adjustment, result: Processed, reason: str) -> None:
     if adjustment.lookups + 1 < _UNDECIDED_LOOKS:
-        queue.settle(work.ledger, adjustment, "sending", reason=reason, looked=True, wait=work.lookup_wait,
-                     run_id=work.run_id)  # fmt: skip
+        queue.settle(work.ledger, adjustment, "sending", reason=reason, looked=True,
+                     wait=work.lookup_wait * _WAIT_GROWS**adjustment.lookups, run_id=work.run_id)  # fmt: skip
         result.count(waiting=1)
     else:
         queue.settle(work.ledger, adjustment, "uncertain", reason=reason, looked=True, run_id=work.run_id)
         result.count(uncertain=1)
+
+
+def prove_receipts(work: Work, *, every: float = _PROVE_EVERY) -> None:
+    """Look what became of the receipt of the latest posted adjustment in the history, now and then."""
+    wait = max(work.lookup_wait, work.treazure_timeout)
+    for account in work.live:
+        sample = queue.to_prove(work.ledger, account, work.treazure.address, wait=wait, every=every)
+        if sample is not None:
+            contact, receipt = sample
+            try:
+                returned = evidence.returned(receipt, work.treazure.history(contact, account.loyalty_id))
+            except RemoteError as error:
+                logger.warning("Whether receipts come back could not be looked at. %s", error)
+            else:
+                queue.keep_receipts(work.ledger, work.treazure.address, returned)
+
+
+def _read_again(work: Work) -> None:
+    """Read the accounts of posted adjustments whose new balance could not be read."""
+    for account in work.live:
+        for contact in queue.posted_to_reread(work.ledger, account):
+            try:
+                read_account(work.ledger, work.treazure, account, contact, run_id=work.run_id)
+            except RemoteError as error:
+                logger.warning("%s The account is read again later.", error)
 
 
 def _push_posted(work: Work, result: Processed, posted: threading.Event, over: threading.Event) -> None:

@@ -74,6 +74,8 @@ class Desk(Shop):
             "asked = asked - make_interval(secs => %s), lease_until = lease_until - make_interval(secs => %s)",
             seconds, seconds, seconds,
         )  # fmt: skip
+        self.sql("update identity set changed_at = changed_at - make_interval(secs => %s)", seconds)
+        self.sql("update adjustment set looked_at = looked_at - make_interval(secs => %s)", seconds)
 
     def finish(self, runs: int = 8) -> None:
         """Process, with time between, until nothing is under way."""
@@ -151,7 +153,10 @@ def _desk_sandbox() -> Iterator[Sandbox]:
 
 @pytest.fixture
 def new_desk(_desk_sandbox: Sandbox, database_url: str) -> Iterator[Callable[..., Desk]]:
-    """Makes the desk of a test: `members` and other seeds, `environ`, switches of the sandbox as `behaviour`."""
+    """Makes the desk of a test: `members` and other seeds, `environ`, switches of the sandbox as `behaviour`.
+
+    `proved`: its Treazure is known to give receipts back.
+    """
     with ExitStack() as stack:
 
         def new(
@@ -159,12 +164,17 @@ def new_desk(_desk_sandbox: Sandbox, database_url: str) -> Iterator[Callable[...
             members: int = 20,
             environ: dict[str, str] | None = None,
             behaviour: dict[str, Any] | None = None,
+            proved: bool = True,
             **seed: Any,
         ) -> Desk:
             url = stack.enter_context(running_receiver(database_url))
             switches = {"apply_delay": 0, "export_polls": 0, "webhook_url": url, "webhook_concurrency": 1}
             _desk_sandbox.reset(members=members, in_step=True, behaviour=switches | (behaviour or {}), **seed)
-            return Desk(_desk_sandbox, database_url, environ or {}, url)
+            desk = Desk(_desk_sandbox, database_url, environ or {}, url)
+            if proved:
+                desk.sql("insert into receipts (address, found, length, checked_at) "
+                         "values (%s, 'whole', 26, 'infinity')", _desk_sandbox.base_url)  # fmt: skip
+            return desk
 
         yield new
         _desk_sandbox.reset(members=0)

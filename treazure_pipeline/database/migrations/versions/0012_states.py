@@ -1,14 +1,14 @@
 """Whose ledger it is.
 
-Revision ID: 0014
+Revision ID: 0012
 """
 
 from __future__ import annotations
 
 from alembic import op
 
-revision = "0014"
-down_revision = "0013"
+revision = "0012"
+down_revision = "0011"
 
 SCHEMA = """
 create table owner (

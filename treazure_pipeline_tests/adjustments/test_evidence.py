@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import psycopg
+import sqlalchemy as sa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from psycopg import sql
+
+from treazure_pipeline.clients.wire import Movement
+from treazure_pipeline.ledger.adjustments import receipt_of
+from treazure_pipeline.sync.evidence import Call, Reading, decide
+from treazure_pipeline_tests.adjustments.desk import Desk, assert_each_once
+
+NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
+RECEIPT, OTHER = receipt_of("one"), receipt_of("other")
+CALL = Call(RECEIPT, Decimal(5), NOW)
+
+
+def log(*moves: tuple[int, str | None], seconds: float = 0) -> list[Movement]:
+    balance, movements = Decimal(0), []
+    for amount, receipt in moves:
+        balance += amount
+        stamp = NOW + timedelta(seconds=seconds)
+        movements.append(Movement(stamp, Decimal(amount), "Load", balance, receipt_nr=receipt))
+    return movements
+
+
+def verdict(movements: list[Movement], *, after: float = 60, proved: bool = True, call: Call = CALL) -> str:
+    balance = sum((movement.amount for movement in movements), Decimal(0))
+    reading = Reading(NOW + timedelta(seconds=after), movements, balance)
+    return decide(call, reading, others=[OTHER], proved=proved, wait=60).outcome
+
+
+def test_what_counts_as_evidence() -> None:
+    assert verdict(log((3, "S-1"), (5, RECEIPT))) == "happened"
+    assert verdict(log((5, f" {RECEIPT.lower()[:14]} ")), after=0) == "happened"
+    assert verdict(log((5, RECEIPT[:11]))) == "undecided"
+    assert verdict(log((3, "S-1"))) == "absent"
+    assert verdict([]) == "absent"
+    assert verdict(log((3, "S-1")), after=59) == "undecided"
+    assert verdict(log((3, "S-1")), proved=False) == "undecided"
+    assert verdict(log((3, "S-1")), proved=False, call=Call(RECEIPT, Decimal(5), NOW, called=False)) == "absent"
+    assert verdict(log((5, "S-1"))) == "undecided"
+    assert verdict(log((5, None))) == "undecided"
+    assert verdict(log((5, "S-1"), seconds=-90_000)) == "absent"
+    assert verdict(log((5, OTHER))) == "absent"
+    assert verdict(log((5, receipt_of("an event that this ledger has lost")))) == "absent"
+
+
+def test_what_could_not_be_read_or_does_not_reach_the_account_proves_nothing() -> None:
+    late = NOW + timedelta(hours=1)
+    for reading in (
+        Reading(late, failure="404"),
+        Reading(late, account_failure="404"),
+        Reading(late, log((3, "S-1")), Decimal(8)),
+        Reading(late, [*log((3, "S-1"), (5, "S-2"), (2, "S-3"))[::2]], Decimal(10)),
+    ):
+        assert decide(CALL, reading, others=[], proved=True, wait=60).outcome == "undecided"
+    found = Reading(late, log((5, RECEIPT)), account_failure="500")
+    assert decide(CALL, found, others=[], proved=True, wait=60).outcome == "happened"
+    cut = Reading(late, log((9, "S-1"), (3, "S-2"))[1:], Decimal(12))
+    assert decide(CALL, cut, others=[], proved=True, wait=60).outcome == "absent"
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    moves=st.lists(st.tuples(st.integers(-9, 9).filter(bool), st.sampled_from(["S-1", "", OTHER])), max_size=6),
+    at=st.integers(0, 6),
+    length=st.integers(12, 26),
+    lower=st.booleans(),
+    seed=st.integers(0, 99),
+    missing=st.booleans(),
+)
+def test_a_movement_that_stands_there_in_whatever_form_and_order_is_never_absent(
+    moves: list[tuple[int, str]],
+    at: int,
+    length: int,
+    lower: bool,  # noqa: FBT001 - drawn
+    seed: int,
+    missing: bool,  # noqa: FBT001 - drawn
+) -> None:
+    shown = RECEIPT[:length].lower() if lower else RECEIPT[:length]
+    movements = log(*moves[:at], (5, "" if missing else shown), *moves[at:])
+    chance = random.Random(seed)  # noqa: S311 - an order, no secret
+    chance.shuffle(movements)
+    assert verdict(movements) == ("undecided" if missing else "happened")
+
+
+def test_a_restored_ledger_books_nothing_twice(new_desk: Callable[..., Desk]) -> None:
+    desk = new_desk()
+    contacts = desk.contacts(12)
+    numbers = [desk.give(contact, 5) for contact in contacts]
+    name, original = f"restored_{random.getrandbits(48):x}", desk.database_url
+    url = sa.make_url(original)
+    server = url.set(database="postgres").render_as_string(hide_password=False)
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute("select pg_terminate_backend(pid) from pg_stat_activity where datname = %s", (url.database,))
+        connection.execute(
+            sql.SQL("create database {} template {}").format(sql.Identifier(name), sql.Identifier(str(url.database)))
+        )
+    try:
+        desk.process()
+        assert desk.booked() == 12
+        desk.database_url = url.set(database=name).render_as_string(hide_password=False)
+        desk.process()
+        desk.later()
+        desk.finish()
+        assert desk.booked() == 12
+        assert [desk.state(number)[0] for number in numbers] == ["done"] * 12
+        assert_each_once(desk)
+    finally:
+        desk.database_url = original
+        with psycopg.connect(server, autocommit=True) as connection:
+            connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+
+
+def test_a_lost_answer_is_found_by_a_shortened_receipt(new_desk: Callable[..., Desk]) -> None:
+    desk = new_desk(behaviour={"history_receipt_length": 20, "history_receipt_case": "lower", "history_backdated": 9e4})
+    desk.give(desk.contacts(1)[0], 5)
+    desk.sandbox.set_fault("lost_after", on=["transaction"])
+    desk.process()
+    desk.later()
+    desk.finish()
+    assert desk.booked() == 1
+    assert_each_once(desk)
+
+
+def test_where_receipts_do_not_come_back_no_lost_answer_is_sent_again(new_desk: Callable[..., Desk]) -> None:
+    desk = new_desk(behaviour={"history_receipt_length": 0}, proved=False)
+    number = desk.give(desk.contacts(1)[0], 5)
+    desk.sandbox.set_fault("lost_before", on=["transaction"])
+    desk.process()
+    for _ in range(5):
+        desk.later(90_000)
+        desk.process()
+    assert desk.state(number)[0] == "uncertain"
+
+
+def test_a_404_on_history_and_account_proves_nothing(new_desk: Callable[..., Desk]) -> None:
+    desk = new_desk()
+    number = desk.give(desk.contacts(1)[0], 5)
+    desk.sandbox.set_fault("lost_after", on=["transaction"])
+    desk.process()
+    desk.sandbox.set_fault("server_error", on=["history", "account"], status=404, count=None)
+    for _ in range(3):
+        desk.later(90_000)
+        desk.process()
+        assert desk.state(number)[0] == "sending"
+    desk.sandbox.clear_faults()
+    desk.later(90_000)
+    desk.finish()
+    assert desk.booked() == 1
+    assert_each_once(desk)
+
+
+def test_a_receipt_found_while_the_account_cannot_be_read_is_posted(new_desk: Callable[..., Desk]) -> None:
+    desk = new_desk()
+    number = desk.give(desk.contacts(1)[0], 5)
+    desk.sandbox.set_fault("lost_after", on=["transaction"])
+    desk.process()
+    desk.later()
+    desk.sandbox.set_fault("server_error", on=["account"], status=404, count=None)
+    desk.process()
+    assert desk.state(number)[0] == "posted"
+    desk.sandbox.clear_faults()
+    desk.finish()
+    assert_each_once(desk)
