@@ -151,15 +151,14 @@ def test_where_export_and_observation_overlap_and_differ_the_account_is_read_onc
     counter.assert_ends_with("52.5")
 
 
-def test_a_reread_that_fails_is_done_by_the_next_run(counter: Counter) -> None:
+def test_a_reread_that_fails_is_its_own_trouble_and_is_done_by_the_next_run(counter: Counter) -> None:
     asked = counter.ledger.now()
     fetch(counter.connections, counter.account)
     counter.set("51.5")
     assert counter.observe(asked)
     counter.set("52.5")
     counter.shop.sandbox.set_fault("server_error", on=["account"], status=400)
-    with pytest.raises(Exception, match="400"):
-        merge(counter.connections, counter.account)
+    merge(counter.connections, counter.account)
     assert counter.shop.sql("select contact::text from reread") == [(counter.contact,)]
     counter.connections.ledger.release(counter.account)
     assert counter.shop.sync().diff.reread <= 1
