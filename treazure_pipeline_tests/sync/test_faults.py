@@ -10,6 +10,7 @@ from treazure_pipeline.errors import (
     AuthenticationError,
     InvalidAnswerError,
     NoAnswerError,
+    NotFoundError,
     PermanentError,
     RateLimitedError,
     TransientError,
@@ -85,7 +86,7 @@ def test_what_is_sent_after_a_failure_is_the_newest_balance(new_shop: Callable[.
         ("empty", {"on": ["set_balances"]}, InvalidAnswerError),
         ("server_error", {"status": 401}, AuthenticationError),
         ("server_error", {"status": 403}, AuthenticationError),
-        ("server_error", {"status": 404}, PermanentError),
+        ("server_error", {"status": 404}, NotFoundError),
         ("server_error", {"status": 405}, PermanentError),
     ],
 )
