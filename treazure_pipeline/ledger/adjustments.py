@@ -96,6 +96,7 @@ class Adjustment:
     look_first: bool
     restored: bool
     others: list[str]
+    received_at: datetime
 
 
 @dataclass(frozen=True)
@@ -484,7 +485,7 @@ from next where a.id = next.id
 returning a.id, next.state, a.programme, a.contact::text, a.amount, a.comment, a.receipt, a.tries, a.lookups,
           case when a.tries > 0 and not next.look_first then greatest(a.asked, next.changed_at)
                else greatest(next.changed_at, next.asked_before, a.received_at) end as asked,
-          a.lease_until, next.look_first, next.restored,
+          a.lease_until, next.look_first, next.restored, a.received_at,
           (select coalesce(array_agg(o.receipt), '{{}}') from adjustment o where o.contact = a.contact and o.id <> a.id) as others
 """
 

@@ -13,6 +13,7 @@ import time
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,7 @@ _LOOKS = 2
 _UNDECIDED_LOOKS = 5
 _WAIT_GROWS = 4
 _PROVE_EVERY = 86_400.0
+_REPLAYED = timedelta(days=30)  # what a restored ledger has lost may be sent again so long after
 _PUSH_AT_ONCE = 1000
 _LINGER_NO_LONGER = 60.0
 _LOOK_EVERY = 0.25
@@ -335,7 +337,8 @@ def _look_up(work: Work, account: Account, adjustment: Adjustment, result: Proce
     result.count(looked_up=1)
     assert adjustment.asked is not None
     call = evidence.Call(adjustment.receipt, adjustment.amount, adjustment.asked,
-                         called=adjustment.tries > 0 or adjustment.restored)  # fmt: skip
+                         called=adjustment.tries > 0 or adjustment.restored,
+                         since=adjustment.received_at - _REPLAYED * adjustment.restored)  # fmt: skip
     try:
         reading = _read(work, account, adjustment)
     except AuthenticationError as error:

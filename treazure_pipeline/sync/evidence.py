@@ -33,12 +33,16 @@ Outcome = Literal["happened", "absent", "undecided"]
 
 @dataclass(frozen=True)
 class Call:
-    """What is looked for. `asked`: no call began later; `called`: this ledger knows of one, or can't rule one out."""
+    """What is looked for. `asked`: no call began later; `called`: this ledger knows of one, or can't rule one out.
+
+    `since`: no call began before; it stays the same from look to look.
+    """
 
     receipt: str
     amount: Decimal
     asked: datetime
     called: bool = True
+    since: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -131,7 +135,9 @@ def _may_be(movement: Movement, call: Call, others: Collection[str]) -> bool:
         return False
     shown = folded(movement.receipt_nr)
     since = _SINCE if shown else _SINCE_WITHOUT_RECEIPT
-    return movement.date_time >= call.asked - since and not _anothers(shown, call, others)
+    return movement.date_time >= min(call.since or call.asked, call.asked) - since and not _anothers(
+        shown, call, others
+    )
 
 
 def _anothers(shown: str, call: Call, others: Collection[str]) -> bool:
