@@ -20,6 +20,7 @@
        ├─ PermanentError
        │  ├─ AuthenticationError
        │  ├─ NotFoundError
+       │  ├─ GatewayError
        │  └─ ExportExpiredError
        └─ InvalidAnswerError
 
@@ -176,6 +177,10 @@ class AuthenticationError(PermanentError):
 
 class NotFoundError(PermanentError):
     """404 of the system itself: it does not know what the path names. Never an empty result: the caller decides."""
+
+
+class GatewayError(PermanentError):
+    """A refusal that is a web page: of something in front of the system. No row, account or request is to blame."""
 
 
 class ExportExpiredError(PermanentError):

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES = 128 * 1024
 LONGEST_ROW_BYTES = 16 * 1024 * 1024
-LARGEST_MAGNITUDE = 15
-MOST_FRACTION_DIGITS = 20
 
 _MISSING = r"\N"
 _BOM = b"\xef\xbb\xbf"
@@ -44,7 +42,7 @@ _PLAIN_NUMBER = b"0123456789-."
 _GUID_DASHES = (8, 13, 18, 23)
 _ONE_BY_ONE = 4
 _PARTS = 8
-_SURELY_SANE_LENGTH = LARGEST_MAGNITUDE
+_SURELY_SANE_LENGTH = wire.LARGEST_MAGNITUDE
 _LONGEST_NUMBER = 60
 _RAW_CUT = 2000
 _VALUE_CUT = 200
@@ -376,8 +374,8 @@ class _Rows:
 
 
 _WANTED_BALANCE = (
-    f"the balance must be a JSON number below 10^{LARGEST_MAGNITUDE} in size with at most "
-    f"{MOST_FRACTION_DIGITS} digits after the point"
+    f"the balance must be a JSON number below 10^{wire.LARGEST_MAGNITUDE} in size with at most "
+    f"{wire.MOST_FRACTION_DIGITS} digits after the point"
 )
 _SPLITTER = msgspec.json.Decoder(list[msgspec.Raw])
 
@@ -422,10 +420,7 @@ def _amount(text: str) -> str | None:
         number = Decimal(text)
     except InvalidOperation:
         return None
-    exponent = number.as_tuple().exponent
-    if not isinstance(exponent, int) or exponent < -MOST_FRACTION_DIGITS or number.adjusted() >= LARGEST_MAGNITUDE:
-        return None
-    return f"{number:f}"
+    return f"{number:f}" if wire.is_points(number) else None
 
 
 def _time_texts(times: list[Any]) -> list[str]:

@@ -25,6 +25,7 @@ import httpx
 from treazure_pipeline import __version__
 from treazure_pipeline.errors import (
     AuthenticationError,
+    GatewayError,
     InvalidAnswerError,
     NoAnswerError,
     NotFoundError,
@@ -421,7 +422,7 @@ class Http:
                 request_id=request_id,
                 hint=credentials,
             )
-        kind = NotFoundError if status == 404 and not is_html(answer) else PermanentError
+        kind = GatewayError if is_html(answer) else NotFoundError if status == 404 else PermanentError
         return kind(
             f"the request is refused; {said}.",
             system=self.system,
@@ -429,7 +430,7 @@ class Http:
             path=path,
             status=status,
             request_id=request_id,
-            hint=base if status in {404, 405} else None,
+            hint=base if kind is GatewayError or status in {404, 405} else None,
         )
 
     def invalid(

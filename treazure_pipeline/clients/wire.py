@@ -46,11 +46,18 @@ LARGEST_PAGE = 100
 _EXPORT_LINK = re.compile(r"result|export|balances", re.IGNORECASE)
 _TRANSACTION_ID = re.compile(r"[^\s<>{}\[\]\"]{1,200}")
 _LONGEST_REASON = 500
+LARGEST_MAGNITUDE = 15
+MOST_FRACTION_DIGITS = 20
+"""Points beyond 10^15, or with more decimals, are nowhere accepted."""
 _EXACT = msgspec.json.Encoder(decimal_format="number")
 
 
 class WireError(ValueError):
     """A body is not what the contract says; the text goes on after "the answer can't be used: "."""
+
+
+class PointsError(WireError):
+    """A number of points that is none, or beyond all bounds."""
 
 
 class Token(msgspec.Struct, frozen=True):
@@ -63,9 +70,12 @@ class Token(msgspec.Struct, frozen=True):
         return "Token(***)"
 
 
+_NULL = msgspec.Raw(b"null")
+
+
 class _Programme(msgspec.Struct):
-    loyaltyPointDefinitionId: str | int  # noqa: N815 - the wire's name
-    balance: Decimal
+    loyaltyPointDefinitionId: str | int | None = None  # noqa: N815 - the wire's name
+    balance: msgspec.Raw = _NULL  # read only of the programme that is asked for
 
 
 class _Account(msgspec.Struct):
@@ -73,7 +83,7 @@ class _Account(msgspec.Struct):
 
 
 class _Balance(msgspec.Struct):
-    balance: Decimal | None = None
+    balance: msgspec.Raw = _NULL
 
 
 class Movement(msgspec.Struct, rename="camel", frozen=True):
@@ -169,6 +179,23 @@ class _SentRow(msgspec.Struct, rename="camel"):
     definition_id: int
 
 
+def is_points(value: Decimal) -> bool:
+    """Tell whether a number can be an amount of points: finite, below 10^15 in size, with at most 20 decimals (I6)."""
+    exponent = value.as_tuple().exponent
+    return isinstance(exponent, int) and exponent >= -MOST_FRACTION_DIGITS and value.adjusted() < LARGEST_MAGNITUDE
+
+
+def _points(raw: msgspec.Raw) -> Decimal:
+    """Read a number of points, or its text."""
+    try:
+        value = msgspec.json.decode(raw, type=Decimal)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        value = Decimal("NaN")
+    if not is_points(value):
+        raise PointsError("its balance is no number, or beyond 10^15")
+    return value
+
+
 def time_text(moment: datetime) -> str:
     """Return an aware time as ISO 8601 in UTC, with microseconds; a ValueError for a naive one."""
     if moment.tzinfo is None:
@@ -236,9 +263,7 @@ def read_account_balance(body: bytes, loyalty_id: str) -> Decimal | None:
         raise WireError(f"it is no account ({error})") from None
     for programme in account.loyaltyPrograms:
         if str(programme.loyaltyPointDefinitionId).casefold() == loyalty_id.casefold():
-            if not programme.balance.is_finite():
-                raise WireError("its balance is no number")
-            return programme.balance
+            return _points(programme.balance)
     return None
 
 
@@ -272,7 +297,10 @@ def read_transaction_balance(body: bytes, loyalty_id: str) -> Decimal | None:
         bare = msgspec.json.decode(body, type=_Balance)
     except msgspec.MsgspecError as error:
         raise WireError(f"it is no transaction ({error})") from None
-    return bare.balance if bare.balance is not None else read_account_balance(body, loyalty_id)
+    try:
+        return read_account_balance(body, loyalty_id) if bare.balance == _NULL else _points(bare.balance)
+    except PointsError:
+        return None  # it was taken; the balance is read
 
 
 def read_history(body: bytes) -> list[Movement]:
@@ -284,7 +312,7 @@ def read_history(body: bytes) -> list[Movement]:
 
 
 def _sound(movement: Movement) -> Movement:
-    if not (movement.amount.is_finite() and movement.balance.is_finite()):
+    if not (is_points(movement.amount) and is_points(movement.balance)):
         raise WireError(f"an amount or balance of the movement at {movement.date_time} is no number")
     expires_at = movement.expires_at
     if movement.date_time.tzinfo is UTC and (expires_at is None or expires_at.tzinfo is UTC):
@@ -427,6 +455,8 @@ def read_point_accounts(body: bytes) -> tuple[list[PointAccount], int]:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise WireError(f"it is no page of point accounts ({error})") from None
     accounts = [PointAccount(str(one.id), one.contact_id.lower(), one.definition_id, one.balance) for one in page.items]
+    if not all(is_points(account.balance) for account in accounts):
+        raise PointsError("a balance is no number, or beyond 10^15")
     return accounts, page.count
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from treazure_pipeline.clients import wire
 from treazure_pipeline.errors import (
     AuthenticationError,
+    GatewayError,
     InvalidAnswerError,
     PermanentError,
     PipelineError,
@@ -155,7 +156,7 @@ class _Adding:
             self._count(requests=1)
             try:
                 self._taken(request, rows, self._engage.add_points(body, request.key))
-            except AuthenticationError:
+            except (AuthenticationError, GatewayError):
                 if not in_doubt:
                     migrations.take_back_request(self._ledger, request)
                 raise

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Any, Self
 
 import msgspec
@@ -25,7 +27,14 @@ class _Body(msgspec.Struct, rename="camel"):
     payload: msgspec.Raw = msgspec.Raw()
 
 
+class _Essentials(msgspec.Struct, rename="camel"):
+    contact_id: Any = None
+    amount: Any = None
+    point_definition_id: Any = None
+
+
 _DECODER = msgspec.json.Decoder(_Body)
+_ESSENTIALS = msgspec.json.Decoder(_Essentials, float_hook=Decimal)
 
 
 @dataclass(frozen=True)
@@ -73,9 +82,24 @@ class Event:
         queued = kind == ADJUSTMENT and dead is None
         return cls(delivery_id, event_id, kind, payload if queued else None, dead, text)
 
+    @property
+    def other_id(self) -> str:
+        """What names an adjustment whose id has been used for another one: the id and what is asked for."""
+        asked = _ESSENTIALS.decode(self.payload or "{}")
+        values = (asked.contact_id, asked.amount, asked.point_definition_id)
+        digest = hashlib.sha256(repr([_same(value) for value in values]).encode()).hexdigest()
+        return f"{self.id}#{digest[:16]}"
+
     def unstorable(self) -> Event:
         """The same as a dead letter, since PostgreSQL can't hold a part of it (NUL, or a number beyond all bounds)."""
         return replace(self, kind=None, payload=None, dead=self.dead or "The event holds what no database can keep.")
+
+
+def _same(value: object) -> str:
+    """Return the same text for the same contact in any case, and for the same number however it is written."""
+    if isinstance(value, int | Decimal) and not isinstance(value, bool):
+        return str(Decimal(value).normalize())
+    return str(value).lower()
 
 
 def is_too_deep(text: str) -> bool:

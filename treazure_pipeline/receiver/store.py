@@ -55,6 +55,16 @@ insert into adjustment (event_id, delivery_id, source, payload, receipt)
 select id, delivery, 'webhook', payload::jsonb, receipt from event where payload is not null order by position
 on conflict do nothing returning event_id
 """
+_STORE_OTHERS = """
+insert into adjustment (event_id, delivery_id, source, payload, receipt)
+select e.other, e.delivery, 'webhook', e.payload::jsonb, e.receipt
+from unnest(%(ids)s::text[], %(deliveries)s::text[], %(payloads)s::text[], %(others)s::text[], %(receipts)s::text[])
+    with ordinality as e (id, delivery, payload, other, receipt, position)
+join adjustment a on a.event_id = e.id
+where (a.payload->'amount', lower(a.payload->>'contactId'), a.payload->'pointDefinitionId') is distinct from
+      (e.payload::jsonb->'amount', lower(e.payload::jsonb->>'contactId'), e.payload::jsonb->'pointDefinitionId')
+order by e.position on conflict do nothing returning event_id
+"""
 _DEPTH = """
 select state, count(*), extract(epoch from clock_timestamp() - min(received_at))::float8
 from adjustment where state = any(%s) group by state
@@ -255,7 +265,30 @@ class Store:
             else:
                 outcomes.append("stored" if event.id in new else "repeated")
                 new.discard(event.id)
+        if "repeated" in outcomes:
+            others = await self._insert_others([e for e, o in zip(events, outcomes, strict=True) if o == "repeated"])
+            for place, event in enumerate(events):
+                if outcomes[place] == "repeated" and event.other_id in others:
+                    outcomes[place] = "stored"
+                    others.discard(event.other_id)
         return outcomes
+
+    async def _insert_others(self, events: Sequence[Event]) -> set[str]:
+        """Store what came under the id of an event that asked for something else; return the ids that it has now.
+
+        Afterwards and for these few only: whoever took the id, in this batch or in another receiver, is there by now.
+        """
+        values = {
+            "ids": [event.id for event in events],
+            "deliveries": [event.delivery_id for event in events],
+            "payloads": [event.payload for event in events],
+            "others": [event.other_id for event in events],
+            "receipts": [receipt_of(event.other_id) for event in events],
+        }
+        others = {row[0] for row in await self._do(_STORE_OTHERS, values)}
+        if others:
+            log.warning("%d events came under the id of another one; each counts by itself.", len(others))
+        return others
 
     async def _poll_for_ever(self) -> None:
         loop = asyncio.get_running_loop()

@@ -60,7 +60,7 @@ SAYS: dict[FaultName, str] = {
     "rate_limited": "429 with Retry-After `seconds` (default 1), no effect",
     "server_error": "`status` (default 503), no effect unless `effect` is true; `seconds`: Retry-After",
     "slow": "the answer takes `seconds` (default 5) more; the effect waits as well if `effect` is false",
-    "html": "an HTML page with status 200, no effect",
+    "html": "an HTML page with `status` (default 200), no effect",
     "empty": "status 200 and an empty body, no effect",
     "not_array": "status 200 and a JSON object with a message, no effect",
     "truncated": "the body stops half-way; the connection breaks there if `clean` is false",
@@ -99,7 +99,7 @@ class Fault(BaseModel):
     probability: float = Field(1, ge=0, le=1, description="of happening at each request that it could hit")
     after: int = Field(0, ge=0, description="so many requests pass unharmed first")
     seconds: float | None = Field(None, ge=0)
-    status: int = Field(503, ge=400, le=599)
+    status: int | None = Field(None, ge=400, le=599)
     effect: bool | None = Field(None, description="for server_error and slow: whether the effect has happened")
     clean: bool = True
     share: float | None = Field(None, ge=0, le=1)

@@ -186,7 +186,7 @@ class _Passage:
             seconds = 1 if fault.seconds is None else fault.seconds
             await self._answer(send, 429, b'{"message":"Too many requests"}', headers={"retry-after": f"{seconds:g}"})
         elif fault.name == "html":
-            await self._answer(send, 200, _HTML, content_type="text/html; charset=utf-8")
+            await self._answer(send, fault.status or 200, _HTML, content_type="text/html; charset=utf-8")
         elif fault.name == "empty":
             await self._answer(send, 200, b"")
         else:
@@ -194,7 +194,7 @@ class _Passage:
 
     async def _server_error(self, fault: Fault, send: Send) -> None:
         headers = {} if fault.seconds is None else {"retry-after": f"{fault.seconds:g}"}
-        await self._answer(send, fault.status, b'{"message":"An error has occurred"}', headers=headers)
+        await self._answer(send, fault.status or 503, b'{"message":"An error has occurred"}', headers=headers)
 
     async def _answer(
         self,

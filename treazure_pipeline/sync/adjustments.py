@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from treazure_pipeline.errors import (
     AuthenticationError,
+    GatewayError,
     InvalidAnswerError,
+    NotFoundError,
     PermanentError,
     PipelineError,
     RateLimitedError,
@@ -50,6 +52,7 @@ _LOOKS = 2
 _UNDECIDED_LOOKS = 5
 _WAIT_GROWS = 4
 _PROVE_EVERY = 86_400.0
+_WRONG_METHOD = 405
 _REPLAYED = timedelta(days=30)  # what a restored ledger has lost may be sent again so long after
 _PUSH_AT_ONCE = 1000
 _LINGER_NO_LONGER = 60.0
@@ -315,7 +318,7 @@ def _handle(work: Work, adjustment: Adjustment, result: Processed, error: Remote
         queue.settle(work.ledger, adjustment, "queued", reason=str(error), wait=work.retry.wait_after(1),
                      run_id=work.run_id)  # fmt: skip
         result.error = error
-    elif isinstance(error, PermanentError):
+    elif isinstance(error, PermanentError) and _is_its_own(work, adjustment, error):
         queue.settle(work.ledger, adjustment, "rejected", reason=error.message, answer=str(error), run_id=work.run_id)
         result.count(rejected=1)
     elif isinstance(error, InvalidAnswerError) or (isinstance(error, TransientError) and error.effect_possible):
@@ -330,6 +333,22 @@ def _handle(work: Work, adjustment: Adjustment, result: Processed, error: Remote
         queue.settle(work.ledger, adjustment, "queued", reason="Treazure could not take it", answer=str(error),
                      wait=wait, run_id=work.run_id)  # fmt: skip
         result.count(waiting=1)
+
+
+def _is_its_own(work: Work, adjustment: Adjustment, error: PermanentError) -> bool:
+    """Tell whether a refusal is about this adjustment; a gateway, or an address that is wrong, says nothing of it.
+
+    That there is no such account counts only where Treazure, asked for it, says so once more.
+    """
+    if not isinstance(error, NotFoundError):
+        return not isinstance(error, GatewayError) and error.status != _WRONG_METHOD
+    try:
+        work.treazure.account_balance(adjustment.contact, work.accounts[adjustment.programme].loyalty_id)
+    except NotFoundError:
+        return True
+    except RemoteError:
+        return False
+    return False
 
 
 def _look_up(work: Work, account: Account, adjustment: Adjustment, result: Processed) -> None:

@@ -20,6 +20,7 @@ import httpx
 
 from treazure_pipeline.clients.wire import encode_balances
 from treazure_pipeline.errors import (
+    GatewayError,
     InvalidAnswerError,
     NoAnswerError,
     PermanentError,
@@ -387,7 +388,8 @@ class _Push:
         logger.warning("batch %d of %d rows: %s", batch.id, len(batch.contacts), error)
         with self._claiming:
             self._taken.update(batch.contacts)  # from here on they are claimed by tasks of their own, not in passing
-        if isinstance(error, PermanentError) and error.status in _REFUSES_THE_REQUEST:
+        is_page = isinstance(error, GatewayError)
+        if isinstance(error, PermanentError) and error.status in _REFUSES_THE_REQUEST and not is_page:
             batches.refuse(
                 self._ledger, self._account, batch, request_id=error.request_id, reason=error.message,
                 scale=self._retry.scale,

@@ -130,6 +130,13 @@ def test_a_lost_answer_is_found_by_a_shortened_receipt(new_desk: Callable[..., D
     assert_each_once(desk)
 
 
+def test_a_later_look_decides_nothing_without_new_evidence() -> None:
+    foreign = log((5, "S-1"))
+    for days in (0, 2, 10):
+        call = Call(RECEIPT, Decimal(5), NOW + timedelta(days=days), called=False, since=NOW)
+        assert verdict(foreign, after=days * 86_400, proved=False, call=call) == "undecided"
+
+
 def test_where_receipts_do_not_come_back_no_lost_answer_is_sent_again(new_desk: Callable[..., Desk]) -> None:
     desk = new_desk(behaviour={"history_receipt_length": 0}, proved=False)
     number = desk.give(desk.contacts(1)[0], 5)

@@ -148,6 +148,23 @@ def test_points_that_are_not_there_cannot_be_taken_and_the_vendor_says_so(desk: 
     assert_each_once(desk, never=1)
 
 
+@pytest.mark.parametrize("status", [400, 404, 405, 410])
+def test_a_page_of_a_gateway_rejects_nothing(desk: Desk, status: int) -> None:
+    number = desk.give(desk.contacts(1)[0], 5)
+    desk.sandbox.set_fault("html", on=["transaction"], status=status)
+    desk.finish()
+    assert "rejected" not in desk.path(number)
+    assert_each_once(desk)
+
+
+def test_a_404_of_the_transaction_alone_rejects_nothing(desk: Desk) -> None:
+    number = desk.give(desk.contacts(1)[0], 5)
+    desk.sandbox.set_fault("server_error", on=["transaction"], status=404)
+    desk.finish()
+    assert "rejected" not in desk.path(number)
+    assert_each_once(desk)
+
+
 def test_a_contact_that_treazure_does_not_know_is_rejected_until_it_does(desk: Desk) -> None:
     stranger = str(uuid.uuid4())
     number, good = desk.give(stranger, 5), desk.give(desk.contacts(1)[0], 5)

@@ -18,6 +18,7 @@ from treazure_pipeline.clients.treazure import TreazureClient
 from treazure_pipeline.errors import (
     AuthenticationError,
     ExportExpiredError,
+    GatewayError,
     InvalidAnswerError,
     NoAnswerError,
     NotFoundError,
@@ -331,6 +332,38 @@ def test_an_account_balance_keeps_every_digit(stub: Stub, written: str) -> None:
         assert treazure.account_balance(GUID, "points") == Decimal(written)
 
 
+def test_what_is_wrong_with_another_programme_of_the_account_does_not_matter(stub: Stub) -> None:
+    others = [
+        {"loyaltyPointDefinitionId": None},
+        {"loyaltyPointDefinitionId": "x", "balance": None},
+        {"balance": "NaN"},
+    ]
+    ours = {"loyaltyPointDefinitionId": "points", "balance": "12.50"}
+    stub.on(ACCOUNT, answer({"loyaltyPrograms": [*others, ours]}))
+    with client(stub) as treazure:
+        assert treazure.account_balance(GUID, "points") == Decimal("12.50")
+
+
+NO_POINTS = ["null", '"NaN"', '"Infinity"', "1e400000", "1e16", '""', "true", "{}"]
+
+
+@pytest.mark.parametrize("written", NO_POINTS)
+def test_a_balance_that_is_no_number_of_points_is_not_taken(stub: Stub, written: str) -> None:
+    stub.on(
+        ACCOUNT,
+        Reply(200, f'{{"loyaltyPrograms":[{{"loyaltyPointDefinitionId":"points","balance":{written}}}]}}'.encode()),
+    )
+    with client(stub) as treazure, pytest.raises(InvalidAnswerError, match="no number"):
+        treazure.account_balance(GUID, "points")
+
+
+@pytest.mark.parametrize("written", NO_POINTS[1:])
+def test_a_transaction_whose_balance_is_no_number_of_points_was_taken_all_the_same(stub: Stub, written: str) -> None:
+    stub.on(f"{ACCOUNT}/Transaction", Reply(200, f'{{"balance":{written}}}'.encode()))
+    with client(stub) as treazure:
+        assert treazure.post_transaction(GUID, "points", Decimal(1), receipt="r", comment="c") is None
+
+
 def test_an_account_outside_the_programme_has_no_balance(stub: Stub) -> None:
     stub.on(ACCOUNT, answer({"loyaltyPrograms": []}))
     with client(stub) as treazure:
@@ -341,7 +374,7 @@ HTML = Reply(404, b"<html>no such page</html>", {"Content-Type": "text/html"})
 
 
 @pytest.mark.parametrize(
-    ("reply", "kind"), [(Reply(404), NotFoundError), (answer({}, 404), NotFoundError), (HTML, PermanentError)]
+    ("reply", "kind"), [(Reply(404), NotFoundError), (answer({}, 404), NotFoundError), (HTML, GatewayError)]
 )
 def test_a_404_is_neither_an_empty_log_nor_an_account_without_points(
     stub: Stub, reply: Reply, kind: type[PermanentError]

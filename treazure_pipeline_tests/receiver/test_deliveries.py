@@ -54,6 +54,23 @@ def test_the_same_event_under_other_delivery_ids_is_one_adjustment(receiver: Run
     assert receiver.rows("select event_id from adjustment") == [("evt_1",)]
 
 
+def test_another_event_under_an_id_seen_before_is_kept_and_each_of_them_counts_once(receiver: Running) -> None:
+    contact = event()["payload"]["contactId"]
+    asked = [(50.0, contact, 1), (7, contact, 1), (50, contact.replace("5", "6"), 1), (50, contact, 2)]
+    events = [event(payload={"amount": a, "contactId": c, "pointDefinitionId": d}) for a, c, d in asked]
+    again = event(payload={"amount": 50, "contactId": contact.upper(), "pointDefinitionId": 1, "reason": "the same"})
+
+    with ThreadPoolExecutor(40) as threads:
+        list(threads.map(lambda n: receiver.deliver([*events, again][n % 5], f"msg_{n}"), range(40)))
+
+    kept = receiver.rows(
+        "select (payload->'amount')::numeric, lower(payload->>'contactId'), payload->'pointDefinitionId' "
+        "from adjustment"
+    )
+    assert sorted(kept) == sorted((Decimal(a), c, d) for a, c, d in asked)
+    assert receiver.rows("select count(distinct receipt) from adjustment") == [(4,)]
+
+
 @pytest.mark.parametrize("event_id", [None, "", 7, {"a": 1}])
 def test_an_event_without_an_id_of_its_own_is_known_by_its_delivery(receiver: Running, event_id: object) -> None:
     content = {**event(), "id": event_id}

@@ -8,6 +8,7 @@ import pytest
 
 from treazure_pipeline.errors import (
     AuthenticationError,
+    GatewayError,
     InvalidAnswerError,
     NoAnswerError,
     NotFoundError,
@@ -88,6 +89,7 @@ def test_what_is_sent_after_a_failure_is_the_newest_balance(new_shop: Callable[.
         ("server_error", {"status": 403}, AuthenticationError),
         ("server_error", {"status": 404}, NotFoundError),
         ("server_error", {"status": 405}, PermanentError),
+        ("html", {"on": ["set_balances"], "status": 400}, GatewayError),
     ],
 )
 def test_a_push_that_cannot_go_on_keeps_what_was_accepted_and_the_next_run_goes_on(

@@ -23,8 +23,8 @@ comment on table lease is 'exclusive work, such as sync:1 for the run of program
 comment on column lease.holder is 'the process that holds it: boot, process namespace, process, its start';
 comment on column lease.token is 'one more with each holder; whoever has an older one can''t write any more';
 
-alter table rate_slot add column set_at timestamptz not null default clock_timestamp();
-alter table rate_hold add column set_at timestamptz not null default clock_timestamp();
+alter table rate_slot add column if not exists set_at timestamptz not null default clock_timestamp();
+alter table rate_hold add column if not exists set_at timestamptz not null default clock_timestamp();
 comment on column rate_slot.set_at is 'when free_at was set: in the future once the clock has been put back';
 create or replace function take_slot(the_bucket text, slots integer, the_priority integer, lease interval)
 returns table (taken integer, wait double precision) language plpgsql as $$
@@ -65,45 +65,6 @@ begin
 end $$;
 """
 
-FORMER = """
-create or replace function take_slot(the_bucket text, slots integer, the_priority integer, lease interval)
-returns table (taken integer, wait double precision) language plpgsql as $$
-declare
-    now_ timestamptz := clock_timestamp();
-    blocked timestamptz;
-begin
-    select max(h.until) into blocked from rate_hold h
-        where h.bucket = the_bucket and h.priority < the_priority and h.until > now_
-          and h.until < now_ + interval '1 hour';
-    if blocked is null then
-        select s.slot into taken from rate_slot s
-            where s.bucket = the_bucket and s.slot < slots
-              and (s.free_at <= now_ or s.free_at > now_ + interval '1 hour')
-            order by s.free_at limit 1 for update skip locked;
-        if found then
-            update rate_slot set free_at = now_ + lease where bucket = the_bucket and slot = taken;
-            wait := 0;
-            return next;
-            return;
-        end if;
-        select min(s.free_at) into blocked from rate_slot s where s.bucket = the_bucket and s.slot < slots;
-        if blocked is null then
-            insert into rate_slot select the_bucket, n, now_ + interval '1 second' from generate_series(0, slots - 1) n
-            on conflict do nothing;
-            blocked := now_ + interval '1 second';
-        end if;
-    end if;
-    insert into rate_hold values (the_bucket, the_priority, now_ + interval '0.3 second')
-        on conflict (bucket, priority) do update set until = excluded.until;
-    taken := null;
-    wait := greatest(extract(epoch from blocked - clock_timestamp()), 0.001);
-    return next;
-end $$;
-alter table rate_slot drop column set_at;
-alter table rate_hold drop column set_at;
-drop table lease;
-"""
-
 
 def upgrade() -> None:
     """Create the table; slots of the shared rate know when they were set."""
@@ -111,5 +72,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Undo it."""
-    op.execute(FORMER)
+    """Drop the table; what the shared rate has gained is no hindrance to the version before."""
+    op.execute("drop table lease")
