@@ -91,7 +91,7 @@ def test_a_backfill_over_all_shards_runs_through_the_daemon(
             launch_backfill(environment, workspace)
             assert family.wait(is_over(shop))
         code, waiting = command(environment)
-        assert (code, waiting["status"], waiting["sent"]) == (5, "waiting", SHARDS)
+        assert (code, waiting["status"], waiting["sent"]) == (6, "waiting", SHARDS)
         for file in sorted(home.rglob("delivered/*.csv")):
             sandbox.import_points(file)
         code, closed = command(environment)
