@@ -210,6 +210,9 @@ def test_what_was_accepted_earlier_does_not_settle_a_row_whose_newer_request_is_
     before = dict(zip(first.contacts, first.amounts, strict=True))[counter.contact]
     counter.set("51.5")
     assert counter.observe()
+    # What was accepted and is not folded yet keeps the contact: no newer request can be under way beside it.
+    assert try_claim_only(counter, lease=0.5) is None
+    batches.fold(counter.ledger, counter.account)
     second = claim_only(counter, lease=0.5)
     counter.set(before)
     assert counter.observe()
@@ -260,12 +263,17 @@ def adjusted_to(counter: Counter, points: str) -> Batch:
 
 def claim_only(counter: Counter, lease: float = 30) -> Batch:
     """Claim the contact's row, as an adjustment's run does."""
-    batch = batches.claim(
+    batch = try_claim_only(counter, lease)
+    assert batch is not None
+    return batch
+
+
+def try_claim_only(counter: Counter, lease: float = 30) -> Batch | None:
+    """The same; None where the row can't be claimed now."""
+    return batches.claim(
         counter.ledger, counter.account, run_id="other", run_started=counter.ledger.now(), size=50, lease=lease,
         only=[counter.contact],
     )  # fmt: skip
-    assert batch is not None
-    return batch
 
 
 def test_a_row_accepted_and_folded_while_a_merge_replaces_it_is_sent_anew(counter: Counter) -> None:
