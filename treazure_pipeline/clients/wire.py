@@ -179,6 +179,18 @@ class _SentRow(msgspec.Struct, rename="camel"):
     definition_id: int
 
 
+# Made here, in one thread: where several meet a type for the first time, msgspec lets one of them read what another is
+# still building, and the process dies.
+_NUMBER = msgspec.json.Decoder(Decimal)
+_TOKEN = msgspec.json.Decoder(Token)
+_ACCOUNT = msgspec.json.Decoder(_Account)
+_BALANCE = msgspec.json.Decoder(_Balance)
+_HISTORY = msgspec.json.Decoder(list[Movement])
+_DEFINITIONS = msgspec.json.Decoder(list[_Definition])
+_PAGE = msgspec.json.Decoder(_Page)
+_SENT = msgspec.json.Decoder(list[_SentRow])
+
+
 def is_points(value: Decimal) -> bool:
     """Tell whether a number can be an amount of points: finite, below 10^15 in size, with at most 20 decimals (I6)."""
     exponent = value.as_tuple().exponent
@@ -188,7 +200,7 @@ def is_points(value: Decimal) -> bool:
 def _points(raw: msgspec.Raw) -> Decimal:
     """Read a number of points, or its text."""
     try:
-        value = msgspec.json.decode(raw, type=Decimal)
+        value = _NUMBER.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError):
         value = Decimal("NaN")
     if not is_points(value):
@@ -221,7 +233,7 @@ def encode_export_request(loyalty_id: str, mutated_from: datetime, mutated_to: d
 def read_token(body: bytes) -> Token:
     """Read the identity server's answer. Raises WireError, which never quotes it."""
     try:
-        token = msgspec.json.decode(body, type=Token)
+        token = _TOKEN.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise WireError("it holds no access token") from None
     if not re.fullmatch(r"[!-~]+", token.access_token):
@@ -258,7 +270,7 @@ def result_path(path: str) -> str:
 def read_account_balance(body: bytes, loyalty_id: str) -> Decimal | None:
     """Return an account's exact balance in one programme, None where it is not in it."""
     try:
-        account = msgspec.json.decode(body, type=_Account)
+        account = _ACCOUNT.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise WireError(f"it is no account ({error})") from None
     for programme in account.loyaltyPrograms:
@@ -294,7 +306,7 @@ def encode_transaction(loyalty_id: str, amount: Decimal, receipt: str, comment: 
 def read_transaction_balance(body: bytes, loyalty_id: str) -> Decimal | None:
     """Return the balance after a transaction: of the account's shape, or bare; None where it names none."""
     try:
-        bare = msgspec.json.decode(body, type=_Balance)
+        bare = _BALANCE.decode(body)
     except msgspec.MsgspecError as error:
         raise WireError(f"it is no transaction ({error})") from None
     try:
@@ -306,7 +318,7 @@ def read_transaction_balance(body: bytes, loyalty_id: str) -> Decimal | None:
 def read_history(body: bytes) -> list[Movement]:
     """Return an account's movements in the order of the answer; a time that names no zone is UTC."""
     try:
-        return [_sound(movement) for movement in msgspec.json.decode(body, type=list[Movement])]
+        return [_sound(movement) for movement in _HISTORY.decode(body)]
     except msgspec.MsgspecError as error:
         raise WireError(f"it is no history ({error})") from None
 
@@ -442,7 +454,7 @@ def read_contact_count(body: bytes) -> int:
 def read_definitions(body: bytes) -> list[Definition]:
     """Read one page of point definitions."""
     try:
-        page = msgspec.json.decode(body, type=list[_Definition])
+        page = _DEFINITIONS.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise WireError(f"it is no list of point definitions ({error})") from None
     return [Definition(one.id, one.name) for one in page]
@@ -451,7 +463,7 @@ def read_definitions(body: bytes) -> list[Definition]:
 def read_point_accounts(body: bytes) -> tuple[list[PointAccount], int]:
     """Read one page of a contact's point accounts and how many there are in all."""
     try:
-        page = msgspec.json.decode(body, type=_Page)
+        page = _PAGE.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise WireError(f"it is no page of point accounts ({error})") from None
     accounts = [PointAccount(str(one.id), one.contact_id.lower(), one.definition_id, one.balance) for one in page.items]
@@ -465,7 +477,7 @@ def _refusals(
 ) -> dict[str, str]:
     if not (rows or contacts or definitions):
         return {}
-    asked = {_contact(row.contact_id): row.definition_id for row in msgspec.json.decode(sent, type=list[_SentRow])}
+    asked = {_contact(row.contact_id): row.definition_id for row in _SENT.decode(sent)}
     missing = {str(definition) for definition in definitions}
     if missing - {str(definition) for definition in asked.values()}:
         raise WireError("it misses a point definition that was not sent")
