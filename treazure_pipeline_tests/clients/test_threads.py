@@ -15,8 +15,8 @@ go = threading.Barrier(8)
 def read():
     go.wait()
     for _ in range(20):
-        wire.read_point_accounts(b'{"items": [{"id": 1, "contactId": "a", "definitionId": 1, "balance": 1}], "count": 1}')
-        wire.read_history(b'[{"dateTime": "2026-01-01T00:00:00Z", "amount": 1, "transactionType": "Load", "balance": 1}]')
+        wire.read_point_accounts(b'{"items": [{"id": 1, "contactId": "a", "definitionId": 1, "balance": 1}]}')
+        wire.read_history(b'[{"dateTime": "2026-01-01T00:00Z", "amount": 1, "transactionType": "Load", "balance": 1}]')
         wire.read_account_balance(b'{"loyaltyPrograms": [{"loyaltyPointDefinitionId": "a", "balance": 1}]}', "a")
         wire.read_transaction_balance(b'{"balance": 1}', "a")
         wire.read_definitions(b'[{"id": 1, "name": "a"}]')
