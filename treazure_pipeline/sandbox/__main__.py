@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from treazure_pipeline.sandbox.app import bind, build_app, server
 from treazure_pipeline.sandbox.behaviour import LOYALTY_ID, WEBHOOK_SECRET, Behaviour
+from treazure_pipeline.sandbox.dialects import draw
 from treazure_pipeline.sandbox.faults import SAYS, Fault
 from treazure_pipeline.sandbox.world import Seed
 
@@ -50,9 +51,9 @@ def parse_fault(text: str) -> Fault:
     return Fault.model_validate(fields)
 
 
-def parse_behaviour(texts: Sequence[str]) -> Behaviour:
-    """Switches as the command line writes them, ``name=value`` each; raises ValueError."""
-    fields: dict[str, object] = {}
+def parse_behaviour(texts: Sequence[str], dialects: int | None = None) -> Behaviour:
+    """Switches as the command line writes them, ``name=value`` each, others drawn from a seed; raises ValueError."""
+    fields: dict[str, object] = {} if dialects is None else draw(dialects)
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals:
@@ -85,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--fault", action="append", default=[], metavar="NAME[:PARAMETER=VALUE,...]")
     parser.add_argument("--webhook-url", help="where Engage's events are sent")
     parser.add_argument("--webhook-secret", help=f"what signs them (default: {WEBHOOK_SECRET})")
+    parser.add_argument("--dialects", type=int, metavar="SEED", help="draws how both systems spell their answers")
     parser.add_argument("--set", action="append", default=[], metavar="SWITCH=VALUE", dest="switches")
     return parser
 
@@ -100,7 +102,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
     wanted = parser.parse_args(arguments)
     try:
         programmes = parse_programmes(wanted.programme or [f"{LOYALTY_ID}=1"])
-        behaviour = parse_behaviour([*wanted.switches, *_webhook_switches(wanted)])
+        behaviour = parse_behaviour([*wanted.switches, *_webhook_switches(wanted)], wanted.dialects)
         faults = [parse_fault(text) for text in wanted.fault]
     except ValueError as error:
         parser.error(str(error))

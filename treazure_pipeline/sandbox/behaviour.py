@@ -1,11 +1,16 @@
-"""How the two systems behave where their public pages are silent: switches, by default at what is assumed."""
+"""How the two systems behave where their public pages are silent: switches, by default at what is assumed.
+
+How they spell their answers stands in `dialects`.
+"""
 
 from __future__ import annotations
 
 import base64
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator
+
+from treazure_pipeline.sandbox.dialects import Dialects
 
 CLIENT_ID = "sandbox-client"
 """OAuth client id that the sandbox's Treazure takes."""
@@ -19,28 +24,14 @@ LOYALTY_ID = "LOYALTY"
 """`loyaltyPointDefinitionId` of the default programme, paired with Engage's definition 1."""
 
 
-class Behaviour(BaseModel):
+class Behaviour(Dialects):
     """The switches, all times in seconds. ``PATCH /sandbox/behaviour`` changes them in a running sandbox."""
-
-    model_config = ConfigDict(extra="forbid", validate_assignment=True, hide_input_in_errors=True)
 
     token_life: float = Field(3600, description="Treazure: how long a token is valid")
     export_polls: int = Field(1, ge=0, description="Treazure: how often a result is asked for before it is ready")
     export_wait: float = Field(0, ge=0, description="Treazure: how long an export takes at least")
-    export_not_ready: Literal[202, 404] = Field(202, description="Treazure: status of a result that isn't ready")
     export_retry_after: float | None = Field(0, description="Treazure: Retry-After while not ready, none: no header")
     export_life: float = Field(3600, description="Treazure: after how long a result is gone (410)")
-    href: Literal["href", "hRef", "links.href", "links.hRef", "absolute", "other_host"] = Field(
-        "href", description="Treazure: where the export's address stands in the answer, and how it is spelt"
-    )
-    account_key: Literal["accountNumber", "contactId"] = Field(
-        "accountNumber", description="Treazure: name of the contact's field in an export"
-    )
-    mutated_at: bool = Field(True, description="Treazure: whether export rows have a mutatedAt")
-    upper_case: bool = Field(False, description="Treazure: GUIDs in upper case in exports")
-    transaction_answer: Literal["account", "balance"] = Field(
-        "account", description='Treazure: a transaction answers with the account, or a bare {"balance": ...}'
-    )
     commit_delay: float = Field(
         0,
         ge=0,
@@ -88,10 +79,6 @@ class Behaviour(BaseModel):
     max_rows: int = Field(1000, description="Engage: rows in one request; more are refused with 400")
     max_requests_per_second: int = Field(
         200, description="Engage: more in one second get 429, per API key; 0: no limit"
-    )
-    accept_status: Literal[200, 202] = Field(202, description="Engage: status of an accepted balance request")
-    transaction_id: Literal["transactionId", "id", "bare", "none"] = Field(
-        "transactionId", description="Engage: how an accepted balance request names its transaction"
     )
     poison: list[str] = Field(
         default_factory=list,

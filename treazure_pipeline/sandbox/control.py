@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from treazure_pipeline.sandbox import imports
 from treazure_pipeline.sandbox.behaviour import LOYALTY_ID, Behaviour
+from treazure_pipeline.sandbox.dialects import DIALECTS, draw
 from treazure_pipeline.sandbox.faults import DEFAULT_ON, SAYS, Fault, FaultName
 from treazure_pipeline.sandbox.observations import Observations
 from treazure_pipeline.sandbox.points import AmountError, moment_text, to_text, to_units
@@ -165,6 +166,29 @@ def behave(changes: dict[str, Any], request: Request) -> Behaviour:
         raise HTTPException(422, str(error)) from error
     world.deliveries.wake()
     return world.behaviour
+
+
+@router.get("/dialects")
+def dialects(request: Request) -> dict[str, dict[str, Any]]:
+    """The switches of which every value is a legal answer: what each does, its values, its default, what it is now."""
+    now = world_of(request).behaviour
+    return {
+        name: {
+            "does": Behaviour.model_fields[name].description,
+            "values": list(values),
+            "default": Behaviour.model_fields[name].default,
+            "now": getattr(now, name),
+        }
+        for name, values in DIALECTS.items()
+    }
+
+
+@router.post("/dialects")
+def draw_dialects(request: Request, seed: int) -> dict[str, Any]:
+    """Draw one value of each dialect from a seed, and speak so from now on."""
+    drawn = draw(seed)
+    behave(drawn, request)
+    return drawn
 
 
 @router.get("/faults")

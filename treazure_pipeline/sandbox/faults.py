@@ -27,7 +27,7 @@ FaultName = Literal[
     "lost_before", "lost_after", "rate_limited", "server_error", "slow", "html", "empty", "not_array",
     "truncated", "token_expired", "export_expired", "export_never_ready", "bad_rows", "duplicates",
     "swallowed", "delivered_twice", "delivered_again_later", "webhook_answer_lost", "delivery_out_of_order",
-    "encrypted",
+    "encrypted", "foreign_link",
 ]  # fmt: skip
 
 DEFAULT_ON: dict[FaultName, tuple[Operation, ...]] = {
@@ -51,6 +51,7 @@ DEFAULT_ON: dict[FaultName, tuple[Operation, ...]] = {
     "webhook_answer_lost": WEBHOOKS,
     "delivery_out_of_order": WEBHOOKS,
     "encrypted": WEBHOOKS,
+    "foreign_link": ("export_request",),
 }
 """Where a fault happens unless `on` says otherwise."""
 
@@ -74,6 +75,7 @@ SAYS: dict[FaultName, str] = {
     "delivered_again_later": "a webhook that was received is sent again after `seconds` (default 1)",
     "webhook_answer_lost": "a 2xx never reaches Engage, which sends the webhook again after the usual wait",
     "delivery_out_of_order": "a webhook waits `seconds` (default 1), so that later ones overtake it",
+    "foreign_link": "the export's address leads to another host",
     "encrypted": "a webhook comes encrypted: isEncrypted true and an opaque payload",
 }
 """What each fault does."""

@@ -58,6 +58,14 @@ class Sandbox:
         """Change switches, see `Behaviour`."""
         return self._call(dict[str, Any], "PATCH", "/behaviour", switches)
 
+    def dialects(self) -> dict[str, dict[str, Any]]:
+        """What each dialect does, its values, its default, and what it is now."""
+        return self._call(dict[str, dict[str, Any]], "GET", "/dialects")
+
+    def draw_dialects(self, seed: int) -> dict[str, Any]:
+        """Draw one value of each dialect from a seed, and speak so from now on; returns what was drawn."""
+        return self._call(dict[str, Any], "POST", "/dialects", params={"seed": seed})
+
     def set_fault(self, name: str, **parameters: Any) -> None:
         """Switch a fault on, see `Fault`; once, unless `count` says otherwise."""
         self._call(dict[str, Any], "POST", "/faults", {"name": name, **parameters})

@@ -198,6 +198,8 @@ def _request_balances(request: Request, body: bytes) -> Response:
             wanted.loyalty_point_definition_id, to_micros(wanted.mutated_from), to_micros(wanted.mutated_to)
         )
         href = f"{_BASE}/Balances/{name}"
+        if world.faults.take("export_request", "foreign_link"):
+            return answer({"href": f"{_OTHER_HOST}{href}"})
         match world.behaviour.href:
             case "href" | "hRef" as key:
                 return answer({key: href})
@@ -205,8 +207,6 @@ def _request_balances(request: Request, body: bytes) -> Response:
                 return answer({"links": [{key.removeprefix("links."): href, "rel": "self", "method": "GET"}]})
             case "absolute":
                 return answer({"href": f"{str(request.base_url).rstrip('/')}{href}"})
-            case "other_host":
-                return answer({"href": f"{_OTHER_HOST}{href}"})
 
     return _guarded(request, work)
 

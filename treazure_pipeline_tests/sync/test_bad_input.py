@@ -189,7 +189,7 @@ def test_an_export_that_fails_once_is_asked_for_again(shop: Shop, fault: str, pa
 
 
 def test_an_href_to_another_host_is_refused_and_changes_nothing(shop: Shop) -> None:
-    shop.sandbox.behave(href="other_host")
+    shop.sandbox.set_fault("foreign_link")
     before = shop.dump()
     with pytest.raises(InvalidAnswerError, match="host"):
         shop.sync()

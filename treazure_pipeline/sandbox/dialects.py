@@ -1,0 +1,55 @@
+"""Dialects: what the vendors' public pages leave open, one switch for each; all of their values are legal.
+
+Each field is a switch of `Behaviour` too: its values, its default (what is assumed) and what it means stand here only.
+What breaks the contract is no dialect but a fault.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+
+class Dialects(BaseModel):
+    """How the two systems spell their answers."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, hide_input_in_errors=True)
+
+    href: Literal["href", "hRef", "links.href", "links.hRef", "absolute"] = Field(
+        "href", description="Treazure: where the export's address stands in the answer, and how it is spelt"
+    )
+    export_not_ready: Literal[202, 404] = Field(202, description="Treazure: status of a result that isn't ready")
+    account_key: Literal["accountNumber", "contactId"] = Field(
+        "accountNumber", description="Treazure: name of the contact's field in an export"
+    )
+    mutated_at: bool = Field(True, description="Treazure: whether export rows have a mutatedAt")
+    upper_case: bool = Field(False, description="Treazure: GUIDs in upper case in exports")
+    transaction_answer: Literal["account", "balance"] = Field(
+        "account", description='Treazure: a transaction answers with the account, or a bare {"balance": ...}'
+    )
+    accept_status: Literal[200, 202] = Field(202, description="Engage: status of an accepted balance request")
+    transaction_id: Literal["transactionId", "id", "bare", "none"] = Field(
+        "transactionId", description="Engage: how an accepted balance request names its transaction"
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_of_a_command_line(cls, value: object, info: Any) -> object:
+        known = _values(info.field_name) if info.field_name in Dialects.model_fields else ()
+        return next((one for one in known if not isinstance(one, bool) and str(one) == value), value)
+
+
+def _values(name: str) -> tuple[Any, ...]:
+    kind = Dialects.model_fields[name].annotation
+    return (False, True) if kind is bool else get_args(kind)
+
+
+DIALECTS: dict[str, tuple[Any, ...]] = {name: _values(name) for name in Dialects.model_fields}
+"""Every dialect with its values."""
+
+
+def draw(seed: int) -> dict[str, Any]:
+    """Draw one value of each dialect; a dialect that is added later changes no other's draw."""
+    return {name: random.Random(f"{seed} {name}").choice(values) for name, values in DIALECTS.items()}  # noqa: S311 - repeatable on purpose
