@@ -22,7 +22,9 @@ from treazure_pipeline.clients.treazure import TreazureClient
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.database import embedded, schema
 from treazure_pipeline.errors import DatabaseError, PipelineError, SettingsError
+from treazure_pipeline.ledger import owner
 from treazure_pipeline.ledger.limiter import Priority
+from treazure_pipeline.ledger.store import Ledger
 from treazure_pipeline.settings import Programme, Settings, Storage, load_settings, load_storage
 from treazure_pipeline.sync.other_writers import Sign, foreign_balances, foreign_transactions
 
@@ -79,7 +81,7 @@ def _findings() -> Iterator[Finding]:
         storage = load_storage()
     except SettingsError:
         return
-    yield from _databases(storage)
+    yield from _databases(storage, settings)
     if settings is not None:
         yield from _other_writers(settings)
 
@@ -121,7 +123,7 @@ def _systems(settings: Settings) -> Iterator[Finding]:
             yield _tried("Engage: point definitions", lambda: _definitions(engage, settings))
 
 
-def _databases(storage: Storage) -> Iterator[Finding]:
+def _databases(storage: Storage, settings: Settings | None) -> Iterator[Finding]:
     place = instance.locate(storage)
     if instance.uses_embedded(storage) and embedded.running_url(storage.home) is None:
         yield Finding("database", "note", "embedded, stopped: whatever needs it starts it, as does `db start`")
@@ -129,7 +131,10 @@ def _databases(storage: Storage) -> Iterator[Finding]:
     server = _tried("database", lambda: _server(place.ledger_url))
     yield server
     if server.status == "ok":
-        yield _tried("database: schema", lambda: _schema(place.ledger_url))
+        fits = _tried("database: schema", lambda: _schema(place.ledger_url))
+        yield fits
+        if fits.status == "ok" and settings is not None:
+            yield _tried("database: whose ledger", lambda: _owner(settings, place.ledger_url))
     storage_found = _tried("Dagster: storage", lambda: _dagster_storage(place))
     yield storage_found
     if storage_found.status == "ok":
@@ -209,6 +214,14 @@ def _server(url: str) -> str:
 def _schema(url: str) -> str:
     schema.check(url)
     return f"revision {schema.head()}"
+
+
+def _owner(settings: Settings, url: str) -> str:
+    wanted = owner.systems(settings)
+    with Ledger(url) as ledger:
+        return (
+            f"of {wanted}" if owner.check(ledger, wanted) else f"nobody's yet; the first run makes it that of {wanted}"
+        )
 
 
 def _dagster_storage(place: instance.Instance) -> str:

@@ -10,9 +10,10 @@ import psycopg
 import sqlalchemy as sa
 from psycopg import sql
 
+from treazure_pipeline.connections import open_ledger
 from treazure_pipeline.database import embedded, schema
 from treazure_pipeline.errors import DatabaseUnavailableError
-from treazure_pipeline.settings import Storage
+from treazure_pipeline.settings import Settings, Storage
 
 # They stand beside the package in a checkout and inside it in a wheel.
 _FILES = ("dagster.yaml", "workspace.yaml")
@@ -76,7 +77,7 @@ def prepare(storage: Storage) -> Instance:
     who runs it decides when its schema changes. A DAGSTER_HOME that is set and not ours is used as it stands.
 
     Raises:
-        SettingsError: The embedded server can't run with these settings.
+        SettingsError: The embedded server can't run with these settings, or the ledger belongs to other systems.
         DatabaseUnavailableError: A database can't be used.
         SchemaOutdatedError: The schema of a server of one's own is not the one of this version.
     """
@@ -86,6 +87,8 @@ def prepare(storage: Storage) -> Instance:
         schema.upgrade(instance.ledger_url)
     else:
         schema.check(instance.ledger_url)
+    if isinstance(storage, Settings):
+        open_ledger(storage, instance.ledger_url).close()
     connect_dagster(instance)
     write_dagster_home(instance)
     return instance

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from treazure_pipeline.cli import instance, output
-from treazure_pipeline.errors import BusyError, GuardTrippedError, PipelineError, SettingsError
+from treazure_pipeline.errors import BusyError, PipelineError, SettingsError
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance, ExecuteInProcessResult, JobDefinition
@@ -40,7 +40,9 @@ MIGRATING = (
     "The programme is migrating: its changes were recorded and nothing was sent. "
     "`treazure-pipeline run migration` goes on with it."
 )
-_SEVERITY = ("ok", "migrating", "held", "busy", "failed")
+_SEVERITY = ("ok", "migrating", "waiting", "held", "busy", "failed")
+# A run can succeed and still wait for a person's next step: by the exit code of what it waits for.
+_WAITS = {3: "held", 6: "waiting"}
 
 
 @click.group("run")
@@ -304,13 +306,22 @@ def run_balance_sync(settings: Settings, programme: Programme, window: dict[str,
 
 def _shown(results: Sequence[dict[str, Any]], names: Sequence[str], *, as_json: bool) -> int:
     """Print the results of a job for each programme, and return the command's exit code."""
-    exit_code = max(result.pop("exit_code") for result in results)
+    return conclude(results, lambda results: print_results(results, names), as_json=as_json)
+
+
+def conclude(
+    results: Sequence[dict[str, Any]], show: Callable[[Sequence[dict[str, Any]]], None], *, as_json: bool
+) -> int:
+    """Show what became of each programme; return the exit code of the one that needs a person most."""
+    worst = max(results, key=lambda result: _SEVERITY.index(result["status"]))
+    exit_code = int(worst["exit_code"])
+    for result in results:
+        del result["exit_code"]
     if as_json:
-        worst = max((result["status"] for result in results), key=_SEVERITY.index)
-        output.print_json(results[0] if len(results) == 1 else {"status": worst, "programmes": results})
+        output.print_json(results[0] if len(results) == 1 else {"status": worst["status"], "programmes": results})
     else:
-        print_results(results, names)
-    return int(exit_code)
+        show(results)
+    return exit_code
 
 
 def print_results(results: Sequence[dict[str, Any]], names: Sequence[str] = FIGURES) -> None:
@@ -352,11 +363,11 @@ def _values(result: ExecuteInProcessResult) -> dict[str, Any]:
 
 def _outcome(result: ExecuteInProcessResult, failures: Sequence[PipelineError]) -> dict[str, Any]:
     error = failures[-1] if failures else None
-    held = isinstance(error, GuardTrippedError)
-    if result.success and not held:
+    waits = None if error is None else _WAITS.get(error.exit_code)
+    if result.success and waits is None:
         return {"status": "ok", "exit_code": 0}
     return {
-        "status": "held" if held else "busy" if isinstance(error, BusyError) else "failed",
+        "status": waits or ("busy" if isinstance(error, BusyError) else "failed"),
         "error": str(error) if error is not None else "The run failed; its log in Dagster says why.",
         "exit_code": error.exit_code if error is not None else 1,
     }

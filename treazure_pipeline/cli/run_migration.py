@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from treazure_pipeline.cli import instance, output
-from treazure_pipeline.cli.run import _outcome, _values, chosen
+from treazure_pipeline.cli.run import _outcome, _values, chosen, conclude
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance, ExecuteInProcessResult
@@ -27,7 +27,6 @@ SHOWN = (
     "findings", "points", "target", "sent", "sent_before", "read", "equal", "differing", "missing_in_engage", "pending",
     "report",
 )  # fmt: skip
-_SEVERITY = ("ok", "waiting", "busy", "failed")
 
 
 def command(names: Sequence[str], *, as_json: bool, abandon: str | None, by_whom: str | None, **options: Any) -> int:
@@ -43,13 +42,7 @@ def command(names: Sequence[str], *, as_json: bool, abandon: str | None, by_whom
         else run_migration(settings, programme, accepted_by=by_whom if options["accept"] else None, **options)
         for programme in programmes
     ]
-    exit_code = max(result.pop("exit_code") for result in results)
-    if as_json:
-        worst = max((result["status"] for result in results), key=_SEVERITY.index)
-        output.print_json(results[0] if len(results) == 1 else {"status": worst, "programmes": results})
-    else:
-        print_migrations(results)
-    return int(exit_code)
+    return conclude(results, print_migrations, as_json=as_json)
 
 
 def give_up(settings: Settings, programme: Programme, *, by: str, reason: str) -> dict[str, Any]:
@@ -226,12 +219,8 @@ class _Jobs:
 
     def summary(self) -> dict[str, Any]:
         """What all jobs came to."""
-        from treazure_pipeline.migration.audit import NotImportedYetError
-
         failures = [error for connections in self._opened for error in connections.failures]
         outcome = _outcome(self._results[-1], failures)
-        if failures and isinstance(failures[-1], NotImportedYetError):
-            outcome["status"] = "waiting"
         figures = {name: self._figures[name] for name in SHOWN if name in self._figures}
         if "points_exact" in self._figures:
             figures["points"] = self._figures["points_exact"]

@@ -12,6 +12,8 @@ from treazure_pipeline.errors import SettingsError
 from treazure_pipeline.ledger.store import retried
 
 if TYPE_CHECKING:
+    import psycopg
+
     from treazure_pipeline.ledger.store import Ledger
     from treazure_pipeline.settings import Settings
 
@@ -57,15 +59,25 @@ def require(ledger: Ledger, wanted: Systems) -> None:
     """Note whose ledger it is where nobody has yet; raise SettingsError where it belongs to other systems."""
     with ledger.transaction() as connection:
         connection.execute(_CLAIM, (wanted.fingerprint, wanted.treazure, wanted.engage))
-        row = connection.execute("select fingerprint, treazure, engage from owner").fetchone()
-        name = connection.info.dbname
-    assert row is not None
-    if row[0] != wanted.fingerprint:
+        _compare(connection, wanted)
+
+
+def check(ledger: Ledger, wanted: Systems) -> bool:
+    """Tell whether it is known whose ledger it is; raise SettingsError where it belongs to other systems."""
+    with ledger.reading() as connection:
+        return _compare(connection, wanted)
+
+
+def _compare(connection: psycopg.Connection, wanted: Systems) -> bool:
+    row = connection.execute("select fingerprint, treazure, engage from owner").fetchone()
+    if row is not None and row[0] != wanted.fingerprint:
         raise SettingsError(
-            f"The ledger (database {name}) belongs to {Systems(*row[1:])}, but the settings name {wanted}.",
+            f"The ledger (database {connection.info.dbname}) belongs to {Systems(*row[1:])}, "
+            f"but the settings name {wanted}.",
             hint="Point TREAZURE_PIPELINE_DATABASE_URL or TREAZURE_PIPELINE_HOME at the ledger of these systems; only "
             "where the same systems have moved to new addresses: `treazure-pipeline db adopt`.",
         )
+    return row is not None
 
 
 @retried

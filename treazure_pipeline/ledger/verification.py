@@ -237,6 +237,7 @@ def record(
     tally: Tally,
     *,
     finished: bool,
+    grace: float,
 ) -> None:
     """Keep the verdicts on `readings`, mark for sending again what differs, and count it all in `tally`.
 
@@ -263,12 +264,12 @@ def record(
             unsettled=tally.unsettled + chunk.unsettled + len(readings) - equal - drift - missing,
         )  # fmt: skip
         if finished:
-            _move_on(connection, account, chunk)
+            _move_on(connection, account, chunk, grace)
         connection.execute("update verification_run set figures = %s where id = %s", (Jsonb(asdict(counted)), run))
     vars(tally).update(vars(counted))
 
 
-def _move_on(connection: psycopg.Connection, account: Account, chunk: Chunk) -> None:
+def _move_on(connection: psycopg.Connection, account: Account, chunk: Chunk, grace: float) -> None:
     if chunk.is_lately:
         if chunk.passed:
             connection.execute(
@@ -281,8 +282,7 @@ def _move_on(connection: psycopg.Connection, account: Account, chunk: Chunk) -> 
         (chunk.cursor, chunk.passed, account.id),
     )
     if chunk.is_last:
-        # A round in which no row could be judged has verified nothing: it begins anew, and ends later.
-        connection.execute(_END_ROUND, {"programme": account.id})
+        connection.execute(_END_ROUND, {"programme": account.id, "grace": grace})
 
 
 @retried
@@ -313,16 +313,29 @@ update verification_progress set round = round + 1, round_started = clock_timest
 where programme = %(programme)s and round_started is null
 """
 
+# What was accepted before the round began, and neither judged in it nor sent again, was within its grace time: the round
+# goes once more over the programme for it. A round in which no row at all could be judged has verified nothing either.
 _END_ROUND = """
-with judged as (
-    select round_passed = 0 or exists (
-        select from verification v where v.programme = %(programme)s and v.read_at >= p.round_started) as seen
-    from verification_progress p where p.programme = %(programme)s)
+with progress as (select * from verification_progress where programme = %(programme)s),
+skipped as (
+    select from progress p
+    join batch b on b.programme = p.programme and b.state = 'folded' and b.answered_at < p.round_started
+        and b.answered_at > p.round_started - make_interval(secs => %(grace)s)
+    cross join unnest(b.contacts) as r (contact)
+    join ledger l on l.programme = b.programme and l.contact = r.contact and l.batch = b.id
+    left join verification v on v.programme = l.programme and v.contact = l.contact
+    where coalesce(v.read_at < p.round_started, true) and not exists (
+        select from unsettled u where u.programme = l.programme and u.contact = l.contact)
+    limit 1),
+judged as (
+    select not exists (select from skipped) and (round_passed = 0 or exists (
+        select from verification v where v.programme = p.programme and v.read_at >= p.round_started)) as all_of_it
+    from progress p)
 update verification_progress p set cursor = null,
-    round_passed = case when judged.seen then round_passed else 0 end,
-    read_through_from = case when judged.seen then round_started else read_through_from end,
-    read_through_at = case when judged.seen then clock_timestamp() else read_through_at end,
-    round_started = case when judged.seen then null else round_started end
+    round_passed = case when judged.all_of_it then round_passed else 0 end,
+    read_through_from = case when judged.all_of_it then round_started else read_through_from end,
+    read_through_at = case when judged.all_of_it then clock_timestamp() else read_through_at end,
+    round_started = case when judged.all_of_it then null else round_started end
 from judged where p.programme = %(programme)s
 """
 

@@ -26,7 +26,7 @@ UI_VARIABLE = "DAGSTER_WEBSERVER_URL"
 _UI = "http://127.0.0.1:3000"
 _RUNS = 50
 # What waits for a person's next step worked as it should. The only blocking check is the guards'.
-_WAITS_FOR_A_PERSON = ("GuardTrippedError", "DagsterAssetCheckFailedError", "NotImportedYetError")
+_WAITS_FOR_A_PERSON = ("GuardTrippedError", "DagsterAssetCheckFailedError")
 _VERDICTS = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
 _ENDED = [*_VERDICTS, dg.DagsterRunStatus.CANCELED]
 
@@ -84,7 +84,7 @@ def failed_runs(instance: dg.DagsterInstance, jobs: Iterable[str], ui: str) -> I
     """Find the jobs whose newest run with a verdict has failed, in any of its partitions.
 
     No verdict: a run that was cancelled or found another one at work, and one that is retried, until that has ended.
-    A run that waits for a person worked as it should: a plan has an alert of its own, and an import is expected.
+    A run that waits for a person worked as it should: its plan has an alert of its own.
     """
     for job in jobs:
         decided: set[str | None] = set()

@@ -22,7 +22,8 @@ from treazure_pipeline.orchestration import guards
 from treazure_pipeline.orchestration import metadata as md
 from treazure_pipeline.settings import Programme
 from treazure_pipeline.sync.balances import merge_snapshot, take_snapshot
-from treazure_pipeline.sync.push import push
+from treazure_pipeline.sync.guards import Judgement
+from treazure_pipeline.sync.push import PushFigures, push
 
 GROUP = "balance_sync"
 OWNERS = ["team:loyalty"]
@@ -230,7 +231,9 @@ def build_balance_sync(programme: Programme, *, prefixed: bool) -> dg.Definition
         ),
         **common,
     )  # fmt: skip
-    def engage_balance_push(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    def engage_balance_push(
+        context: dg.AssetExecutionContext,
+    ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
         with _working(context, programme) as (connections, account):
             merged = snapshots.merged(connections.ledger, account, context.run.run_id)
             judgement = guards.judged(connections, account, programme, context.run.run_id)
@@ -249,7 +252,6 @@ def build_balance_sync(programme: Programme, *, prefixed: bool) -> dg.Definition
             rejected = rejections.groups(connections.ledger, account)
             changed = 0 if merged is None else merged.changed
             carried_over = (pushed.stock if merged is None else merged.carried_over) + pushed.entered
-            accounted = pushed.sent + pushed.refused + pushed.held + pushed.pending
             figures_of_run: dict[str, Any] = {
                 "changed": changed,
                 "carried_over": carried_over,
@@ -271,6 +273,7 @@ def build_balance_sync(programme: Programme, *, prefixed: bool) -> dg.Definition
                 **{f"seconds_{phase}": round(value, 3) for phase, value in pushed.seconds.items()},
                 "pending_rows": md.sample(outstanding),
             }
+            yield from _push_checks(pushed, changed, carried_over, judgement, status, rejected)
             if judgement.reasons:
                 connections.failures.append(judgement.error())
             if pushed.error is not None:
@@ -281,38 +284,7 @@ def build_balance_sync(programme: Programme, *, prefixed: bool) -> dg.Definition
                     metadata=figures_of_run,
                     allow_retries=False,
                 )
-        return dg.MaterializeResult(
-            metadata=figures_of_run,
-            check_results=[
-                dg.AssetCheckResult(
-                    check_name="pending_adds_up",
-                    passed=changed + carried_over == accounted,
-                    metadata={
-                        "changed": changed, "carried_over": carried_over, "sent": pushed.sent,
-                        "refused": pushed.refused, "held": pushed.held, "left_pending": pushed.pending,
-                    },
-                ),
-                dg.AssetCheckResult(
-                    check_name="nothing_is_held_back",
-                    passed=not judgement.reasons and not status.negative,
-                    severity=dg.AssetCheckSeverity.WARN,
-                    metadata={
-                        "reasons": "; ".join(judgement.reasons) or "none",
-                        "below_zero": status.negative,
-                        "digest": status.plan or "none",
-                    },
-                ),
-                dg.AssetCheckResult(
-                    check_name="nothing_is_rejected",
-                    passed=not status.rejected and not status.refused,
-                    severity=dg.AssetCheckSeverity.WARN,
-                    metadata={
-                        "rows_of_exports": status.rejected, "refused_by_engage": status.refused, "gone": status.gone,
-                        **md.rejections(rejected),
-                    },
-                ),
-            ],
-        )  # fmt: skip
+        yield dg.MaterializeResult(metadata=figures_of_run)
 
     engage_accounts = dg.AssetSpec(
         key("engage_point_accounts"), deps=[key("engage_balance_push"), "processed_adjustments"], group_name=GROUP,
@@ -333,6 +305,49 @@ def build_balance_sync(programme: Programme, *, prefixed: bool) -> dg.Definition
 
     schedule = hourly(job, 7, is_busy, "a missed hour leaves no hole.")
     return dg.Definitions(assets=[treazure_balances, *assets, engage_accounts], jobs=[job], schedules=[schedule])
+
+
+def _push_checks(
+    pushed: PushFigures,
+    changed: int,
+    carried_over: int,
+    judgement: Judgement,
+    status: figures.Status,
+    rejected: list[rejections.Group],
+) -> Iterator[dg.AssetCheckResult]:
+    yield dg.AssetCheckResult(
+        check_name="pending_adds_up",
+        passed=changed + carried_over == pushed.sent + pushed.refused + pushed.held + pushed.pending,
+        metadata={
+            "changed": changed,
+            "carried_over": carried_over,
+            "sent": pushed.sent,
+            "refused": pushed.refused,
+            "held": pushed.held,
+            "left_pending": pushed.pending,
+        },
+    )
+    yield dg.AssetCheckResult(
+        check_name="nothing_is_held_back",
+        passed=not judgement.reasons and not status.negative,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={
+            "reasons": "; ".join(judgement.reasons) or "none",
+            "below_zero": status.negative,
+            "digest": status.plan or "none",
+        },
+    )
+    yield dg.AssetCheckResult(
+        check_name="nothing_is_rejected",
+        passed=not status.rejected and not status.refused,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={
+            "rows_of_exports": status.rejected,
+            "refused_by_engage": status.refused,
+            "gone": status.gone,
+            **md.rejections(rejected),
+        },
+    )
 
 
 def hourly(job: Any, minute: int, is_busy: Callable[[Connections], bool], why: str) -> dg.ScheduleDefinition:

@@ -22,6 +22,7 @@ from treazure_pipeline.orchestration.balance_sync import CONNECTIONS, OWNERS
 from treazure_pipeline.settings import Programme
 
 GROUP = "point_migration"
+AUDITED = "engage_holds_what_was_imported"
 
 ROSTER_COLUMNS = dg.TableSchema(
     columns=[
@@ -252,40 +253,21 @@ def build_migration(programme: Programme, *, prefixed: bool, shards: int) -> dg.
         key=key("migration_audit"),
         deps=[migration_delivery],
         kinds={"voyado", "postgres"},
+        output_required=False,
         check_specs=[
-            dg.AssetCheckSpec("engage_holds_what_was_imported", asset=key("migration_audit"),
+            dg.AssetCheckSpec(AUDITED, asset=key("migration_audit"),
                               description="Every balance read back from Engage is the one that was imported."),
         ],
         description=(
             "Every balance read back from Engage and compared. Equal, it closes the migration: the ledger knows what "
-            "Engage holds and the programme is live."
+            "Engage holds and the programme is live. Not materialised while Engage has not imported the files."
         ),
         **common,
     )  # fmt: skip
-    def migration_audit_(context: dg.AssetExecutionContext, config: AuditConfig) -> dg.MaterializeResult:
-        from treazure_pipeline.migration import steps
-
-        with _working(context, programme) as (connections, account):
-            found = steps.audit(connections, account, run_id=context.run.run_id, accepted_by=config.accepted_by)
-        return dg.MaterializeResult(
-            metadata={
-                "dagster/row_count": found.read,
-                "contacts": found.contacts, "read": found.read, "equal": found.equal, "differing": found.differing,
-                "missing_in_engage": found.missing, "left_out": found.left_out, "pending": found.pending,
-                "points_at_cut_off": md.number(found.balance), "points_imported": md.number(found.imported),
-                "points_in_engage": md.number(found.in_engage), "points_in_engage_exact": str(found.in_engage),
-                "report": dg.MetadataValue.path(str(found.report)),
-                "seconds_audit": round(found.seconds, 3),
-            },
-            check_results=[
-                dg.AssetCheckResult(
-                    check_name="engage_holds_what_was_imported",
-                    passed=not found.differing,
-                    severity=dg.AssetCheckSeverity.WARN,
-                    metadata={"differing": found.differing, "accepted_by": config.accepted_by or ""},
-                )
-            ],
-        )  # fmt: skip
+    def migration_audit_(
+        context: dg.AssetExecutionContext, config: AuditConfig
+    ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
+        yield from _audit(context, programme, config.accepted_by)
 
     @dg.op(name=f"{prefix}abandon", required_resource_keys={CONNECTIONS})
     def abandon(context: dg.OpExecutionContext, config: AbandonConfig) -> None:
@@ -327,6 +309,39 @@ def build_migration(programme: Programme, *, prefixed: bool, shards: int) -> dg.
             abandon_migration,
         ],
     )
+
+
+def _audit(
+    context: dg.AssetExecutionContext, programme: Programme, accepted_by: str | None
+) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
+    from treazure_pipeline.migration import steps
+    from treazure_pipeline.migration.audit import NotImportedYetError
+
+    with _working(context, programme) as (connections, account):
+        try:
+            found = steps.audit(connections, account, run_id=context.run.run_id, accepted_by=accepted_by)
+        except NotImportedYetError as waiting:
+            connections.failures.append(waiting)
+            context.log.warning(str(waiting))
+            yield md.not_evaluated(AUDITED, str(waiting))
+            return
+    yield dg.AssetCheckResult(
+        check_name=AUDITED,
+        passed=not found.differing,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"differing": found.differing, "accepted_by": accepted_by or ""},
+    )
+    yield dg.MaterializeResult(
+        metadata={
+            "dagster/row_count": found.read,
+            "contacts": found.contacts, "read": found.read, "equal": found.equal, "differing": found.differing,
+            "missing_in_engage": found.missing, "left_out": found.left_out, "pending": found.pending,
+            "points_at_cut_off": md.number(found.balance), "points_imported": md.number(found.imported),
+            "points_in_engage": md.number(found.in_engage), "points_in_engage_exact": str(found.in_engage),
+            "report": dg.MetadataValue.path(str(found.report)),
+            "seconds_audit": round(found.seconds, 3),
+        },
+    )  # fmt: skip
 
 
 def _shard(context: dg.AssetExecutionContext) -> int:

@@ -4,6 +4,7 @@ Belongs here: what a run shows and when it is started. Does not: what is read an
 (`treazure_pipeline.sync.verification`). See https://docs.dagster.io/guides/test/asset-checks
 """
 
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -76,7 +77,9 @@ def build_verification(programme: Programme, *, prefixed: bool) -> dg.Definition
             "whole programme. What differs is marked for sending again; the balances sent are never touched."
         ),
     )  # fmt: skip
-    def engage_balance_verification(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    def engage_balance_verification(
+        context: dg.AssetExecutionContext,
+    ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
         connections: Connections = getattr(context.resources, CONNECTIONS)
         try:
             work = work_of(connections, programme, context.run.run_id)
@@ -90,6 +93,8 @@ def build_verification(programme: Programme, *, prefixed: bool) -> dg.Definition
             "mode": work.account.mode,
             "differing": md.sample(outstanding),
         }
+        yield _no_drift(verified, standing, figures["differing"])
+        yield _master_agrees(verified.tally)
         if verified.error is not None:
             connections.failures.append(verified.error)
             raise dg.Failure(
@@ -97,14 +102,7 @@ def build_verification(programme: Programme, *, prefixed: bool) -> dg.Definition
                 metadata=figures,
                 allow_retries=False,
             )
-        tally = verified.tally
-        return dg.MaterializeResult(
-            metadata=figures,
-            check_results=[
-                _no_drift(verified, standing, figures["differing"]),
-                _master_agrees(tally),
-            ],
-        )  # fmt: skip
+        yield dg.MaterializeResult(metadata=figures)
 
     job = dg.define_asset_job(
         f"{prefix}verify_balances",

@@ -160,7 +160,7 @@ class _Run:
         self.tally.requests = self.engage.asked
         verification.record(
             self._work.ledger, self._work.account, number, self._work.run_id, chunk, readings, self.tally,
-            finished=self.engage.error is None,
+            finished=self.engage.error is None, grace=self._work.grace,
         )  # fmt: skip
 
     def _read(self, row: Row) -> Reading | None:

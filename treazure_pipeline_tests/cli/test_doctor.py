@@ -5,11 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from treazure_pipeline.cli import sandbox as sandbox_command
+from treazure_pipeline.connections import open_ledger
 from treazure_pipeline.database import embedded
 from treazure_pipeline.sandbox.handle import Sandbox, running_sandbox
+from treazure_pipeline.settings import load_settings
 from treazure_pipeline_tests.cli.conftest import SYSTEMS, Run
 
 
@@ -50,6 +53,7 @@ def test_where_all_is_well_everything_is_tried_and_found_fine(
         "Engage: point definitions": "ok",
         "database": "ok",
         "database: schema": "ok",
+        "database: whose ledger": "ok",
         "Dagster: storage": "ok",
         "Dagster: daemon": "note",
         "other writers: Treazure, points": "ok",
@@ -100,3 +104,23 @@ def test_a_definition_that_engage_lacks_is_named_with_those_it_has(run: Run, san
     assert code == 5
     assert found["Engage: point definitions"]["status"] == "failed"
     assert "no point definition 77 (points)" in found["Engage: point definitions"]["detail"]
+
+
+def test_a_ledger_of_other_systems_is_found_and_refused_before_there_is_a_run(
+    run: Run, sandbox: Sandbox, database_url: str, empty_database_url: str
+) -> None:
+    databases = {"TREAZURE_PIPELINE_DATABASE_URL": database_url, "DAGSTER_POSTGRES_URL": empty_database_url}
+    others = load_settings({**SYSTEMS, "TREAZURE_PIPELINE_DATABASE_URL": database_url})
+    open_ledger(others, database_url).close()
+
+    code, found = checks(run, **settings(sandbox), **databases)
+    assert code == 5
+    assert found["database: whose ledger"]["status"] == "failed"
+    assert "treazure.invalid" in found["database: whose ledger"]["detail"]
+
+    for job in ("balance-sync", "adjustments", "verify", "history", "migration"):
+        refused = run("run", job, **settings(sandbox), **databases)
+        assert refused.returncode == 2
+        assert "db adopt" in refused.stderr
+    with psycopg.connect(empty_database_url) as connection:
+        assert connection.execute("select to_regclass('runs')").fetchone() == (None,)

@@ -125,6 +125,11 @@ def test_the_diff_alone_without_a_snapshot_says_what_to_materialise(execute: Exe
     assert SNAPSHOT in str(failure(result))
 
 
+def shown_checks(shop: Shop) -> list[dg.AssetCheckKey]:
+    graph = build_definitions(shop.settings()).resolve_asset_graph()
+    return [key for key in graph.asset_check_keys if key.asset_key.to_user_string() in {DIFF, PUSH}]
+
+
 def test_a_push_that_could_not_finish_fails_visibly_with_its_figures_and_the_next_run_goes_on(
     execute: Execute, shop: Shop
 ) -> None:
@@ -135,6 +140,9 @@ def test_a_push_that_could_not_finish_fails_visibly_with_its_figures_and_the_nex
     assert "100 rows are left" in data.description
     assert data.metadata["sent"].value == 100
     assert data.metadata["pending"].value == 100
+    evaluated = {check.check_name: check.passed for check in result.get_asset_check_evaluations()}
+    assert evaluated.keys() == {key.name for key in shown_checks(shop)}
+    assert all(evaluated.values()), "Engage's outage says nothing about the ledger"
     shop.sandbox.clear_faults()
     again = execute(shop)
     assert again.success

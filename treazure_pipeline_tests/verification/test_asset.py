@@ -94,6 +94,10 @@ def test_where_engage_can_t_be_read_the_run_fails_visibly_with_its_figures(
     assert "Engage can't be read" in data.user_failure_data.description
     assert data.user_failure_data.metadata["read"].value == 0
     assert data.user_failure_data.metadata["failed"].value > 0
+    assert checks(result) == {
+        "no_drift": (False, dg.AssetCheckSeverity.WARN),
+        "master_agrees": (True, dg.AssetCheckSeverity.ERROR),
+    }
 
 
 def test_a_balance_sync_and_a_verification_do_not_wait_for_each_other(watch: Watch) -> None:

@@ -141,7 +141,7 @@ def test_a_row_that_was_sent_anew_between_reading_and_recording_is_not_judged(wa
         wrong = [
             verification.Reading(row, Decimal("77.5"), equal=False) for row in chunk.rows if row.contact == contact
         ]
-        verification.record(connections.ledger, account, number, "run", chunk, wrong, tally, finished=True)
+        verification.record(connections.ledger, account, number, "run", chunk, wrong, tally, finished=True, grace=0)
     assert (tally.read, tally.drift, tally.unsettled) == (1, 0, 1)
     assert watch.marked() == {}
 
@@ -157,7 +157,7 @@ def test_a_row_that_became_pending_between_reading_and_recording_is_not_judged(w
         watch.sync(complete=False)
         tally = verification.Tally()
         wrong = [verification.Reading(row, None, equal=False) for row in chunk.rows if row.contact == contact]
-        verification.record(connections.ledger, account, number, "run", chunk, wrong, tally, finished=True)
+        verification.record(connections.ledger, account, number, "run", chunk, wrong, tally, finished=True, grace=0)
     assert (tally.missing, tally.unsettled) == (0, 1)
     assert watch.pending() == {contact: Decimal("77.5")}
     assert watch.marked() == {}

@@ -267,3 +267,19 @@ def test_a_run_in_which_every_row_is_within_the_grace_time_completes_no_round(wa
     assert watch.verify(ENGAGE_VERIFY_GRACE_SECONDS="3600").tally.read == 80
     assert watch.standing().read_through_at is not None
     assert watch.standing().round == 1
+
+
+def test_rows_within_the_grace_time_keep_the_round_open_for_them_alone(watch: Watch) -> None:
+    watch.grace_passes(7200)
+    watch.verify()
+    late = watch.sandbox.contact_ids(5)
+    watch.sandbox.set_points(dict.fromkeys(late, 7))
+    watch.sync()
+    tally = watch.verify(ENGAGE_VERIFY_GRACE_SECONDS="3600").tally
+    assert (tally.read, tally.unsettled) == (75, 5)
+    assert (watch.standing().round, watch.standing().round_share < 1) == (2, True)
+    watch.sandbox.set_engage_balances(dict.fromkeys(late, "0.5"))
+    watch.grace_passes()
+    tally = watch.verify(ENGAGE_VERIFY_GRACE_SECONDS="3600").tally
+    assert (tally.read, tally.drift) == (5, 5)
+    assert (watch.standing().round, watch.standing().round_share) == (2, 1.0)
