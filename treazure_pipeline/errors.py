@@ -11,6 +11,7 @@
     │  ├─ ConflictError
     │  ├─ LeaseLostError
     │  └─ SchemaOutdatedError
+    ├─ ClocksApartError
     ├─ RunIncompleteError
     ├─ RateUsedUpError
     └─ RemoteError
@@ -90,6 +91,10 @@ class LeaseLostError(DatabaseError):
 
 class SchemaOutdatedError(DatabaseError):
     """The ledger's tables are older, or newer, than this version of the product."""
+
+
+class ClocksApartError(PipelineError):
+    """The database's clock and Treazure's differ by more than the windows of exports allow for; nothing was fetched."""
 
 
 class RunIncompleteError(PipelineError):

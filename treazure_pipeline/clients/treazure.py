@@ -7,7 +7,9 @@ import math
 import threading
 import time
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Self
 
 import httpx
@@ -80,6 +82,14 @@ class _Tokens:
                 self._current = None
 
 
+@dataclass(frozen=True)
+class BegunExport:
+    """An export that Treazure works on: its path, and the time on Treazure's clock (`Date`), where it said one."""
+
+    path: str
+    clock: datetime | None
+
+
 class TreazureClient:
     """Treazure's API with one OAuth client; may be used by many threads. Close it, or use it in `with`.
 
@@ -142,8 +152,8 @@ class TreazureClient:
         """Log in, unless a token is at hand."""
         self._retry.call(self._tokens.get)
 
-    def request_balances(self, loyalty_id: str, mutated_from: datetime, mutated_to: datetime) -> str:
-        """Have Treazure export the balances that changed between two aware times; return the export's path.
+    def request_balances(self, loyalty_id: str, mutated_from: datetime, mutated_to: datetime) -> BegunExport:
+        """Have Treazure export the balances that changed between two aware times.
 
         Starting one twice, after a lost answer, is harmless. A link to another host is an InvalidAnswerError.
         """
@@ -153,7 +163,7 @@ class TreazureClient:
             href = wire.read_export_link(answer.body)
         except wire.WireError as error:
             raise self._http.unusable(answer, str(error)) from None
-        return self._http.local_path(href, answer.method, answer.path)
+        return BegunExport(self._http.local_path(href, answer.method, answer.path), _clock(answer))
 
     def open_balances(self, href: str) -> AbstractContextManager[Iterator[bytes]]:
         """Wait until an export is ready, then hand out its body in pieces of about 1 MiB as they arrive.
@@ -322,3 +332,12 @@ class TreazureClient:
         if not target or redirects > _MOST_REDIRECTS:
             raise self._http.failure(answer)
         return self._http.local_path(target, answer.method, answer.path)
+
+
+def _clock(answer: Answer) -> datetime | None:
+    """Read an answer's `Date` (RFC 9110: when it was made, in whole seconds); None where it can't be read."""
+    try:
+        moment = parsedate_to_datetime(answer.headers.get("date", ""))
+    except (ValueError, OverflowError):
+        return None
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from treazure_pipeline.ledger.store import Account, Ledger
 
 OVERLAP = timedelta(hours=2)
+MOST_APART = timedelta(minutes=5)
+"""So much may the database's clock differ from Treazure's: a small part of the overlap."""
 _SMALL_SHARE = 0.2
 _REJECTIONS_AT_ONCE = 2_000
 

@@ -26,6 +26,7 @@ from treazure_pipeline.errors import (
 from treazure_pipeline.ledger import batches, migrations
 from treazure_pipeline.ledger.migrations import Finding, MigrationError
 from treazure_pipeline.migration.keys import KeyFile, KeyRow, unknown
+from treazure_pipeline.sync.exports import begin_export
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,11 +66,15 @@ def prepare(
     """Put the programme into mode migrating, fix the cut-off and read all contacts; go on where an earlier run was.
 
     An export that fails is asked for again in halves, by mutation time. Raises MigrationError where the programme has
-    been synced to Engage before, BusyError where its sync does not end, RemoteError where Treazure can't be read.
+    been synced to Engage before, BusyError where its sync does not end, ClocksApartError
+    where its times can't be compared, RemoteError where Treazure can't be read.
     """
     began = time.perf_counter()
     check(terms, mapping)
     with migrations.holding(ledger, account):
+        if migrations.current(ledger, account) is None:
+            now = ledger.now()
+            begin_export(ledger, treazure, account, now, now)  # the cut-off is a time of the database's, for good
         migration = _switch(ledger, account, terms, run_id=run_id, retry=retry, although_loaded=although_loaded)
         if migration.terms != terms:
             raise MigrationError(
@@ -144,8 +149,8 @@ def _read_all(ledger: Ledger, treazure: TreazureClient, account: Account, migrat
 def _read(
     ledger: Ledger, treazure: TreazureClient, account: Account, migration: Migration, window: ExportWindow
 ) -> tuple[int, int]:
-    href = treazure.request_balances(account.loyalty_id, window.start, window.end)
-    with treazure.open_balances(href) as chunks:
+    path, _ = begin_export(ledger, treazure, account, window.start, window.end)
+    with treazure.open_balances(path) as chunks:
         return migrations.add_to_roster(ledger, migration, window, decode_balances(chunks, account.loyalty_id))
 
 

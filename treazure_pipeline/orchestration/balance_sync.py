@@ -104,6 +104,7 @@ def build_balance_sync(programme: Programme, *, prefixed: bool) -> dg.Definition
                 "fetched": snapshot.fetched,
                 "rejected": snapshot.rejected,
                 "seconds_export": round(snapshot.seconds, 3),
+                **({} if snapshot.clock_ahead is None else {"clock_apart_seconds": round(snapshot.clock_ahead, 1)}),
                 "rejections": md.sample(rejected.drop(columns="raw")),
             }
         )

@@ -61,5 +61,6 @@ def server(app: FastAPI) -> uvicorn.Server:
         lifespan="off",
         ws="none",
         proxy_headers=False,
+        date_header=False,  # the gate gives each system's own
     )
     return uvicorn.Server(config)

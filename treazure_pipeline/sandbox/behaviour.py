@@ -65,7 +65,9 @@ class Behaviour(Dialects):
     treazure_max_requests_per_second: int = Field(
         0, ge=0, description="Treazure: more for single accounts in one second get 429; 0: no limit"
     )
-    treazure_clock: float = Field(0, description="Treazure: its clock is ahead by so much")
+    treazure_clock: float = Field(
+        0, description="Treazure: its clock (stamps, and the `Date` of its answers) is ahead by so much"
+    )
     engage_clock: float = Field(0, description="Engage: its clock is ahead by so much")
     time_stamps: Literal["ignore_older", "ignore_older_or_equal", "not_looked_at"] = Field(
         "ignore_older", description="Engage: what a balance with an old timeStamp does when it is applied"

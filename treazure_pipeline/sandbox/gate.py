@@ -11,12 +11,14 @@ import re
 import secrets
 import time
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 
 from starlette.concurrency import run_in_threadpool
 
 from treazure_pipeline.sandbox.batches import Batch, read_batch, take_off
 from treazure_pipeline.sandbox.faults import ENGAGE, Fault, Operation
+from treazure_pipeline.sandbox.world import SECOND
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -138,6 +140,12 @@ class _Passage:
         elif answer.broken:
             await self._lose(receive, send)
 
+    def _date(self) -> str:
+        """What the clock of the system that was called says, as an HTTP date."""
+        world = self._world
+        now = world.engage_now() if self._call.operation in ENGAGE else world.treazure_now()
+        return formatdate(now / SECOND, usegmt=True)
+
     def _inner_scope(self) -> Scope:
         return {**self._scope, "state": {**self._scope.get("state", {}), "call": self._call}}
 
@@ -153,6 +161,7 @@ class _Passage:
                     message["headers"] = [
                         *message["headers"],
                         (b"x-request-id", secrets.token_hex(8).encode()),
+                        (b"date", self._date().encode()),
                     ]
                     await send(message)
                 return
@@ -210,6 +219,7 @@ class _Passage:
             "content-type": content_type,
             "content-length": str(len(body)),
             "x-request-id": secrets.token_hex(8),
+            "date": self._date(),
             **(headers or {}),
         }
         pairs = [(name.encode(), value.encode()) for name, value in all_headers.items()]

@@ -18,6 +18,7 @@ from treazure_pipeline.errors import (
     RemoteError,
 )
 from treazure_pipeline.ledger import batches, snapshots
+from treazure_pipeline.sync.exports import begin_export
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -35,13 +36,17 @@ _MOST_REREADS = 3
 
 @dataclass(frozen=True)
 class Snapshot:
-    """An export that is staged in the ledger and waits for its merge; `seconds` it took."""
+    """An export that is staged in the ledger and waits for its merge; `seconds` it took.
+
+    `clock_ahead`: by how many seconds Treazure's clock is ahead of the database's, None where it does not say.
+    """
 
     observation: int
     window: Window
     fetched: int
     rejected: int
     seconds: float
+    clock_ahead: float | None
 
 
 @dataclass(frozen=True)
@@ -69,19 +74,19 @@ def take_snapshot(
     """Have Treazure export the balances that changed in `window` and stage them in the ledger.
 
     An export that has expired, or whose body breaks off, is requested again; other tries are the client's. Raises
-    RemoteError when it can't be had, and then nothing has changed.
+    RemoteError when it can't be had, ClocksApartError when its window could not be trusted; then nothing has changed.
     """
     began = time.perf_counter()
     broken = expired = 0
     while True:
         observation = snapshots.ask(ledger, account, window, run_id)
-        href = treazure.request_balances(account.loyalty_id, window.start, window.end)
+        path, ahead = begin_export(ledger, treazure, account, window.start, window.end)
         try:
-            with treazure.open_balances(href) as chunks:
+            with treazure.open_balances(path) as chunks:
                 try:
                     rows = decode_balances(chunks, account.loyalty_id)
                     fetched, rejected = snapshots.stage(ledger, account, observation, rows)
-                    return Snapshot(observation, window, fetched, rejected, time.perf_counter() - began)
+                    return Snapshot(observation, window, fetched, rejected, time.perf_counter() - began, ahead)
                 except NoAnswerError as error:
                     broken += 1
                     if broken >= retry.attempts or not retry.sleep(retry.wait_after(broken, error)):

@@ -27,7 +27,7 @@ def test_what_is_exported_can_be_set_in_engage_and_read_back() -> None:
         TreazureClient(sandbox.base_url, CLIENT_ID, SecretStr(CLIENT_SECRET), retry=FAST) as treazure,
         EngageClient(sandbox.base_url, SecretStr(API_KEY), retry=FAST) as engage,
     ):
-        href = treazure.request_balances(LOYALTY_ID, BEGINNING, END)
+        href = treazure.request_balances(LOYALTY_ID, BEGINNING, END).path
         with treazure.open_balances(href) as chunks:
             blocks = list(decode_balances(chunks, LOYALTY_ID))
         lines = [line.split("\t") for block in blocks for line in block.copy_text.decode().splitlines()]

@@ -181,7 +181,7 @@ def test_the_export_is_found_in_all_spellings_of_its_link(stub: Stub, body: dict
     stub.on(EXPORT, Reply(202, reply.body.replace(b"BASE", stub.url.encode())))
     stub.on(RESULT, answer([]))
     with client(stub) as treazure:
-        href = treazure.request_balances("points", NOON - timedelta(hours=2), NOON)
+        href = treazure.request_balances("points", NOON - timedelta(hours=2), NOON).path
         with treazure.open_balances(href) as pieces:
             assert b"".join(pieces) == b"[]"
     (asked,) = stub.asked_for(EXPORT)

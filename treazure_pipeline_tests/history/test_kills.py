@@ -48,7 +48,6 @@ def test_a_kill_in_an_export_leaves_only_whole_files_and_the_next_one_finishes(
     new_shop: Callable[..., Shop], tmp_path: Path, point: str
 ) -> None:
     shop = new_shop(members=30)
-    shop.sandbox.move_clock(40 * 86400)
     shop.sandbox.play_hour(changes=12)
     shop.sync(full=True)
     killed(shop.variables, point, 1, str(tmp_path))

@@ -288,8 +288,9 @@ def test_two_runs_at_once_do_no_harm(new_shop: Callable[..., Shop]) -> None:
 def test_months_are_counted_as_they_change(shop: Shop) -> None:
     shop.sync()
     read_logs(shop)
-    shop.sandbox.move_clock(40 * 86400)
+    shop.sandbox.move_clock(-450 * 86400)
     shop.sandbox.play_hour(changes=30)
+    shop.sandbox.move_clock(450 * 86400)
     shop.sync(full=True)
     read_logs(shop)
     counted = "select date_trunc('month', date_time)::date, count(*) from points_history group by 1 order by 1"

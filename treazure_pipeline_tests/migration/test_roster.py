@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from treazure_pipeline.errors import InvalidAnswerError, TransientError
+from treazure_pipeline.errors import ClocksApartError, InvalidAnswerError, TransientError
 from treazure_pipeline.ledger import migrations
 from treazure_pipeline.ledger.migrations import MigrationError
 from treazure_pipeline_tests.migration.move import Move
@@ -38,6 +38,13 @@ def test_a_second_preparation_keeps_the_cut_off_and_the_roster(move: Move) -> No
     assert windows(move) == [("all", "done"), ("moved", "done")]
 
 
+def test_clocks_apart_are_noticed_before_the_programme_is_in_migration(move: Move) -> None:
+    move.shop.sandbox.behave(treazure_clock=3600)
+    with pytest.raises(ClocksApartError):
+        move.prepare()
+    assert move.mode() == "live"
+
+
 def test_an_export_that_is_cut_short_is_asked_for_again_in_halves(move: Move) -> None:
     move.shop.sandbox.set_fault("truncated", on=["export_result"], count=3)
     roster = move.prepare()
@@ -63,10 +70,18 @@ def test_an_export_that_never_works_ends_the_run_and_the_next_one_goes_on(move: 
     assert move.prepare().figures["contacts"] == 200
 
 
-def test_without_a_connection_no_window_is_split(move: Move) -> None:
+def test_without_a_connection_no_migration_begins_and_no_window_is_split(move: Move) -> None:
     with pytest.raises(TransientError, match="no connection"):
         move.prepare(TREAZURE_BASE_URL="http://127.0.0.1:9")
-    assert windows(move) == [("all", "open")]
+    assert move.mode() == "live"
+    move.shop.sandbox.set_fault("server_error", on=["export_request"], after=1, count=None)
+    with pytest.raises(TransientError, match="503"):
+        move.prepare()
+    move.shop.sandbox.clear_faults()
+    begun = windows(move)
+    with pytest.raises(TransientError, match="no connection"):
+        move.prepare(TREAZURE_BASE_URL="http://127.0.0.1:9")
+    assert windows(move) == begun
     assert move.prepare().figures["contacts"] == 200
 
 

@@ -4,8 +4,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from treazure_pipeline.errors import RemoteError
+from treazure_pipeline.errors import ClocksApartError, RemoteError
 from treazure_pipeline.ledger import figures, snapshots
+from treazure_pipeline.sync.exports import seconds_ahead
 from treazure_pipeline_tests.sync.shop import Shop, account_of, assert_in_step, fetch
 
 BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)
@@ -127,21 +128,38 @@ def test_a_failed_run_covers_nothing_and_the_next_one_fetches_its_time_too(shop:
     assert_in_step(shop)
 
 
-@pytest.mark.parametrize("hours", [-1.9, -0.5, 0.5, 1.9])
-def test_clocks_of_treazure_that_are_apart_by_less_than_the_overlap_lose_nothing(shop: Shop, hours: float) -> None:
-    shop.sandbox.behave(treazure_clock=hours * 3600)
-    for _ in range(2):
+def test_clocks_a_few_minutes_apart_lose_nothing_and_the_run_says_so(shop: Shop) -> None:
+    for seconds in (0, 240, -240, 0):
+        shop.sandbox.behave(treazure_clock=seconds)
         shop.sandbox.play_hour(changes=20)
-        shop.sync()
+        ahead = shop.sync().snapshot.clock_ahead
+        assert ahead is not None
+        assert abs(ahead - seconds) < 10
         assert_in_step(shop)
 
 
-def test_a_clock_step_of_treazure_between_two_runs_loses_nothing(shop: Shop) -> None:
-    for step in (0, 1.5, -1.5, 0):
-        shop.sandbox.behave(treazure_clock=step * 3600)
-        shop.sandbox.play_hour(changes=20)
+@pytest.mark.parametrize("seconds", [-5400, -400, 400, 5400])
+def test_clocks_further_apart_fail_the_run_cover_nothing_and_the_next_run_goes_on(shop: Shop, seconds: int) -> None:
+    shop.sync()
+    before = covered(shop)
+    shop.sandbox.behave(treazure_clock=seconds)
+    shop.sandbox.play_hour(changes=20)
+    with pytest.raises(ClocksApartError, match="ahead of" if seconds > 0 else "behind"):
         shop.sync()
-        assert_in_step(shop)
+    assert covered(shop) == before
+    shop.sandbox.behave(treazure_clock=0)
+    shop.sync()
+    assert_in_step(shop)
+
+
+@pytest.mark.parametrize(
+    ("clock", "ahead"), [(-61, -60), (-60.5, -59.5), (-1, 0), (-0.5, 0), (0, 0), (10, 0), (11, 1), (70, 60)]
+)
+def test_a_clock_read_between_two_times_is_ahead_or_behind_by_what_it_lies_outside_of_them(
+    clock: float, ahead: float
+) -> None:
+    asked, answered = BEGINNING, BEGINNING + timedelta(seconds=10)
+    assert seconds_ahead(asked + timedelta(seconds=clock), asked, answered) == ahead
 
 
 def test_mutations_that_treazure_commits_late_are_found_by_the_overlap(shop: Shop) -> None:

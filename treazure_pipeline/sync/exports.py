@@ -1,0 +1,46 @@
+"""Beginning an export of Treazure's: its window goes by the database's clock, its changes by Treazure's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from treazure_pipeline.errors import ClocksApartError
+from treazure_pipeline.ledger.snapshots import MOST_APART
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from treazure_pipeline.clients.treazure import TreazureClient
+    from treazure_pipeline.ledger.store import Account, Ledger
+
+
+def begin_export(
+    ledger: Ledger, treazure: TreazureClient, account: Account, start: datetime, end: datetime
+) -> tuple[str, float | None]:
+    """Have Treazure export what changed in a window; return the path, and by how many seconds its clock is ahead.
+
+    None where Treazure did not say what time it is. Raises ClocksApartError where the clocks are more than 5 minutes
+    apart: what the window leaves out could not be told. Also RemoteError.
+    """
+    asked = ledger.now()
+    begun = treazure.request_balances(account.loyalty_id, start, end)
+    ahead = None if begun.clock is None else seconds_ahead(begun.clock, asked, ledger.now())
+    if ahead is not None and abs(ahead) > MOST_APART.total_seconds():
+        side = "ahead of" if ahead > 0 else "behind"
+        message = (
+            f"The clocks are apart: Treazure's is {abs(ahead):,.0f} seconds {side} the database's ("
+            f"{begun.clock:%Y-%m-%d %H:%M:%S} against {asked:%Y-%m-%d %H:%M:%S} UTC). "
+            "Changes could be missed, so nothing was fetched."
+        )
+        raise ClocksApartError(message, hint="Set the clock of the database's server right; the next run goes on.")
+    return begun.path, ahead
+
+
+def seconds_ahead(clock: datetime, asked: datetime, answered: datetime) -> float:
+    """Return by how many seconds a clock is ahead (below 0: behind) that was read at some time between two of ours.
+
+    It tells whole seconds.
+    """
+    if clock > answered:
+        return (clock - answered).total_seconds()
+    return min((clock - asked).total_seconds() + 1, 0.0)
