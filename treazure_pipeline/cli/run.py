@@ -55,6 +55,12 @@ def command() -> None:
 @click.option("--full-resync", is_flag=True, help="Fetch all balances; only what differs is sent.")
 @click.option("--window-from", metavar="TIME", help="Begin of an explicit window, ISO 8601.")
 @click.option("--window-to", metavar="TIME", help="Its end; default: two hours from now.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 1000),
+    metavar="N",
+    help="Send only N contacts, wait until Engage shows them, and show both sides; the rest is left pending.",
+)
 @output.json_option
 @click.pass_context
 def balance_sync(
@@ -62,6 +68,7 @@ def balance_sync(
     *,
     names: tuple[str, ...],
     full_resync: bool,
+    limit: int | None,
     window_from: str | None,
     window_to: str | None,
     as_json: bool,
@@ -76,7 +83,7 @@ def balance_sync(
     window_asked_for(window_from, window_to, full_resync=full_resync)
     place = instance.prepare(settings)
     os.environ.update(place.environment)
-    results = [run_balance_sync(settings, programme, window) for programme in programmes]
+    results = [run_balance_sync(settings, programme, window, limit=limit) for programme in programmes]
     ctx.exit(_shown(results, FIGURES, as_json=as_json))
 
 
@@ -273,7 +280,9 @@ def chosen(settings: Settings, names: Sequence[str]) -> list[Programme]:
     return [known[name] for name in names] or list(settings.programmes)
 
 
-def run_balance_sync(settings: Settings, programme: Programme, window: dict[str, Any]) -> dict[str, Any]:
+def run_balance_sync(
+    settings: Settings, programme: Programme, window: dict[str, Any], *, limit: int | None = None
+) -> dict[str, Any]:
     """Run one programme's job; return what `--json` prints, and the `exit_code`."""
     from dagster import DagsterInstance
 
@@ -298,9 +307,12 @@ def run_balance_sync(settings: Settings, programme: Programme, window: dict[str,
             except BusyError as error:
                 output.error(str(error))
                 return {"status": "busy", "programme": programme.name, "exit_code": error.exit_code}
-        snapshot = "__".join([*prefix, "treazure_balance_snapshot"])
-        config = {"config": {key: value for key, value in window.items() if value}}
-        result = _execute(job, dagster, {snapshot: config})
+        config = {"treazure_balance_snapshot": window, "engage_balance_push": {"limit": limit}}
+        ops = {
+            "__".join([*prefix, asset]): {"config": {key: value for key, value in given.items() if value}}
+            for asset, given in config.items()
+        }
+        result = _execute(job, dagster, ops)
     return _summary(programme, result, [error for connections in opened for error in connections.failures])
 
 
@@ -335,10 +347,19 @@ def print_results(results: Sequence[dict[str, Any]], names: Sequence[str] = FIGU
         )
     output.console().print(table)
     for result in results:
+        if "first_send" in result:
+            _print_first_send(result)
         if "error" in result:
             output.error(result["error"])
         if "note" in result:
             output.say(f"{result['programme']}: {result['note']}")
+
+
+def _print_first_send(result: dict[str, Any]) -> None:
+    table = Table(f"{result['programme']}: contact", "Treazure", "accepted", "Engage shows", "", box=None)
+    for row in result["first_send"]:
+        table.add_row(*("" if value is None else str(value) for value in row.values()))
+    output.console().print(table)
 
 
 def _execute(job: JobDefinition, dagster: DagsterInstance, ops: dict[str, Any]) -> ExecuteInProcessResult:
@@ -379,6 +400,8 @@ def _summary(programme: Programme, result: ExecuteInProcessResult, failures: Seq
     if "window_from" in values:
         summary["window"] = {"from": _iso(values["window_from"]), "to": _iso(values["window_to"])}
     summary |= {name: values[name] for name in FIGURES if name in values}
+    if "first_send" in values:
+        summary["first_send"] = values["first_send"]
     summary["seconds"] = _seconds(values)
     outcome = _outcome(result, failures)
     if outcome["status"] == "held" and "sent" not in summary and "changed" in summary:

@@ -25,6 +25,7 @@ from treazure_pipeline.ledger.store import retried
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from datetime import datetime
+    from decimal import Decimal
     from typing import Any
 
     import psycopg
@@ -271,6 +272,29 @@ def return_rows(ledger: Ledger, account: Account) -> None:
         ).fetchall()
         connection.execute(_UNPLAN_ALL, {"programme": account.id})
         connection.execute(_RETURN, {"ids": [number for (number,) in found], "only": None})
+
+
+@retried
+def first_due(ledger: Ledger, account: Account, limit: int) -> list[str]:
+    """Give every row that is planned one of its own in `pending`; return the first contacts that are due, by their key."""
+    return_rows(ledger, account)
+    with ledger.transaction() as connection:
+        rows = connection.execute(
+            f"select contact::text from pending p where programme = %s and not {HELD} order by contact limit %s",
+            (account.id, limit),
+        ).fetchall()
+    return [contact for (contact,) in rows]
+
+
+def accepted_amounts(ledger: Ledger, account: Account, contacts: Sequence[str]) -> dict[str, Decimal]:
+    """Return what Engage accepted last of those of these contacts that are settled: nothing newer waits to be sent."""
+    with ledger.reading() as connection:
+        rows = connection.execute(
+            "select l.contact::text, l.sent from ledger l where l.programme = %s and l.contact = any (%s::uuid[]) and not "
+            "exists (select from unsettled u where u.programme = l.programme and u.contact = l.contact)",
+            (account.id, list(contacts)),
+        ).fetchall()
+    return dict(rows)
 
 
 def _refusal(account: Account, contact: str, reason: str, scale: float) -> dict[str, object]:

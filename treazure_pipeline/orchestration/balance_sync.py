@@ -15,12 +15,13 @@ from pydantic import Field
 
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.errors import PipelineError, SettingsError
-from treazure_pipeline.ledger import figures, frames, rejections, snapshots
+from treazure_pipeline.ledger import batches, figures, frames, rejections, snapshots
 from treazure_pipeline.ledger.snapshots import Window
 from treazure_pipeline.ledger.store import Account
 from treazure_pipeline.orchestration import guards
 from treazure_pipeline.orchestration import metadata as md
 from treazure_pipeline.settings import Programme
+from treazure_pipeline.sync import first_send
 from treazure_pipeline.sync.balances import merge_snapshot, take_snapshot
 from treazure_pipeline.sync.guards import Judgement
 from treazure_pipeline.sync.push import PushFigures, push
@@ -46,6 +47,17 @@ class SnapshotConfig(dg.Config):
     full_resync: bool = Field(
         default=False,
         description="Fetch all balances from the programme's beginning; only what differs is sent.",
+    )
+
+
+class PushConfig(dg.Config):
+    """Whether to begin with a few contacts."""
+
+    limit: int | None = Field(
+        default=None,
+        ge=1,
+        le=first_send.MOST,
+        description="Send only so many contacts, wait until Engage shows them, and show both sides; the rest is left.",
     )
 
 
@@ -233,59 +245,9 @@ def build_balance_sync(programme: Programme, *, prefixed: bool) -> dg.Definition
         **common,
     )  # fmt: skip
     def engage_balance_push(
-        context: dg.AssetExecutionContext,
+        context: dg.AssetExecutionContext, config: PushConfig
     ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
-        with _working(context, programme) as (connections, account):
-            merged = snapshots.merged(connections.ledger, account, context.run.run_id)
-            judgement = guards.judged(connections, account, programme, context.run.run_id)
-            if judgement.holds_all:
-                raise judgement.error()
-            pushed = push(
-                connections.ledger, connections.engage, connections.engage_pacer, account, run_id=context.run.run_id,
-                retry=connections.retry, batch_size=connections.settings.engage_batch_size,
-                concurrency=connections.settings.engage_concurrency,
-                timeout=connections.settings.engage_timeout_seconds,
-                since=None if merged is None else merged.stock, judgement=judgement,
-                progress=connections.on_progress,
-            )  # fmt: skip
-            status = figures.status(connections.ledger, account)
-            outstanding = frames.pending(connections.ledger, account, limit=md.SAMPLE_ROWS)
-            rejected = rejections.groups(connections.ledger, account)
-            changed = 0 if merged is None else merged.changed
-            carried_over = (pushed.stock if merged is None else merged.carried_over) + pushed.entered
-            figures_of_run: dict[str, Any] = {
-                "changed": changed,
-                "carried_over": carried_over,
-                "dagster/row_count": pushed.sent,
-                "sent": pushed.sent,
-                "refused": pushed.refused,
-                "held": pushed.held,
-                "held_by_guards": judgement.shift.rows if judgement.reasons else 0,
-                "held_below_zero": status.negative,
-                "pending": pushed.pending,
-                "requests": pushed.requests,
-                "lost_answers": pushed.lost,
-                "oldest_pending_hours": md.age_hours(pushed.oldest_pending, status.now),
-                "points_total": md.number(status.points_total),
-                "rejected_outstanding": status.rejected + status.refused,
-                "gone_outstanding": status.gone,
-                "data_age_hours": md.age_hours(status.covered_until, status.now),
-                "mode": status.mode,
-                **{f"seconds_{phase}": round(value, 3) for phase, value in pushed.seconds.items()},
-                "pending_rows": md.sample(outstanding),
-            }
-            yield from _push_checks(pushed, changed, carried_over, judgement, status, rejected)
-            if judgement.reasons:
-                connections.failures.append(judgement.error())
-            if pushed.error is not None:
-                connections.failures.append(pushed.error)
-                raise dg.Failure(
-                    f"Not everything could be sent; what was accepted is kept, {pushed.pending} rows are left for the "
-                    f"next run. {pushed.error}",
-                    metadata=figures_of_run,
-                    allow_retries=False,
-                )
-        yield dg.MaterializeResult(metadata=figures_of_run)
+        yield from _push(context, programme, config.limit)
 
     engage_accounts = dg.AssetSpec(
         key("engage_point_accounts"), deps=[key("engage_balance_push"), "processed_adjustments"], group_name=GROUP,
@@ -306,6 +268,72 @@ def build_balance_sync(programme: Programme, *, prefixed: bool) -> dg.Definition
 
     schedule = hourly(job, 7, is_busy, "a missed hour leaves no hole.")
     return dg.Definitions(assets=[treazure_balances, *assets, engage_accounts], jobs=[job], schedules=[schedule])
+
+
+def _push(
+    context: dg.AssetExecutionContext, programme: Programme, limit: int | None
+) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
+    with _working(context, programme) as (connections, account):
+        merged = snapshots.merged(connections.ledger, account, context.run.run_id)
+        judgement = guards.judged(connections, account, programme, context.run.run_id)
+        if judgement.holds_all:
+            raise judgement.error()
+        first = None if limit is None else batches.first_due(connections.ledger, account, limit)
+        pushed = push(
+            connections.ledger, connections.engage, connections.engage_pacer, account, run_id=context.run.run_id,
+            retry=connections.retry, batch_size=connections.settings.engage_batch_size,
+            concurrency=connections.settings.engage_concurrency,
+            timeout=connections.settings.engage_timeout_seconds,
+            since=None if merged is None else merged.stock, judgement=judgement, only=first,
+            progress=connections.on_progress,
+        )  # fmt: skip
+        status = figures.status(connections.ledger, account)
+        outstanding = frames.pending(connections.ledger, account, limit=md.SAMPLE_ROWS)
+        rejected = rejections.groups(connections.ledger, account)
+        changed = 0 if merged is None else merged.changed
+        carried_over = (pushed.stock if merged is None else merged.carried_over) + pushed.entered
+        figures_of_run: dict[str, Any] = {
+            "changed": changed,
+            "carried_over": carried_over,
+            "dagster/row_count": pushed.sent,
+            "sent": pushed.sent,
+            "refused": pushed.refused,
+            "held": pushed.held,
+            "held_by_guards": judgement.shift.rows if judgement.reasons else 0,
+            "held_below_zero": status.negative,
+            "pending": pushed.pending,
+            "requests": pushed.requests,
+            "lost_answers": pushed.lost,
+            "oldest_pending_hours": md.age_hours(pushed.oldest_pending, status.now),
+            "points_total": md.number(status.points_total),
+            "rejected_outstanding": status.rejected + status.refused,
+            "gone_outstanding": status.gone,
+            "data_age_hours": md.age_hours(status.covered_until, status.now),
+            "mode": status.mode,
+            **{f"seconds_{phase}": round(value, 3) for phase, value in pushed.seconds.items()},
+            "pending_rows": md.sample(outstanding),
+        }
+        yield from _push_checks(pushed, changed, carried_over, judgement, status, rejected)
+        if judgement.reasons:
+            connections.failures.append(judgement.error())
+        if pushed.error is not None:
+            connections.failures.append(pushed.error)
+            raise dg.Failure(
+                f"Not everything could be sent; what was accepted is kept, {pushed.pending} rows are left for the "
+                f"next run. {pushed.error}",
+                metadata=figures_of_run,
+                allow_retries=False,
+            )
+        if first:
+            patience = connections.settings.engage_verify_grace_seconds
+            sides = first_send.compare(connections, account, first, decimals=programme.decimals, patience=patience)
+            figures_of_run |= md.both_sides(sides)
+            try:
+                first_send.require_shown(sides, patience)
+            except PipelineError as error:
+                connections.failures.append(error)
+                raise dg.Failure(str(error), metadata=figures_of_run, allow_retries=False) from error
+    yield dg.MaterializeResult(metadata=figures_of_run)
 
 
 def _push_checks(

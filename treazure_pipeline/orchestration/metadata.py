@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from treazure_pipeline.sync.first_send import Sides
+
 SAMPLE_ROWS = 10
 _GROUP = [field.name for field in fields(Group)]
 
@@ -105,6 +107,19 @@ def rejections(groups: Sequence[Group]) -> dict[str, dg.MetadataValue]:
     }
 
 
+def both_sides(sides: Sequence[Sides]) -> dict[str, dg.MetadataValue]:
+    """Return the contacts of a careful first send, for people and for programs."""
+    rows = [
+        {"contact": one.contact, "treazure": _text(one.treazure), "accepted": _text(one.accepted),
+         "engage": _text(one.engage), "verdict": one.verdict}
+        for one in sides
+    ]  # fmt: skip
+    return {
+        "both_sides": table(["contact", "treazure", "accepted", "engage", "verdict"], [row.values() for row in rows]),
+        "first_send": dg.MetadataValue.json(rows),
+    }
+
+
 def not_evaluated(check: str, why: str, **shown: Any) -> dg.AssetCheckResult:
     """Return what stands for a check that could not be evaluated: not green, and a warning at most."""
     return dg.AssetCheckResult(
@@ -114,6 +129,10 @@ def not_evaluated(check: str, why: str, **shown: Any) -> dg.AssetCheckResult:
         description=f"could not be evaluated: {why}",
         metadata=shown,
     )
+
+
+def _text(value: Decimal | None) -> str | None:
+    return None if value is None else str(value)
 
 
 def _cell(value: Any) -> str:

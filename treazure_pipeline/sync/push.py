@@ -95,13 +95,15 @@ def push(
     timeout: float = 30.0,
     since: Stock | None = None,
     judgement: Judgement | None = None,
+    only: Sequence[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> PushFigures:
     """Send every pending row that is due, and return what became of them.
 
     The caller holds the programme's lock. `timeout` is the client's, in seconds; `since` is what its figures count from
     (default: the pending rows now); `progress` hears of the rows of each answered request and of all that were pending.
-    Where `judgement` has reasons, only the rows of an approved plan are sent, and the others are held.
+    Where `judgement` has reasons, only the rows of an approved plan are sent, and the others are held; else only those
+    of the contacts in `only`, where it is given, and the others are left pending.
     What could not be sent is left pending and `error` says why; errors of the database are raised.
     A programme in state migrating sends nothing (I11).
     """
@@ -121,6 +123,8 @@ def push(
     if account.mode == "live":
         if kept_back:
             run.run_only(_lots(plans.approved_contacts(ledger, account), batch_size))
+        elif only is not None:
+            run.run_only(_lots(only, batch_size))
         elif stock.pending:
             run.run()
     flow = figures.flow_since(ledger, account, stock, started)
