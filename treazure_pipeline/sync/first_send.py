@@ -92,8 +92,8 @@ def require_shown(sides: Sequence[Sides], patience: float) -> None:
             f"{len(wrong)} of {len(sides)} contacts are not what Engage accepted, {patience:.0f} s after it did; "
             f"contact {first.contact}: accepted {first.accepted}, {first.verdict}"
             f"{'' if first.engage is None else f' ({first.engage})'}.",
-            hint="The rest is pending. Is the point follower switched on for this definition, and does anybody else set "
-            "balances? Ask Voyado with the request id of the batch; `explain CONTACT` shows it.",
+            hint="The rest is pending. Is the point follower switched on for this definition, and does anybody else "
+            "set balances? Ask Voyado with the request id of the batch; `explain CONTACT` shows it.",
         )
 
 
