@@ -355,8 +355,10 @@ def load_receiver(environ: Mapping[str, str] | None = None) -> ReceiverSettings:
 
 def _master(given: Mapping[str, str], problems: dict[str, str]) -> MasterSettings | None:
     """What the points histories need beside their key."""
-    if not re.fullmatch(r"[!-~]+", given["HISTORY_API_KEY"]):
-        problems["HISTORY_API_KEY"] = "must be of visible ASCII characters, without spaces"
+    if not re.fullmatch(r"[!-~]{32,}", given["HISTORY_API_KEY"]):
+        problems["HISTORY_API_KEY"] = (
+            "must have at least 32 visible ASCII characters, without spaces; `openssl rand -hex 32` makes one"
+        )
     values = _values(MasterSettings, given)
     _form_treazure_base_url(given, values, problems)
     values["PROGRAMMES"] = _programmes(given, problems) or _PLACEHOLDER

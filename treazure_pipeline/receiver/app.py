@@ -16,19 +16,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from treazure_pipeline.errors import DatabaseError
-from treazure_pipeline.receiver.events import LONGEST_ID, Event
+from treazure_pipeline.receiver.events import Event
 from treazure_pipeline.receiver.history import Histories
+from treazure_pipeline.receiver.limits import LIMITS, Limits, guarded
 from treazure_pipeline.receiver.metrics import Metrics
 from treazure_pipeline.receiver.openapi import document
 from treazure_pipeline.receiver.signatures import MalformedError, UnsignedError, Verifier
 from treazure_pipeline.receiver.store import Store
 
-LARGEST_BODY = 256 * 1024
-# A sender that is still writing would not see an answer before its connection closes, so a little more is thrown away.
-_MOST_READ = 4 * 1024 * 1024
-_READ_SECONDS = 5.0
-_KEEP_ALIVE_SECONDS = 75
-_MOST_CONNECTIONS = 1000
 _BACKLOG = 2048
 # Longer than any request takes.
 _GRACE_SECONDS = 20
@@ -79,8 +74,8 @@ class Receiver:
             raise _RefusedError(401, "unsigned", str(error)) from None
         except MalformedError as error:
             raise _RefusedError(400, "malformed", str(error)) from None
-        if len(delivery_id) > LONGEST_ID:
-            raise _RefusedError(400, "malformed", f"The header svix-id has more than {LONGEST_ID} characters.")
+        if len(delivery_id) > LIMITS.event_id:
+            raise _RefusedError(400, "malformed", f"The header svix-id has more than {LIMITS.event_id} characters.")
         event = Event.read(delivery_id, body)
         try:
             stored = await self._store.add(event)
@@ -174,7 +169,7 @@ def bind(host: str, port: int) -> tuple[socket.socket, str]:
     return listener, f"http://{shown}:{listener.getsockname()[1]}"
 
 
-def server(app: Starlette) -> uvicorn.Server:
+def server(app: Starlette, limits: Limits = LIMITS) -> uvicorn.Server:
     """A server for the application; run it on a socket of `bind`. SIGTERM and SIGINT end it after its last request."""
     config = uvicorn.Config(
         app,
@@ -184,8 +179,9 @@ def server(app: Starlette) -> uvicorn.Server:
         ws="none",
         proxy_headers=False,
         server_header=False,
-        limit_concurrency=_MOST_CONNECTIONS,
-        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        http=guarded(limits),
+        h11_max_incomplete_event_size=limits.header,
+        timeout_keep_alive=limits.idle_time,
         timeout_graceful_shutdown=_GRACE_SECONDS,
         backlog=_BACKLOG,
     )
@@ -194,24 +190,24 @@ def server(app: Starlette) -> uvicorn.Server:
 
 async def _read(request: Request) -> bytes:
     """Return the body; too large or too slow ones are not kept, nor read to their end."""
-    too_large = _RefusedError(413, "too_large", f"The body has more than {LARGEST_BODY} bytes.")
+    too_large = _RefusedError(413, "too_large", f"The body has more than {LIMITS.body} bytes.")
     announced = request.headers.get("content-length", "0")
-    if not announced.isdecimal() or int(announced) > _MOST_READ:
+    if not announced.isdecimal() or int(announced) > LIMITS.body_thrown_away:
         raise too_large
     body = bytearray()
     size = 0
     try:
-        async with asyncio.timeout(_READ_SECONDS):
+        async with asyncio.timeout(LIMITS.body_time):
             async for chunk in request.stream():
                 size += len(chunk)
-                if size > _MOST_READ:
+                if size > LIMITS.body_thrown_away:
                     break
-                if size <= LARGEST_BODY:
+                if size <= LIMITS.body:
                     body += chunk
     except TimeoutError:
         raise _RefusedError(408, "too_slow", "The body did not come in time.") from None
     except ClientDisconnect:
         raise _RefusedError(400, "malformed", "The body broke off.") from None
-    if size > LARGEST_BODY:
+    if size > LIMITS.body:
         raise too_large
     return bytes(body)

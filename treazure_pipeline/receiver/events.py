@@ -10,13 +10,11 @@ from typing import Any, Self
 
 import msgspec
 
+from treazure_pipeline.receiver.limits import LIMITS
+
 ADJUSTMENT = "loyalty.addPoints"
 
-# Ids are unique keys in the database, whose index takes no endless ones. Svix's have 31 characters.
-LONGEST_ID = 255
-
-# Far beyond any event's, and far below what a JSON parser, PostgreSQL's among them, has a stack for.
-DEEPEST = 64
+_LONG_NUMBER = re.compile(rf"[0-9]{{{LIMITS.digits + 1}}}")
 _STRINGS_AND_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*+"|[\[{]|[\]}]', re.DOTALL)
 
 
@@ -62,7 +60,12 @@ class Event:
         """Read a delivery whose signature is right; whatever it holds, this finds a place for it."""
         text = body.decode()
         if is_too_deep(text):
-            return cls(delivery_id, delivery_id, None, None, f"It is nested more than {DEEPEST} levels deep.", text)
+            return cls(
+                delivery_id, delivery_id, None, None, f"It is nested more than {LIMITS.depth} levels deep.", text
+            )
+        if _LONG_NUMBER.search(text):
+            reason = f"It holds a number of more than {LIMITS.digits:,} digits."
+            return cls(delivery_id, delivery_id, None, None, reason, text)
         try:
             found = _DECODER.decode(text)
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
@@ -71,14 +74,14 @@ class Event:
         event_id = found.id if isinstance(found.id, str) and found.id else delivery_id
         payload = bytes(found.payload).decode()
         dead = None
-        if not isinstance(kind, str) or not 0 < len(kind) <= LONGEST_ID:
+        if not isinstance(kind, str) or not 0 < len(kind) <= LIMITS.event_id:
             kind, dead = None, "The event has no usable eventType."
         elif found.is_encrypted is True:
             dead = "The payload is encrypted: end-to-end encryption has to be switched off at the endpoint in Engage."
         elif kind == ADJUSTMENT and not payload.startswith("{"):
             dead = "The payload is no object."
-        elif kind == ADJUSTMENT and len(event_id) > LONGEST_ID:
-            dead = f"The event's id has more than {LONGEST_ID} characters."
+        elif kind == ADJUSTMENT and len(event_id) > LIMITS.event_id:
+            dead = f"The event's id has more than {LIMITS.event_id} characters."
         queued = kind == ADJUSTMENT and dead is None
         return cls(delivery_id, event_id, kind, payload if queued else None, dead, text)
 
@@ -104,12 +107,12 @@ def _same(value: object) -> str:
 
 def is_too_deep(text: str) -> bool:
     """Tell whether a JSON text nests objects and lists deeper than any event does."""
-    if text.count("[") + text.count("{") <= DEEPEST:
+    if text.count("[") + text.count("{") <= LIMITS.depth:
         return False
     depth = 0
     for found in _STRINGS_AND_BRACKETS.finditer(text):
         mark = found[0]
         depth += (mark in {"[", "{"}) - (mark in {"]", "}"})
-        if depth > DEEPEST:
+        if depth > LIMITS.depth:
             return True
     return False

@@ -26,6 +26,7 @@ from standardwebhooks.webhooks import Webhook
 from treazure_pipeline.database import schema
 from treazure_pipeline.receiver.app import bind, build_app, server
 from treazure_pipeline.receiver.history import Histories
+from treazure_pipeline.receiver.limits import LIMITS, Limits
 
 # Made once: there is no TLS on loopback, and reading all certificates for each request takes longer than the request.
 _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -87,11 +88,15 @@ def rows(database_url: str, query: LiteralString) -> list[TupleRow]:
 
 @contextmanager
 def serving(
-    database_url: str, *secrets: str, answer_within: float = 0, histories: Histories | None = None
+    database_url: str,
+    *secrets: str,
+    answer_within: float = 0,
+    histories: Histories | None = None,
+    limits: Limits = LIMITS,
 ) -> Iterator[Running]:
     """Run a receiver in a thread for the block."""
     listener, url = bind("127.0.0.1", 0)
-    running = server(build_app(database_url, secrets or [SECRET], answer_within, histories))
+    running = server(build_app(database_url, secrets or [SECRET], answer_within, histories), limits)
     thread = threading.Thread(target=lambda: asyncio.run(running.serve(sockets=[listener])))
     thread.start()
     try:

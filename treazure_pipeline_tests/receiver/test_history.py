@@ -26,7 +26,7 @@ from treazure_pipeline_tests.sync.shop import Shop, new_shop, one_sandbox, shop
 
 __all__ = ["new_shop", "one_sandbox", "shop", "stub"]
 
-KEY = "a-key-for-the-contact-card"
+KEY = "a-key-for-the-contact-card-0123456789"
 BEARER = {"Authorization": f"Bearer {KEY}"}
 GUID = "5f0c5b5e-2a53-4c0e-9a63-0d8a3c2f7a10"
 HISTORY = f"/api/v1.0/LoyaltyVault/Account/{GUID}/LoyaltyPrograms/{LOYALTY_ID}/History"
@@ -373,11 +373,13 @@ def test_the_receiver_needs_treazure_s_settings_only_with_the_key() -> None:
     assert KEY not in str(caught.value)
 
 
-def test_a_key_that_fits_no_header_is_refused_without_being_shown(shop: Shop) -> None:
+@pytest.mark.parametrize("key", ["two wörds that are of thirty-two characters", "wörds", "shorter-than-32-characters"])
+def test_a_key_that_fits_no_header_or_can_be_guessed_is_refused_without_being_shown(shop: Shop, key: str) -> None:
     with pytest.raises(SettingsError) as caught:
-        load_receiver({**shop.variables, "ENGAGE_WEBHOOK_SECRET": SECRET, "HISTORY_API_KEY": "two wörds"})
-    assert "HISTORY_API_KEY" in str(caught.value)
-    assert "wörds" not in str(caught.value)
+        load_receiver({**shop.variables, "ENGAGE_WEBHOOK_SECRET": SECRET, "HISTORY_API_KEY": key})
+    assert "HISTORY_API_KEY must have at least 32 visible" in str(caught.value)
+    assert "openssl rand -hex 32" in str(caught.value)
+    assert key not in str(caught.value)
 
 
 def test_the_address_keeps_to_the_openapi_document(shop: Shop) -> None:
