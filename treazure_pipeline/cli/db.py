@@ -1,18 +1,20 @@
-"""``db start``, ``stop``, ``upgrade``, ``adopt``: the embedded server, the schema and the owner of whichever server."""
+"""``db``: the embedded server; the schema, the owner and the roles of whichever server."""
 
 from __future__ import annotations
+
+from importlib import resources
 
 import click
 
 from treazure_pipeline.cli import instance, output
-from treazure_pipeline.database import embedded
+from treazure_pipeline.database import embedded, schema
 from treazure_pipeline.errors import SettingsError
 from treazure_pipeline.settings import Storage, load_settings, load_storage
 
 
 @click.group("db")
 def command() -> None:
-    """Start or stop the embedded database, or bring the schema up to date."""
+    """Start or stop the embedded database, bring the schema up to date, give roles their rights."""
 
 
 @command.command()
@@ -67,6 +69,26 @@ def adopt(*, as_json: bool) -> None:
         output.print_json({"status": "ok", "before": before and str(before), "after": str(wanted)})
     else:
         output.say(f"The ledger belongs to {wanted} now; before, to {before or 'nobody yet'}.")
+
+
+@command.command()
+def roles() -> None:
+    """Print the SQL with which an administrator makes roles and databases on a server of your own."""
+    click.echo(
+        resources.files("treazure_pipeline.database").joinpath("roles.sql").read_text(encoding="utf-8"), nl=False
+    )
+
+
+@command.command("grant-reader")
+@click.argument("role")
+@output.json_option
+def grant_reader(role: str, *, as_json: bool) -> None:
+    """Let a database role read the reporting views. Needs the role that owns the ledger."""
+    schema.grant_reader(instance.locate(load_storage()).ledger_url, role)
+    if as_json:
+        output.print_json({"status": "ok", "role": role, "reports": schema.REPORTS})
+    else:
+        output.say(f"{role} may read {', '.join(schema.REPORTS)} in the schema {schema.SCHEMA}.")
 
 
 def _embedded_storage() -> Storage:

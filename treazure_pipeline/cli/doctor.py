@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
@@ -22,7 +21,7 @@ from treazure_pipeline.clients.treazure import TreazureClient
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.database import embedded, schema
 from treazure_pipeline.errors import DatabaseError, PipelineError, SettingsError
-from treazure_pipeline.ledger import owner
+from treazure_pipeline.ledger import owner, rights
 from treazure_pipeline.ledger.limiter import Priority
 from treazure_pipeline.ledger.store import Ledger
 from treazure_pipeline.settings import Programme, Settings, Storage, load_settings, load_storage
@@ -131,13 +130,15 @@ def _databases(storage: Storage, settings: Settings | None) -> Iterator[Finding]
     server = _tried("database", lambda: _server(place.ledger_url))
     yield server
     if server.status == "ok":
-        fits = _tried("database: schema", lambda: _schema(place.ledger_url))
-        yield fits
-        if fits.status == "ok" and settings is not None:
-            yield _tried("database: whose ledger", lambda: _owner(settings, place.ledger_url))
-    storage_found = _tried("Dagster: storage", lambda: _dagster_storage(place))
-    yield storage_found
-    if storage_found.status == "ok":
+        found = _tried("database: schema", lambda: _schema(place.ledger_url))
+        yield found
+        if found.status == "ok":
+            yield _tried("database: rights", lambda: _rights(place.ledger_url))
+            if settings is not None:
+                yield _tried("database: whose ledger", lambda: _owner(settings, place.ledger_url))
+    found = _tried("Dagster: storage", lambda: _dagster_storage(place))
+    yield found
+    if found.status == "ok":
         yield _daemon(place)
 
 
@@ -224,22 +225,26 @@ def _owner(settings: Settings, url: str) -> str:
         )
 
 
+def _rights(url: str) -> str:
+    with Ledger(url, connections=2) as ledger:
+        return f"{rights.prove(ledger)} may do all that runs do"
+
+
 def _dagster_storage(place: instance.Instance) -> str:
+    """Open it as runs do; where Dagster has made no tables yet, only ask whether it may."""
     instance.connect_dagster(place)
-    return "can be used"
+    if instance.is_used(place):
+        with instance.opened(place) as dagster:
+            return f"can be used; it holds {dagster.get_runs_count():,} runs"
+    return "can be used, and is empty"
 
 
 def _daemon(place: instance.Instance) -> Finding:
     """Whether a daemon works on the instance; storage that Dagster has not used yet is left like that."""
-    from dagster import DagsterInstance
-
     check = "Dagster: daemon"
-    with psycopg.connect(place.dagster_url, connect_timeout=10) as connection:
-        row = connection.execute("SELECT to_regclass('daemon_heartbeats') IS NOT NULL").fetchone()
-    if row != (True,) or not (place.dagster_home / "dagster.yaml").exists():
+    if not instance.is_used(place):
         return Finding(check, "note", "has never run on this instance; `treazure-pipeline dev` runs one")
-    os.environ.update(place.environment)
-    with DagsterInstance.from_config(str(place.dagster_home)) as dagster:
+    with instance.opened(place) as dagster:
         statuses = dagster.get_daemon_statuses().values()
         silent = [status.daemon_type for status in statuses if not status.healthy]
     if silent:

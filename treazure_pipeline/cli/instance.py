@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psycopg
 import sqlalchemy as sa
@@ -14,6 +17,9 @@ from treazure_pipeline.connections import open_ledger
 from treazure_pipeline.database import embedded, schema
 from treazure_pipeline.errors import DatabaseUnavailableError
 from treazure_pipeline.settings import Settings, Storage
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
 
 # They stand beside the package in a checkout and inside it in a wheel.
 _FILES = ("dagster.yaml", "workspace.yaml")
@@ -111,18 +117,54 @@ def upgrade(storage: Storage) -> tuple[str | None, str]:
 
 
 def connect_dagster(instance: Instance) -> None:
-    """Try a connection to Dagster's storage.
+    """Try a connection to Dagster's storage, where Dagster makes its tables itself.
 
     Raises:
         DatabaseUnavailableError: It can't be used.
     """
     try:
-        psycopg.connect(instance.dagster_url, connect_timeout=10).close()
+        with psycopg.connect(instance.dagster_url, **schema.CONNECTION) as connection:
+            row = connection.execute(_MAY_BE_USED).fetchone()
     except psycopg.Error as error:
-        raise DatabaseUnavailableError(
-            f"Dagster's storage can't be used: {' '.join(str(error).split())}.",
-            hint="Run `treazure-pipeline db upgrade`, or see that DAGSTER_POSTGRES_URL is right.",
-        ) from None
+        raise _dagster_unavailable(" ".join(str(error).split())) from None
+    if row != (True,):
+        raise _dagster_unavailable("its role may make no tables there")
+
+
+def is_used(instance: Instance) -> bool:
+    """Tell whether Dagster has worked on the instance."""
+    with psycopg.connect(instance.dagster_url, **schema.CONNECTION) as connection:
+        row = connection.execute("SELECT to_regclass('daemon_heartbeats') IS NOT NULL").fetchone()
+    return row == (True,) and (instance.dagster_home / "dagster.yaml").exists()
+
+
+@contextmanager
+def opened(instance: Instance) -> Iterator[DagsterInstance]:
+    """Open the Dagster instance, as its daemon and runs do.
+
+    Raises:
+        DatabaseUnavailableError: Its storage can't be used.
+    """
+    from dagster import DagsterInstance
+
+    os.environ.update(instance.environment)
+    try:
+        with DagsterInstance.from_config(str(instance.dagster_home)) as dagster:
+            yield dagster
+    except sa.exc.DBAPIError as error:
+        raise _dagster_unavailable(" ".join(str(error.orig).split())) from None
+
+
+def _dagster_unavailable(reason: str) -> DatabaseUnavailableError:
+    return DatabaseUnavailableError(
+        f"Dagster's storage can't be used: {reason}.",
+        hint="Run `treazure-pipeline db upgrade`, or see that DAGSTER_POSTGRES_URL is right.",
+    )
+
+
+_MAY_BE_USED = """
+select coalesce(has_schema_privilege(current_schema(), 'create'), false) or to_regclass('alembic_version') is not null
+"""
 
 
 def write_dagster_home(instance: Instance) -> None:
@@ -142,10 +184,11 @@ def _create_dagster_database(instance: Instance) -> None:
     try:
         with psycopg.connect(instance.ledger_url, connect_timeout=10, autocommit=True) as connection:
             name = embedded.DAGSTER
-            if not connection.execute("SELECT FROM pg_database WHERE datname = %s", [name]).fetchone():
+            if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone() is None:
                 connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
     except psycopg.Error as error:
         raise DatabaseUnavailableError(
             f"The database {embedded.DAGSTER} for Dagster's storage could not be made: {' '.join(str(error).split())}.",
-            hint="Make it, or set DAGSTER_POSTGRES_URL to one that is there.",
+            hint="The schema is up to date all the same. Let an administrator make it (`treazure-pipeline db roles` "
+            "prints the SQL), or set DAGSTER_POSTGRES_URL to one that is there.",
         ) from None

@@ -6,7 +6,7 @@ Everything lives in the PostgreSQL schema `treazure_pipeline`, so that the ledge
 from __future__ import annotations
 
 from pathlib import Path
-from typing import LiteralString
+from typing import Any, LiteralString
 
 import psycopg
 import sqlalchemy as sa
@@ -23,13 +23,25 @@ OLDEST_SERVER = 16
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _LOCK = 7_281_001
 _CONFLICTS = {"40001", "40P01", "23505"}
-KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20_000}
+REPORTS = ("balance", "unsettled", "balance_change", "points_history", "points_history_read")
+"""The views and tables that are for reading with any tool."""
+CONNECTION: dict[str, Any] = {
+    "connect_timeout": 10,
+    "prepare_threshold": None,
+    "client_encoding": "UTF8",
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
+"""How everything connects: over a pooler too, and so that a server that is gone is noticed."""
 # In each transaction: a pooler may give every one another session, and roles and databases have settings of their own.
 _FACTS = {
     "search_path": SCHEMA,
     "timezone": "UTC",
-    "datestyle": "ISO",
+    "datestyle": "ISO, YMD",
     "intervalstyle": "postgres",
+    "standard_conforming_strings": "on",
     "extra_float_digits": "1",
     "statement_timeout": "0",
     "lock_timeout": "0",
@@ -39,13 +51,30 @@ _FACTS = {
     "tcp_keepalives_count": "3",
     "jit": "off",
 }
+# From PostgreSQL 17 on.
+_NO_TRANSACTION_TIMEOUT: LiteralString = (
+    "case when current_setting('transaction_timeout', true) is not null "
+    "then set_config('transaction_timeout', '0', true) end"
+)
+# The only one that ends a session between transactions. Behind a pooler it is the pooler's own business.
+SESSION: LiteralString = "set idle_session_timeout to 0"
+_OWNS = "select pg_has_role(nspowner, 'usage') from pg_namespace where nspname = :schema"
+_READERS = """
+select pg_get_userbyid(a.grantee) from pg_class c, aclexplode(c.relacl) a
+where c.relnamespace = 'treazure_pipeline'::regnamespace and c.relname = any(:reports)
+  and a.privilege_type = 'SELECT' and a.grantee not in (0, c.relowner)
+group by a.grantee having count(distinct c.oid) = (
+    select count(*) from pg_class where relnamespace = 'treazure_pipeline'::regnamespace and relname = any(:reports))
+"""
 _READ_ONLY = {"25006"}  # a standby, or the former primary after a failover
 
 
 def _engine(url: str) -> sa.Engine:
-    parsed = sa.make_url(url).set(drivername="postgresql+psycopg")
     return sa.create_engine(
-        parsed, poolclass=sa.NullPool, connect_args={"connect_timeout": 10, "prepare_threshold": None}
+        "postgresql+psycopg://",
+        creator=lambda: psycopg.connect(url, **CONNECTION),
+        poolclass=sa.NullPool,
+        isolation_level="READ COMMITTED",
     )
 
 
@@ -63,34 +92,57 @@ def head() -> str:
 def upgrade(url: str) -> tuple[str | None, str]:
     """Bring the ledger at `url` to the newest schema; return the revisions before and after.
 
-    Safe when several processes do it at once. Raises DatabaseUnavailableError when the server can't be used and
-    DatabaseError when it is older than PostgreSQL 16.
+    Safe when several processes do it at once. Who may read the reports still may afterwards, though a migration makes
+    views anew. Raises DatabaseUnavailableError when the server can't be used and DatabaseError when it is older than
+    PostgreSQL 16, has another encoding than UTF-8, or the role may not do it.
     """
     try:
         with _engine(url).begin() as connection:
+            connection.execute(sa.text(facts()))
             _check_server(connection)
             # One transaction for all: nothing is kept in the session, and whoever comes second finds it done.
             connection.execute(sa.text("select pg_advisory_xact_lock(:key)"), {"key": _LOCK})
             if connection.execute(sa.text("select to_regnamespace(:name)"), {"name": SCHEMA}).scalar() is None:
                 connection.execute(sa.text(f"create schema {SCHEMA}"))
-            connection.execute(sa.text(f"set local search_path to {SCHEMA}"))
             before = _revision(connection)
-            config = _config()
-            config.attributes["connection"] = connection
-            alembic_upgrade(config, "head")
+            if before != head():
+                readers = connection.execute(sa.text(_READERS), {"reports": list(REPORTS)}).scalars().all()
+                config = _config()
+                config.attributes["connection"] = connection
+                alembic_upgrade(config, "head")
+                for reader in readers:
+                    connection.execute(sa.text(_grant(connection, reader)))
             return before, head()
     except sa.exc.DBAPIError as error:
-        raise unavailable(error.orig or error) from None
+        raise translated(error.orig or error) from None
+
+
+def grant_reader(url: str, role: str) -> None:
+    """Let a role of the server read the reports, and nothing else; the upgrades to come keep it so.
+
+    Raises DatabaseError where there is no such role, or the role of `url` does not own the ledger.
+    """
+    check(url)
+    try:
+        with _engine(url).begin() as connection:
+            if connection.execute(sa.text("select to_regrole(quote_ident(:role))"), {"role": role}).scalar() is None:
+                raise DatabaseError(f"The server has no role {role!r}.", hint="Make it first: CREATE ROLE … LOGIN.")
+            if not connection.execute(sa.text(_OWNS), {"schema": SCHEMA}).scalar():
+                raise lacking("it does not own the ledger, so it can let nobody read")
+            connection.execute(sa.text(_grant(connection, role)))
+    except sa.exc.DBAPIError as error:
+        raise translated(error.orig or error) from None
 
 
 def check(url: str) -> None:
     """Raise SchemaOutdatedError unless the ledger at `url` has exactly the schema of this version."""
     try:
         with _engine(url).connect() as connection:
+            connection.execute(sa.text(facts()))
             _check_server(connection)
             found = _revision(connection)
     except sa.exc.DBAPIError as error:
-        raise unavailable(error.orig or error) from None
+        raise translated(error.orig or error) from None
     if found != head():
         stands = f"at revision {found}" if found else "empty"
         message = f"The ledger's schema is {stands}, this version of treazure-pipeline needs {head()}."
@@ -101,7 +153,7 @@ def facts(**others: LiteralString) -> LiteralString:
     """Return the statement that sets what every transaction relies on, until it ends; `others` come on top."""
     settings = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in (_FACTS | others).items())
     durable = "set_config('synchronous_commit', replace(current_setting('synchronous_commit'), 'off', 'on'), true)"
-    return f"select {settings}, {durable}"
+    return f"select {settings}, {durable}, {_NO_TRANSACTION_TIMEOUT}"
 
 
 def translated(error: BaseException) -> DatabaseError:
@@ -109,17 +161,34 @@ def translated(error: BaseException) -> DatabaseError:
     state = getattr(error, "sqlstate", None) or ""
     if state in _CONFLICTS:
         return ConflictError(f"Two transactions met: {_first_line(error)}.", hint="The next run tries again.")
+    if isinstance(error, psycopg.errors.InsufficientPrivilege):
+        return lacking(_first_line(error))
     if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | PoolTimeout) or state in _READ_ONLY:
         return unavailable(error)
     raise error
 
 
+def lacking(what: str) -> DatabaseError:
+    """Return the error of a role that may not do what it has to."""
+    return DatabaseError(
+        f"The ledger's database role lacks a right: {what}.",
+        hint="`treazure-pipeline db roles` prints the SQL with which an administrator gives each role what it needs.",
+    )
+
+
 def unavailable(error: BaseException) -> DatabaseUnavailableError:
     """Turn a driver's error into ours, without the connection string."""
-    return DatabaseUnavailableError(
-        f"The ledger's database can't be used: {_first_line(error)}.",
-        hint="Check that PostgreSQL runs, has room, and that TREAZURE_PIPELINE_DATABASE_URL is right.",
-    )
+    reason = _first_line(error)
+    hints = (hint for sign, hint in _HINTS.items() if sign in str(error))
+    return DatabaseUnavailableError(f"The ledger's database can't be used: {reason}.", hint=next(hints, _HINT))
+
+
+_HINT = "Check that PostgreSQL runs, has room, and that TREAZURE_PIPELINE_DATABASE_URL is right."
+_HINTS = {
+    "SSL": "Switch TLS on in the server. Where the way to it is safe without, add sslmode=disable to the URL.",
+    "No space left": "Make room on the disk of the server; nothing is lost, and the next run goes on.",
+    "password": "Mend user and password in TREAZURE_PIPELINE_DATABASE_URL, or in the file that holds them.",
+}
 
 
 def _first_line(error: BaseException) -> str:
@@ -132,7 +201,18 @@ def _revision(connection: sa.Connection) -> str | None:
     return context.get_current_revision()
 
 
+def _grant(connection: sa.Connection, role: str) -> str:
+    quoted = connection.dialect.identifier_preparer.quote(role)
+    reports = ", ".join(f"{SCHEMA}.{report}" for report in REPORTS)
+    return f"grant usage on schema {SCHEMA} to {quoted}; grant select on {reports} to {quoted}"
+
+
 def _check_server(connection: sa.Connection) -> None:
+    encoding = connection.execute(sa.text("show server_encoding")).scalar_one()
+    if encoding != "UTF8":
+        message = f"The ledger's database is encoded in {encoding}, which can't hold every text; it has to be UTF8."
+        hint = "Make another one: CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0."
+        raise DatabaseError(message, hint=hint)
     version = connection.execute(sa.text("show server_version_num")).scalar_one()
     if int(version) // 10_000 < OLDEST_SERVER:
         message = f"The ledger's server is PostgreSQL {int(version) // 10_000}; {OLDEST_SERVER} or newer is needed."

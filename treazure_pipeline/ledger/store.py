@@ -82,9 +82,8 @@ class Ledger:
         schema.check(url)
         self._leases = Leases(partial(self.transaction, fenced=False))
         self._pool = ConnectionPool(
-            url, min_size=1, max_size=connections + 1, timeout=30, open=True,
-            kwargs={"connect_timeout": 10, "autocommit": True, "prepare_threshold": None, "client_encoding": "UTF8"}
-            | schema.KEEPALIVES,
+            url, min_size=1, max_size=connections + 1, timeout=30, open=True, kwargs=schema.CONNECTION | {"autocommit": True},
+            configure=_configure,
         )  # fmt: skip
 
     def __repr__(self) -> str:
@@ -218,6 +217,10 @@ class Ledger:
                 "select exists (select from lease where name = %s and expires_at > clock_timestamp())", (name,)
             ).fetchone()
         return row is not None and bool(row[0])
+
+
+def _configure(connection: psycopg.Connection[TupleRow]) -> None:
+    connection.execute(schema.SESSION)
 
 
 def _sync(account: Account) -> str:

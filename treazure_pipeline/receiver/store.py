@@ -104,17 +104,16 @@ class Store:
             timeout=3,
             # A pool that goes on trying by itself waits longer and longer; given up, the next request tries at once.
             reconnect_timeout=2,
-            kwargs={
+            kwargs=schema.CONNECTION
+            | {
                 "autocommit": True,
-                "prepare_threshold": None,
-                "client_encoding": "UTF8",
                 "connect_timeout": 3,
                 # A server that is gone without a word is noticed within seconds.
                 "tcp_user_timeout": 5000,
                 "keepalives_idle": 5,
                 "keepalives_interval": 2,
-                "keepalives_count": 3,
             },
+            configure=_configure,
             open=False,
         )
 
@@ -312,6 +311,10 @@ def _values(events: Sequence[Event]) -> dict[str, list[str | None]]:
         "dead": [event.dead for event in events],
         "bodies": [event.body.replace("\x00", "\N{SYMBOL FOR NULL}") if event.dead else None for event in events],
     }
+
+
+async def _configure(connection: psycopg.AsyncConnection[TupleRow]) -> None:
+    await connection.execute(schema.SESSION)
 
 
 def _worth_a_second_try(error: psycopg.Error) -> bool:

@@ -53,6 +53,7 @@ def test_where_all_is_well_everything_is_tried_and_found_fine(
         "Engage: point definitions": "ok",
         "database": "ok",
         "database: schema": "ok",
+        "database: rights": "ok",
         "database: whose ledger": "ok",
         "Dagster: storage": "ok",
         "Dagster: daemon": "note",

@@ -1,0 +1,36 @@
+"""Whether a database role may do all that runs do, found out by doing it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from treazure_pipeline.database import schema
+from treazure_pipeline.errors import BusyError
+
+if TYPE_CHECKING:
+    from treazure_pipeline.ledger.store import Ledger
+
+
+def prove(ledger: Ledger) -> str:
+    """Take a lease, stage a table and make a temporary one, leave nothing behind, and return the role's name.
+
+    Raises DatabaseError that names what the role may not do.
+    """
+    with ledger.lease("doctor", BusyError("Another doctor looks at this moment.")), ledger.transaction() as connection:
+        connection.execute("create temporary table doctor (n integer) on commit drop")
+        connection.execute("create unlogged table stage_doctor (n integer); drop table stage_doctor")
+        row = connection.execute(_LACKING).fetchone()
+    assert row is not None
+    role, lacking = row
+    if lacking:
+        raise schema.lacking(f"{role} has no {', '.join(lacking)}")
+    return str(role)
+
+
+_LACKING = """
+select current_user, array_agg(format('%s on %s', right_, relname) order by relname, right_)
+           filter (where not has_table_privilege(oid, right_) or staged and not pg_has_role(relowner, 'usage'))
+from (select oid, relname, relowner, relname like 'stage%' as staged from pg_class
+      where relnamespace = 'treazure_pipeline'::regnamespace and relkind = 'r' and relname <> 'alembic_version') tables,
+     unnest(array['SELECT', 'INSERT', 'UPDATE', 'DELETE']) right_
+"""
