@@ -267,7 +267,7 @@ def close(
 _UNEQUAL = """left_out is null and (imported is not null and imported <> round(balance, %(decimals)s)
     or imported is null and round(balance, %(decimals)s) <> 0 and not exists (
         select from migration_finding f where f.migration = migration_contact.migration
-          and f.contact = migration_contact.contact and f.kind = 'key_missing'))"""
+          and f.contact = migration_contact.contact and f.kind in ('key_missing', 'key_unusable')))"""
 
 _DIFFERS = "coalesce(imported, 0) <> coalesce(read_back, 0)"
 

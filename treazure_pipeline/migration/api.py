@@ -6,14 +6,12 @@ same key while Engage remembers it (24 hours); after that it is uncertain, shown
 
 from __future__ import annotations
 
-import csv
 import threading
 import uuid
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from decimal import Decimal
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from treazure_pipeline.clients import wire
@@ -29,6 +27,7 @@ from treazure_pipeline.errors import (
 from treazure_pipeline.ledger import migrations
 from treazure_pipeline.ledger.migrations import Finding, MigrationError
 from treazure_pipeline.migration.delivery import DeliveryError, sha256_of, written_files
+from treazure_pipeline.migration.files import read_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -223,12 +222,10 @@ def _batches(folder: Path, file: File, size: int) -> Iterator[tuple[int, list[wi
             f"{path} is missing or not what was written.",
             hint=f"Run point_migration for shard {file.shard} again: it writes the same bytes.",
         )
-    with path.open(encoding="utf-8", newline="") as opened:
-        rows = csv.DictReader(opened, delimiter=";")
-        first = 1
-        while batch := [_added(row) for row in islice(rows, size)]:
-            yield first, batch
-            first += len(batch)
+    first = 1
+    for some in read_rows(path.read_bytes()).iter_slices(size):
+        yield first, [_added(row) for row in some.iter_rows(named=True)]
+        first += some.height
 
 
 def _added(row: dict[str, str]) -> wire.AddedPoints:

@@ -175,6 +175,11 @@ def _side_by_side(logs: Iterable[pl.DataFrame], blocks: Iterator[pl.DataFrame]) 
             yield pl.DataFrame(schema=SCHEMA), some_contacts
 
 
+def read_rows(body: bytes, columns: list[str] | None = None) -> pl.DataFrame:
+    """Return the rows of a file as the importer sees them: texts or null, nothing is quoted."""
+    return pl.read_csv(body, separator=";", quote_char=None, columns=columns, infer_schema=False)
+
+
 @dataclass(slots=True)
 class _Files:
     """Rows on their way into files: whole contacts as many as fit, one that is too large for any file over several."""
@@ -223,7 +228,7 @@ class _Files:
     def _write(self, rows: pl.DataFrame) -> None:
         name = f"{self.prefix}-{len(self.written) + 1:04d}.csv"
         text = io.BytesIO()
-        rows.write_csv(text, separator=";")
+        rows.write_csv(text, separator=";", quote_style="never")
         body = text.getbuffer()
         (self.folder / name).write_bytes(body)
         total = Decimal(rows["Amount"].sum())

@@ -67,9 +67,17 @@ OPENING_KIND = len(MEANINGS)
 _TYPES = pl.Series([kind for one in _ALL for kind in (one.added, one.taken)])
 _WORDS = pl.Series([words for one in _ALL for words in (one.words_added, one.words_taken)])
 
-_UNPRINTABLE = r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+"
+RESERVED = "\"';"
+"""Engage's importer takes a file for broken where a value holds one of these, quoted or not."""
+_INSTEAD = {'"': "\u201d", "'": "\u2019", ";": ","}
+_BEFORE_FORMULA = "\u2019"
+"""A text that a spreadsheet would take for a formula begins with this instead; it is reserved by nobody."""
+
+UNPRINTABLE = r"[\x00-\x1f\x7f-\x9f\u2028\u2029]"
 _FORMULA = r"^[=+\-@\uff1d\uff0b\uff0d\uff20]"
-_TO_CLEAN = rf"{_UNPRINTABLE}|{_FORMULA}|^\s|\s$"
+_AROUND = r"^[\s\u200b\u2060\ufeff]+|\s+$"
+_TO_CLEAN = rf"{UNPRINTABLE}|[{RESERVED}]|{_FORMULA}|{_AROUND}"
+_NO_KEY = rf"{UNPRINTABLE}|[{RESERVED}]|^[=@]|^[+-].*[^0-9 ()./-]|{_AROUND}"
 
 
 def kinds(types: pl.Expr) -> pl.Expr:
@@ -78,16 +86,22 @@ def kinds(types: pl.Expr) -> pl.Expr:
 
 
 def cleaned(texts: pl.Series) -> pl.Series:
-    """Return texts without control characters and line breaks, and harmless to a spreadsheet; null becomes empty.
+    """Return texts that the importer takes and a spreadsheet does not compute; null becomes empty.
 
-    A text that a spreadsheet would take for a formula gets an apostrophe in front. Quotes and semicolons are left to
-    the CSV writer.
+    Control characters and line breaks become spaces, reserved characters typographic ones, spaces at both ends go.
     """
     texts = texts.fill_null("")
     dirty = texts.str.contains(_TO_CLEAN).arg_true()
-    plain = texts.gather(dirty).str.replace_all(_UNPRINTABLE, " ").str.strip_chars()
-    safe = plain.zip_with(~plain.str.contains(_FORMULA), "'" + plain)
+    plain = (
+        texts.gather(dirty).str.replace_all(UNPRINTABLE, " ").str.replace_many(_INSTEAD).str.replace_all(_AROUND, "")
+    )
+    safe = plain.zip_with(~plain.str.contains(_FORMULA), _BEFORE_FORMULA + plain)
     return texts.scatter(dirty, safe) if len(dirty) else texts
+
+
+def is_no_key(keys: pl.Expr) -> pl.Expr:
+    """Tell which keys can't stand in a file: a key names a contact as it is, so it is left out and never mended."""
+    return keys.str.contains(_NO_KEY)
 
 
 def file_rows(rows: pl.DataFrame, definition_id: int, key_type: KeyType, decimals: int) -> pl.DataFrame:

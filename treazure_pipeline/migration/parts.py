@@ -15,6 +15,7 @@ from decimal import Decimal, localcontext
 import polars as pl
 
 from treazure_pipeline.clients.wire import Movement
+from treazure_pipeline.texts import storable
 
 LARGEST_MAGNITUDE = 12
 MOST_FRACTION_DIGITS = 20
@@ -77,11 +78,11 @@ def _rows(movements: Sequence[Movement]) -> Iterable[tuple[object, ...]]:
             position,
             _utc(movement.date_time),
             amount,
-            movement.transaction_type,
+            storable(movement.transaction_type),
             movement.expires_at and _utc(movement.expires_at),
             _held(movement.balance),
-            movement.comment,
-            movement.receipt_nr,
+            movement.comment and storable(movement.comment),
+            movement.receipt_nr and storable(movement.receipt_nr),
             None if amount is not None else str(movement.amount),
         )
 

@@ -15,7 +15,7 @@ from decimal import Decimal, localcontext
 import polars as pl
 
 from treazure_pipeline.migration.expiry import with_expiry
-from treazure_pipeline.migration.meaning import INFORMATIONAL, OPENING_KIND, kinds
+from treazure_pipeline.migration.meaning import INFORMATIONAL, OPENING_KIND, is_no_key, kinds
 from treazure_pipeline.migration.parts import MOMENT, POINTS, PRECISION
 
 ADVICE = {
@@ -28,6 +28,8 @@ ADVICE = {
     "unusable_amount": "Ask Treazure what this amount is; the opening row makes up for it.",
     "later_balance": "Nothing: the balance was read after the cut-off, and the next sync brings what came later.",
     "key_missing": "Give the contact a key in the mapping file; without one the contact is in no file.",
+    "key_unusable": "Mend the key in the mapping file: no quotes, apostrophes, semicolons, controls, formulas. "
+    "As it is, the contact is in no file.",
     "not_in_roster": "Make the roster again if the contact should be migrated; its log is in no file.",
     "spans_files": "Import the files in the order of their names: this contact has more rows than one file may have.",
 }
@@ -159,11 +161,15 @@ def _with_key(roster: pl.DataFrame, figures: Figures) -> tuple[pl.DataFrame, pl.
     """Return the contacts that can be written, and findings about the others."""
     figures.contacts["roster"] = roster.height
     figures.balances = _sum(roster["balance"])
-    without = roster.filter(pl.col("key").fill_null("") == "")
-    figures.contacts["key_missing"] = without.height
-    figures.left_out = _sum(without["balance"])
-    found = without.with_columns(amount="balance")
-    return roster.filter(pl.col("key").fill_null("") != ""), _findings(found, "key_missing", "key", pl.lit(""))
+    missing = pl.col("key").fill_null("") == ""
+    unusable = ~missing & is_no_key(pl.col("key"))
+    left_out = {"key_missing": roster.filter(missing), "key_unusable": roster.filter(unusable)}
+    found = []
+    for kind, contacts in left_out.items():
+        figures.contacts[kind] = contacts.height
+        figures.left_out += _sum(contacts["balance"])
+        found.append(_findings(contacts.with_columns(amount="balance"), kind, "key", pl.col("key").fill_null("")))
+    return roster.filter(~missing & ~unusable), pl.concat(found)
 
 
 def _in_time_order(movements: pl.DataFrame) -> pl.DataFrame:

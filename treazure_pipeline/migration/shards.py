@@ -12,7 +12,7 @@ import polars as pl
 from treazure_pipeline.ledger import migrations
 from treazure_pipeline.ledger.migrations import File, Finding, MigrationError
 from treazure_pipeline.migration import parts
-from treazure_pipeline.migration.files import write_files
+from treazure_pipeline.migration.files import read_rows, write_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -110,7 +110,7 @@ def _sums(folder: Path, files: Sequence[File], decimals: int) -> Iterator[tuple[
     if not files:
         return
     each = [
-        pl.read_csv(folder / file.name, separator=";", columns=["Key", "Amount"], infer_schema=False)
+        read_rows((folder / file.name).read_bytes(), ["Key", "Amount"])
         .group_by("Key")
         .agg(pl.col("Amount").cast(pl.Decimal(38, decimals)).sum(), rows=pl.len())
         for file in files

@@ -67,8 +67,10 @@ class Move:
             return steps.audit(connections, account_of(connections), run_id=uuid.uuid4().hex, accepted_by=accepted_by)
 
     def import_files(self) -> list[dict[str, Any]]:
-        """Let Engage import what was delivered, in the order of the names."""
-        return [self.shop.sandbox.import_points(file) for file in sorted(self.delivered.glob("*.csv"))]
+        """Let Engage import what was delivered, in the order of the names; it refuses no row."""
+        answers = [self.shop.sandbox.import_points(file) for file in sorted(self.delivered.glob("*.csv"))]
+        assert not any(answer["refused"] for answer in answers)
+        return answers
 
     def by_files(self) -> Audited:
         """All steps, by files."""

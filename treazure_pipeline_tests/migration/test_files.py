@@ -8,6 +8,7 @@ from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -182,30 +183,46 @@ def test_what_is_left_after_each_expiry_is_rounded_like_the_balance_then(tmp_pat
     assert left == [2, 1, 1, 0, 0]
 
 
-@given(text=st.text(max_size=40), receipt=st.text(max_size=10))
-@settings(deadline=None, max_examples=60)
-def test_any_text_is_safe_in_any_reader(tmp_path_factory: pytest.TempPathFactory, text: str, receipt: str) -> None:
+_HOSTILE = st.text(
+    st.one_of(st.sampled_from("\"';=+-@\t\r\n\x00\u2028\ud83d\ufeff\u200b\uff1d \u00a0"), st.characters()), max_size=40
+)
+
+
+@given(text=_HOSTILE, receipt=_HOSTILE, key=_HOSTILE, mode=st.sampled_from(["log", "balance"]))
+@settings(deadline=None, max_examples=200)
+def test_whatever_a_text_or_a_key_holds_no_value_breaks_the_import(
+    tmp_path_factory: pytest.TempPathFactory, text: str, receipt: str, key: str, mode: str
+) -> None:
     folder = tmp_path_factory.mktemp("texts")
     log = [Movement(BEGINNING, Decimal(1), "Load", Decimal(1), comment=text, receipt_nr=receipt)]
-    report = migrate(folder, {contact(1): log}, {contact(1): Decimal(1)})
-    (row,) = rows_of(folder, report)
-    description = row["Description"]
-    assert len((folder / report.files[0].name).read_text("utf-8").splitlines()) == 2
-    assert description
-    assert description[0] not in "=+-@\t\r"
-    assert [row[name] for name in ("Key", "Amount", "Source")] == [contact(1), "1.00", "Treazure"]
+    keys = {contact(1): key.encode("utf-8", "ignore").decode(), contact(2): "M-2"}
+    report = migrate(
+        folder, dict.fromkeys(keys, log), dict.fromkeys(keys, Decimal(1)), keys=keys, key_type="ExternalId", mode=mode
+    )
+    (file,) = report.files
+    header, *lines = (folder / file.name).read_text("utf-8").removesuffix("\n").splitlines()
+    assert header == HEADER
+    assert len(lines) == file.rows == 2 - report.findings.filter(pl.col("field") == "key").height
+    for line in lines:
+        values = dict(zip(HEADER.split(";"), line.split(";"), strict=True))
+        assert not {"'", '"'} & set(line)
+        assert values["Key"] in keys.values()
+        assert values["Description"][0] not in "=+-@\t\r "
+        assert [values[name] for name in ("KeyType", "Amount", "Source")] == ["ExternalId", "1.00", "Treazure"]
 
 
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ('He said "hi"; then left', 'He said "hi"; then left'),
-        ("one\r\ntwo\nthree\x00four\u2028five\x85six", "one two three four five six"),
-        ("=HYPERLINK(1)", "'=HYPERLINK(1)"),
-        (" \t-5 @home", "'-5 @home"),
-        ("+46", "'+46"),
-        ("@SUM", "'@SUM"),
-        ("\uff1dSUM", "'\uff1dSUM"),
+        ('He said "hi"; then left', "He said \u201dhi\u201d, then left"),
+        ("Member's birthday", "Member\u2019s birthday"),
+        ("one\r\ntwo\nthree\x00four\u2028five\x85six", "one  two three\ufffdfour five six"),
+        ("half \ud83d and \ud83c\udf81", "half \ufffd and \U0001f381"),
+        ("=HYPERLINK(1)", "\u2019=HYPERLINK(1)"),
+        (" \t-5 @home", "\u2019-5 @home"),
+        ("\ufeff+46", "\u2019+46"),
+        ("@SUM", "\u2019@SUM"),
+        ("\uff1dSUM", "\u2019\uff1dSUM"),
         ("a=b", "a=b"),
         ("Köp i 東京 مرحبا 🎁", "Köp i 東京 مرحبا 🎁"),
         (" \n ", "Points earned"),
@@ -301,21 +318,23 @@ def test_a_balance_is_one_row_where_only_balances_are_wanted(tmp_path: Path) -> 
     assert report.findings.is_empty()
 
 
-def test_contacts_without_a_key_are_in_no_file_and_listed(tmp_path: Path) -> None:
-    names = [contact(number) for number in range(4)]
-    logs = {name: loads(3) for name in names}
+def test_contacts_without_a_key_that_can_be_written_are_in_no_file_and_listed(tmp_path: Path) -> None:
+    written = ["+46 70 1", "M-1", "0012", "Łódź 7"]
+    unusable = ["M;1", 'M"1', "M'1", "M\n1", "=2", "@M", "+SUM(1)", " M1", "\u00a0M1", "M1\t"]
+    names = [contact(number) for number in range(len(written) + len(unusable) + 2)]
+    keys = dict(zip(names, [*written, *unusable, ""], strict=False))
     report = migrate(
         tmp_path,
-        logs,
+        {name: loads(3) for name in names},
         dict.fromkeys(names, Decimal(3)),
-        keys={names[0]: "M;1", names[2]: '=2"', names[3]: ""},
+        keys=keys,
         key_type="MemberNumber",
     )
-    rows = rows_of(tmp_path, report)
-    assert {(row["Key"], row["KeyType"]) for row in rows} == {("M;1", "MemberNumber"), ('=2"', "MemberNumber")}
-    assert found(report, "key_missing")["contact"].to_list() == [names[1], names[3]]
-    assert (report.figures.left_out, report.figures.rows) == (Decimal(6), Decimal(6))
-    assert report.figures.movements["key_missing"] == 6
+    assert [row["Key"] for row in rows_of(tmp_path, report)] == [key for key in written for _ in range(3)]
+    assert found(report, "key_missing")["contact"].to_list() == names[-2:]
+    assert sorted(found(report, "key_unusable")["value"]) == sorted(unusable)
+    assert (report.figures.left_out, report.figures.rows) == (Decimal(36), Decimal(12))
+    assert report.figures.movements["key_missing"] == 36
 
 
 def test_every_movement_and_every_point_is_accounted_for(tmp_path: Path) -> None:

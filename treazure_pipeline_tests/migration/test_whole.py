@@ -6,6 +6,7 @@ import pytest
 
 from treazure_pipeline.migration.audit import Audited
 from treazure_pipeline_tests.migration.move import Move
+from treazure_pipeline_tests.sandbox.caller import Caller
 from treazure_pipeline_tests.sync.shop import assert_in_step
 
 
@@ -20,6 +21,20 @@ def test_a_programme_moves_into_engage_and_the_first_sync_sends_nothing(
     assert move.mode() == "live"
     run = move.shop.sync()
     assert (run.diff.figures.changed, run.pushed.sent) == (0, 0)
+    assert_in_step(move.shop)
+
+
+def test_members_with_the_most_hostile_texts_move_whole(move: Move) -> None:
+    caller = Caller(move.shop.sandbox.base_url)
+    texts = ["Member's \"gift\"; thanks", "=HYPERLINK(1)", "+46", "-5;-5", "@SUM(A1)", "\t=1", "two\r\nlines", "\u2028",
+             "\x00", "''", ";;;;;;;;;;;", "\ufeff=1", "Köp 東京 مرحبا 👩‍👩‍👧"]  # fmt: skip
+    for contact, text in zip(move.shop.sandbox.contact_ids(), texts, strict=False):
+        context = {"comment": text, "receiptNr": f'"{text[:9]}'}
+        assert caller.transact(contact, loads="7.25", context=context).status_code == 200
+    caller.http.close()
+    found = move.by_files()
+    assert (found.contacts, found.equal, found.differing) == (200, 200, 0)
+    assert found.balance == found.imported == found.in_engage
     assert_in_step(move.shop)
 
 

@@ -100,11 +100,11 @@ def write(parts: Iterable[bytes], blocks: Iterable[pl.DataFrame], folder: Path, 
 
 
 def rows_of(folder: Path, report: FilesReport) -> list[dict[str, str]]:
-    """All rows of all files in order, as an ordinary CSV reader sees them."""
+    """All rows of all files in order, as the importer sees them."""
     rows: list[dict[str, str]] = []
     for file in report.files:
         with (folder / file.name).open(encoding="utf-8", newline="") as lines:
-            rows.extend(csv.DictReader(lines, delimiter=";", strict=True))
+            rows.extend(csv.DictReader(lines, delimiter=";", quoting=csv.QUOTE_NONE))
     return rows
 
 
