@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 import httpx
 
-from treazure_pipeline.clients import wire
+from treazure_pipeline.clients import engage_wire as wire
 from treazure_pipeline.clients.transport import Answer, Http, Pacer, RetryPolicy, Unpaced, revealed
+from treazure_pipeline.clients.wire import WireError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
@@ -121,10 +122,11 @@ class EngageClient:
                 "count": wire.LARGEST_PAGE,
             }
             answer = self._get(wire.point_accounts_path(self._version), params)
-            page, count = self._read(answer, wire.read_point_accounts)
+            page, total = self._read(answer, wire.read_point_accounts)
             known = len(found)
             found |= {account.id: account for account in page}
-            if len(found) >= count or len(found) == known:
+            is_last = len(page) < wire.LARGEST_PAGE if total is None else len(found) >= total
+            if is_last or len(found) == known:
                 break
         return list(found.values())
 
@@ -139,5 +141,5 @@ class EngageClient:
     def _read(self, answer: Answer, read: Callable[[bytes], T]) -> T:
         try:
             return read(answer.body)
-        except wire.WireError as error:
+        except WireError as error:
             raise self._http.unusable(answer, str(error)) from None

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 import httpx
+import msgspec
 
 from treazure_pipeline import __version__
 from treazure_pipeline.errors import (
@@ -53,7 +54,9 @@ LONGEST_RETRY_AFTER_SECONDS = 900.0
 LONGEST_CONNECT_SECONDS = 10.0
 
 _REQUEST_ID_HEADERS = ("x-request-id", "request-id", "x-correlation-id", "x-ms-request-id", "traceparent")
-_BEFORE_HTML = b"\xef\xbb\xbf \t\r\n"
+_NAME = re.compile(r"[A-Za-z_][\w.-]{0,40}", re.ASCII)
+_MOST_NAMES = 12
+_BOM = b"\xef\xbb\xbf"
 _HINTS: dict[System, tuple[str, str]] = {
     "treazure": (
         "Check TREAZURE_CLIENT_ID and TREAZURE_CLIENT_SECRET; a reset of the secret voids the old one.",
@@ -197,6 +200,18 @@ def excerpt(body: bytes, secrets: Sequence[str] = (), *, longest: int = 80) -> s
     return f'"{shown[:longest]}…"' if len(shown) > longest else f'"{shown}"'
 
 
+def described(answer: Answer) -> str:
+    """Say what an answer is without quoting it: size, content type, the names of its fields."""
+    kind = re.sub(r"[^\w/+.-]", "", answer.headers.get("content-type", "").partition(";")[0])[:50] or "no content type"
+    try:
+        body = msgspec.json.decode(answer.body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        body = None
+    names = [name for name in body if _NAME.fullmatch(name)][:_MOST_NAMES] if isinstance(body, dict) else []
+    shape = f", an object with {', '.join(names)}" if names else ", a list" if isinstance(body, list) else ""
+    return f"{len(answer.body):,} bytes ({kind}{shape})" if answer.body else f"nothing ({kind})"
+
+
 def retry_after_seconds(value: str | None, now: datetime) -> float | None:
     """Read a `Retry-After` header, seconds or an HTTP date; at most 15 minutes, None if it can't be read."""
     if value is None:
@@ -250,7 +265,9 @@ class Answer:
 
 def is_html(answer: Answer) -> bool:
     """Tell whether an answer is a web page: of a gateway, a proxy or a maintenance page, not of the system itself."""
-    return "html" in answer.headers.get("content-type", "").lower() or answer.body.lstrip(_BEFORE_HTML).startswith(b"<")
+    body = answer.body.lstrip()
+    is_named = "html" in answer.headers.get("content-type", "").lower()
+    return body.startswith(b"<") or (is_named and not body.startswith((b"{", b"[", b'"')))
 
 
 class Http:
@@ -326,7 +343,7 @@ class Http:
                         raise httpx.ReadTimeout("the answer took too long", request=request)
             finally:
                 response.close()
-        return Answer(method, _plain(path), response.status_code, response.headers, bytes(body))
+        return Answer(method, _plain(path), response.status_code, response.headers, bytes(body).removeprefix(_BOM))
 
     @contextmanager
     def stream(self, path: str, *, auth: httpx.Auth | None = None) -> Iterator[tuple[Answer, Iterator[bytes]]]:
@@ -340,7 +357,7 @@ class Http:
             response = self._client.send(request, auth=auth, stream=True)
         try:
             with self._translated("GET", path):
-                body = b"" if response.status_code == 200 else response.read()
+                body = b"" if response.status_code == 200 else response.read().removeprefix(_BOM)
             yield (
                 Answer("GET", _plain(path), response.status_code, response.headers, body),
                 self._pieces(response, path),
@@ -372,10 +389,12 @@ class Http:
         return f"{local}?{link.query}" if link.query else local
 
     def checked(self, answer: Answer) -> Answer:
-        """Return an answer of status 2xx; raise what any other status means."""
-        if 200 <= answer.status < 300:
-            return answer
-        raise self.failure(answer)
+        """Return an answer of status 2xx; raise what a web page, or any other status, means."""
+        if not 200 <= answer.status < 300:
+            raise self.failure(answer)
+        if is_html(answer):
+            raise self.unusable(answer, "it is a web page")
+        return answer
 
     def failure(self, answer: Answer) -> RemoteError:
         """Return the error that a status other than 2xx means."""
@@ -455,11 +474,11 @@ class Http:
         )
 
     def unusable(self, answer: Answer, what: str) -> InvalidAnswerError:
-        """Return the error for a success whose body is not what the contract says, with its beginning."""
-        shown = f"{what}: {excerpt(answer.body, self._secrets)}" if answer.body.strip() else "it is empty"
+        """Return the error for a success whose body is not what the contract says, and what came instead."""
+        came = f"{what}; there came {described(answer)}"
         base = _HINTS[self.system][1]
         return self.invalid(
-            answer.method, answer.path, shown, status=answer.status, request_id=answer.request_id, hint=base
+            answer.method, answer.path, came, status=answer.status, request_id=answer.request_id, hint=base
         )
 
     def _request(self, method: str, path: str, **parts: object) -> httpx.Request:

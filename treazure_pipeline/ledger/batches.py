@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from treazure_pipeline.clients import wire
+from treazure_pipeline.clients.engage_wire import UNKNOWN_CONTACT
 from treazure_pipeline.ledger.store import retried
 
 if TYPE_CHECKING:
@@ -305,7 +305,7 @@ def _refusal(account: Account, contact: str, reason: str, scale: float) -> dict[
         "first_wait": FIRST_WAIT * scale,
         "longest_wait": LONGEST_WAIT * scale,
         "gone_after": GONE_AFTER,
-        "unknown": wire.UNKNOWN_CONTACT,
+        "unknown": UNKNOWN_CONTACT,
     }
 
 

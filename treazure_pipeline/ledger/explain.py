@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from psycopg.rows import dict_row
 
-from treazure_pipeline.clients.wire import UNKNOWN_CONTACT
+from treazure_pipeline.clients.engage_wire import UNKNOWN_CONTACT
 from treazure_pipeline.ledger.store import retried
 from treazure_pipeline.ledger.verification import ROUNDS_TO_HEAL
 

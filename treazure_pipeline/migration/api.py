@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from treazure_pipeline.clients import wire
+from treazure_pipeline.clients import engage_wire as wire
 from treazure_pipeline.errors import (
     AuthenticationError,
     GatewayError,

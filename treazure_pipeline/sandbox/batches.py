@@ -61,13 +61,6 @@ class Refusals(msgspec.Struct, rename="camel"):
     missing_definition_ids: list[int] = msgspec.field(default_factory=list)
 
 
-class Accepted(Refusals, rename="camel"):
-    """The answer to a balance request."""
-
-    transaction_id: str | msgspec.UnsetType = msgspec.UNSET
-    id: str | msgspec.UnsetType = msgspec.UNSET
-
-
 def read_batch(world: World, body: bytes) -> Batch:
     """The rows of a request; never fails, what is wrong is in the result."""
     batch = Batch(body)

@@ -29,10 +29,24 @@ class Dialects(BaseModel):
     transaction_answer: Literal["account", "balance"] = Field(
         "account", description='Treazure: a transaction answers with the account, or a bare {"balance": ...}'
     )
-    accept_status: Literal[200, 202] = Field(202, description="Engage: status of an accepted balance request")
-    transaction_id: Literal["transactionId", "id", "bare", "none"] = Field(
-        "transactionId", description="Engage: how an accepted balance request names its transaction"
+    token_expires: Literal["number", "text", "missing"] = Field(
+        "number", description="Treazure: how a token says how long it is valid"
     )
+    accept_status: Literal[200, 201, 202, 204] = Field(
+        202, description="Engage: status of an accepted balance request; 204 has no body unless rows are refused"
+    )
+    transaction_id: Literal[
+        "transactionId", "id", "batchId", "TransactionId", "BATCHID", "number", "bare", "none", "empty"
+    ] = Field(
+        "transactionId",
+        description="Engage: how an accepted balance request names its transaction; none: only empty lists, "
+        "empty: no body unless rows are refused",
+    )
+    paging: Literal["count", "totalCount", "page"] = Field(
+        "count",
+        description="Engage: how a page says how many accounts there are: by `count`, by `totalCount`, or not",
+    )
+    bom: bool = Field(False, description="Both: a byte order mark stands before every body")
 
     @field_validator("*", mode="before")
     @classmethod

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from treazure_pipeline.sandbox.batches import Accepted, BatchError, Refusals, accept, new_transaction_id
+from treazure_pipeline.sandbox.batches import BatchError, Refusals, accept, new_transaction_id
 from treazure_pipeline.sandbox.behaviour import API_KEY
 from treazure_pipeline.sandbox.follower import Added, other_id
 from treazure_pipeline.sandbox.points import AmountError, moment_text, to_decimal, to_micros, to_units
@@ -110,8 +110,7 @@ def read_accounts(
             found = int(world.members.find([contact_id])[0])
             accounts = [_point_account(world, found, number) for number in world.followers] if found >= 0 else []
         items = [account for account in accounts if account is not None]
-        page = items[offset : offset + count]
-        return answer({"links": [], "count": len(items), "offset": offset, "items": page})
+        return _page(world, items, offset, count)
 
     return _checked(request, work)
 
@@ -159,18 +158,16 @@ def _set_balances(world: World, request: Request) -> Response:
     batch = call_of(request).batch
     assert batch is not None
     refusals = accept(world, batch)
-    status, name, shape = world.behaviour.accept_status, new_transaction_id(), world.behaviour.transaction_id
-    if shape == "bare" and not refusals.not_accepted:
-        return answer(name, status)
-    full = Accepted(
-        refusals.not_accepted,
-        refusals.error_messages,
-        refusals.missing_contact_ids,
-        refusals.missing_definition_ids,
-        transaction_id=name if shape in {"transactionId", "bare"} else msgspec.UNSET,
-        id=name if shape == "id" else msgspec.UNSET,
-    )
-    return answer(full, status)
+    status, shape, name = world.behaviour.accept_status, world.behaviour.transaction_id, new_transaction_id()
+    listed = {one.encode_name: getattr(refusals, one.name) for one in msgspec.structs.fields(refusals)}
+    if refusals.not_accepted:
+        # Where rows are refused the answer lists them, so it has a body.
+        named = {} if shape in {"none", "empty", "bare", "number"} else {shape: name}
+        return answer(listed | named, 200 if status == 204 else status)
+    if shape == "empty" or status == 204:
+        return Response(b"", status)
+    bodies = {"bare": name, "number": int(name[:12], 16), "none": listed}
+    return answer(bodies.get(shape, {shape: name, **listed}), status)
 
 
 def _add_transactions(world: World, request: Request) -> Response:
@@ -242,8 +239,16 @@ def _read_transactions(world: World, contact_id: str, definition_id: int | None,
             if definition_id in {None, number}
             for added in follower.added.get(found, ())
         ]
+    return _page(world, items, offset, count)
+
+
+def _page(world: World, items: list[Any], offset: int, count: int) -> Response:
     page = items[offset : offset + count]
-    return answer({"links": [], "count": len(items), "offset": offset, "items": page})
+    how = world.behaviour.paging
+    counts = {"count": len(items) if how == "count" else len(page)}
+    if how == "totalCount":
+        counts["totalCount"] = len(items)
+    return answer({"links": [], **counts, "offset": offset, "items": page})
 
 
 def _point_account(world: World, member: int, definition_id: int) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ client has sent all, and a balance request is observed whatever becomes of it.
 from __future__ import annotations
 
 import asyncio
+import codecs
 import re
 import secrets
 import time
@@ -132,7 +133,8 @@ class _Passage:
             await self._server_error(after, send)
             return
         answer = _Answer(pause, after)
-        await self._app(self._inner_scope(), _replay(self._call.body), self._relay(answer, receive, send))
+        spoken = _with_mark(send) if self._world.behaviour.bom else send
+        await self._app(self._inner_scope(), _replay(self._call.body), self._relay(answer, receive, spoken))
         if after and after.name == "lost_after":
             await self._lose(receive, send)
         elif after and after.name == "server_error":
@@ -295,6 +297,29 @@ def _replay(body: bytes) -> Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return receive
+
+
+def _with_mark(send: Send) -> Send:
+    """Send a byte order mark before the body, where there is one."""
+    start: Message | None = None
+
+    async def marked(message: Message) -> None:
+        nonlocal start
+        if message["type"] == "http.response.start":
+            start = message
+            return
+        if start is not None:
+            if message.get("body"):
+                message["body"] = codecs.BOM_UTF8 + message["body"]
+                start["headers"] = [
+                    (name, str(int(value) + len(codecs.BOM_UTF8)).encode() if name == b"content-length" else value)
+                    for name, value in start["headers"]
+                ]
+            await send(start)
+            start = None
+        await send(message)
+
+    return marked
 
 
 async def _gone(receive: Receive) -> None:

@@ -115,7 +115,12 @@ async def token(request: Request) -> Response:
     fresh = secrets.token_hex(32)
     life = world.behaviour.token_life
     world.tokens[fresh] = world.treazure_now() + int(life * SECOND)
-    return answer({"access_token": fresh, "expires_in": int(life), "token_type": "Bearer"})
+    expires: dict[str, dict[str, object]] = {
+        "number": {"expires_in": int(life)},
+        "text": {"expires_in": str(int(life))},
+        "missing": {},
+    }
+    return answer({"access_token": fresh, "token_type": "Bearer", **expires[world.behaviour.token_expires]})
 
 
 @router.post(

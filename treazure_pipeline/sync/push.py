@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from treazure_pipeline.clients.wire import encode_balances
+from treazure_pipeline.clients.engage_wire import encode_balances
 from treazure_pipeline.errors import (
     GatewayError,
     InvalidAnswerError,

@@ -11,8 +11,8 @@ from pydantic import SecretStr
 
 from treazure_pipeline import __version__
 from treazure_pipeline.clients.engage import EngageClient
+from treazure_pipeline.clients.engage_wire import Definition, PointAccount, encode_balances
 from treazure_pipeline.clients.transport import RetryPolicy
-from treazure_pipeline.clients.wire import Definition, PointAccount, encode_balances
 from treazure_pipeline.errors import (
     AuthenticationError,
     InvalidAnswerError,
@@ -25,6 +25,7 @@ from treazure_pipeline.errors import (
 from treazure_pipeline_tests.clients.conftest import Reply, Stub, answer
 
 BALANCES = "/api/v2/point-accounts/balances"
+ADDED = "/api/v2/point-accounts/transactions"
 ACCOUNTS = "/api/v2/point-accounts"
 DEFINITIONS = "/api/v2/point-accounts/definitions"
 COUNT = "/api/v2/contacts/count"
@@ -90,49 +91,79 @@ def test_the_version_is_part_of_the_path(stub: Stub) -> None:
         assert engage.contact_count() == 5
 
 
-@pytest.mark.parametrize("status", [200, 202])
+LISTS: dict[str, Any] = {"notAccepted": [], "errorMessages": [], "missingDefinitionIds": [], "missingContactIds": []}
+
+
+@pytest.mark.parametrize("status", [200, 201, 202])
 @pytest.mark.parametrize(
-    "body",
+    ("body", "identifier"),
     [
-        b'{"transactionId":"t-1"}',
-        b'{"id":"t-1"}',
-        b'"t-1"',
-        b"t-1",
-        b"\xef\xbb\xbf t-1\r\n",
-        b'{"transactionId":"t-1","notAccepted":[],"errorMessages":null}',
+        (b'{"transactionId":"t-1"}', "t-1"),
+        (b'{"id":"t-1"}', "t-1"),
+        (b'{"batchId":"t-1"}', "t-1"),
+        (b'{"TransactionId":"t-1"}', "t-1"),
+        (b'{"BATCHID":"t-1"}', "t-1"),
+        (b'{"id":17}', "17"),
+        (b'{"transactionId":null,"id":"t-1"}', "t-1"),
+        (b'{"transactionId":"t-1","message":"queued"}', "t-1"),
+        (b'{"transactionId":"t-1","notAccepted":[],"errorMessages":null}', "t-1"),
+        (b'{"NotAccepted":[],"ErrorMessages":[],"TransactionId":"t-1"}', "t-1"),
+        (b'"t-1"', "t-1"),
+        (b"t-1", "t-1"),
+        (b"17", "17"),
+        (b"6f9619ff-8b86-d011-b42d-00cf4fc964ff", "6f9619ff-8b86-d011-b42d-00cf4fc964ff"),
+        (b"\xef\xbb\xbf t-1\r\n", "t-1"),
+        (b'\xef\xbb\xbf{"id":"t-1"}', "t-1"),
+        (b"", None),
+        (b" \r\n", None),
+        (b"\xef\xbb\xbf", None),
+        (json.dumps(LISTS).encode(), None),
+        (b'{"notAccepted":[]}', None),
+        (b'{"notAccepted":null,"errorMessages":null}', None),
     ],
 )
-def test_an_accepted_request_has_a_transaction_id_in_any_shape(stub: Stub, status: int, body: bytes) -> None:
+def test_an_accepted_request_is_known_in_any_shape_with_an_id_or_without(
+    stub: Stub, status: int, body: bytes, identifier: str | None
+) -> None:
     stub.on(BALANCES, Reply(status, body, {"Request-Id": "r-9"}))
     with client(stub) as engage:
         accepted = engage.set_balances(BODY)
-    assert (accepted.transaction_id, accepted.refused, accepted.request_id) == ("t-1", {}, "r-9")
+    assert (accepted.transaction_id, accepted.refused, accepted.request_id) == (identifier, {}, "r-9")
     assert stub.asked[0].body == BODY
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"",
-        b"  ",
-        b"<html>1</html>",
-        b"OK",
-        b"null",
-        b"true",
-        b"{}",
-        b"[]",
-        b'""',
-        b'{"transactionId":null}',
-        b'{"id":true}',
-        b'{"message":"An error has occurred"}',
-        b"Service busy 1",
-        b'{"transactionId":"t-1"',
-        b'{"id":"a b"}',
-        b'{"id":"1","notAccepted":7}',
-        b'{"notAccepted":[],"errorMessages":[]}',
-    ],
-)
-def test_a_success_without_a_transaction_id_is_no_success(stub: Stub, body: bytes) -> None:
+def test_an_acceptance_may_have_no_content(stub: Stub) -> None:
+    stub.on(BALANCES, Reply(204))
+    with client(stub) as engage:
+        assert engage.set_balances(BODY).transaction_id is None
+
+
+NOT_ACCEPTED = [
+    b"<html>1</html>",
+    b"OK",
+    b'"queued"',
+    b"null",
+    b"true",
+    b"1.5",
+    b"{}",
+    b"[]",
+    b'""',
+    b'{"transactionId":null}',
+    b'{"id":true}',
+    b'{"message":"queue is full"}',
+    b'{"Message":"An error has occurred","id":"trace-1"}',
+    b'{"title":"Bad","status":400,"detail":"x","traceId":"0"}',
+    b'{"errors":{"amount":["?"]},"id":"t-1"}',
+    b"Service busy 1",
+    b'{"transactionId":"t-1"',
+    b'{"id":"a b"}',
+    b'{"id":"1","notAccepted":7}',
+    b'{"notAccepted":[],"errorMessages":["all is lost"]}',
+]
+
+
+@pytest.mark.parametrize("body", NOT_ACCEPTED)
+def test_a_success_that_accepts_nothing_plainly_is_no_success(stub: Stub, body: bytes) -> None:
     stub.on(BALANCES, Reply(200, body))
     with client(stub) as engage, pytest.raises(InvalidAnswerError) as caught:
         engage.set_balances(BODY)
@@ -140,11 +171,33 @@ def test_a_success_without_a_transaction_id_is_no_success(stub: Stub, body: byte
     assert len(stub.asked) == 1
 
 
+@pytest.mark.parametrize("body", NOT_ACCEPTED)
+def test_points_are_not_added_by_an_answer_that_does_not_say_so(stub: Stub, body: bytes) -> None:
+    stub.on(ADDED, Reply(200, body))
+    with client(stub) as engage, pytest.raises(InvalidAnswerError):
+        engage.add_points(b"[]", "key")
+
+
+@pytest.mark.parametrize("body", [b"", json.dumps(LISTS).encode(), b'{"id":"t-1"}', b'{"NotAccepted":null}'])
+def test_points_are_added_by_any_acceptance(stub: Stub, body: bytes) -> None:
+    stub.on(ADDED, Reply(200, body))
+    with client(stub) as engage:
+        assert engage.add_points(b"[]", "key") == []
+
+
+def test_an_empty_web_page_is_no_acceptance(stub: Stub) -> None:
+    stub.on(BALANCES, Reply(200, b"", {"Content-Type": "text/html"}))
+    with client(stub) as engage, pytest.raises(InvalidAnswerError, match="web page"):
+        engage.set_balances(BODY)
+
+
 @pytest.mark.parametrize(
     ("listed", "refused"),
     [
         ({"missingContactIds": [FIRST.upper()]}, {FIRST: "Engage does not know this contact"}),
         ({"missingContactIds": [f"{{{FIRST}}}"]}, {FIRST: "Engage does not know this contact"}),
+        ({"MissingContactIds": [FIRST]}, {FIRST: "Engage does not know this contact"}),
+        ({"NotAccepted": [{"ContactId": FIRST}], "ErrorMessages": ["too much"]}, {FIRST: "too much"}),
         (
             {"notAccepted": [{"contactId": FIRST.upper(), "amount": 12.5}], "errorMessages": ["too much"]},
             {FIRST: "too much"},
@@ -271,7 +324,7 @@ def test_a_server_that_repeats_its_page_is_not_asked_for_ever(stub: Stub) -> Non
 
 def test_point_accounts_keep_every_digit_over_all_pages(stub: Stub) -> None:
     def page(*items: str) -> Reply:
-        return Reply(200, f'{{"links":[],"count":2,"offset":0,"items":[{",".join(items)}]}}'.encode())
+        return Reply(200, f'{{"links":[],"count":1,"totalCount":2,"offset":0,"items":[{",".join(items)}]}}'.encode())
 
     stub.on(
         ACCOUNTS,
@@ -287,6 +340,24 @@ def test_point_accounts_keep_every_digit_over_all_pages(stub: Stub) -> None:
         f"contactId={FIRST}&offset=0&count=100",
         f"contactId={FIRST}&offset=1&count=100",
     ]
+
+
+def test_the_count_of_a_page_is_not_taken_for_the_number_of_accounts(stub: Stub) -> None:
+    accounts = [{"id": number, "contactId": FIRST, "definitionId": number, "balance": number} for number in range(150)]
+    stub.on(
+        ACCOUNTS,
+        answer({"items": accounts[:100], "count": 100, "offset": 0}),
+        answer({"items": accounts[100:], "count": 50, "offset": 100}),
+    )
+    with client(stub) as engage:
+        assert len(engage.point_accounts(FIRST)) == 150
+
+
+def test_numbers_of_accounts_may_come_as_texts(stub: Stub) -> None:
+    item = {"id": 8, "contactId": FIRST, "definitionId": "1", "balance": "12.50", "pendingPoints": None}
+    stub.on(ACCOUNTS, answer({"items": [item], "totalCount": "1"}))
+    with client(stub) as engage:
+        assert engage.point_accounts(FIRST) == [PointAccount("8", FIRST, 1, Decimal("12.50"))]
 
 
 @pytest.mark.parametrize("reply", [Reply(200), Reply(200, b"<html>"), answer([]), answer({"count": 0})])

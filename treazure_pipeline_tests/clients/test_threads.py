@@ -6,7 +6,7 @@ import sys
 # Threads that are switched as often as can be, and meet each type of the wire for the first time together.
 TOGETHER = """
 import sys, threading
-from treazure_pipeline.clients import wire
+from treazure_pipeline.clients import engage_wire, wire
 
 sys.setswitchinterval(1e-6)
 threading.setprofile(lambda *_: None)
@@ -15,11 +15,11 @@ go = threading.Barrier(8)
 def read():
     go.wait()
     for _ in range(20):
-        wire.read_point_accounts(b'{"items": [{"id": 1, "contactId": "a", "definitionId": 1, "balance": 1}]}')
+        engage_wire.read_point_accounts(b'{"items": [{"id": 1, "contactId": "a", "definitionId": 1, "balance": 1}]}')
         wire.read_history(b'[{"dateTime": "2026-01-01T00:00Z", "amount": 1, "transactionType": "Load", "balance": 1}]')
         wire.read_account_balance(b'{"loyaltyPrograms": [{"loyaltyPointDefinitionId": "a", "balance": 1}]}', "a")
         wire.read_transaction_balance(b'{"balance": 1}', "a")
-        wire.read_definitions(b'[{"id": 1, "name": "a"}]')
+        engage_wire.read_definitions(b'[{"id": 1, "name": "a"}]')
 
 threads = [threading.Thread(target=read) for _ in range(8)]
 for thread in threads: thread.start()

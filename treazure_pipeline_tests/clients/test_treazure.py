@@ -118,6 +118,17 @@ def test_a_token_is_replaced_after_55_minutes_or_before_a_shorter_life_ends(
     assert bearers(stub) == ["Bearer one", "Bearer one", "Bearer two"]
 
 
+@pytest.mark.parametrize("written", ['"3600"', '"3600.0"', "null", '"soon"', '"NaN"', "-1", "0", "1e999", "[]"])
+def test_a_token_whose_life_is_a_text_or_unknown_is_kept_for_55_minutes(stub: Stub, written: str) -> None:
+    stub.on(TOKEN, Reply(200, f'\ufeff{{"access_token":"one","expires_in":{written}}}'.encode()), token("two"))
+    clock = Clock()
+    with client(stub, clock=clock) as treazure:
+        for moment in (0, 3299, 3300):
+            clock.now = 1000.0 + moment
+            treazure.account_balance(GUID, "points")
+    assert bearers(stub) == ["Bearer one", "Bearer one", "Bearer two"]
+
+
 def test_many_threads_fetch_one_token(stub: Stub) -> None:
     with client(stub) as treazure, ThreadPoolExecutor(8) as threads:
         found = list(threads.map(lambda _: treazure.account_balance(GUID, "points"), range(40)))

@@ -9,7 +9,7 @@ from decimal import Decimal
 import psycopg
 import pytest
 
-from treazure_pipeline.clients.wire import encode_balances
+from treazure_pipeline.clients.engage_wire import encode_balances
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.ledger import batches, snapshots
 from treazure_pipeline.ledger.batches import Batch

@@ -42,7 +42,7 @@ NOBODY = "http://127.0.0.1:9"
         ("rate_limited", {"count": 3, "seconds": 0}),
         ("rate_limited", {"count": 6, "seconds": 0.2}),
         ("html", {"on": ["set_balances"], "count": 2}),
-        ("empty", {"on": ["set_balances"], "count": 2}),
+        ("not_array", {"on": ["set_balances"], "count": 2}),
     ],
 )
 def test_answers_that_fail_a_few_times_cost_nothing_but_time(
@@ -84,7 +84,7 @@ def test_what_is_sent_after_a_failure_is_the_newest_balance(new_shop: Callable[.
         ("lost_before", {}, NoAnswerError),
         ("lost_after", {}, NoAnswerError),
         ("html", {"on": ["set_balances"]}, InvalidAnswerError),
-        ("empty", {"on": ["set_balances"]}, InvalidAnswerError),
+        ("not_array", {"on": ["set_balances"]}, InvalidAnswerError),
         ("server_error", {"status": 401}, AuthenticationError),
         ("server_error", {"status": 403}, AuthenticationError),
         ("server_error", {"status": 404}, NotFoundError),

@@ -1,0 +1,312 @@
+"""Every name and shape of Engage's API in one place, so that one edit here corrects a wrong assumption.
+
+Facts: developer.voyado.com and the vendor's SDK. What is **assumed** says so. Nothing else may spell out a path or a
+field of it; those of Treazure stand in `wire`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+
+from treazure_pipeline.clients.wire import EXACT, PointsError, WireError, is_points, json_of, time_text
+
+UNKNOWN_CONTACT = "Engage does not know this contact"
+"""Our words for a contact among `missingContactIds`."""
+LARGEST_PAGE = 100
+_TOKEN = re.compile(r"[^\s<>{}\[\]\"]{1,200}")
+_IDS = ("transactionid", "batchid", "id")
+_LISTS = ("notaccepted", "errormessages", "missingcontactids", "missingdefinitionids")
+_COMPLAINTS = frozenset({"message", "error", "errors", "title", "detail", "exceptionmessage"})
+_LONGEST_REASON = 500
+
+
+@dataclass(frozen=True, slots=True)
+class BalancesAnswer:
+    """What Engage said to one request of balances.
+
+    Rows that are not in `refused` (contact in lower case → reason) are in Engage's queue; `transaction_id` is None
+    where the answer names none: then only reading back proves them.
+    """
+
+    transaction_id: str | None
+    refused: dict[str, str] = field(default_factory=dict)
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AddedPoints:
+    """Points to be added to one contact's account; times as ISO 8601 texts."""
+
+    contact_id: str
+    amount: Decimal
+    time_stamp: str
+    source: str
+    description: str
+    valid_to: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedPoints:
+    """A row that Engage did not add; `amount` is None where the answer names only the contact."""
+
+    contact_id: str
+    amount: str | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """A point definition of Engage."""
+
+    id: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class PointAccount:
+    """The account of one contact in one point definition, as Engage holds it; `contact_id` in lower case."""
+
+    id: str
+    contact_id: str
+    definition_id: int
+    balance: Decimal
+
+
+class _Definition(msgspec.Struct):
+    id: int
+    name: str = ""
+
+
+class _PointAccount(msgspec.Struct, rename="camel"):
+    id: str | int
+    contact_id: str
+    definition_id: int
+    balance: Decimal
+
+
+class _Page(msgspec.Struct, rename="camel"):
+    items: list[_PointAccount]
+    total_count: int | None = None
+
+
+class _SentRow(msgspec.Struct, rename="camel"):
+    contact_id: str
+    definition_id: int
+
+
+# Made at import, in one thread, as those of `wire`.
+_DEFINITIONS = msgspec.json.Decoder(list[_Definition], strict=False)
+_PAGE = msgspec.json.Decoder(_Page, strict=False)
+_SENT = msgspec.json.Decoder(list[_SentRow])
+
+
+def balances_path(version: str) -> str:
+    """Return the path that takes new balances."""
+    return f"/api/{version}/point-accounts/balances"
+
+
+def added_points_path(version: str) -> str:
+    """Return the path that adds points."""
+    return f"/api/{version}/point-accounts/transactions"
+
+
+def definitions_path(version: str) -> str:
+    """Return the path of the point definitions."""
+    return f"/api/{version}/point-accounts/definitions"
+
+
+def point_accounts_path(version: str) -> str:
+    """Return the path of the point accounts, asked for by `contactId`."""
+    return f"/api/{version}/point-accounts"
+
+
+def contact_count_path(version: str) -> str:
+    """Return the path of the number of contacts."""
+    return f"/api/{version}/contacts/count"
+
+
+def encode_balances(contacts: Sequence[str], amounts: Sequence[str], definition_id: int, time_stamp: datetime) -> bytes:
+    """Return the body that sets balances: totals that are true at `time_stamp` (aware, microseconds kept).
+
+    `contacts` are GUIDs, `amounts` exact decimal texts of the same number; both are written as they are.
+    """
+    tail = f',"definitionId":{definition_id},"timeStamp":"{time_text(time_stamp)}"}}'
+    rows = [
+        '{"contactId":"' + contact + '","amount":' + amount for contact, amount in zip(contacts, amounts, strict=True)
+    ]
+    return f"[{f'{tail},'.join(rows)}{tail if rows else ''}]".encode()
+
+
+def read_balances_answer(body: bytes, sent: bytes, request_id: str | None) -> BalancesAnswer:
+    """Read Engage's answer to `sent`. Raises WireError where it doesn't say plainly what became of every row.
+
+    Accepted is what `_taken` takes; the refused rows stand beside it, as in the answer of the sibling endpoint for
+    transactions (**assumed**). A refusal that fits no row sent, or no refused row beside error messages, leaves unknown
+    which rows were taken, and so is an error too. A missing definition refuses all rows that have it.
+    """
+    answer, identifier = _taken(body)
+    rows, messages, contacts, definitions = (_list(answer, name) for name in _LISTS)
+    refused = _refusals(rows, [str(message) for message in messages], contacts, definitions, sent)
+    if messages and not refused:
+        raise WireError("it reports errors without naming the rows")
+    return BalancesAnswer(identifier, refused, request_id)
+
+
+def encode_added_points(rows: Sequence[AddedPoints], definition_id: int) -> bytes:
+    """Return the body that adds points, in the order given."""
+    return EXACT.encode(
+        [
+            {
+                "contactId": row.contact_id,
+                "amount": row.amount,
+                "definitionId": definition_id,
+                "timeStamp": row.time_stamp,
+                "source": row.source,
+                "description": row.description,
+                "validFrom": None,
+                "validTo": row.valid_to,
+            }
+            for row in rows
+        ]
+    )
+
+
+def read_added_answer(body: bytes) -> list[RefusedPoints]:
+    """Read which rows Engage did not add; all others are in. Raises WireError where it doesn't say plainly."""
+    answer, _ = _taken(body)
+    rows, messages, contacts, definitions = (_list(answer, name) for name in _LISTS)
+    texts = [" ".join(str(message).split())[:_LONGEST_REASON] for message in messages]
+    missing = {_contact(contact) for contact in contacts}
+    refused = []
+    for place, row in enumerate(rows):
+        contact = _contact(_field(row, "contactid"))
+        reason = texts[place] if len(texts) == len(rows) else "; ".join(texts)[:_LONGEST_REASON]
+        if contact in missing:
+            reason = UNKNOWN_CONTACT
+        amount = _field(row, "amount") if isinstance(row, dict) else None
+        reason = reason or "Engage gave no reason"
+        refused.append(RefusedPoints(contact, None if amount is None else str(amount), reason))
+    named = {row.contact_id for row in refused}
+    refused += [RefusedPoints(contact, None, UNKNOWN_CONTACT) for contact in sorted(missing - named)]
+    if not refused and (messages or definitions):
+        raise WireError("it reports errors without naming the rows")
+    return refused
+
+
+def read_contact_count(body: bytes) -> int:
+    """Read the number of contacts."""
+    count = json_of(body)
+    if not isinstance(count, int) or isinstance(count, bool):
+        raise WireError("it is no number of contacts")
+    return count
+
+
+def read_definitions(body: bytes) -> list[Definition]:
+    """Read one page of point definitions."""
+    try:
+        page = _DEFINITIONS.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise WireError(f"it is no list of point definitions ({error})") from None
+    return [Definition(one.id, one.name) for one in page]
+
+
+def read_point_accounts(body: bytes) -> tuple[list[PointAccount], int | None]:
+    """Read one page of a contact's point accounts, and how many there are in all, None where it doesn't say."""
+    try:
+        page = _PAGE.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise WireError(f"it is no page of point accounts ({error})") from None
+    accounts = [PointAccount(str(one.id), one.contact_id.lower(), one.definition_id, one.balance) for one in page.items]
+    if not all(is_points(account.balance) for account in accounts):
+        raise PointsError("a balance is no number, or beyond 10^15")
+    return accounts, page.total_count
+
+
+def _refusals(
+    rows: list[Any], messages: list[str], contacts: list[Any], definitions: list[Any], sent: bytes
+) -> dict[str, str]:
+    if not (rows or contacts or definitions):
+        return {}
+    asked = {_contact(row.contact_id): row.definition_id for row in _SENT.decode(sent)}
+    missing = {str(definition) for definition in definitions}
+    if missing - {str(definition) for definition in asked.values()}:
+        raise WireError("it misses a point definition that was not sent")
+    refused = {
+        contact: f"Engage has no point definition {definition}"
+        for contact, definition in asked.items()
+        if str(definition) in missing
+    }
+    for contact in map(_contact, contacts):
+        refused.setdefault(contact, UNKNOWN_CONTACT)
+    named = [_contact(_field(row, "contactid")) for row in rows]
+    others = [contact for contact in named if contact not in refused]
+    for place, contact in enumerate(others):
+        own = [message for message in messages if contact in message.lower()]
+        if not own and len(messages) == len(others):
+            own = [messages[place]]
+        reason = "; ".join(own or messages) or "Engage did not accept the row and gave no reason"
+        refused[contact] = " ".join(reason.split())[:_LONGEST_REASON]
+    if refused.keys() - asked.keys():
+        raise WireError("it refuses a contact that was not sent")
+    return refused
+
+
+def _field(row: object, name: str) -> object:
+    """Return a field of a refused row by its name in lower case; a row that is no object stands for its contact."""
+    return {key.lower(): value for key, value in row.items()}.get(name) if isinstance(row, dict) else row
+
+
+def _contact(value: object) -> str:
+    if not isinstance(value, str):
+        raise WireError("it refuses a row without naming its contact")
+    return value.strip().strip("{}").lower()
+
+
+def _taken(body: bytes) -> tuple[dict[str, Any], str | None]:
+    """Return what an acceptance lists, by names in lower case, and its id, if any. Raises WireError for what is none.
+
+    Accepted is an empty body, an id (bare, or as `transactionId`, `id` or `batchId`), or the lists of refusals, however
+    short; names in any case. An object that complains is none, even with an `id`: that may be the error's.
+    """
+    if not body.strip():
+        return {}, None
+    try:
+        answer = json_of(body)
+    except WireError:
+        answer = body.decode("utf-8", "replace").strip()
+    if not isinstance(answer, dict):
+        identifier = _identifier(answer)
+        if identifier is None or not re.search(r"\d", identifier):
+            raise WireError("it is neither a transaction id nor an object")
+        return {}, identifier
+    named = {str(name).lower(): value for name, value in answer.items()}
+    identifier = next((found for name in _IDS if (found := _identifier(named.get(name)))), None)
+    complains = any(named.get(name) for name in _COMPLAINTS) and not (
+        named.get("transactionid") or named.get("batchid")
+    )
+    if complains or (identifier is None and "notaccepted" not in named and not any(map(named.get, _LISTS))):
+        raise WireError("it neither names a transaction nor lists what was refused")
+    return named, identifier
+
+
+def _identifier(value: object) -> str | None:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    found = _TOKEN.fullmatch(value.strip()) if isinstance(value, str) else None
+    return found and found[0]
+
+
+def _list(answer: dict[str, Any], name: str) -> list[Any]:
+    value = answer.get(name)
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise WireError(f"its {name} is no list")
+    return value
