@@ -24,7 +24,7 @@ from treazure_pipeline.errors import (
     RateLimitedError,
     TransientError,
 )
-from treazure_pipeline.ledger import migrations
+from treazure_pipeline.ledger import migration_files
 from treazure_pipeline.ledger.migrations import Finding, MigrationError
 from treazure_pipeline.migration.delivery import DeliveryError, sha256_of, written_files
 from treazure_pipeline.migration.files import read_rows
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
     from treazure_pipeline.clients.engage import EngageClient
     from treazure_pipeline.clients.transport import RetryPolicy
-    from treazure_pipeline.ledger.migrations import File, Migration, Request
+    from treazure_pipeline.ledger.migration_files import File, Request
+    from treazure_pipeline.ledger.migrations import Migration
     from treazure_pipeline.ledger.store import Account, Ledger
 
 REMEMBERED_SECONDS = 23.5 * 3600
@@ -88,7 +89,7 @@ def add_by_api(
     if any(file.state != "written" for file in files):
         raise MigrationError("Files of this migration have been delivered; by API their rows would be added again.")
     if uncertain_are_taken is not None:
-        migrations.decide_uncertain(ledger, migration, taken=uncertain_are_taken)
+        migration_files.decide_uncertain(ledger, migration, taken=uncertain_are_taken)
     run = _Adding(ledger, engage, account, migration, retry)
     run.result.rows = sum(file.rows for file in files)
     with ThreadPoolExecutor(concurrency, thread_name_prefix="add") as threads:
@@ -108,13 +109,13 @@ def add_by_api(
         while under_way:
             finish_one()
     _require_answers(ledger, migration, run.result)
-    migrations.complete_delivery(ledger, migration, by="api", to="the API")
+    migration_files.complete_delivery(ledger, migration, by="api", to="the API")
     return run.result
 
 
 def _require_answers(ledger: Ledger, migration: Migration, result: Added) -> None:
     if result.uncertain or result.unanswered:
-        listed = migrations.uncertain_requests(ledger, migration)[:5]
+        listed = migration_files.uncertain_requests(ledger, migration)[:5]
         places = ", ".join(f"{name} from row {first}" for _, name, first, _ in listed)
         raise UncertainRowsError(
             f"{result.unanswered} requests have no answer yet, and of {result.uncertain} nobody can tell any more "
@@ -138,7 +139,7 @@ class _Adding:
 
     def add(self, name: str, first: int, rows: list[wire.AddedPoints]) -> None:
         """Send some rows of a file, unless that has been done."""
-        request = migrations.claim_request(
+        request = migration_files.claim_request(
             self._ledger, self._migration, name, first, len(rows), _new_key(), remembered=REMEMBERED_SECONDS
         )
         if request.state == "uncertain":
@@ -157,7 +158,7 @@ class _Adding:
                 self._taken(request, rows, self._engage.add_points(body, request.key))
             except (AuthenticationError, GatewayError):
                 if not in_doubt:
-                    migrations.take_back_request(self._ledger, request)
+                    migration_files.take_back_request(self._ledger, request)
                 raise
             except PermanentError as error:
                 # After a call without an answer a refusal does not tell what became of that one.
@@ -175,23 +176,23 @@ class _Adding:
                 return
 
     def _taken(self, request: Request, rows: list[wire.AddedPoints], refused: list[wire.RefusedPoints]) -> None:
-        migrations.note_refused_rows(
+        migration_files.note_refused_rows(
             self._ledger, self._migration,
             [Finding(row.contact_id, "refused_by_engage", "Amount", f"{row.amount or 'all rows'}: {row.reason}",
                      remedy="Engage did not add it; the hourly sync sets this contact's balance.") for row in refused],
         )  # fmt: skip
-        migrations.answer_request(self._ledger, request, "taken", refused=len(refused))
+        migration_files.answer_request(self._ledger, request, "taken", refused=len(refused))
         self._count(sent=len(rows) - len(refused), refused=len(refused))
 
     def _refuse(
         self, request: Request, name: str, first: int, rows: list[wire.AddedPoints], said: str, *, in_doubt: bool
     ) -> None:
         if in_doubt:
-            migrations.answer_request(self._ledger, request, "uncertain", error=said)
+            migration_files.answer_request(self._ledger, request, "uncertain", error=said)
             self._count(uncertain=1)
             return
-        migrations.answer_request(self._ledger, request, "refused", refused=len(rows), error=said)
-        migrations.note_refused_rows(
+        migration_files.answer_request(self._ledger, request, "refused", refused=len(rows), error=said)
+        migration_files.note_refused_rows(
             self._ledger, self._migration,
             [Finding(None, "refused_request", name, f"rows {first} to {first + len(rows) - 1}: {said}",
                      remedy="Engage refused them together; the hourly sync sets these contacts' balances.")],
@@ -200,9 +201,9 @@ class _Adding:
 
     def _give_up(self, request: Request, said: str, *, in_doubt: bool) -> None:
         if in_doubt:
-            migrations.answer_request(self._ledger, request, "sending", error=said)
+            migration_files.answer_request(self._ledger, request, "sending", error=said)
         else:
-            migrations.take_back_request(self._ledger, request)
+            migration_files.take_back_request(self._ledger, request)
         self._count(unanswered=1)
 
     def _count(self, **more: int) -> None:

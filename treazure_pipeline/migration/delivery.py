@@ -23,13 +23,14 @@ from fsspec.implementations.sftp import SFTPFileSystem
 
 from treazure_pipeline.clients.transport import redacted
 from treazure_pipeline.errors import PipelineError, SettingsError
-from treazure_pipeline.ledger import migrations
+from treazure_pipeline.ledger import migration_files, migrations
 from treazure_pipeline.ledger.migrations import MigrationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from treazure_pipeline.ledger.migrations import File, Migration
+    from treazure_pipeline.ledger.migration_files import File
+    from treazure_pipeline.ledger.migrations import Migration
     from treazure_pipeline.ledger.store import Account, Ledger
 
 _TEMPORARY = ".part"
@@ -153,12 +154,12 @@ def deliver(
     `again` sends all of them once more, by a person's decision: an import adds points each time it is done.
     """
     files = written_files(ledger, migration)
-    if migrations.has_requests(ledger, migration):
+    if migration_files.has_requests(ledger, migration):
         raise MigrationError("Rows of this migration have gone to Engage by API; a file would add them again.")
     if again:
         for file in files:
-            migrations.mark_file(ledger, migration, file.name, "written")
-        files = migrations.files(ledger, migration)
+            migration_files.mark_file(ledger, migration, file.name, "written")
+        files = migration_files.files(ledger, migration)
     left = [file for file in files if file.state != "delivered"]
     taken = 0
     with target.opened() as (system, place):
@@ -172,7 +173,7 @@ def deliver(
                     progress(file.rows, sum(each.rows for each in left))
         if left or again:
             _put_manifest(system, f"{place}/{manifest_name(account, migration)}", manifest(account, migration, files))
-    migrations.complete_delivery(ledger, migration, by="files", to=str(target))
+    migration_files.complete_delivery(ledger, migration, by="files", to=str(target))
     total = sum((file.total for file in files), start=files[0].total * 0) if files else 0
     return Delivered(str(target), len(files), len(left), len(files) - len(left), taken,
                      sum(file.rows for file in left), f"{total:f}")  # fmt: skip
@@ -187,7 +188,7 @@ def written_files(ledger: Ledger, migration: Migration) -> list[File]:
             f"{migration.shards - state.shards_written} of {migration.shards} shards have no files yet.",
             hint="Run point_migration for them; Dagster's backfill page shows which.",
         )
-    return migrations.files(ledger, migration)
+    return migration_files.files(ledger, migration)
 
 
 def manifest_name(account: Account, migration: Migration) -> str:
@@ -225,7 +226,7 @@ def sha256_of(path: Path) -> str:
 def _deliver(ledger: Ledger, migration: Migration, source: Path, file: File, system: Any, there: str) -> None:
     temporary = there + _TEMPORARY
     if file.state == "uploaded" and not system.exists(temporary):
-        migrations.mark_file(ledger, migration, file.name, "delivered")
+        migration_files.mark_file(ledger, migration, file.name, "delivered")
         return
     if not source.is_file() or sha256_of(source) != file.sha256:
         raise DeliveryError(
@@ -238,9 +239,9 @@ def _deliver(ledger: Ledger, migration: Migration, source: Path, file: File, sys
         raise DeliveryError(
             f"{file.name} arrived with {arrived} of {file.size} bytes.", hint="Run finish_migration again."
         )
-    migrations.mark_file(ledger, migration, file.name, "uploaded")
+    migration_files.mark_file(ledger, migration, file.name, "uploaded")
     system.mv(temporary, there)
-    migrations.mark_file(ledger, migration, file.name, "delivered")
+    migration_files.mark_file(ledger, migration, file.name, "delivered")
 
 
 def _put_manifest(system: Any, there: str, content: bytes) -> None:

@@ -17,7 +17,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from treazure_pipeline.errors import AuthenticationError, PipelineError, RemoteError
-from treazure_pipeline.ledger import migrations
+from treazure_pipeline.ledger import migration_roster, migrations
 from treazure_pipeline.migration import parts
 from treazure_pipeline.sync.evidence import reaches
 
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from treazure_pipeline.clients.transport import RetryPolicy
     from treazure_pipeline.clients.treazure import TreazureClient
     from treazure_pipeline.clients.wire import Movement
-    from treazure_pipeline.ledger.migrations import Migration, Progress, ToRead
+    from treazure_pipeline.ledger.migration_roster import ToRead
+    from treazure_pipeline.ledger.migrations import Migration, Progress
     from treazure_pipeline.ledger.store import Account, Ledger
 
 logger = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ def fetch_shard(
         migration = migrations.opened(ledger, account)
         migrations.require(migration, "ready")
         if leave_out_unreadable:
-            migrations.leave_out_unread(ledger, migration, shard)
+            migration_roster.leave_out_unread(ledger, migration, shard)
         run = _Shard(ledger, treazure, account, migration, shard, retry, progress, part_contacts)
         run.fetch(concurrency)
         state = migrations.progress(ledger, migration, shard)
@@ -158,7 +159,7 @@ class _Shard:
 
     def _to_read(self) -> Iterator[ToRead]:
         after = None
-        while page := migrations.to_read(self._ledger, self._migration, self._shard, after=after, limit=_PAGE):
+        while page := migration_roster.to_read(self._ledger, self._migration, self._shard, after=after, limit=_PAGE):
             yield from page
             after = page[-1].contact
 
@@ -178,7 +179,7 @@ class _Shard:
             raise
         except (RemoteError, UndecidedBalanceError) as error:
             self._keep()
-            migrations.note_unread(self._ledger, self._migration, self._shard, wanted.contact, str(error))
+            migration_roster.note_unread(self._ledger, self._migration, self._shard, wanted.contact, str(error))
             self._unread_in_a_row += 1
             if self._unread_in_a_row >= _UNREAD_IN_A_ROW:
                 raise
@@ -197,7 +198,7 @@ class _Shard:
         until = self._migration.cut_off
         logs = {log.contact: [each for each in log.movements if _utc(each.date_time) <= until] for log in self._part}
         movements = sum(map(len, logs.values()))
-        migrations.add_part(
+        migration_roster.add_part(
             self._ledger, self._migration, self._shard, list(logs), movements=movements,
             body=parts.encode(logs) if self._migration.mode == "log" else None,
             balances={log.contact: log.balance for log in self._part if log.balance is not None},
@@ -247,7 +248,7 @@ def _utc(moment: datetime) -> datetime:
 
 
 def _unread_message(ledger: Ledger, migration: Migration, shard: int, count: int) -> str:
-    listed = migrations.unread(ledger, migration, shard, limit=5)
+    listed = migration_roster.unread(ledger, migration, shard, limit=5)
     examples = "; ".join(f"{contact} ({tries} tries): {reason}" for contact, reason, tries in listed)
     return (
         f"The points log of {count} contacts of shard {shard} can't be read; the others are kept. {examples} "

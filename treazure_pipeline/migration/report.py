@@ -11,7 +11,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from treazure_pipeline.ledger import migration_audit, migrations
+from treazure_pipeline.ledger import migration_audit, migration_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,7 +48,7 @@ def write_report(
         findings=migration_audit.findings(ledger, migration),
         examples=migration_audit.examples(ledger, migration, _MOST),
         differences=migration_audit.differences(ledger, migration, _MOST),
-        files=migrations.files(ledger, migration),
+        files=migration_files.files(ledger, migration),
         plots=Markup(_plots(shards, migration_audit.sizes(ledger, migration))),  # noqa: S704 - drawn here, from numbers
         points=points,
         most=_MOST,

@@ -23,7 +23,7 @@ from treazure_pipeline.errors import (
     SettingsError,
     TransientError,
 )
-from treazure_pipeline.ledger import batches, migrations
+from treazure_pipeline.ledger import batches, migration_roster, migrations
 from treazure_pipeline.ledger.migrations import Finding, MigrationError
 from treazure_pipeline.migration.keys import KeyFile, KeyRow, unknown
 from treazure_pipeline.sync.exports import begin_export
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
     from treazure_pipeline.clients.transport import RetryPolicy
     from treazure_pipeline.clients.treazure import TreazureClient
-    from treazure_pipeline.ledger.migrations import ExportWindow, Migration, Terms
+    from treazure_pipeline.ledger.migration_roster import ExportWindow
+    from treazure_pipeline.ledger.migrations import Migration, Terms
     from treazure_pipeline.ledger.store import Account, Ledger
 
 logger = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ _FAILURES_IN_A_ROW = 6
 
 @dataclass(frozen=True)
 class Roster:
-    """A complete roster; `figures` are those of `migrations.roster_figures`."""
+    """A complete roster; `figures` are those of `migration_roster.roster_figures`."""
 
     migration: Migration
     figures: dict[str, Any]
@@ -87,9 +88,9 @@ def prepare(
             _read_all(ledger, treazure, account, migration)
         if mapping is not None and migration.state in {"roster", "ready"}:
             _read_keys(ledger, migration, mapping)
-        migrations.complete_roster(ledger, migration)
+        migration_roster.complete_roster(ledger, migration)
         migration = migrations.opened(ledger, account)
-        return Roster(migration, migrations.roster_figures(ledger, migration), time.perf_counter() - began)
+        return Roster(migration, migration_roster.roster_figures(ledger, migration), time.perf_counter() - began)
 
 
 def check(terms: Terms, mapping: Path | None) -> None:
@@ -132,7 +133,7 @@ def _switch(
 
 def _read_all(ledger: Ledger, treazure: TreazureClient, account: Account, migration: Migration) -> None:
     failures = 0
-    while (window := migrations.next_window(ledger, migration)) is not None:
+    while (window := migration_roster.next_window(ledger, migration)) is not None:
         try:
             fetched, _ = _read(ledger, treazure, account, migration, window)
             logger.info("roster: %d accounts changed between %s and %s", fetched, window.start, window.end)
@@ -141,7 +142,7 @@ def _read_all(ledger: Ledger, treazure: TreazureClient, account: Account, migrat
             failures += 1
             if not _may_be_too_large(error) or failures >= _FAILURES_IN_A_ROW:
                 raise
-            if not migrations.split(ledger, window, str(error)):
+            if not migration_roster.split(ledger, window, str(error)):
                 raise
             logger.warning("%s The window is split in halves.", error)
 
@@ -151,13 +152,13 @@ def _read(
 ) -> tuple[int, int]:
     path, _ = begin_export(ledger, treazure, account, window.start, window.end)
     with treazure.open_balances(path) as chunks:
-        return migrations.add_to_roster(ledger, migration, window, decode_balances(chunks, account.loyalty_id))
+        return migration_roster.add_to_roster(ledger, migration, window, decode_balances(chunks, account.loyalty_id))
 
 
 def _read_keys(ledger: Ledger, migration: Migration, mapping: Path) -> None:
     file = KeyFile(mapping)
     try:
-        strangers = migrations.add_keys(ledger, migration, (row for block in file.blocks() for row in block))
+        strangers = migration_roster.add_keys(ledger, migration, (row for block in file.blocks() for row in block))
     except OSError as error:
         raise SettingsError(f"The mapping file {mapping} can't be read: {error.strerror}.") from None
     odd = [*file.findings, *unknown(KeyRow(*row) for row in strangers)]

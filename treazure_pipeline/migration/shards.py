@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from treazure_pipeline.ledger import migrations
-from treazure_pipeline.ledger.migrations import File, Finding, MigrationError
+from treazure_pipeline.ledger import migration_files, migration_roster, migrations
+from treazure_pipeline.ledger.migration_files import File
+from treazure_pipeline.ledger.migrations import Finding, MigrationError
 from treazure_pipeline.migration import parts
 from treazure_pipeline.migration.files import read_rows, write_files
 
@@ -58,8 +59,8 @@ def write_shard(ledger: Ledger, account: Account, shard: int, home: Path) -> Wri
             )
         folder = folder_of(home, account, migration) / "files"
         report = write_files(
-            migrations.parts(ledger, migration, shard) if migration.mode == "log" else (),
-            map(parts.roster, migrations.roster(ledger, migration, shard)),
+            migration_roster.parts(ledger, migration, shard) if migration.mode == "log" else (),
+            map(parts.roster, migration_roster.roster(ledger, migration, shard)),
             folder,
             definition_id=account.definition_id,
             cut_off=migration.cut_off,
@@ -72,7 +73,7 @@ def write_shard(ledger: Ledger, account: Account, shard: int, home: Path) -> Wri
             File(shard, file.name, file.rows, file.amount, (folder / file.name).stat().st_size, file.sha256)
             for file in report.files
         ]
-        migrations.record_files(
+        migration_files.record_files(
             ledger,
             migration,
             shard,

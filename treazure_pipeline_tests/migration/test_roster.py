@@ -2,12 +2,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from decimal import Decimal
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 from treazure_pipeline.errors import ClocksApartError, InvalidAnswerError, TransientError
-from treazure_pipeline.ledger import migrations
+from treazure_pipeline.ledger import migration_roster, migrations
 from treazure_pipeline.ledger.migrations import MigrationError
 from treazure_pipeline_tests.migration.move import Move
 from treazure_pipeline_tests.sync.shop import assert_in_step
@@ -17,16 +18,16 @@ def windows(move: Move) -> list[tuple[str, str]]:
     return [tuple(row) for row in move.shop.sql("select kind, state from migration_window order by id")]
 
 
-def during(monkeypatch: pytest.MonkeyPatch, name: str, happening: Callable[[], Any]) -> None:
-    """Have something happen each time a function of the ledger's migrations has done its work."""
-    original = getattr(migrations, name)
+def during(monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str, happening: Callable[[], Any]) -> None:
+    """Have something happen each time a function of the ledger has done its work."""
+    original = getattr(module, name)
 
     def then(*arguments: Any, **keywords: Any) -> Any:
         result = original(*arguments, **keywords)
         happening()
         return result
 
-    monkeypatch.setattr(migrations, name, then)
+    monkeypatch.setattr(module, name, then)
 
 
 def test_a_second_preparation_keeps_the_cut_off_and_the_roster(move: Move) -> None:
@@ -109,8 +110,8 @@ def test_movements_after_the_cut_off_are_left_to_the_sync_whenever_they_happen(
     def happen() -> None:
         next(happenings, lambda: None)()
 
-    during(monkeypatch, "begin", happen)
-    during(monkeypatch, "add_to_roster", happen)
+    during(monkeypatch, migrations, "begin", happen)
+    during(monkeypatch, migration_roster, "add_to_roster", happen)
     roster = move.prepare()
     assert roster.figures["moved"] >= 4
     sandbox.add_points(dict.fromkeys(contacts[3:6], -1))
@@ -132,7 +133,7 @@ def test_balances_alone_are_those_at_the_cut_off_too(
     move = new_move(environ={"MIGRATION_MODE": "balance"})
     contacts = move.shop.sandbox.contact_ids(limit=5)
     before = {row["contactId"]: Decimal(row["treazure"] or 0) for row in move.shop.sandbox.balances()}
-    during(monkeypatch, "begin", lambda: move.shop.sandbox.add_points(dict.fromkeys(contacts, 4)))
+    during(monkeypatch, migrations, "begin", lambda: move.shop.sandbox.add_points(dict.fromkeys(contacts, 4)))
     move.prepare()
     move.shards()
     assert move.shop.sandbox.report()["requests"]["history"] == 5
