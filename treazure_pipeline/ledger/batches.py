@@ -63,8 +63,8 @@ def claim(
 ) -> Batch | None:
     """Claim the next rows that are due, in key order, for one request that is about to be sent.
 
-    `after`: rows whose contact is greater; `only`: rows of these contacts; `without`: none of these. Left out are rows refused since
-    `run_started`, rows waiting for their next try, rows in a request under way (its `lease`, in seconds, is not
+    `after`: rows whose contact is greater; `only`: rows of these contacts; `without`: none of these. Left out are rows
+    whose present balance was refused since `run_started`, rows waiting for their next try, rows in a request under way (its `lease`, in seconds, is not
     over, or nobody has said by `abandon` that it is), and rows in an accepted one until that is folded, since sent once
     more they would be settled twice. The timeStamp is the database's clock in milliseconds, later than any given before in the programme.
     Returns None when no row is due. A claim whose commit got no answer is a request that was never sent: it ends with
@@ -154,9 +154,7 @@ def accept(
             return
         if refused:
             connection.execute(_RETURN, {"ids": [batch.id], "only": list(refused)})
-            connection.cursor().executemany(
-                _REFUSE, [_refusal(account, contact, reason, scale) for contact, reason in refused.items()]
-            )
+            connection.execute(_REFUSE, _refusal(account, batch, refused, scale))
 
 
 @retried
@@ -173,7 +171,7 @@ def refuse(
         )
         connection.execute(_RETURN, {"ids": [batch.id], "only": None})
         if len(batch.contacts) == 1:
-            connection.execute(_REFUSE, _refusal(account, batch.contacts[0], reason, scale))
+            connection.execute(_REFUSE, _refusal(account, batch, {batch.contacts[0]: reason}, scale))
 
 
 @retried
@@ -297,11 +295,12 @@ def accepted_amounts(ledger: Ledger, account: Account, contacts: Sequence[str]) 
     return dict(rows)
 
 
-def _refusal(account: Account, contact: str, reason: str, scale: float) -> dict[str, object]:
+def _refusal(account: Account, batch: Batch, refused: Mapping[str, str], scale: float) -> dict[str, object]:
     return {
         "programme": account.id,
-        "contact": contact,
-        "reason": reason,
+        "batch": batch.id,
+        "contacts": list(refused),
+        "reasons": list(refused.values()),
         "first_wait": FIRST_WAIT * scale,
         "longest_wait": LONGEST_WAIT * scale,
         "gone_after": GONE_AFTER,
@@ -309,15 +308,26 @@ def _refusal(account: Account, contact: str, reason: str, scale: float) -> dict[
     }
 
 
-_REFUSE = """
-update pending set
-    tries = least(tries + 1, 1000),
-    refused_first = coalesce(refused_first, clock_timestamp()), refused_last = clock_timestamp(), reason = %(reason)s,
-    gone = %(reason)s = %(unknown)s
-           and clock_timestamp() - coalesce(refused_first, clock_timestamp()) >= %(gone_after)s,
-    next_try = clock_timestamp() + least(%(first_wait)s * power(2, least(tries, 20)), %(longest_wait)s)
-where programme = %(programme)s and contact = %(contact)s
+_UNCHANGED = "(p.master = r.amount and p.changed_at <= r.claimed_at)"
+"""Whether the row `p` of `pending` is still what the request `r` carried: nothing newer was learned since its claim."""
+
+# A refusal is of the amount that was sent: it is not held against one that was learned meanwhile.
+_REFUSE = f"""
+update pending p set
+    tries = least(p.tries + 1, 1000),
+    refused_first = coalesce(p.refused_first, clock_timestamp()), refused_last = clock_timestamp(), reason = r.reason,
+    gone = r.reason = %(unknown)s
+           and clock_timestamp() - coalesce(p.refused_first, clock_timestamp()) >= %(gone_after)s,
+    next_try = clock_timestamp() + least(%(first_wait)s * power(2, least(p.tries, 20)), %(longest_wait)s)
+from (select b.claimed_at, c.contact, c.amount, n.reason
+      from batch b, unnest(b.contacts, b.amounts) as c (contact, amount),
+           unnest(%(contacts)s::uuid[], %(reasons)s::text[]) as n (contact, reason)
+      where b.id = %(batch)s and n.contact = c.contact) r
+where p.programme = %(programme)s and p.contact = r.contact and {_UNCHANGED}
 """
+
+REVIVED = "next_try = null, gone = false"
+"""What a balance learned of the master changes of its row in `pending`: a refusal was of another amount."""
 
 HELD = """
     (p.gone or coalesce(p.next_try > clock_timestamp(), false)
@@ -331,7 +341,7 @@ _LIVE = "exists (select from programme g where g.id = %(programme)s and g.mode =
 _DUE = f"""
     p.programme = %(programme)s and {_LIVE} and not {HELD}
     and p.contact <> all (%(without)s::uuid[])
-    and (p.refused_last is null or p.refused_last < %(run_started)s)
+    and not coalesce(p.refused_last >= %(run_started)s and p.refused_last >= p.changed_at, false)
     and not exists (select from busy where busy.contact = p.contact)
 """
 
@@ -401,7 +411,6 @@ _CLAIM_FIRST = _CLAIM.format(due=_DUE, rows="true")
 _CLAIM_NEXT = _CLAIM.format(due=_DUE, rows="p.contact > %(after)s::uuid")
 _CLAIM_ONLY = _CLAIM.format(due=_DUE, rows="p.contact = any (%(only)s::uuid[])")
 
-_SETTLED = "(p.master = r.amount and p.changed_at <= r.claimed_at)"
 _FOLD = f"""
 with done as (
     select id, observation, contacts, amounts, refused, claimed_at from batch
@@ -413,11 +422,11 @@ rows as materialized (
     order by r.contact, done.id desc),
 settled as (
     delete from pending p using rows r
-    where p.programme = %(programme)s and p.contact = r.contact and {_SETTLED}
+    where p.programme = %(programme)s and p.contact = r.contact and {_UNCHANGED}
     returning r.contact, p.observation),
 outdated as (
     select r.id, count(*) as n from rows r join pending p on p.programme = %(programme)s and p.contact = r.contact
-    where not {_SETTLED} group by r.id),
+    where not {_UNCHANGED} group by r.id),
 moved as (
     update ledger l set sent = r.amount, batch = r.id, observation = greatest(r.observation, s.observation)
     from rows r left join settled s using (contact)

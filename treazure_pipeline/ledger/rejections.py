@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from psycopg.rows import class_row
 
+from treazure_pipeline.ledger import batches
 from treazure_pipeline.ledger.store import retried
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ select 'export' as origin, {_FIELD_REASON} as reason, count(*) as rows, 0 as gon
 from rejection where {_EXPORT} and resolved_at is null group by field, reason
 union all
 select 'engage', reason, count(*), count(*) filter (where gone), min(refused_first), min(refused_first), max(refused_last),
-       min(next_try) filter (where not gone)
+       min(coalesce(next_try, clock_timestamp())) filter (where not gone)
 from pending where {_ENGAGE} group by reason
 order by rows desc, reason
 """
@@ -169,14 +170,14 @@ select 'export' as origin, contact::text as contact, {_FIELD_REASON} as reason, 
 from rejection where {_EXPORT} and (%(resolved)s or resolved_at is null)
 union all
 select 'engage', contact::text, reason, tries, refused_first, refused_first, refused_last,
-       case when not gone then next_try end, gone, trim_scale(master)::text, null, null, null, null, null, null, null
+       case when not gone then coalesce(next_try, clock_timestamp()) end, gone, trim_scale(master)::text, null, null, null, null, null, null, null
 from pending where {_ENGAGE}
 order by last_seen desc, contact limit %(limit)s
 """
 
 _RETRY = f"""
 with refused as (
-    update pending set next_try = clock_timestamp(), gone = false where {_ENGAGE} returning contact),
+    update pending set {batches.REVIVED} where {_ENGAGE} returning contact),
 asked as (
     insert into reread (programme, contact, since)
     select distinct programme, contact, clock_timestamp() from rejection

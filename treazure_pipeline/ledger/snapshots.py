@@ -401,7 +401,7 @@ from judged
 
 # A pending row that changed again; back at what Engage accepted last it is settled, unless a request is in doubt, or
 # Engage was seen not to hold what it accepted (marked).
-_MOVE = """
+_MOVE = f"""
 with changed as materialized (
     select r.contact, r.after from change c, unnest(c.contacts, c.after) as r (contact, after)
     where c.observation = %(observation)s and not c.planned),
@@ -414,7 +414,8 @@ settled as (
           and b.id > l.batch and c.contact = any (b.contacts))
     returning p.contact),
 moved as (
-    update pending p set master = c.after, observation = %(observation)s, changed_at = clock_timestamp() from changed c
+    update pending p set
+        master = c.after, observation = %(observation)s, changed_at = clock_timestamp(), {batches.REVIVED} from changed c
     where p.programme = %(programme)s and p.contact = c.contact and c.contact not in (select contact from settled))
 select count(*) as settled from settled
 """
@@ -450,7 +451,7 @@ entered as (
     insert into pending (programme, contact, master, observation, since)
     values (%(programme)s, %(contact)s, %(balance)s, %(observation)s, clock_timestamp())
     on conflict (programme, contact) do update
-    set master = excluded.master, observation = excluded.observation, changed_at = excluded.changed_at)
+    set master = excluded.master, observation = excluded.observation, changed_at = excluded.changed_at, {batches.REVIVED})
 update programme set points_total = points_total + %(change)s where id = %(programme)s
 """
 
@@ -459,8 +460,8 @@ with resolved as ({rejections.RESOLVE_READ})
 delete from reread where programme = %(programme)s and contact = %(contact)s
 """
 
-_TOUCH = """
+_TOUCH = f"""
 with touched as (
-    update pending set observation = %(observation)s where programme = %(programme)s and contact = %(contact)s)
+    update pending set observation = %(observation)s, {batches.REVIVED} where programme = %(programme)s and contact = %(contact)s)
 update ledger set observation = %(observation)s where programme = %(programme)s and contact = %(contact)s
 """

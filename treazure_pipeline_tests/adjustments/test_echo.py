@@ -4,6 +4,8 @@ import threading
 import time
 from collections.abc import Callable
 
+import pytest
+
 from treazure_pipeline_tests.adjustments.desk import Desk, assert_each_once
 from treazure_pipeline_tests.sync.shop import account_of, fetch, merge, send
 
@@ -131,4 +133,21 @@ def test_while_a_programme_migrates_its_adjustments_wait(desk: Desk) -> None:
     desk.sql("update programme set mode = 'live'")
     desk.finish()
     assert desk.states() == ["done", "done"]
+    assert_each_once(desk)
+
+
+@pytest.mark.parametrize("held", ["select 1", "update pending set gone = true, tries = 30"])
+def test_an_adjustment_for_a_contact_that_engage_knows_again_is_done_at_once(
+    new_desk: Callable[..., Desk], held: str
+) -> None:
+    desk = new_desk(environ={"TREAZURE_PIPELINE_RETRY_SCALE": "1"})
+    contact = desk.contacts(1)[0]
+    desk.sandbox.know([contact], known=False)
+    desk.sandbox.add_points({contact: 5})
+    desk.sync()
+    desk.sql(held)
+    desk.sandbox.know([contact], known=True)
+    desk.give(contact, 50)
+    assert desk.process().done == 1
+    assert desk.states() == ["done"]
     assert_each_once(desk)
