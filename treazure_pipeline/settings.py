@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
-import psycopg.conninfo
 import yaml
 from pydantic import (
     AfterValidator,
@@ -31,6 +30,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from treazure_pipeline.database.urls import canonical
 from treazure_pipeline.errors import SettingsError
 
 _PROGRAMMES_FILE = "TREAZURE_PIPELINE_PROGRAMMES"
@@ -84,15 +84,7 @@ def _base_url(value: str) -> str:
 
 
 def _database_url(value: SecretStr) -> SecretStr:
-    url = re.sub(r"^postgres://", "postgresql://", value.get_secret_value())
-    if not url.startswith("postgresql://"):
-        raise ValueError("must begin with postgresql://")
-    try:
-        psycopg.conninfo.conninfo_to_dict(url)
-    except psycopg.ProgrammingError:
-        # The driver's message repeats parts of the address, which may hold a password.
-        raise ValueError("is no address that PostgreSQL understands") from None
-    return SecretStr(url)
+    return SecretStr(canonical(value.get_secret_value()))
 
 
 def _beginning(value: object) -> object:
@@ -189,7 +181,7 @@ class Storage(BaseModel):
 
     Attributes:
         home: Absolute. Everything the embedded default writes.
-        database_url: The ledger; None means the embedded server.
+        database_url: The ledger, written so that every driver understands it; None means the embedded server.
         dagster_postgres_url: Dagster's storage; None means another database of the same server.
     """
 
@@ -301,6 +293,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     """
     given = _given(environ)
     problems: dict[str, str] = {}
+    _read_files(Settings, given, problems)
     values = _values(Settings, given)
     _form_treazure_base_url(given, values, problems)
     _form_engage_base_url(given, values, problems)
@@ -329,8 +322,10 @@ def load_storage(environ: Mapping[str, str] | None = None) -> Storage:
         SettingsError: As from :func:`load_settings`.
     """
     problems: dict[str, str] = {}
-    storage = _validated(Storage, _values(Storage, _given(environ)), problems)
-    if storage is None:
+    given = _given(environ)
+    _read_files(Storage, given, problems)
+    storage = _validated(Storage, _values(Storage, given), problems)
+    if storage is None or problems:
         raise _error(problems)
     return storage
 
@@ -346,6 +341,7 @@ def load_receiver(environ: Mapping[str, str] | None = None) -> ReceiverSettings:
     """
     given = _given(environ)
     problems: dict[str, str] = {}
+    _read_files(ReceiverSettings, given, problems)
     settings = _validated(ReceiverSettings, _values(ReceiverSettings, given), problems)
     master = _master(given, problems) if "HISTORY_API_KEY" in given else None
     if settings is None or problems:
@@ -353,12 +349,13 @@ def load_receiver(environ: Mapping[str, str] | None = None) -> ReceiverSettings:
     return settings.model_copy(update={"master": master})
 
 
-def _master(given: Mapping[str, str], problems: dict[str, str]) -> MasterSettings | None:
+def _master(given: dict[str, str], problems: dict[str, str]) -> MasterSettings | None:
     """What the points histories need beside their key."""
     if not re.fullmatch(r"[!-~]{32,}", given["HISTORY_API_KEY"]):
         problems["HISTORY_API_KEY"] = (
             "must have at least 32 visible ASCII characters, without spaces; `openssl rand -hex 32` makes one"
         )
+    _read_files(MasterSettings, given, problems)
     values = _values(MasterSettings, given)
     _form_treazure_base_url(given, values, problems)
     values["PROGRAMMES"] = _programmes(given, problems) or _PLACEHOLDER
@@ -375,6 +372,26 @@ S = TypeVar("S", bound=Storage)
 def _given(environ: Mapping[str, str] | None) -> dict[str, str]:
     environ = os.environ if environ is None else environ
     return {name: value.strip() for name, value in environ.items() if value.strip()}
+
+
+def _read_files(model: type[Storage], given: dict[str, str], problems: dict[str, str]) -> None:
+    """Take the secrets and addresses of databases whose ``NAME_FILE`` is set from these files."""
+    for variable, field in _variables(model).items():
+        path = given.get(f"{variable}_FILE")
+        if path is None or "SecretStr" not in repr(model.model_fields[field].annotation):
+            continue
+        if variable in given:
+            problems[f"{variable}_FILE"] = f"must not be set beside {variable}: it is one or the other"
+            continue
+        try:
+            given[variable] = Path(path).expanduser().read_text(encoding="utf-8").strip()
+        except OSError as error:
+            problems[f"{variable}_FILE"] = f"({path!r}) cannot be read: {error.strerror}"
+        except UnicodeDecodeError:
+            problems[f"{variable}_FILE"] = f"({path!r}) is not UTF-8 text"
+        else:
+            if not given[variable]:
+                problems[f"{variable}_FILE"] = f"({path!r}) is empty"
 
 
 def _variables(model: type[Storage]) -> dict[str, str]:
@@ -410,6 +427,8 @@ def _validated(model: type[S], values: dict[str, Any], problems: dict[str, str])
 
 
 def _error(problems: Mapping[str, str]) -> SettingsError:
+    # What a file should have held is not missing as well.
+    problems = {variable: problem for variable, problem in problems.items() if f"{variable}_FILE" not in problems}
     heading = "1 setting needs" if len(problems) == 1 else f"{len(problems)} settings need"
     lines = "".join(f"\n  {variable} {problem}." for variable, problem in problems.items())
     return SettingsError(f"{heading} to be mended before anything can run:{lines}")

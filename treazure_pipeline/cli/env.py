@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 
 import click
-import sqlalchemy as sa
 
 from treazure_pipeline.cli import instance
+from treazure_pipeline.database import urls
 from treazure_pipeline.errors import SettingsError
-from treazure_pipeline.settings import Settings, load_settings
+from treazure_pipeline.settings import load_settings
 
 
 @click.command("env")
@@ -20,20 +21,25 @@ def command() -> None:
     What is set already is not printed, so no secret is.
     """
     settings = load_settings()
-    _refuse_to_print_a_password(settings)
+    place = instance.locate(settings)
+    is_set = _is_set_for_dagster()
+    if not is_set and urls.has_password(place.dagster_url):
+        form = urls.without_secrets(place.dagster_url)
+        raise SettingsError(
+            "Dagster reads DAGSTER_POSTGRES_URL itself, and what it has to be holds a password, which is not printed.",
+            hint=f"Set it yourself, in this form: {form}",
+        )
     environment = instance.prepare(settings).environment
     if not instance.uses_embedded(settings):
-        del environment["TREAZURE_PIPELINE_DATABASE_URL"]
-    if settings.dagster_postgres_url is not None:
-        del environment["DAGSTER_POSTGRES_URL"]
+        del environment["TREAZURE_PIPELINE_DATABASE_URL"], environment["TREAZURE_PIPELINE_DATABASE_URL_FILE"]
+    if is_set:
+        del environment["DAGSTER_POSTGRES_URL"], environment["DAGSTER_POSTGRES_URL_FILE"]
     for name, value in environment.items():
-        click.echo(f"export {name}={shlex.quote(value)}")
+        if value or name in os.environ:
+            click.echo(f"export {name}={shlex.quote(value)}")
 
 
-def _refuse_to_print_a_password(settings: Settings) -> None:
-    if settings.dagster_postgres_url is None and sa.make_url(instance.locate(settings).dagster_url).password:
-        raise SettingsError(
-            "DAGSTER_POSTGRES_URL is not set, and what it would be holds the password of "
-            "TREAZURE_PIPELINE_DATABASE_URL, which is not printed. "
-            "Set it yourself: the same address with the database dagster."
-        )
+def _is_set_for_dagster() -> bool:
+    """Whether the shell has the address of Dagster's storage already, in a form that Dagster understands."""
+    given = os.environ.get("DAGSTER_POSTGRES_URL", "").strip()
+    return bool(given) and urls.is_plain(given)

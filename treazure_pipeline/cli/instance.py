@@ -15,6 +15,7 @@ from psycopg import sql
 
 from treazure_pipeline.connections import open_ledger
 from treazure_pipeline.database import embedded, schema
+from treazure_pipeline.database.urls import sibling
 from treazure_pipeline.errors import DatabaseUnavailableError
 from treazure_pipeline.settings import Settings, Storage
 
@@ -48,7 +49,9 @@ class Instance:
         return {
             "TREAZURE_PIPELINE_HOME": str(self.home),
             "TREAZURE_PIPELINE_DATABASE_URL": self.ledger_url,
+            "TREAZURE_PIPELINE_DATABASE_URL_FILE": "",
             "DAGSTER_POSTGRES_URL": self.dagster_url,
+            "DAGSTER_POSTGRES_URL_FILE": "",
             "DAGSTER_HOME": str(self.dagster_home),
         }
 
@@ -65,8 +68,7 @@ def locate(storage: Storage) -> Instance:
         urls = embedded.urls(storage.home)
     else:
         ledger = storage.database_url.get_secret_value()
-        sibling = sa.make_url(ledger).set(database=embedded.DAGSTER)
-        urls = embedded.Urls(ledger=ledger, dagster=sibling.render_as_string(hide_password=False))
+        urls = embedded.Urls(ledger=ledger, dagster=sibling(ledger, embedded.DAGSTER))
     given = storage.dagster_postgres_url
     return Instance(
         ledger_url=urls.ledger,

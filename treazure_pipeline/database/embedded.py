@@ -29,11 +29,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import quote
 
 import psycopg
 import psycopg.sql
 
+from treazure_pipeline.database.urls import joined
 from treazure_pipeline.errors import DatabaseUnavailableError, SettingsError
 
 LEDGER = "treazure"
@@ -100,7 +100,7 @@ class _Server:
         return Path("/tmp") / f"treazure-{digest}"  # noqa: S108 - short by need, and checked
 
     def url(self, database: str) -> str:
-        return f"postgresql://postgres@/{database}?host={quote(str(self.sockets))}"
+        return joined({"user": "postgres", "dbname": database, "host": str(self.sockets)})
 
 
 def urls(home: Path) -> Urls:

@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import LiteralString
+from urllib.parse import quote
 
 import psycopg
 import pytest
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
 from treazure_pipeline.database import schema
 from treazure_pipeline.errors import DatabaseError
@@ -53,9 +55,11 @@ class Place:
 
     @property
     def settings(self) -> dict[str, str]:
+        """With an address that only libpq understands: the first host refuses, the second one is a socket."""
+        socket = quote(str(conninfo_to_dict(self.server)["host"]), safe="")
         return {
             "TREAZURE_PIPELINE_DATABASE_URL": self.url(RUNTIME),
-            "DAGSTER_POSTGRES_URL": roles.url(self.server, self.dagster, RUNTIME),
+            "DAGSTER_POSTGRES_URL": f"postgresql://{RUNTIME}@localhost:1,{socket}:5432/{self.dagster}",
         }
 
     def administer(self, statement: LiteralString, *names: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from treazure_pipeline.errors import SettingsError
-from treazure_pipeline.settings import Programme, load_settings, load_storage
+from treazure_pipeline.settings import Programme, load_receiver, load_settings, load_storage
 
 COMPLETE = {
     "TREAZURE_BASE_URL": "https://treazure.example/",
@@ -262,4 +262,66 @@ def test_where_data_is_kept_is_known_without_the_two_systems(tmp_path: Path) -> 
 
     assert storage.home == tmp_path
     assert storage.database_url is not None
-    assert storage.database_url.get_secret_value() == "postgresql://user:pass-word@db.example/ledger"
+    assert (
+        storage.database_url.get_secret_value() == "postgresql://user:pass-word@/ledger?host=db.example&sslmode=require"
+    )
+
+
+SECRETS = {
+    "TREAZURE_CLIENT_SECRET": ("treazure_client_secret", "from-a-file"),
+    "ENGAGE_API_KEY": ("engage_api_key", "from-a-file"),
+    "TREAZURE_PIPELINE_DATABASE_URL": ("database_url", "postgresql://user:from-a-file@/ledger"),
+    "DAGSTER_POSTGRES_URL": ("dagster_postgres_url", "postgresql://user:from-a-file@/dagster"),
+    "DEAD_MAN_URL": ("dead_man_url", "https://from-a-file.example"),
+    "MIGRATION_DELIVERY_URL": ("migration_delivery_url", "sftp://from-a-file.example"),
+}
+
+
+@pytest.mark.parametrize("variable", SECRETS)
+def test_a_secret_may_stand_in_a_file_whose_last_line_break_does_not_count(variable: str, tmp_path: Path) -> None:
+    field, secret = SECRETS[variable]
+    file = tmp_path / "secret"
+    file.write_text(f"{secret}\r\n")
+
+    settings = load_settings(without(variable) | {f"{variable}_FILE": str(file)})
+
+    assert getattr(settings, field).get_secret_value() == secret
+
+
+def test_the_receivers_secrets_may_stand_in_files(tmp_path: Path) -> None:
+    for name, secret in {"hook": "whsec_c2VjcmV0\n", "key": "visible\n", "treazure": "mine\n"}.items():
+        (tmp_path / name).write_text(secret)
+
+    settings = load_receiver(
+        without("TREAZURE_CLIENT_SECRET")
+        | {
+            "ENGAGE_WEBHOOK_SECRET_FILE": str(tmp_path / "hook"),
+            "HISTORY_API_KEY_FILE": str(tmp_path / "key"),
+            "TREAZURE_CLIENT_SECRET_FILE": str(tmp_path / "treazure"),
+        }
+    )
+
+    assert [secret.get_secret_value() for secret in settings.engage_webhook_secret] == ["whsec_c2VjcmV0"]
+    assert settings.history_api_key is not None
+    assert settings.history_api_key.get_secret_value() == "visible"
+    assert settings.master is not None
+    assert settings.master.treazure_client_secret.get_secret_value() == "mine"
+
+
+def test_a_file_that_holds_no_secret_is_one_line_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "empty").write_text("\n")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    (tmp_path / "good").write_text("pass-word")
+    for path, said in {
+        tmp_path / "missing": "cannot be read: No such file or directory",
+        tmp_path: "cannot be read: Is a directory",
+        tmp_path / "empty": "is empty",
+        tmp_path / "binary": "is not UTF-8 text",
+    }.items():
+        message = refused(without("ENGAGE_API_KEY") | {"ENGAGE_API_KEY_FILE": str(path)})
+        assert message.startswith("1 setting needs")
+        assert f"ENGAGE_API_KEY_FILE ({str(path)!r}) {said}." in message
+
+    twice = refused(COMPLETE | {"ENGAGE_API_KEY_FILE": str(tmp_path / "good")})
+    assert "ENGAGE_API_KEY_FILE must not be set beside ENGAGE_API_KEY" in twice
+    assert "pass-word" not in twice

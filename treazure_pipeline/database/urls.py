@@ -1,0 +1,95 @@
+"""What an address of a database means: as libpq understands it, written so that every driver understands the same.
+
+libpq takes several hosts, sockets as hosts, services and any of its own parameters; SQLAlchemy, through which Dagster
+connects, parses addresses by itself and knows fewer forms. So an address is taken apart by libpq once and written anew:
+user, password and database in their places, all else as parameters.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from ipaddress import ip_address
+from urllib.parse import quote
+
+import sqlalchemy as sa
+from psycopg import ProgrammingError
+from psycopg.conninfo import conninfo_to_dict
+from sqlalchemy.dialects.postgresql import psycopg2
+
+
+def canonical(url: str) -> str:
+    """Return an address that psycopg, psycopg2 and SQLAlchemy understand as libpq does the given one.
+
+    It asks for TLS where a host is not this machine, unless the address, a service or PGSSLMODE says otherwise.
+    Raises ValueError, without a part of the address, since it can hold a password.
+    """
+    if not re.match("postgres(ql)?://", url):
+        raise ValueError("must begin with postgresql://")
+    try:
+        parts = _parts(url)
+    except ProgrammingError:
+        raise ValueError("is no address that PostgreSQL understands") from None
+    if _needs_tls(parts):
+        parts["sslmode"] = "require"
+    return joined(parts)
+
+
+def joined(parts: Mapping[str, str]) -> str:
+    """Return the address of libpq's parameters, the inverse of what libpq does with it."""
+    rest = dict(parts)
+    # SQLAlchemy takes the name of a database as it stands, so an odd one is a parameter like any other.
+    database = rest.pop("dbname", "") if re.fullmatch(r"[\w.-]*", parts.get("dbname", ""), re.ASCII) else ""
+    user, password = (quote(rest.pop(name, ""), safe="") for name in ("user", "password"))
+    login = f"{user}:{password}@" if password else f"{user}@" if user else ""
+    query = "&".join(f"{name}={quote(value, safe='/,')}" for name, value in rest.items())
+    return f"postgresql://{login}/{database}" + (f"?{query}" if query else "")
+
+
+def sibling(url: str, database: str) -> str:
+    """Return the address of another database of the same server."""
+    return joined(_parts(url) | {"dbname": database})
+
+
+def has_password(url: str) -> bool:
+    """Tell whether an address holds a secret."""
+    return not _SECRETS.isdisjoint(_parts(url))
+
+
+def without_secrets(url: str) -> str:
+    """Return an address for people: as it is, with three dots for each secret."""
+    return joined({name: "..." if name in _SECRETS else value for name, value in _parts(url).items()})
+
+
+def is_plain(url: str) -> bool:
+    """Tell whether SQLAlchemy understands an address as libpq does, as it stands."""
+    try:
+        _, arguments = psycopg2.dialect().create_connect_args(sa.make_url(url))  # type: ignore[no-untyped-call]
+    except (sa.exc.SQLAlchemyError, ValueError):
+        return False
+    return {name: str(value) for name, value in arguments.items()} == _parts(url)
+
+
+_SECRETS = {"password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key"}
+
+
+def _parts(url: str) -> dict[str, str]:
+    return {name: str(value) for name, value in conninfo_to_dict(url).items() if value != ""}
+
+
+def _needs_tls(parts: Mapping[str, str]) -> bool:
+    said = "sslmode" in parts or "service" in parts or parts.get("sslrootcert") == "system"
+    if said or os.environ.keys() & {"PGSSLMODE", "PGSERVICE"}:
+        return False
+    hosts = parts.get("hostaddr") or parts.get("host") or os.environ.get("PGHOSTADDR") or os.environ.get("PGHOST", "")
+    return any(not _is_here(host) for host in hosts.split(","))
+
+
+def _is_here(host: str) -> bool:
+    if not host or host.startswith(("/", "@")) or host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
