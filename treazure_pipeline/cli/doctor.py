@@ -15,6 +15,7 @@ from rich.table import Table
 
 from treazure_pipeline.alerts import misunderstood
 from treazure_pipeline.cli import instance, output
+from treazure_pipeline.cli.contract import observe
 from treazure_pipeline.clients.engage import EngageClient
 from treazure_pipeline.clients.transport import RetryPolicy
 from treazure_pipeline.clients.treazure import TreazureClient
@@ -27,6 +28,12 @@ from treazure_pipeline.ledger.store import Ledger
 from treazure_pipeline.settings import Programme, Settings, Storage, load_settings, load_storage
 from treazure_pipeline.sync.other_writers import Sign, foreign_balances, foreign_transactions
 
+_VERDICTS = {
+    "as assumed": "green",
+    "otherwise, understood": "yellow",
+    "not understood": "bold red",
+    "not observed": "dim",
+}
 _COLOURS = {"ok": "green", "note": "yellow", "failed": "bold red"}
 
 
@@ -46,10 +53,23 @@ class Finding:
 
 
 @click.command("doctor")
+@click.option("--contract", is_flag=True, help="Compare what both systems answer with what is assumed of them.")
+@click.option("--contact", metavar="GUID", help="With --contract: whom to look at where no export lists anybody.")
+@click.option(
+    "--test-contact",
+    metavar="GUID",
+    help="With --contract: a contact of yours that gets one point in Treazure, which is taken back at once.",
+)
 @output.json_option
 @click.pass_context
-def command(ctx: click.Context, *, as_json: bool) -> None:
-    """Check settings, both systems, database and Dagster; say what to mend. Changes nothing."""
+def command(
+    ctx: click.Context, *, contract: bool, contact: str | None, test_contact: str | None, as_json: bool
+) -> None:
+    """Check settings, both systems, database and Dagster; say what to mend. Changes nothing but by --test-contact."""
+    if contract:
+        ctx.exit(_contract(contact, test_contact, as_json=as_json))
+    if contact or test_contact:
+        raise click.UsageError("--contact and --test-contact go with --contract.")
     with output.progress().status("Checking"):
         findings = list(_findings())
     failed = [finding for finding in findings if finding.status == "failed"]
@@ -63,6 +83,27 @@ def command(ctx: click.Context, *, as_json: bool) -> None:
         output.console().print(table)
     if failed:
         ctx.exit(SettingsError.exit_code if failed[0].check == "settings" else PipelineError.exit_code)
+
+
+def _contract(contact: str | None, test_contact: str | None, *, as_json: bool) -> int:
+    settings = load_settings()
+    with output.progress().status("Asking both systems"):
+        lines = {
+            programme.name: list(observe(settings, programme, contact=contact, test_contact=test_contact))
+            for programme in settings.programmes
+        }
+    wrong = any(line.verdict == "not understood" for found in lines.values() for line in found)
+    if as_json:
+        programmes = [{"programme": name, "lines": [asdict(line) for line in found]} for name, found in lines.items()]
+        output.print_json({"status": "failed" if wrong else "ok", "programmes": programmes})
+    else:
+        for name, found in lines.items():
+            table = Table(f"{name}: what", "assumed", "observed", "verdict", box=None)
+            for line in found:
+                cells = (f"{line.system}: {line.about}", line.assumed, line.observed)
+                table.add_row(*map(escape, cells), f"[{_VERDICTS[line.verdict]}]{line.verdict}[/]")
+            output.console().print(table)
+    return PipelineError.exit_code if wrong else 0
 
 
 def _findings() -> Iterator[Finding]:

@@ -50,6 +50,7 @@ class EngageClient:
         retry: RetryPolicy | None = None,
         pacer: Pacer | None = None,
         transport: httpx.BaseTransport | None = None,
+        on_answer: Callable[[httpx.Response], None] | None = None,
     ) -> None:
         key = revealed(api_key, "ENGAGE_API_KEY")
         self._version = api_version
@@ -57,7 +58,13 @@ class EngageClient:
         self._pacer = pacer or Unpaced()
         self._auth = _ApiKey(key)
         self._http = Http(
-            "engage", base_url, timeout=timeout, concurrency=concurrency, secrets=[key], transport=transport
+            "engage",
+            base_url,
+            timeout=timeout,
+            concurrency=concurrency,
+            secrets=[key],
+            transport=transport,
+            on_answer=on_answer,
         )
 
     def __repr__(self) -> str:

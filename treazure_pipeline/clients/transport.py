@@ -216,14 +216,22 @@ def retry_after_seconds(value: str | None, now: datetime) -> float | None:
     """Read a `Retry-After` header, seconds or an HTTP date; at most 15 minutes, None if it can't be read."""
     if value is None:
         return None
-    try:
-        seconds = float(value) if re.fullmatch(r"\s*\d+(\.\d+)?\s*", value) else None
-        if seconds is None:
-            moment = parsedate_to_datetime(value)
-            seconds = ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - now).total_seconds()
-    except (ValueError, OverflowError):
+    if re.fullmatch(r"\s*\d+(\.\d+)?\s*", value):
+        seconds = float(value)
+    elif (moment := http_date(value)) is not None:
+        seconds = (moment - now).total_seconds()
+    else:
         return None
     return min(max(seconds, 0.0), LONGEST_RETRY_AFTER_SECONDS)
+
+
+def http_date(value: str) -> datetime | None:
+    """Read a date of HTTP (RFC 9110, whole seconds) as an aware time; None where it is none."""
+    try:
+        moment = parsedate_to_datetime(value)
+    except (ValueError, OverflowError):
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def is_loopback(host: str | None) -> bool:
@@ -286,6 +294,7 @@ class Http:
         concurrency: int,
         secrets: Sequence[str],
         transport: httpx.BaseTransport | None,
+        on_answer: Callable[[httpx.Response], None] | None = None,
     ) -> None:
         self.system = system
         self.base_url = base_url.rstrip("/")
@@ -301,6 +310,7 @@ class Http:
             verify=self._base.scheme == "https",
             trust_env=not is_loopback(self._base.hostname),
             transport=transport,
+            event_hooks={"response": [on_answer] if on_answer else []},
         )
 
     def close(self) -> None:

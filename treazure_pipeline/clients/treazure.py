@@ -9,7 +9,6 @@ import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Self
 
 import httpx
@@ -21,6 +20,7 @@ from treazure_pipeline.clients.transport import (
     Pacer,
     RetryPolicy,
     Unpaced,
+    http_date,
     jittered,
     retry_after_seconds,
     revealed,
@@ -114,6 +114,7 @@ class TreazureClient:
         retry: RetryPolicy | None = None,
         pacer: Pacer | None = None,
         transport: httpx.BaseTransport | None = None,
+        on_answer: Callable[[httpx.Response], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client_id = client_id
@@ -127,6 +128,7 @@ class TreazureClient:
             concurrency=concurrency,
             secrets=[revealed(client_secret, "TREAZURE_CLIENT_SECRET")],
             transport=transport,
+            on_answer=on_answer,
         )
         self._tokens = _Tokens(self._fetch_token, clock)
 
@@ -163,7 +165,9 @@ class TreazureClient:
             href = wire.read_export_link(answer.body)
         except wire.WireError as error:
             raise self._http.unusable(answer, str(error)) from None
-        return BegunExport(self._http.local_path(href, answer.method, answer.path), _clock(answer))
+        return BegunExport(
+            self._http.local_path(href, answer.method, answer.path), http_date(answer.headers.get("date", ""))
+        )
 
     def open_balances(self, href: str) -> AbstractContextManager[Iterator[bytes]]:
         """Wait until an export is ready, then hand out its body in pieces of about 1 MiB as they arrive.
@@ -332,12 +336,3 @@ class TreazureClient:
         if not target or redirects > _MOST_REDIRECTS:
             raise self._http.failure(answer)
         return self._http.local_path(target, answer.method, answer.path)
-
-
-def _clock(answer: Answer) -> datetime | None:
-    """Read an answer's `Date` (RFC 9110: when it was made, in whole seconds); None where it can't be read."""
-    try:
-        moment = parsedate_to_datetime(answer.headers.get("date", ""))
-    except (ValueError, OverflowError):
-        return None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment

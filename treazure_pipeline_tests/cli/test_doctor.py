@@ -125,3 +125,57 @@ def test_a_ledger_of_other_systems_is_found_and_refused_before_there_is_a_run(
         assert "db adopt" in refused.stderr
     with psycopg.connect(empty_database_url) as connection:
         assert connection.execute("select to_regclass('runs')").fetchone() == (None,)
+
+
+def contract(run: Run, sandbox: Sandbox, *arguments: str) -> tuple[int, dict[str, dict[str, str]], str]:
+    result = run("doctor", "--contract", "--json", *arguments, **settings(sandbox))
+    (programme,) = json.loads(result.stdout)["programmes"]
+    return result.returncode, {f"{line['system']}: {line['about']}": line for line in programme["lines"]}, result.stdout
+
+
+def test_the_contract_is_as_assumed_where_the_systems_answer_so(run: Run, sandbox: Sandbox) -> None:
+    code, lines, _ = contract(run, sandbox)
+    assert code == 0
+    assert {line["verdict"] for line in lines.values()} == {"as assumed", "not observed"}
+    assert [about for about, line in lines.items() if line["verdict"] == "not observed"] == ["Engage: setting balances"]
+    assert "accountNumber: GUID" in lines["Treazure: export: result"]["observed"]
+
+
+def test_other_legal_answers_are_told_as_understood_with_what_came(run: Run, sandbox: Sandbox) -> None:
+    sandbox.behave(href="links.hRef", export_not_ready=404, account_key="contactId", mutated_at=False, upper_case=True)
+    code, lines, _ = contract(run, sandbox)
+    assert code == 0
+    assert lines["Treazure: export: request"]["verdict"] == "otherwise, understood"
+    assert "links: [{" in lines["Treazure: export: request"]["observed"]
+    assert "contactId: GUID in upper case" in lines["Treazure: export: result"]["observed"]
+
+
+def test_what_can_t_be_understood_fails_and_nothing_of_a_member_is_shown(run: Run, sandbox: Sandbox) -> None:
+    contacts = sandbox.contact_ids(10)
+    sandbox.set_fault("html", on=["account"], count=None)
+    code, lines, printed = contract(run, sandbox)
+    assert code == 5
+    assert lines["Treazure: account"]["verdict"] == "not understood"
+    assert "HTML" in lines["Treazure: account"]["observed"]
+    assert not any(contact in printed.lower() for contact in contacts)
+
+
+def test_a_test_contact_proves_adding_reading_receipt_and_description_and_keeps_its_points(
+    run: Run, sandbox: Sandbox
+) -> None:
+    (contact,) = sandbox.contact_ids(1)
+    before = sandbox.balances(limit=1)
+    code, lines, _ = contract(run, sandbox, "--test-contact", contact)
+    assert code == 0
+    told = {about: lines[f"Treazure: {about}"]["verdict"] for about in
+            ("adding a point", "reading after adding", "receipt", "description", "taking it back")}  # fmt: skip
+    assert set(told.values()) == {"as assumed"}
+    assert sandbox.balances(limit=1) == before
+
+
+def test_a_receipt_that_is_cut_is_told(run: Run, sandbox: Sandbox) -> None:
+    (contact,) = sandbox.contact_ids(1)
+    sandbox.behave(history_receipt_length=20)
+    code, lines, _ = contract(run, sandbox, "--test-contact", contact)
+    assert (code, lines["Treazure: receipt"]["verdict"]) == (0, "otherwise, understood")
+    assert "20 characters" in lines["Treazure: receipt"]["observed"]
