@@ -188,7 +188,7 @@ class _Treazure(_System):
         row = {"accountNumber": "GUID", "balance": "decimal|integer", "mutatedAt": "time"}
         is_assumed = fits(rows, [row]) and {seen.status for seen in polls} <= {200, 202, 404}
         statuses = ", ".join(str(seen.status) for seen in polls)
-        observed = f"statuses {statuses}; {_answer(polls[-1])}; window of {window}"
+        observed = f"statuses {statuses}; {_answer(polls[-1])}; the last {round(window.total_seconds() / 3600)} hours"
         yield self._line(about, assumed, observed, "as assumed" if is_assumed else "otherwise, understood")
         if isinstance(rows, list) and rows and isinstance(rows[0], dict):
             self.contact = next((str(rows[0][name]) for name in wire.CONTACTS if rows[0].get(name)), None)
