@@ -7,16 +7,15 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from pathlib import Path
-from typing import LiteralString
 
 import psycopg
 import pytest
-import sqlalchemy as sa
 from psycopg import sql
 
 from treazure_pipeline.database import embedded, schema
+from treazure_pipeline_tests.databases import Copies, Databases
 
 _SERVER = "TREAZURE_PIPELINE_TEST_DATABASE_URL"
 _SETTINGS = ("DAGSTER_", "ENGAGE_", "PROGRAMME_", "TREAZURE_")
@@ -69,7 +68,7 @@ def server_url(_homes: Path) -> Iterator[str]:
     shared = _homes / "shared"
     url = embedded.start(shared)
     with psycopg.connect(url, autocommit=True) as connection:
-        for setting in ("fsync", "full_page_writes", "synchronous_commit"):
+        for setting in ("autovacuum", "fsync", "full_page_writes", "synchronous_commit"):
             connection.execute(sql.SQL("ALTER SYSTEM SET {} = off").format(sql.Identifier(setting)))
         connection.execute("SELECT pg_reload_conf()")
     yield url
@@ -77,38 +76,34 @@ def server_url(_homes: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def _template(server_url: str) -> Iterator[str]:
+def databases(server_url: str) -> Databases:
+    """The databases of the server that all tests share, for fixtures that outlive a test."""
+    return Databases(server_url)
+
+
+@pytest.fixture(scope="session")
+def ledger_template(databases: Databases) -> Iterator[str]:
     """The name of a database with the ledger's schema and nothing in it."""
-    with _database(server_url, None) as (name, url):
-        schema.upgrade(url)
+    with databases.new() as name:
+        schema.upgrade(databases.url(name))
         yield name
 
 
+@pytest.fixture(scope="session")
+def _ledgers(databases: Databases, ledger_template: str) -> Iterator[Copies]:
+    with closing(Copies(databases, ledger_template)) as copies:
+        yield copies
+
+
 @pytest.fixture
-def database_url(server_url: str, _template: str) -> Iterator[str]:
+def database_url(_ledgers: Copies) -> Iterator[str]:
     """An empty ledger of the newest schema, for this test alone."""
-    with _database(server_url, _template) as (_, url):
+    with _ledgers.lent() as url:
         yield url
 
 
 @pytest.fixture
-def empty_database_url(server_url: str) -> Iterator[str]:
+def empty_database_url(databases: Databases) -> Iterator[str]:
     """A database with nothing in it, for this test alone: for Dagster, or for migrations."""
-    with _database(server_url, None) as (_, url):
-        yield url
-
-
-@contextmanager
-def _database(server_url: str, template: str | None) -> Iterator[tuple[str, str]]:
-    """A database that is there within the block, whoever is still connected at its end: its name and URL."""
-    name = f"test_{uuid.uuid4().hex[:12]}"
-
-    def run(statement: LiteralString, *names: str) -> None:
-        with psycopg.connect(server_url, autocommit=True) as connection:
-            connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
-
-    run("CREATE DATABASE {} TEMPLATE {}", name, template or "template1")
-    try:
-        yield name, sa.make_url(server_url).set(database=name).render_as_string(hide_password=False)
-    finally:
-        run("DROP DATABASE {} WITH (FORCE)", name)
+    with databases.new() as name:
+        yield databases.url(name)

@@ -8,7 +8,6 @@ import json
 import ssl
 import threading
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,8 +17,6 @@ from typing import Any, LiteralString
 import httpx
 import psycopg
 import pytest
-import sqlalchemy as sa
-from psycopg import sql
 from psycopg.rows import TupleRow
 from standardwebhooks.webhooks import Webhook
 
@@ -107,20 +104,6 @@ def serving(
     finally:
         running.should_exit = True
         thread.join()
-
-
-@contextmanager
-def fresh_database(server_url: str) -> Iterator[str]:
-    """A ledger for the block, for fixtures that outlive a test."""
-    name = sql.Identifier(f"receiver_{uuid.uuid4().hex[:12]}")
-    with psycopg.connect(server_url, autocommit=True) as connection:
-        connection.execute(sql.SQL("create database {}").format(name))
-        url = sa.make_url(server_url).set(database=name.as_string().strip('"')).render_as_string(hide_password=False)
-        schema.upgrade(url)
-        try:
-            yield url
-        finally:
-            connection.execute(sql.SQL("drop database {} with (force)").format(name))
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from treazure_pipeline_tests.databases import Databases
 from treazure_pipeline_tests.receiver.conftest import (
     OTHER_SECRET,
     SECRET,
     Running,
     event,
-    fresh_database,
     serving,
     signed,
 )
@@ -93,9 +93,9 @@ def test_a_delivery_from_another_time_is_refused(receiver: Running, off: timedel
 
 
 @pytest.fixture(scope="module")
-def fuzzed(server_url: str) -> Iterator[Running]:
+def fuzzed(databases: Databases, ledger_template: str) -> Iterator[Running]:
     """One receiver for all examples, on a database of its own."""
-    with fresh_database(server_url) as url, serving(url) as running:
+    with databases.new(ledger_template) as name, serving(databases.url(name)) as running:
         yield running
 
 

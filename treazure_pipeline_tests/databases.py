@@ -1,0 +1,161 @@
+"""Databases for tests: of a fresh name each, so that what one test leaves behind can't reach the next one's."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, LiteralString
+
+import psycopg
+import sqlalchemy as sa
+from psycopg import sql
+
+_FIRST_OID = 16384
+_CATALOGS = {
+    "pg_attrdef": "oid",
+    "pg_attribute": "attrelid",
+    "pg_class": "oid",
+    "pg_constraint": "oid",
+    "pg_index": "indexrelid",
+    "pg_policy": "oid",
+    "pg_proc": "oid",
+    "pg_rewrite": "oid",
+    "pg_trigger": "oid",
+    "pg_type": "oid",
+}
+_SHAPE = sql.SQL("select {}").format(
+    sql.SQL(", ").join(
+        [
+            *(
+                sql.SQL("(select array[count(*), max(xmin::text::bigint)] from {} where {} >= {})").format(
+                    sql.Identifier(name), sql.Identifier(key), _FIRST_OID
+                )
+                for name, key in _CATALOGS.items()
+            ),
+            sql.SQL("(select array_agg(pg_namespace::text order by oid) from pg_namespace where nspname !~ '^pg_')"),
+            sql.SQL(
+                "(select (datdba, datacl::text, (select array_agg(s::text) from pg_db_role_setting s "
+                "where setdatabase = d.oid))::text from pg_database d where datname = current_database())"
+            ),
+        ]
+    )
+)
+_OTHERS_GO = (
+    "select pg_terminate_backend(pid, 10000) from pg_stat_activity "
+    "where datname = current_database() and pid <> pg_backend_pid()"
+)
+_TABLES = (
+    "select oid::regclass::text from pg_class "
+    "where relkind = 'r' and relnamespace not in ('pg_catalog'::regnamespace, 'information_schema'::regnamespace) "
+    "and relnamespace::regnamespace::text !~ '^pg_'"
+)
+
+
+@dataclass(frozen=True)
+class Databases:
+    """The databases of a server, whose URL is a superuser's."""
+
+    server_url: str
+
+    @contextmanager
+    def new(self, template: str = "template1") -> Iterator[str]:
+        """The name of a database that is there within the block, whoever is still connected at its end."""
+        name = self.create(template)
+        try:
+            yield name
+        finally:
+            self.drop(name)
+
+    def create(self, template: str) -> str:
+        """Make a database; returns its name."""
+        name = _new_name()
+        self._run("create database {} template {}", name, template)
+        return name
+
+    def drop(self, name: str) -> None:
+        """Drop a database."""
+        self._run("drop database {} with (force)", name)
+
+    def renamed(self, name: str) -> str:
+        """Give a database another name; returns it."""
+        new = _new_name()
+        self._run("alter database {} rename to {}", name, new)
+        return new
+
+    def url(self, name: str) -> str:
+        """The URL of a database."""
+        return sa.make_url(self.server_url).set(database=name).render_as_string(hide_password=False)
+
+    def _run(self, statement: LiteralString, *names: str) -> None:
+        with psycopg.connect(self.server_url, autocommit=True) as connection:
+            connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
+
+
+class Copies:
+    """Copies of a template for one test after the other.
+
+    To copy takes longer than most tests. So a copy is emptied and lent again under another name; one of which more
+    than the rows was changed is dropped.
+    """
+
+    def __init__(self, databases: Databases, template: str) -> None:
+        self._databases = databases
+        self._template = template
+        self._spare: str | None = None
+        with psycopg.connect(databases.url(template), autocommit=True) as connection:
+            tables = [sql.SQL(name) for (name,) in connection.execute(_TABLES)]
+            self._filled = [each for each in tables if connection.execute(sql.SQL("table {}").format(each)).fetchone()]
+            self._empty = sql.SQL("; ").join(
+                [
+                    sql.SQL("set session_replication_role = replica"),
+                    *(sql.SQL("delete from {}").format(each) for each in tables if each not in self._filled),
+                    sql.SQL("select setval(seqrelid, seqstart, false) from pg_sequence"),
+                ]
+            )
+            self._shape = self._shape_of(connection)
+
+    @contextmanager
+    def lent(self) -> Iterator[str]:
+        """The URL of a copy, for the block."""
+        name = self._taken()
+        try:
+            yield self._databases.url(name)
+        finally:
+            if self._emptied(name):
+                self._spare = name
+            else:
+                self._databases.drop(name)
+
+    def close(self) -> None:
+        """Drop what is left."""
+        if self._spare is not None:
+            self._databases.drop(self._spare)
+
+    def _taken(self) -> str:
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            with suppress(psycopg.errors.ObjectInUse):
+                return self._databases.renamed(spare)
+            self._databases.drop(spare)
+        return self._databases.create(self._template)
+
+    def _emptied(self, name: str) -> bool:
+        with (
+            suppress(psycopg.Error),
+            psycopg.connect(self._databases.url(name), autocommit=True) as connection,
+        ):
+            connection.execute(_OTHERS_GO)
+            connection.execute(self._empty)
+            return self._shape_of(connection) == self._shape
+        return False
+
+    def _shape_of(self, connection: psycopg.Connection) -> list[tuple[Any, ...]]:
+        """What tells whether more than the rows was changed: the catalogues, and the rows that the template has."""
+        rows = [connection.execute(sql.SQL("table {}").format(each)).fetchall() for each in self._filled]
+        return [*connection.execute(_SHAPE).fetchall(), *(row for table in rows for row in table)]
+
+
+def _new_name() -> str:
+    return f"test_{uuid.uuid4().hex[:12]}"
