@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Protocol, TypeVar
 from urllib.parse import SplitResult, urlsplit
@@ -24,6 +25,7 @@ import httpx
 import msgspec
 
 from treazure_pipeline import __version__
+from treazure_pipeline.clients.wire import BOM
 from treazure_pipeline.errors import (
     AuthenticationError,
     GatewayError,
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
 T = TypeVar("T")
+E = TypeVar("E", bound=RemoteError)
 logger = logging.getLogger(__name__)
 
 USER_AGENT = f"treazure-pipeline/{__version__}"
@@ -52,11 +55,14 @@ PATIENCE_SECONDS = 1800.0
 SHORTEST_PATIENCE_SECONDS = 30.0
 LONGEST_RETRY_AFTER_SECONDS = 900.0
 LONGEST_CONNECT_SECONDS = 10.0
+LARGEST_BODY_BYTES = 64 * 1024 * 1024
+LARGEST_STREAM_BYTES = 16 * 1024**3
+LONGEST_STREAM_SECONDS = 2 * 3600.0
+"""Limits of what a system may send us, after decompression; a stream is an export's body."""
 
 _REQUEST_ID_HEADERS = ("x-request-id", "request-id", "x-correlation-id", "x-ms-request-id", "traceparent")
 _NAME = re.compile(r"[A-Za-z_][\w.-]{0,40}", re.ASCII)
 _MOST_NAMES = 12
-_BOM = b"\xef\xbb\xbf"
 _HINTS: dict[System, tuple[str, str]] = {
     "treazure": (
         "Check TREAZURE_CLIENT_ID and TREAZURE_CLIENT_SECRET; a reset of the secret voids the old one.",
@@ -295,10 +301,12 @@ class Http:
         secrets: Sequence[str],
         transport: httpx.BaseTransport | None,
         on_answer: Callable[[httpx.Response], None] | None = None,
+        is_foreign: bool = False,
     ) -> None:
         self.system = system
         self.base_url = base_url.rstrip("/")
         self._base = urlsplit(self.base_url)
+        self._shown = f"//{self._base.netloc}" if is_foreign else ""
         self._timeout = timeout
         self._secrets = tuple(secrets)
         connections = concurrency + 2
@@ -309,6 +317,7 @@ class Http:
             follow_redirects=False,
             verify=self._base.scheme == "https",
             trust_env=not is_loopback(self._base.hostname),
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
             transport=transport,
             event_hooks={"response": [on_answer] if on_answer else []},
         )
@@ -346,14 +355,10 @@ class Http:
         with self._translated(method, path):
             response = self._client.send(request, auth=auth, stream=True)
             try:
-                body = bytearray()
-                for piece in response.iter_bytes():
-                    body += piece
-                    if time.monotonic() > limits.deadline:
-                        raise httpx.ReadTimeout("the answer took too long", request=request)
+                body = self._whole(response, method, path, limits.deadline)
             finally:
                 response.close()
-        return Answer(method, _plain(path), response.status_code, response.headers, bytes(body).removeprefix(_BOM))
+        return Answer(method, self._where(path), response.status_code, response.headers, body)
 
     @contextmanager
     def stream(self, path: str, *, auth: httpx.Auth | None = None) -> Iterator[tuple[Answer, Iterator[bytes]]]:
@@ -367,9 +372,10 @@ class Http:
             response = self._client.send(request, auth=auth, stream=True)
         try:
             with self._translated("GET", path):
-                body = b"" if response.status_code == 200 else response.read().removeprefix(_BOM)
+                deadline = time.monotonic() + self._timeout
+                body = b"" if response.status_code == 200 else self._whole(response, "GET", path, deadline)
             yield (
-                Answer("GET", _plain(path), response.status_code, response.headers, body),
+                Answer("GET", self._where(path), response.status_code, response.headers, body),
                 self._pieces(response, path),
             )
         finally:
@@ -397,6 +403,33 @@ class Http:
         if self._base.path and (local == self._base.path or local.startswith(f"{self._base.path}/")):
             local = local.removeprefix(self._base.path)
         return f"{local}?{link.query}" if link.query else local
+
+    def is_own(self, url: str) -> bool:
+        """Tell whether a URL leads to this very system."""
+        try:
+            return _origin(urlsplit(url)) == _origin(self._base)
+        except ValueError:
+            return False
+
+    def elsewhere(self, url: str, answer: Answer) -> tuple[Http, str]:
+        """Return what fetches a URL of another host, without any credential, and its path and query there.
+
+        Raises InvalidAnswerError for one with a user, or that is not https unless both hosts are this machine.
+        """
+        try:
+            link = urlsplit(url)
+            host, port = link.hostname, _origin(link)[2]
+        except ValueError:
+            raise self.error(InvalidAnswerError, answer, "it redirects to a link that can't be read.") from None
+        is_plain = link.scheme == "http" and is_loopback(host) and is_loopback(self._base.hostname)
+        if not host or not port or link.username or not (link.scheme == "https" or is_plain):
+            message = f"it redirects to {host or link.scheme!r}, which is no https link without a user."
+            raise self.error(InvalidAnswerError, answer, message, hint="Nothing was sent there.")
+        other = Http(
+            self.system, f"{link.scheme}://{link.netloc}", timeout=self._timeout, concurrency=1, secrets=self._secrets,
+            transport=None, is_foreign=True,
+        )  # fmt: skip
+        return other, f"{link.path or '/'}{f'?{link.query}' if link.query else ''}"
 
     def checked(self, answer: Answer) -> Answer:
         """Return an answer of status 2xx; raise what a web page, or any other status, means."""
@@ -462,6 +495,18 @@ class Http:
             hint=base if kind is GatewayError or status in {404, 405} else None,
         )
 
+    def error(self, kind: type[E], answer: Answer, message: str, *, hint: str | None = None) -> E:
+        """Return an error of this kind about an answer."""
+        return kind(
+            message,
+            system=self.system,
+            method=answer.method,
+            path=answer.path,
+            status=answer.status,
+            request_id=answer.request_id,
+            hint=hint,
+        )
+
     def invalid(
         self,
         method: str,
@@ -477,7 +522,7 @@ class Http:
             f"the answer can't be used: {what}.",
             system=self.system,
             method=method,
-            path=_plain(path),
+            path=self._where(path),
             status=status,
             request_id=request_id,
             hint=hint,
@@ -497,14 +542,31 @@ class Http:
         except httpx.InvalidURL as error:
             raise self.invalid(method, path, "its link is no URL") from error
 
+    def _whole(self, response: httpx.Response, method: str, path: str, deadline: float) -> bytes:
+        body = bytearray()
+        for piece in response.iter_bytes():
+            body += piece
+            if time.monotonic() > deadline:
+                raise httpx.ReadTimeout("the answer took too long")
+            if len(body) > LARGEST_BODY_BYTES:
+                raise self.invalid(method, path, f"it is larger than {LARGEST_BODY_BYTES:,} bytes")
+        return bytes(body).removeprefix(BOM)
+
     def _pieces(self, response: httpx.Response, path: str) -> Iterator[bytes]:
+        deadline, size = time.monotonic() + LONGEST_STREAM_SECONDS, 0
         with self._translated("GET", path):
-            yield from response.iter_bytes()
+            for piece in response.iter_bytes():
+                yield piece
+                size += len(piece)
+                if size > LARGEST_STREAM_BYTES:
+                    raise self.invalid("GET", path, f"it is larger than {LARGEST_STREAM_BYTES:,} bytes")
+                if time.monotonic() > deadline:
+                    raise httpx.ReadTimeout(f"the body took longer than {LONGEST_STREAM_SECONDS:g} s")
 
     @contextmanager
     def _translated(self, method: str, path: str) -> Iterator[None]:
         """Turn httpx's exceptions into ours."""
-        path = _plain(path)
+        path = self._where(path)
         try:
             yield
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError) as error:
@@ -537,12 +599,11 @@ class Http:
                 hint="Whether it had its effect is unknown.",
             ) from error
 
+    def _where(self, path: str) -> str:
+        return f"{self._shown}{path.partition('?')[0]}"
+
     def _said(self, error: Exception) -> str:
         return redacted(str(error), self._secrets).rstrip(".") or type(error).__name__
-
-
-def _plain(path: str) -> str:
-    return path.partition("?")[0]
 
 
 def _origin(url: SplitResult, scheme: str = "") -> tuple[str, str | None, int | None]:

@@ -6,14 +6,15 @@ import logging
 import math
 import threading
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Self
 
 import httpx
 
 from treazure_pipeline.clients import wire
+from treazure_pipeline.clients.exports import Exports
 from treazure_pipeline.clients.transport import (
     Answer,
     Http,
@@ -21,11 +22,9 @@ from treazure_pipeline.clients.transport import (
     RetryPolicy,
     Unpaced,
     http_date,
-    jittered,
-    retry_after_seconds,
     revealed,
 )
-from treazure_pipeline.errors import AuthenticationError, ExportExpiredError, PermanentError, TransientError
+from treazure_pipeline.errors import AuthenticationError, PermanentError, TransientError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -38,12 +37,6 @@ logger = logging.getLogger(__name__)
 
 TOKEN_LIFE_SECONDS = 55 * 60.0
 TOKEN_MARGIN_SECONDS = 5 * 60.0
-EXPORT_PATIENCE_SECONDS = 30 * 60.0
-SHORTEST_EXPORT_PATIENCE_SECONDS = 10.0
-FIRST_POLL_SECONDS = 1.0
-LONGEST_POLL_SECONDS = 30.0
-SHORTEST_POLL_SECONDS = 0.02
-_MOST_REDIRECTS = 3
 
 
 class _Bearer(httpx.Auth):
@@ -131,6 +124,7 @@ class TreazureClient:
             on_answer=on_answer,
         )
         self._tokens = _Tokens(self._fetch_token, clock)
+        self._exports = Exports(self._http, self._look, self._retry, self._pacer)
 
     def __repr__(self) -> str:
         return f"TreazureClient({self._http.base_url!r})"
@@ -162,7 +156,7 @@ class TreazureClient:
         body = wire.encode_export_request(loyalty_id, mutated_from, mutated_to)
         answer = self._retry.call(lambda: self._ask("POST", wire.REQUEST_EXPORT, content=body), pacer=self._pacer)
         try:
-            href = wire.read_export_link(answer.body)
+            href = wire.read_export_link(answer.body, answer.headers.get("location"))
         except wire.WireError as error:
             raise self._http.unusable(answer, str(error)) from None
         return BegunExport(
@@ -174,9 +168,10 @@ class TreazureClient:
 
         It is asked for at growing intervals, or when `Retry-After` says, for half an hour at most (scaled
         like the waits). Raises ExportExpiredError where the result is gone. The pieces raise NoAnswerError
-        where the body breaks off: the caller starts again, with a new export.
+        where the body breaks off: the caller starts again, with a new export. A redirect to a storage host is followed
+        without our token.
         """
-        return self._open_balances(href)
+        return self._exports.open(href)
 
     def account_balance(self, account: str, loyalty_id: str) -> Decimal | None:
         """Return an account's balance now, None where the account is not in this programme.
@@ -271,68 +266,15 @@ class TreazureClient:
                 hint="Check TREAZURE_CLIENT_ID and TREAZURE_CLIENT_SECRET.",
             ) from None
 
-    @contextmanager
-    def _open_balances(self, href: str) -> Iterator[Iterator[bytes]]:
-        path = wire.result_path(self._http.local_path(href, "GET", wire.EXPORT_RESULT))
-        deadline = time.monotonic() + max(EXPORT_PATIENCE_SECONDS * self._retry.scale, SHORTEST_EXPORT_PATIENCE_SECONDS)
-        polls = redirects = 0
-        while True:
-            with ExitStack() as stack:
-                answer, pieces = self._retry.call(lambda: self._open(path, stack), pacer=self._pacer)  # noqa: B023 - called at once
-                if answer.status == 200:
-                    yield pieces
-                    return
-            if answer.status in wire.NOT_READY:
-                polls += 1
-                self._wait_for_export(answer, polls, deadline)
-            else:
-                redirects += 1
-                path = self._redirected(answer, redirects)
-
-    def _open(self, path: str, stack: ExitStack) -> tuple[Answer, Iterator[bytes]]:
-        """Make one try of getting a result; the stack keeps the connection open."""
+    def _look(self, path: str, stack: ExitStack) -> tuple[Answer, Iterator[bytes]]:
+        """Open a result with a token; the stack keeps the connection."""
         token = self._tokens.get()
         answer, pieces = self._open_once(token, path, stack)
         if answer.status == 401:
             self._tokens.drop(token)
             answer, pieces = self._open_once(self._tokens.get(), path, stack)
-        if answer.status == wire.EXPIRED:
-            raise ExportExpiredError(
-                "the export's result is gone.",
-                system="treazure",
-                method="GET",
-                path=answer.path,
-                status=answer.status,
-                request_id=answer.request_id,
-                hint="A new export has to be requested.",
-            )
-        if answer.status == 200 or answer.status in wire.NOT_READY or 300 <= answer.status < 400:
-            return answer, pieces
-        self._http.checked(answer)
-        raise self._http.unusable(answer, "an export's result comes with status 200")
+        return answer, pieces
 
     def _open_once(self, token: _Bearer, path: str, stack: ExitStack) -> tuple[Answer, Iterator[bytes]]:
         with self._pacer.slot():
             return stack.enter_context(self._http.stream(path, auth=token))
-
-    def _wait_for_export(self, answer: Answer, polls: int, deadline: float) -> None:
-        asked = retry_after_seconds(answer.headers.get("retry-after"), datetime.now(UTC))
-        growing = min(FIRST_POLL_SECONDS * 2 ** (polls - 1), LONGEST_POLL_SECONDS) * self._retry.scale
-        wait = jittered(max(growing, SHORTEST_POLL_SECONDS)) if asked is None else max(asked, SHORTEST_POLL_SECONDS)
-        logger.debug("The export is not ready; asked again in %.1f s", wait)
-        if time.monotonic() + wait > deadline or not self._retry.sleep(wait):
-            raise TransientError(
-                "the export did not become ready in time.",
-                system="treazure",
-                method="GET",
-                path=answer.path,
-                status=answer.status,
-                request_id=answer.request_id,
-                hint="The next run requests a new one.",
-            )
-
-    def _redirected(self, answer: Answer, redirects: int) -> str:
-        target = answer.headers.get("location")
-        if not target or redirects > _MOST_REDIRECTS:
-            raise self._http.failure(answer)
-        return self._http.local_path(target, answer.method, answer.path)

@@ -22,10 +22,13 @@ REQUEST_EXPORT = "/api/v1.0/LoyaltyVault/Balances/Get"
 EXPORT_RESULT = "/…/result"
 """How messages name an export's result where its address is not at hand."""
 
-NOT_READY = frozenset({202, 404})
-"""Assumed: what an export's result answers until it is there."""
+NOT_READY = frozenset({202, 204, 404, 409, 425})
+"""What an export's result may answer until it is there; 200 too, with an empty body or a status."""
 EXPIRED = 410
 """Assumed: what it answers once it is gone."""
+
+BOM = b"\xef\xbb\xbf"
+"""May stand before any body."""
 
 CONTACTS = ("accountNumber", "contactId")
 """Assumed: the field of an exported row that names the contact; the first one that is not null counts."""
@@ -38,6 +41,9 @@ MOVING = frozenset({"Load", "Convert", "Redeem", "Expire", "Transfer"})
 INFORMATIONAL = frozenset({"RedeemVoucher"})
 """Transaction types of the history that move no points."""
 
+_STATUSES = ("status", "state", "exportStatus")
+_FAILED = re.compile(r"fail|error|fault|cancel|abort|reject", re.IGNORECASE)
+_LONGEST_REASON = 200
 _EXPORT_LINK = re.compile(r"result|export|balances", re.IGNORECASE)
 LARGEST_MAGNITUDE = 15
 MOST_FRACTION_DIGITS = 20
@@ -170,23 +176,65 @@ def _seconds(raw: msgspec.Raw) -> float:
     return seconds if 0 < seconds < math.inf else _HOUR
 
 
-def read_export_link(body: bytes) -> str:
-    """Find the `href` of an export (assumed spellings: `href` or `hRef`, at top level or in `links`)."""
-    answer = json_of(body)
-    if not isinstance(answer, dict):
-        raise WireError("it is no object")
-    link = _href(answer)
+def read_export_link(body: bytes, location: str | None = None) -> str:
+    """Find the address of an export: `href` in any case, at top level or in `links`, else the `Location` header."""
+    try:
+        answer = json_of(body)
+    except WireError:
+        answer = None
+    link = _href(answer) if isinstance(answer, dict) else None
     if link is not None:
         return link
-    links = answer.get("links")
+    links = _named(answer, "links")
     found = (
         [(str(one.get("rel")), _href(one)) for one in links if isinstance(one, dict)] if isinstance(links, list) else []
     )
     candidates = [(rel, href) for rel, href in found if href is not None and not href.endswith(REQUEST_EXPORT)]
     candidates.sort(key=lambda one: (not _EXPORT_LINK.search(one[0]), not _EXPORT_LINK.search(one[1])))
-    if not candidates:
-        raise WireError("it has no href of an export")
-    return candidates[0][1]
+    if candidates:
+        return candidates[0][1]
+    if location and location.strip():
+        return location.strip()
+    raise WireError("it has no href of an export")
+
+
+@dataclass(frozen=True, slots=True)
+class ExportStatus:
+    """What an export says of itself before its data are there; `reason` is Treazure's, cut."""
+
+    name: str
+    reason: str = ""
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it will never be there."""
+        return bool(_FAILED.search(self.name))
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it was there once."""
+        return "expired" in self.name.lower()
+
+
+def read_export_status(body: bytes) -> ExportStatus | None:
+    """Read an object that names a status; None for every other body."""
+    try:
+        answer = json_of(body)
+    except WireError:
+        return None
+    status = next((found for name in _STATUSES if (found := _named(answer, name)) is not None), None)
+    if not isinstance(status, str | int) or isinstance(status, bool):
+        return None
+    reasons = (_named(answer, name) for name in ("message", "reason", "error", "errorMessage"))
+    reason = next((one for one in reasons if isinstance(one, str)), "")
+    return ExportStatus(str(status)[:50], " ".join(reason.split())[:_LONGEST_REASON])
+
+
+def _named(answer: object, name: str) -> Any:
+    """Return an object's field by its name in any case."""
+    if not isinstance(answer, dict):
+        return None
+    return next((value for key, value in answer.items() if str(key).lower() == name.lower()), None)
 
 
 def result_path(path: str) -> str:
@@ -268,8 +316,8 @@ def _utc(moment: datetime) -> datetime:
 
 
 def _href(link: dict[str, Any]) -> str | None:
-    found = next((link[name] for name in ("href", "hRef") if isinstance(link.get(name), str)), "").strip()
-    return found or None
+    found = _named(link, "href")
+    return (found.strip() or None) if isinstance(found, str) else None
 
 
 def json_of(body: bytes) -> Any:

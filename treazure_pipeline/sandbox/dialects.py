@@ -17,10 +17,17 @@ class Dialects(BaseModel):
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True, hide_input_in_errors=True)
 
-    href: Literal["href", "hRef", "links.href", "links.hRef", "absolute"] = Field(
-        "href", description="Treazure: where the export's address stands in the answer, and how it is spelt"
+    href: Literal["href", "hRef", "links.href", "links.hRef", "absolute", "location"] = Field(
+        "href",
+        description="Treazure: where the export's address stands in the answer, and how it is spelt; "
+        "location: in the header alone",
     )
-    export_not_ready: Literal[202, 404] = Field(202, description="Treazure: status of a result that isn't ready")
+    export_not_ready: Literal[202, 204, 404, 409, 425, "empty", "status"] = Field(
+        202, description="Treazure: what a result that isn't ready answers; empty, status: 200 with such a body"
+    )
+    export_delivery: Literal["body", 301, 302, 303, 307, 308] = Field(
+        "body", description="Treazure: a result that is ready comes by itself, or by a redirect to a storage host"
+    )
     account_key: Literal["accountNumber", "contactId"] = Field(
         "accountNumber", description="Treazure: name of the contact's field in an export"
     )
@@ -46,6 +53,7 @@ class Dialects(BaseModel):
         "count",
         description="Engage: how a page says how many accounts there are: by `count`, by `totalCount`, or not",
     )
+    cookies: bool = Field(False, description="Both: every answer sets a cookie; one that comes back is a problem")
     bom: bool = Field(False, description="Both: a byte order mark stands before every body")
 
     @field_validator("*", mode="before")

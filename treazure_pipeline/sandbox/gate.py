@@ -95,6 +95,8 @@ class _Passage:
     async def go(self, receive: Receive, send: Send) -> None:
         call, world = self._call, self._world
         key = call.headers.get("apikey", "") if call.operation in ENGAGE else None
+        if "cookie" in call.headers:
+            world.observations.add("cookies", 1)
         within_rate = world.observations.arrived(call.operation, key, call.arrival, world.behaviour)
         body = await _body(receive)
         if body is None:

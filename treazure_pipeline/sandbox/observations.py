@@ -246,6 +246,8 @@ class Observations:
             "rows were sent older than one already accepted": self.older_than_accepted.count,
             "amounts were older than one already accepted": self.stale_amounts.count,
             "amounts were never a balance in Treazure": self.foreign_amounts.count,
+            "requests brought a cookie back": self.counts["cookies"],
+            "requests took credentials to the storage host": self.counts["strayed"],
             "receipts were booked more than once": sum(
                 count > 1 for receipt, count in self.receipts.items() if receipt
             ),

@@ -31,7 +31,7 @@ from treazure_pipeline.sandbox.points import (
 )
 from treazure_pipeline.sandbox.vault import KINDS, LOAD, REDEEM, Details, Movement, Vault
 from treazure_pipeline.sandbox.wire import answer, call_of, documented_body, world_of
-from treazure_pipeline.sandbox.world import SECOND, World, WrongRequestError
+from treazure_pipeline.sandbox.world import SECOND, Export, World, WrongRequestError
 
 if TYPE_CHECKING:
     from treazure_pipeline.sandbox.faults import Fault
@@ -141,7 +141,21 @@ async def request_balances(request: Request) -> Response:
 @router.get(f"{_BASE}/Balances/{{export}}/result")
 def balances_result(export: str, request: Request) -> Response:
     """The export: 202 or 404 until it is ready, then an array of balances; 410 once it is gone."""
-    return _guarded(request, lambda world: _balances_result(world, export))
+    return _guarded(request, lambda world: _balances_result(world, export, request))
+
+
+@router.get("/storage/{export}")
+def stored_result(export: str, request: Request) -> Response:
+    """The storage host that a result may be fetched from: it takes its own signed links, and wants no credentials."""
+    world = world_of(request)
+    if {"authorization", "apikey", "cookie"} & set(request.headers):
+        world.observations.add("strayed", 1)
+        return Response(b"<Error>InvalidAuthenticationInfo</Error>", 400, media_type="application/xml")
+    with world.lock:
+        known = world.exports.get(export)
+    if known is None or request.query_params.get("sig") != _signature(export):
+        return Response(b"<Error>AuthenticationFailed</Error>", 403, media_type="application/xml")
+    return _result(world, known)
 
 
 @router.get(f"{_BASE}/Account/{{account}}")
@@ -210,13 +224,15 @@ def _request_balances(request: Request, body: bytes) -> Response:
                 return answer({key: href})
             case "links.href" | "links.hRef" as key:
                 return answer({"links": [{key.removeprefix("links."): href, "rel": "self", "method": "GET"}]})
+            case "location":
+                return Response(status_code=202, headers={"location": href})
             case "absolute":
                 return answer({"href": f"{str(request.base_url).rstrip('/')}{href}"})
 
     return _guarded(request, work)
 
 
-def _balances_result(world: World, name: str) -> Response:
+def _balances_result(world: World, name: str, request: Request) -> Response:
     behaviour = world.behaviour
     with world.lock:
         export = world.exports.get(name)
@@ -235,7 +251,28 @@ def _balances_result(world: World, name: str) -> Response:
         if world.faults.take("export_result", "export_never_ready") or early:
             after = behaviour.export_retry_after
             headers = {} if after is None else {"retry-after": f"{after:g}"}
-            return answer({"status": "InProgress"}, behaviour.export_not_ready, headers)
+            return _not_ready(world, headers)
+    if behaviour.export_delivery == "body":
+        return _result(world, export)
+    # Another name of this machine is another host to every client.
+    host = "127.0.0.1" if request.url.hostname == "localhost" else "localhost"
+    where = f"http://{host}:{request.url.port}/storage/{name}?sig={_signature(name)}"
+    return Response(status_code=behaviour.export_delivery, headers={"location": where})
+
+
+def _signature(name: str) -> str:
+    return name[::-1]
+
+
+def _not_ready(world: World, headers: dict[str, str]) -> Response:
+    how = world.behaviour.export_not_ready
+    if how in {204, "empty"}:
+        return Response(status_code=204 if how == 204 else 200, headers=headers)
+    return answer({"status": "InProgress"}, 200 if how == "status" else int(how), headers)
+
+
+def _result(world: World, export: Export) -> Response:
+    with world.lock:
         vault = world.vault(export.loyalty_id)
         member = vault.mutated_between(export.start, export.end)
         balance, mutated = vault.visible[member], vault.mutated[member]

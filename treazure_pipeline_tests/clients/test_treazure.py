@@ -17,7 +17,6 @@ from treazure_pipeline.clients.transport import RetryPolicy
 from treazure_pipeline.clients.treazure import TreazureClient
 from treazure_pipeline.errors import (
     AuthenticationError,
-    ExportExpiredError,
     GatewayError,
     InvalidAnswerError,
     NoAnswerError,
@@ -257,14 +256,10 @@ def test_a_tricky_relative_link_stays_on_the_host(stub: Stub, href: str) -> None
 
 
 @pytest.mark.parametrize("location", ["https://evil.example/x", "//evil.example/x"])
-def test_a_redirect_to_another_host_is_not_followed(stub: Stub, location: str) -> None:
-    stub.on(RESULT, Reply(302, headers={"Location": location}))
+def test_a_redirect_of_a_call_with_a_body_is_not_followed(stub: Stub, location: str) -> None:
     stub.on(EXPORT, Reply(307, headers={"Location": location}))
-    with client(stub) as treazure:
-        with pytest.raises(InvalidAnswerError, match=r"evil\.example"), treazure.open_balances(RESULT):
-            pass
-        with pytest.raises(InvalidAnswerError, match=r"evil\.example"):
-            treazure.request_balances("points", NOON, NOON)
+    with client(stub) as treazure, pytest.raises(InvalidAnswerError, match=r"evil\.example"):
+        treazure.request_balances("points", NOON, NOON)
 
 
 def test_a_redirect_on_the_same_host_leads_to_the_result(stub: Stub) -> None:
@@ -272,12 +267,6 @@ def test_a_redirect_on_the_same_host_leads_to_the_result(stub: Stub) -> None:
     stub.on("/files/7/result", answer([]))
     with client(stub) as treazure, treazure.open_balances(RESULT) as pieces:
         assert b"".join(pieces) == b"[]"
-
-
-def test_redirects_in_a_circle_end(stub: Stub) -> None:
-    stub.on(RESULT, Reply(302, headers={"Location": RESULT}))
-    with client(stub) as treazure, pytest.raises(InvalidAnswerError), treazure.open_balances(RESULT):
-        pass
 
 
 def test_an_export_is_asked_for_until_it_is_ready_and_comes_whole(stub: Stub) -> None:
@@ -295,25 +284,6 @@ def test_an_export_is_asked_for_until_it_is_ready_and_comes_whole(stub: Stub) ->
     assert pacer.slots == 5
 
 
-def test_waiting_for_an_export_ends_when_the_run_is_stopped(stub: Stub) -> None:
-    stub.on(RESULT, Reply(202, headers={"Retry-After": "300"}))
-    stop = threading.Event()
-    stop.set()
-    with (
-        client(stub, retry=RetryPolicy(stop=stop)) as treazure,
-        pytest.raises(TransientError, match="ready"),
-        treazure.open_balances(RESULT),
-    ):
-        pass
-
-
-def test_an_expired_export_says_so(stub: Stub) -> None:
-    stub.on(RESULT, Reply(410))
-    with client(stub) as treazure, pytest.raises(ExportExpiredError), treazure.open_balances(RESULT):
-        pass
-    assert len(stub.asked_for(RESULT)) == 1
-
-
 def test_an_export_that_breaks_off_is_no_answer(stub: Stub) -> None:
     stub.on(RESULT, Reply(200, b"[" + b" " * 100_000, cut=True))
     with client(stub) as treazure, treazure.open_balances(RESULT) as pieces, pytest.raises(NoAnswerError):
@@ -321,7 +291,7 @@ def test_an_export_that_breaks_off_is_no_answer(stub: Stub) -> None:
 
 
 def test_an_error_of_the_reader_of_an_export_goes_through_and_the_client_stays_usable(stub: Stub) -> None:
-    stub.on(RESULT, Reply(200, b" " * 3_000_000))
+    stub.on(RESULT, Reply(200, b"[" + b" " * 3_000_000))
     with client(stub, concurrency=1) as treazure:
         for _ in range(5):
             with pytest.raises(ZeroDivisionError), treazure.open_balances(RESULT) as pieces:

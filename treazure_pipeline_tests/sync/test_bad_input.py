@@ -123,7 +123,7 @@ def test_upper_case_guids_are_the_same_contacts(shop: Shop) -> None:
     [
         ("not_array", {}, InvalidAnswerError),
         ("html", {}, InvalidAnswerError),
-        ("empty", {}, InvalidAnswerError),
+        ("empty", {}, TransientError),
         ("truncated", {"clean": True}, InvalidAnswerError),
         ("truncated", {"clean": False}, TransientError),
         ("server_error", {"on": ["export_result"]}, TransientError),
@@ -141,7 +141,7 @@ def test_upper_case_guids_are_the_same_contacts(shop: Shop) -> None:
 def test_an_export_that_cannot_be_had_fails_clearly_and_changes_nothing(
     shop: Shop, fault: str, parameters: dict[str, Any], error: type[RemoteError], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("treazure_pipeline.clients.treazure.SHORTEST_EXPORT_PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr("treazure_pipeline.clients.exports.SHORTEST_PATIENCE_SECONDS", 0.3)
     shop.sync()
     shop.sandbox.play_hour(changes=20)
     before = shop.dump()
