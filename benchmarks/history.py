@@ -16,8 +16,8 @@ from databases import running_server
 
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.database import schema
+from treazure_pipeline.ledger.coverage import next_window
 from treazure_pipeline.ledger.limiter import Priority
-from treazure_pipeline.ledger.snapshots import next_window
 from treazure_pipeline.ledger.store import Account
 from treazure_pipeline.sandbox import API_KEY, CLIENT_ID, CLIENT_SECRET, LOYALTY_ID, sandbox_process
 from treazure_pipeline.settings import Settings, load_settings
@@ -88,8 +88,9 @@ def _known(connections: Connections) -> Account:
     account = connections.ledger.account(connections.settings.programmes[0])
     window = next_window(connections.ledger, account, full=True)
     take_snapshot(
-        connections.ledger, connections.treazure, account, window, run_id="benchmark", retry=connections.retry
-    )
+        connections.ledger, connections.treazure, account, window, run_id="benchmark", retry=connections.retry,
+        max_rejected_share=connections.settings.programmes[0].guards.max_rejected_share,
+    )  # fmt: skip
     merge_snapshot(connections.ledger, connections.treazure, account, run_id="benchmark")
     return account
 

@@ -130,7 +130,7 @@ def settings(stub: str, database: str) -> Any:
 def pipeline(stub: str, database: str) -> dict[str, Any]:
     """The domain code without Dagster, called as the assets call it."""
     from treazure_pipeline.connections import Connections
-    from treazure_pipeline.ledger import snapshots
+    from treazure_pipeline.ledger import coverage
     from treazure_pipeline.sync.balances import merge_snapshot, take_snapshot
     from treazure_pipeline.sync.guards import judge
     from treazure_pipeline.sync.push import push
@@ -141,10 +141,11 @@ def pipeline(stub: str, database: str) -> dict[str, Any]:
         ledger = connections.ledger
         account = ledger.account(configured.programmes[0])
         with ledger.holding(account):
-            window = snapshots.next_window(ledger, account)
+            window = coverage.next_window(ledger, account)
             snapshot = take_snapshot(
-                ledger, connections.treazure, account, window, run_id="benchmark", retry=connections.retry
-            )
+                ledger, connections.treazure, account, window, run_id="benchmark", retry=connections.retry,
+                max_rejected_share=configured.programmes[0].guards.max_rejected_share,
+            )  # fmt: skip
             diff = merge_snapshot(ledger, connections.treazure, account, run_id="benchmark")
             judging = time.perf_counter()
             judgement = judge(ledger, account, configured.programmes[0].guards, run_id="benchmark")

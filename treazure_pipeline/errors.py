@@ -12,6 +12,7 @@
     │  ├─ LeaseLostError
     │  └─ SchemaOutdatedError
     ├─ ClocksApartError
+    ├─ UntrustedExportError
     ├─ RunIncompleteError
     ├─ RateUsedUpError
     └─ RemoteError
@@ -95,6 +96,10 @@ class SchemaOutdatedError(DatabaseError):
 
 class ClocksApartError(PipelineError):
     """The database's clock and Treazure's differ by more than the windows of exports allow for; nothing was fetched."""
+
+
+class UntrustedExportError(PipelineError):
+    """Too many of an export's rows can't be understood: it covers nothing, and nothing of it was taken over."""
 
 
 class RunIncompleteError(PipelineError):

@@ -46,6 +46,7 @@ _GUARDS = {
     "GUARD_MAX_ZEROED_SHARE": "max_zeroed_share",
     "GUARD_MAX_TOTAL_SHARE": "max_total_share",
     "GUARD_MAX_SINGLE_CHANGE": "max_single_change",
+    "GUARD_MAX_REJECTED_SHARE": "max_rejected_share",
 }
 _LOYALTY_ID_IS_MISSING = (
     "is missing: set it to the loyaltyPointDefinitionId of the programme in Treazure, "
@@ -144,6 +145,7 @@ class Guards(BaseModel):
         max_zeroed_share: Of the known contacts, how many may go to zero; 1 switches the guard off.
         max_total_share: By how much of itself the points total may change; it can more than double.
         max_single_change: Points by which one contact's balance may change.
+        max_rejected_share: Of an export's rows, how many may be unreadable (from 10 on); never all of them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -152,6 +154,7 @@ class Guards(BaseModel):
     max_zeroed_share: Annotated[Decimal, Field(ge=0, le=1)] = Decimal("0.02")
     max_total_share: Annotated[Decimal, Field(ge=0)] = Decimal("0.2")
     max_single_change: Annotated[Decimal, Field(ge=0)] = Decimal(1_000_000)
+    max_rejected_share: Annotated[Decimal, Field(ge=0, le=1)] = Decimal("0.1")
 
 
 class Programme(BaseModel):

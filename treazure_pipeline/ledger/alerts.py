@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from psycopg.rows import class_row
 
 from treazure_pipeline.errors import BusyError
+from treazure_pipeline.ledger import coverage
 from treazure_pipeline.ledger.store import retried
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def firing(ledger: Ledger) -> list[Message]:
 
 _COLUMNS = "a.key, a.episode, a.firing, a.began, a.ended, a.title, a.body"
 
-_HEALTH = """
+_HEALTH = f"""
 with waiting as (
     select digest, reasons, made_at from plan where programme = %(programme)s and state = 'open' order by id desc limit 1),
 refused as (
@@ -161,7 +162,7 @@ refused as (
 rejected as (
     select count(*) as n, min(since) as since from rejection where programme = %(programme)s and resolved_at is null)
 select clock_timestamp() as now,
-       (select upper(r) from unnest(g.covered) r where r @> %(beginning)s::timestamptz) as covered_until,
+       {coverage.COVERED_UNTIL} as covered_until,
        coalesce((select k.contacts from known k where k.programme = g.id), 0) as known,
        (select digest from waiting) as plan, (select reasons from waiting) as plan_reasons,
        (select made_at from waiting) as plan_made_at,

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from treazure_pipeline.ledger import batches
+from treazure_pipeline.ledger import batches, coverage
 from treazure_pipeline.ledger.store import retried
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from datetime import datetime
     from decimal import Decimal
 
@@ -125,20 +124,6 @@ def status(ledger: Ledger, account: Account) -> Status:
 
 
 @retried
-def holes(ledger: Ledger, account: Account) -> Sequence[tuple[datetime, datetime]]:
-    """Return the times not covered between the programme's beginning and the end of coverage, recomputed from the windows."""
-    with ledger.transaction() as connection:
-        return connection.execute(
-            "with windows as (select range_agg(tstzrange(window_from, least(window_to, asked))) as covered from observation "
-            "where programme = %(id)s and source = 'export' and state = 'merged' and window_from < least(window_to, asked)), "
-            "wanted as (select tstzmultirange(tstzrange(%(beginning)s, upper(covered))) - covered as missing from windows "
-            "where upper(covered) > %(beginning)s) "
-            "select lower(hole), upper(hole) from wanted, unnest(missing) hole order by 1",
-            {"id": account.id, "beginning": account.beginning},
-        ).fetchall()
-
-
-@retried
 def audit(ledger: Ledger, account: Account, *, always: bool = False) -> Audit:
     """Compare the running total of the master balances with a sum of its own.
 
@@ -184,16 +169,14 @@ select (select coalesce(sum(entered), 0)::bigint from observation
 from rows
 """
 
-_STATUS = """
+_STATUS = f"""
 with last as (
     select window_from, window_to from observation
     where programme = %(programme)s and source = 'export' and state = 'merged' order by id desc limit 1),
 rows as materialized (
     select since, reason, gone, held, master < 0 and held and not gone as negative from unsettled where programme = %(programme)s)
 select g.mode, clock_timestamp() as now, (select window_from from last), (select window_to from last),
-       (select upper(r) from unnest(g.covered) r where r @> %(beginning)s::timestamptz),
-       (select count(*) from unnest(tstzmultirange(case when upper(g.covered) > %(beginning)s
-            then tstzrange(%(beginning)s, upper(g.covered)) else 'empty' end) - g.covered)),
+       {coverage.COVERED_UNTIL}, (select count(*) from {coverage.HOLES}),
        (select count(*) from rows), (select count(*) from rows where held),
        (select count(*) from rows where reason is not null), (select count(*) from rows where gone),
        (select count(*) from rows where negative),

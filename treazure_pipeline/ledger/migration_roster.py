@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from psycopg.rows import class_row
 
 from treazure_pipeline.ledger import migrations
+from treazure_pipeline.ledger.coverage import OVERLAP
 from treazure_pipeline.ledger.migrations import FINDINGS_AT_ONCE, Finding
-from treazure_pipeline.ledger.snapshots import OVERLAP
 from treazure_pipeline.ledger.store import retried
 
 if TYPE_CHECKING:

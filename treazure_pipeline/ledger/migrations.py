@@ -18,7 +18,7 @@ from psycopg.rows import class_row
 
 from treazure_pipeline.errors import BusyError, PipelineError
 from treazure_pipeline.ledger import batches
-from treazure_pipeline.ledger.snapshots import OVERLAP
+from treazure_pipeline.ledger.coverage import OVERLAP
 from treazure_pipeline.ledger.store import retried
 
 if TYPE_CHECKING:

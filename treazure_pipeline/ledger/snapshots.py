@@ -1,4 +1,4 @@
-"""From an export to pending balances: windows, staging, the merge, coverage, single-account observations.
+"""From a staged export to pending balances: the merge, and observations of single accounts.
 
 An observation is a statement of the master that was true at some time between `asked` and `answered`, both on the
 database's clock (I2). The merge works in sets; what it touches are the rows that the export lists.
@@ -7,7 +7,6 @@ database's clock (I2). The merge works in sets; what it touches are the rows tha
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
@@ -16,36 +15,25 @@ from psycopg.rows import dict_row
 from psycopg.sql import SQL, Identifier
 from psycopg.types.json import Jsonb
 
-from treazure_pipeline.clients import wire
 from treazure_pipeline.errors import DatabaseError
-from treazure_pipeline.ledger import batches, rejections
+from treazure_pipeline.ledger import batches, coverage, rejections, staging
 from treazure_pipeline.ledger.figures import MARKS, Stock
 from treazure_pipeline.ledger.store import retried
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
     from datetime import datetime
     from typing import Any
 
     import psycopg
 
-    from treazure_pipeline.clients.decoding import BalanceBlock, RejectedRow
     from treazure_pipeline.ledger.store import Account, Ledger
 
-OVERLAP = timedelta(hours=2)
-MOST_APART = timedelta(minutes=5)
-"""So much may the database's clock differ from Treazure's: a small part of the overlap."""
 _SMALL_SHARE = 0.2
-_REJECTIONS_AT_ONCE = 2_000
 
 
-@dataclass(frozen=True)
-class Window:
-    """Mutation times [start, end] asked of the master; `is_full`: from the programme's beginning, all accounts."""
-
-    start: datetime
-    end: datetime
-    is_full: bool = False
+def _past(time: str) -> str:
+    """Say in SQL: a recorded time; one in the future was recorded by a clock that was ahead, and tells nothing of the order."""
+    return f"case when {time} <= clock_timestamp() then {time} else 'epoch' end"
 
 
 @dataclass(frozen=True)
@@ -69,90 +57,6 @@ class MergeFigures:
     points_change: Decimal
     points_after: Decimal
     stock: Stock
-
-
-@retried
-def next_window(ledger: Ledger, account: Account, *, full: bool = False) -> Window:
-    """Return the window that leaves no hole (I1): from 2 h before the end of unbroken coverage to 2 h from now.
-
-    With no coverage from the programme's beginning on, or with `full`, it starts at that beginning.
-    """
-    with ledger.transaction() as connection:
-        row = connection.execute(
-            "select clock_timestamp(), (select upper(r) from programme g, unnest(g.covered) r "
-            "where g.id = %(id)s and r @> %(beginning)s::timestamptz)",
-            {"id": account.id, "beginning": account.beginning},
-        ).fetchone()
-    assert row is not None
-    now, covered_until = row
-    if full or covered_until is None:
-        return Window(account.beginning, now + OVERLAP, is_full=True)
-    return Window(max(covered_until - OVERLAP, account.beginning), now + OVERLAP)
-
-
-@retried
-def ask(ledger: Ledger, account: Account, window: Window, run_id: str) -> int:
-    """Note that an export is about to be requested, with the database's time, and return the observation's number.
-
-    An earlier export of the programme that was never merged is given up: this one's window covers its time too.
-    """
-    with ledger.transaction() as connection:
-        stale = connection.execute(
-            "delete from observation where programme = %s and source = 'export' and state <> 'merged' returning id",
-            (account.id,),
-        ).fetchall()
-        for (number,) in stale:
-            connection.execute(SQL("drop table if exists {}").format(_stage(number)))
-        row = connection.execute(
-            "insert into observation (programme, source, state, run_id, asked, window_from, window_to, is_full) "
-            "values (%s, 'export', 'asked', %s, clock_timestamp(), %s, %s, %s) returning id",
-            (account.id, run_id, window.start, window.end, window.is_full),
-        ).fetchone()
-        assert row is not None
-        return int(row[0])
-
-
-def stage(ledger: Ledger, account: Account, observation: int, blocks: Iterable[BalanceBlock]) -> tuple[int, int]:
-    """Copy an export's rows into the observation's staging table as they stream in; return (fetched, rejected).
-
-    Unless all of `blocks` arrives the observation stays unusable: whatever `blocks` raises goes through, and nothing
-    of the ledger has changed.
-    """
-    fetched = rejected = 0
-    kept: list[RejectedRow] = []
-    table = _stage(observation)
-    with ledger.transaction() as connection:
-        connection.execute(
-            SQL("create unlogged table {} (contact uuid not null, balance numeric not null, mutated_at timestamptz, "
-                "position bigint not null)").format(table)
-        )  # fmt: skip
-    with ledger.transaction() as connection, connection.cursor() as cursor:
-        with cursor.copy(SQL("copy {} (contact, balance, mutated_at, position) from stdin").format(table)) as copy:
-            for block in blocks:
-                copy.write(block.copy_text)
-                fetched += block.rows + len(block.rejected)
-                rejected += len(block.rejected)
-                kept += block.rejected
-                if len(kept) >= _REJECTIONS_AT_ONCE:
-                    _keep_rejected(ledger, account, observation, kept)
-                    kept.clear()
-        _keep_rejected(ledger, account, observation, kept)
-        connection.execute(
-            "update observation set state = 'staged', answered = clock_timestamp(), figures = %s where id = %s",
-            (Jsonb({"fetched": fetched, "rejected": rejected}), observation),
-        )
-    return fetched, rejected
-
-
-@retried
-def staged(ledger: Ledger, account: Account) -> int | None:
-    """Return the observation that is staged and waits for its merge, or None."""
-    with ledger.transaction() as connection:
-        row = connection.execute(
-            "select id from observation where programme = %s and source = 'export' and state = 'staged'",
-            (account.id,),
-        ).fetchone()
-    return None if row is None else int(row[0])
 
 
 @retried
@@ -183,7 +87,7 @@ def merge(ledger: Ledger, account: Account, observation: int, *, lot: int) -> Me
             "for update",
             (observation,),
         )
-        table, latest = _stage(observation), Identifier(f"latest_{observation}")
+        table, latest = staging.table(observation), Identifier(f"latest_{observation}")
         values = {"programme": account.id, "observation": observation, "lot": lot} | known
         stored = _one(cursor, SQL("select count(*) as n from {}").format(table))["n"]
         fetched, rejected = known["figures"]["fetched"], known["figures"]["rejected"]
@@ -260,7 +164,8 @@ def record_account(
         cursor.execute("set local synchronous_commit to off")
         known = _one(
             cursor,
-            "select clock_timestamp() as answered, g.export_answered, g.points_total from programme g where id = %s for update",
+            f"select clock_timestamp() as answered, {_past('g.export_answered')} as "
+            "export_answered, g.points_total from programme g where id = %s for update",
             (account.id,),
         )
         batches.keep_from_settling(connection, account, contact)
@@ -303,26 +208,6 @@ def drop_reread(ledger: Ledger, account: Account, contact: str) -> None:
         connection.execute("delete from reread where programme = %s and contact = %s", (account.id, contact))
 
 
-@retried
-def _keep_rejected(ledger: Ledger, account: Account, observation: int, rows: Sequence[RejectedRow]) -> None:
-    with ledger.transaction() as connection, connection.cursor() as cursor:
-        cursor.executemany(
-            "insert into rejection (programme, digest, contact, field, value, reason, raw, first_seen, last_seen, observation) "
-            "values (%(programme)s, md5(%(raw)s || chr(10) || %(reason)s), %(contact)s, %(field)s, %(value)s, %(reason)s, %(raw)s, now(), now(), %(observation)s) "
-            "on conflict (programme, digest) do update "
-            "set last_seen = now(), seen = rejection.seen + 1, observation = excluded.observation" + rejections.REOPEN,
-            [
-                {key: value.replace("\0", "\\0") if isinstance(value, str) else value for key, value in row.items()}
-                for row in (
-                    {"programme": account.id, "field": rejected.field, "value": rejected.value,
-                     "reason": rejected.reason, "raw": rejected.raw, "observation": observation,
-                     "contact": None if rejected.field in wire.CONTACTS else rejected.contact}
-                    for rejected in rows
-                )
-            ],
-        )  # fmt: skip
-
-
 def _note_vanished(cursor: psycopg.Cursor[dict[str, Any]], latest: Identifier, values: dict[str, Any]) -> int:
     cursor.execute(SQL("analyze {} (contact)").format(latest))
     cursor.execute(
@@ -339,10 +224,6 @@ def _note_vanished(cursor: psycopg.Cursor[dict[str, Any]], latest: Identifier, v
         values,
     )  # fmt: skip
     return cursor.rowcount
-
-
-def _stage(observation: int) -> Identifier:
-    return Identifier(f"stage_{observation}")
 
 
 def _one(cursor: psycopg.Cursor[dict[str, Any]], statement: Any, values: Any = None) -> dict[str, Any]:
@@ -375,7 +256,7 @@ where coalesce(p.master, l.sent) is distinct from s.balance
 _NOTE = """
 with recent as materialized (
     select id, asked from observation
-    where programme = %(programme)s and answered >= %(asked)s and state = 'merged'),
+    where programme = %(programme)s and answered between %(asked)s and clock_timestamp() and state = 'merged'),
 judged as materialized (
     select contact, balance, before, was_pending,
            coalesce(observation not in (select id from recent), true) as newer,
@@ -420,19 +301,21 @@ moved as (
 select count(*) as settled from settled
 """
 
-_CLOSE = """
+_CLOSE = f"""
 with merged as (
     update observation set state = 'merged', figures = %(figures)s where id = %(observation)s)
-update programme set
-    covered = covered + tstzmultirange(case when least(%(window_to)s, %(asked)s) > %(window_from)s
+update programme g set
+    covered = {coverage.TRUSTED} + tstzmultirange(case when least(%(window_to)s, %(asked)s) > %(window_from)s
         then tstzrange(%(window_from)s, least(%(window_to)s, %(asked)s)) else 'empty'::tstzrange end),
-    export_answered = greatest(export_answered, %(answered)s),
+    export_answered = greatest({_past("g.export_answered")}, %(answered)s),
     points_total = points_total + %(change)s
 where id = %(programme)s
 """
 
-_KNOWN_ROW = """
-select k.balance, k.settled, coalesce(o.asked, 'epoch') as asked, coalesce(o.answered, 'epoch') as answered from (
+_KNOWN_ROW = f"""
+select k.balance, k.settled, case when o.answered <= clock_timestamp() then o.asked else 'epoch' end as asked,
+       {_past("o.answered")} as answered
+from (
     (select master as balance, observation, false as settled from unsettled
      where programme = %(programme)s and contact = %(contact)s)
     union all

@@ -15,8 +15,8 @@ from pydantic import Field
 
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.errors import PipelineError, SettingsError
-from treazure_pipeline.ledger import batches, figures, frames, rejections, snapshots
-from treazure_pipeline.ledger.snapshots import Window
+from treazure_pipeline.ledger import batches, coverage, figures, frames, rejections, snapshots
+from treazure_pipeline.ledger.coverage import Window
 from treazure_pipeline.ledger.store import Account
 from treazure_pipeline.orchestration import guards
 from treazure_pipeline.orchestration import metadata as md
@@ -105,6 +105,7 @@ def build_balance_sync(programme: Programme, *, prefixed: bool) -> dg.Definition
             snapshot = take_snapshot(
                 connections.ledger, connections.treazure, account, _window(connections, account, config),
                 run_id=context.run.run_id, retry=connections.retry,
+                max_rejected_share=programme.guards.max_rejected_share,
             )  # fmt: skip
             rejected = frames.rejections(connections.ledger, account, limit=md.SAMPLE_ROWS)
         return dg.MaterializeResult(
@@ -160,7 +161,7 @@ def build_balance_sync(programme: Programme, *, prefixed: bool) -> dg.Definition
             )  # fmt: skip
             changes = frames.diff(connections.ledger, account, context.run.run_id, limit=md.SAMPLE_ROWS)
             status = figures.status(connections.ledger, account)
-            holes = figures.holes(connections.ledger, account)
+            holes = coverage.holes(connections.ledger, account)
             audit = figures.audit(connections.ledger, account)
             judgement = guards.judged(connections, account, programme, context.run.run_id)
             guard_check = guards.guard_check(connections, account, judgement)
@@ -425,7 +426,7 @@ def window_asked_for(
 
 def _window(connections: Connections, account: Account, config: SnapshotConfig) -> Window:
     asked = window_asked_for(config.window_from, config.window_to, full_resync=config.full_resync)
-    chosen = snapshots.next_window(connections.ledger, account, full=config.full_resync)
+    chosen = coverage.next_window(connections.ledger, account, full=config.full_resync)
     if asked is None:
         return chosen
     start, end = asked[0], asked[1] or chosen.end

@@ -17,7 +17,7 @@ from treazure_pipeline.errors import (
     PipelineError,
     RemoteError,
 )
-from treazure_pipeline.ledger import batches, snapshots
+from treazure_pipeline.ledger import batches, snapshots, staging
 from treazure_pipeline.sync.exports import begin_export
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from treazure_pipeline.clients.transport import RetryPolicy
     from treazure_pipeline.clients.treazure import TreazureClient
-    from treazure_pipeline.ledger.snapshots import MergeFigures, Window
+    from treazure_pipeline.ledger.coverage import Window
+    from treazure_pipeline.ledger.snapshots import MergeFigures
     from treazure_pipeline.ledger.store import Account, Ledger
 
 logger = logging.getLogger(__name__)
@@ -70,22 +71,26 @@ def take_snapshot(
     *,
     run_id: str,
     retry: RetryPolicy,
+    max_rejected_share: Decimal,
 ) -> Snapshot:
     """Have Treazure export the balances that changed in `window` and stage them in the ledger.
 
     An export that has expired, or whose body breaks off, is requested again; other tries are the client's. Raises
-    RemoteError when it can't be had, ClocksApartError when its window could not be trusted; then nothing has changed.
+    RemoteError when it can't be had, ClocksApartError when its window could not be trusted, UntrustedExportError when
+    more than `max_rejected_share` of its rows can't be understood; then nothing has changed.
     """
     began = time.perf_counter()
     broken = expired = 0
     while True:
-        observation = snapshots.ask(ledger, account, window, run_id)
+        observation = staging.ask(ledger, account, window, run_id)
         path, ahead = begin_export(ledger, treazure, account, window.start, window.end)
         try:
             with treazure.open_balances(path) as chunks:
                 try:
                     rows = decode_balances(chunks, account.loyalty_id)
-                    fetched, rejected = snapshots.stage(ledger, account, observation, rows)
+                    fetched, rejected = staging.stage(
+                        ledger, account, observation, rows, max_rejected_share=max_rejected_share
+                    )
                     return Snapshot(observation, window, fetched, rejected, time.perf_counter() - began, ahead)
                 except NoAnswerError as error:
                     broken += 1
@@ -116,7 +121,7 @@ def merge_snapshot(
     began = time.perf_counter()
     batches.fold(ledger, account)
     batches.return_rows(ledger, account)
-    observation = snapshots.staged(ledger, account)
+    observation = staging.staged(ledger, account)
     if observation is None:
         message = f"Programme {account.name!r} has no fetched snapshot to compare."
         raise NoSnapshotError(message, hint="Materialise treazure_balance_snapshot first.")

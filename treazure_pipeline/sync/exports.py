@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from treazure_pipeline.errors import ClocksApartError
-from treazure_pipeline.ledger.snapshots import MOST_APART
+from treazure_pipeline.ledger.coverage import MOST_APART
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -16,7 +16,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, TypeVar
 
 from treazure_pipeline.errors import AuthenticationError, NotFoundError, RemoteError
-from treazure_pipeline.ledger import snapshots, verification
+from treazure_pipeline.ledger import coverage, verification
 from treazure_pipeline.ledger.verification import Reading, Tally
 from treazure_pipeline.sync.balances import read_account
 
@@ -182,7 +182,7 @@ class _Run:
         What moved before the next window begins has been fetched: what differs without a later movement was missed.
         """
         work, tally = self._work, self.tally
-        window = snapshots.next_window(work.ledger, work.account)
+        window = coverage.next_window(work.ledger, work.account)
         rows = verification.next_for_master(work.ledger, work.account, size=MASTER_SAMPLE)
 
         def once(row: Row) -> tuple[bool, bool]:

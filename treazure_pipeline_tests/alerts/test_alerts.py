@@ -168,6 +168,7 @@ def test_stale_data_is_told_when_no_run_has_come_for_three_hours(watch: Watch, t
 
 
 def test_rejections_are_told_above_the_limit_only(watch: Watch, target: Target) -> None:
+    watch.shop.environ["GUARD_MAX_REJECTED_SHARE"] = "1"
     watch.shop.sandbox.set_fault("bad_rows", raw_rows=[f'{{"accountNumber": "x{n}"}}' for n in range(100)])
     watch.run()
     watch.tick()

@@ -13,7 +13,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from treazure_pipeline.ledger import figures, frames, snapshots
+from treazure_pipeline.ledger import coverage, frames, snapshots, staging
 from treazure_pipeline.ledger.retention import Pruned, prune
 from treazure_pipeline.orchestration.definitions import build_definitions
 from treazure_pipeline.sync.balances import read_account
@@ -56,7 +56,7 @@ def assert_whole(shop: Shop) -> None:
     assert [row for row in carried if row[1] != row[2]] == []
     with shop.connect() as connections:
         account = account_of(connections)
-        assert figures.holes(connections.ledger, account) == []
+        assert coverage.holes(connections.ledger, account) == []
         assert_adds_up(connections, account)
 
 
@@ -109,7 +109,7 @@ def test_what_is_planned_pending_or_under_way_stays_however_old_it_is(shop: Shop
     with shop.connect() as connections:
         account = account_of(connections)
         fetch(connections, account)
-        observation = snapshots.staged(connections.ledger, account)
+        observation = staging.staged(connections.ledger, account)
         assert observation is not None
         snapshots.merge(connections.ledger, account, observation, lot=50)
     before = shop.sql("select * from unsettled order by contact")

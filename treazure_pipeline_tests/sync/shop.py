@@ -16,11 +16,11 @@ import pytest
 
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.database.schema import SCHEMA
-from treazure_pipeline.ledger import figures, snapshots
-from treazure_pipeline.ledger.snapshots import Window
+from treazure_pipeline.ledger import coverage, figures
+from treazure_pipeline.ledger.coverage import Window
 from treazure_pipeline.ledger.store import Account
 from treazure_pipeline.sandbox import API_KEY, CLIENT_ID, CLIENT_SECRET, LOYALTY_ID, Sandbox, running_sandbox
-from treazure_pipeline.settings import Settings, load_settings
+from treazure_pipeline.settings import Guards, Settings, load_settings
 from treazure_pipeline.sync.balances import Diff, Snapshot, merge_snapshot, take_snapshot
 from treazure_pipeline.sync.guards import judge
 from treazure_pipeline.sync.push import PushFigures, push
@@ -94,7 +94,7 @@ class Shop:
             account = account_of(connections, programme)
             connections.ledger.hold(account)
             run_id = uuid.uuid4().hex
-            chosen = snapshots.next_window(connections.ledger, account, full=full)
+            chosen = coverage.next_window(connections.ledger, account, full=full)
             snapshot = fetch(connections, account, Window(*window) if window else chosen, run_id)
             diff = merge(connections, account, run_id)
             pushed = send(connections, account, run_id, diff)
@@ -186,12 +186,19 @@ def account_of(connections: Connections, programme: int = 0) -> Account:
     return connections.ledger.account(connections.settings.programmes[programme])
 
 
+def guards_of(connections: Connections, account: Account) -> Guards:
+    """The guards of an account's programme."""
+    (guards,) = (one.guards for one in connections.settings.programmes if one.name == account.name)
+    return guards
+
+
 def fetch(connections: Connections, account: Account, window: Window | None = None, run_id: str = "run") -> Snapshot:
     """The first step of a run."""
-    chosen = window or snapshots.next_window(connections.ledger, account)
+    chosen = window or coverage.next_window(connections.ledger, account)
     return take_snapshot(
-        connections.ledger, connections.treazure, account, chosen, run_id=run_id, retry=connections.retry
-    )
+        connections.ledger, connections.treazure, account, chosen, run_id=run_id, retry=connections.retry,
+        max_rejected_share=guards_of(connections, account).max_rejected_share,
+    )  # fmt: skip
 
 
 def merge(connections: Connections, account: Account, run_id: str = "run") -> Diff:
@@ -204,13 +211,12 @@ def merge(connections: Connections, account: Account, run_id: str = "run") -> Di
 
 def send(connections: Connections, account: Account, run_id: str = "run", diff: Diff | None = None) -> PushFigures:
     """The third step of a run; checks the equations of I6, that of the diff too where there is one."""
-    (guards,) = (one.guards for one in connections.settings.programmes if one.name == account.name)
     pushed = push(
         connections.ledger, connections.engage, connections.engage_pacer, account, run_id=run_id,
         retry=connections.retry, batch_size=connections.settings.engage_batch_size,
         concurrency=connections.settings.engage_concurrency, timeout=connections.settings.engage_timeout_seconds,
         since=None if diff is None else diff.figures.stock,
-        judgement=judge(connections.ledger, account, guards, run_id=run_id),
+        judgement=judge(connections.ledger, account, guards_of(connections, account), run_id=run_id),
     )  # fmt: skip
     accounted = pushed.sent + pushed.refused + pushed.held + pushed.pending
     assert pushed.stock + pushed.entered == accounted, pushed

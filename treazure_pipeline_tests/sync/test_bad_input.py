@@ -51,7 +51,7 @@ def test_bad_rows_are_kept_with_row_field_value_and_reason_and_the_good_ones_syn
 
 def test_the_sandbox_s_own_bad_rows_are_rejected_and_the_good_ones_sync(shop: Shop) -> None:
     shop.sandbox.set_fault("bad_rows")
-    run = shop.sync()
+    run = shop.sync(GUARD_MAX_REJECTED_SHARE="0.2")
     assert run.snapshot.rejected > 10
     assert run.pushed.sent == 200
     assert_in_step(shop)

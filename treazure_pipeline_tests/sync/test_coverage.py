@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from treazure_pipeline.errors import ClocksApartError, RemoteError
-from treazure_pipeline.ledger import figures, snapshots
+from treazure_pipeline.ledger import coverage, figures
+from treazure_pipeline.sync.balances import read_account
 from treazure_pipeline.sync.exports import seconds_ahead
 from treazure_pipeline_tests.sync.shop import Shop, account_of, assert_in_step, fetch
 
@@ -20,7 +21,7 @@ def covered(shop: Shop) -> list[tuple[datetime, datetime]]:
 
 def holes(shop: Shop) -> int:
     with shop.connect() as connections:
-        return len(figures.holes(connections.ledger, account_of(connections)))
+        return len(coverage.holes(connections.ledger, account_of(connections)))
 
 
 def test_the_first_window_begins_at_the_programmes_beginning_and_ends_two_hours_from_now(shop: Shop) -> None:
@@ -187,15 +188,47 @@ def test_mutations_committed_more_than_an_hour_late_are_found_by_the_overlap(sho
     assert_in_step(shop)
 
 
-def test_the_database_s_clock_set_back_skips_nothing(shop: Shop) -> None:
+@pytest.mark.parametrize("hours", [0.04, 1, 3, 30])
+def test_the_database_s_clock_was_ahead_and_is_set_right(shop: Shop, hours: float) -> None:
     shop.sync()
-    shop.time_passes(hours=-1)
+    shop.time_passes(hours=-hours)
     shop.sandbox.play_hour(changes=20)
-    run = shop.sync()
+    shop.sync()
+    ((start, end),) = covered(shop)
+    assert start == BEGINNING
+    assert end < datetime.now(UTC) + coverage.MOST_APART
+    assert holes(shop) == 0
+    assert_in_step(shop)
+
+
+def test_what_a_clock_that_was_ahead_has_covered_is_a_hole_for_check_and_status(shop: Shop) -> None:
+    shop.sync()
+    shop.time_passes(hours=-3)
+    with shop.connect() as connections:
+        status = figures.status(connections.ledger, account_of(connections))
+    assert (status.covered_until, status.holes, holes(shop)) == (None, 1, 1)
+    now = datetime.now(UTC)
+    shop.sync(window=(now - timedelta(hours=1), now + OVERLAP))
+    assert (len(covered(shop)), holes(shop)) == (1, 1)
+    assert shop.sync().snapshot.window.is_full
+    assert holes(shop) == 0
+
+
+def test_what_a_clock_that_was_ahead_has_observed_is_replaced_by_what_is_read_now(shop: Shop) -> None:
+    contact = shop.sandbox.contact_ids(1)[0]
+    shop.sync()
     with shop.connect() as connections:
         account = account_of(connections)
-        assert snapshots.next_window(connections.ledger, account).start <= datetime.now(UTC)
-    assert run.snapshot.window.start <= datetime.now(UTC)
+        for points in (5, 6):
+            shop.time_passes(hours=-3)
+            shop.sandbox.set_points({contact: points})
+            read_account(connections.ledger, connections.treazure, account, contact, run_id="run")
+            assert shop.known_master()[contact] == points
+    shop.time_passes(hours=-3)
+    shop.sandbox.set_points({contact: 7})
+    shop.sync()
+    assert shop.in_engage(contact) == ["7"]
+    assert shop.sql("select * from reread") == []
 
 
 def test_three_days_of_outage_in_which_every_run_fails_leave_no_hole_and_the_next_run_closes_it_alone(

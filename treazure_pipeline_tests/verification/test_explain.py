@@ -176,6 +176,7 @@ def test_the_verdict_says_in_one_sentence_how_it_stands(new_watch: Callable[...,
 
 
 def test_a_contact_whose_only_row_was_rejected_says_why(watch: Watch) -> None:
+    watch.sandbox.play_hour(changes=5)
     watch.sandbox.set_fault("bad_rows", raw_rows=[json.dumps({"accountNumber": STRANGER, "balance": "many"})])
     watch.sync()
     assert verdict(watch, STRANGER).startswith("No balance of Treazure is known: its rows in exports were rejected")
