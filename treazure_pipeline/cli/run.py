@@ -27,7 +27,7 @@ FIGURES = (
 )  # fmt: skip
 HISTORY = (
     "due", "read", "failed", "left", "movements", "rows_written", "differing", "unknown_movements",
-    "files_written", "files_removed", "rows_exported",
+    "unreadable_movements", "files_written", "files_removed", "rows_exported",
 )  # fmt: skip
 ADJUSTMENTS = ("queued", "shortened", "posted", "done", "rejected", "waiting", "looked_up", "uncertain")
 _EXPORT_URL = "TREAZURE_PIPELINE_HISTORY_EXPORT"
@@ -159,6 +159,7 @@ def run_history(settings: Settings, programme: Programme, config: dict[str, Any]
         "rows": values.get("dagster/row_count", 0),
         "differing_outstanding": values.get("differing_outstanding", 0),
         "failed_outstanding": values.get("failed_outstanding", 0),
+        "unreadable_outstanding": values.get("unreadable_outstanding", 0),
         **({"export": values["dagster/uri"]} if "dagster/uri" in values else {}),
         "seconds": _seconds(values),
         **_outcome(result, [error for connections in opened for error in connections.failures]),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 
 import httpx
 
-from treazure_pipeline.clients import wire
+from treazure_pipeline.clients import movements, wire
 from treazure_pipeline.clients.exports import Exports
 from treazure_pipeline.clients.transport import (
     Answer,
@@ -200,12 +200,12 @@ class TreazureClient:
         except wire.WireError as error:
             raise self._http.unusable(answer, str(error)) from None
 
-    def history(self, account: str, loyalty_id: str) -> list[wire.Movement]:
+    def history(self, account: str, loyalty_id: str) -> movements.Log:
         """Return an account's points log in one programme. Raises NotFoundError where Treazure says 404."""
         path = wire.history_path(account, loyalty_id)
         answer = self._retry.call(lambda: self._ask("GET", path), pacer=self._pacer)
         try:
-            return wire.read_history(answer.body)
+            return movements.read_log(answer.body)
         except wire.WireError as error:
             raise self._http.unusable(answer, str(error)) from None
 

@@ -92,20 +92,21 @@ class _Balance(msgspec.Struct):
 class Movement(msgspec.Struct, rename="camel", frozen=True):
     """A movement of points in Treazure's log; `balance` is the one after it, `amount` negative where points go.
 
-    `expires_at` is there only where the programme expires points by the date they were earned.
+    `balance` is None where the answer names none. `expires_at` is there only where the programme expires points by the
+    date they were earned. `transaction_type` may be one that this version does not know.
     """
 
     date_time: datetime
     amount: Decimal
     transaction_type: str
-    balance: Decimal
+    balance: Decimal | None
     receipt_nr: str | None = None
     comment: str | None = None
     expires_at: datetime | None = None
     operator_id: str | None = None
     shop_id: str | None = None
     pos_id: str | None = None
-    properties: dict[str, Any] | None = None
+    properties: Any = None
 
 
 # Made here, in one thread: where several meet a type for the first time, msgspec lets one of them read what another is
@@ -115,7 +116,6 @@ _TOKEN = msgspec.json.Decoder(_Token)
 _SECONDS = msgspec.json.Decoder(float, strict=False)
 _ACCOUNT = msgspec.json.Decoder(_Account)
 _BALANCE = msgspec.json.Decoder(_Balance)
-_HISTORY = msgspec.json.Decoder(list[Movement])
 
 
 def is_points(value: Decimal) -> bool:
@@ -287,32 +287,6 @@ def read_transaction_balance(body: bytes, loyalty_id: str) -> Decimal | None:
         return read_account_balance(body, loyalty_id) if bare.balance == _NULL else _points(bare.balance)
     except PointsError:
         return None  # it was taken; the balance is read
-
-
-def read_history(body: bytes) -> list[Movement]:
-    """Return an account's movements in the order of the answer; a time that names no zone is UTC."""
-    try:
-        return [_sound(movement) for movement in _HISTORY.decode(body)]
-    except msgspec.MsgspecError as error:
-        raise WireError(f"it is no history ({error})") from None
-
-
-def _sound(movement: Movement) -> Movement:
-    if not (is_points(movement.amount) and is_points(movement.balance)):
-        raise WireError(f"an amount or balance of the movement at {movement.date_time} is no number")
-    expires_at = movement.expires_at
-    if movement.date_time.tzinfo is UTC and (expires_at is None or expires_at.tzinfo is UTC):
-        return movement
-    try:
-        return msgspec.structs.replace(
-            movement, date_time=_utc(movement.date_time), expires_at=None if expires_at is None else _utc(expires_at)
-        )
-    except OverflowError:
-        raise WireError(f"the time {movement.date_time} of a movement is beyond all times") from None
-
-
-def _utc(moment: datetime) -> datetime:
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def _href(link: dict[str, Any]) -> str | None:

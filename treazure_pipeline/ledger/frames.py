@@ -188,6 +188,16 @@ def history_failures(ledger: Ledger, account: Account, limit: int | None = None)
     )
 
 
+def history_unreadable(ledger: Ledger, account: Account, limit: int | None = None) -> pd.DataFrame:
+    """Return contacts whose log has movements that can't be read: contact, unreadable, first_unreadable, read_at."""
+    return _frame(
+        ledger,
+        "select contact::text as contact, unreadable, first_unreadable, read_at from points_history_read "
+        "where programme = %(id)s and unreadable > 0 order by contact limit %(limit)s",
+        {"id": account.id, "limit": limit},
+    )
+
+
 @retried
 def _frame(ledger: Ledger, statement: str, values: dict[str, object]) -> pd.DataFrame:
     import pandas as pd  # noqa: PLC0415 - half a second, which a run's process is better off with after its work

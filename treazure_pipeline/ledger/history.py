@@ -5,7 +5,6 @@ Belongs here: the statements. Does not: asking Treazure (`sync.history`), and fi
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from psycopg.types.json import Json
 
 from treazure_pipeline.errors import PipelineError
 from treazure_pipeline.ledger.store import retried
+from treazure_pipeline.texts import clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from psycopg.rows import TupleRow
 
+    from treazure_pipeline.clients.movements import Unreadable
     from treazure_pipeline.clients.wire import Movement
     from treazure_pipeline.ledger.store import Account, Ledger
 
@@ -61,6 +62,7 @@ class Read:
         total: The sum of the amounts that move points.
         log_balance: The balance after the newest movement.
         balance: The account's balance at that time, None where Treazure has no such account.
+        unreadable: The movements of the answer that can't be read.
     """
 
     due: Due
@@ -69,17 +71,22 @@ class Read:
     total: Decimal
     log_balance: Decimal
     balance: Decimal | None
+    unreadable: Sequence[Unreadable] = ()
 
 
 @dataclass(frozen=True)
 class State:
-    """What there is of a programme's logs: movements, contacts still to be read and since when, and what is wrong."""
+    """What there is of a programme's logs: movements, contacts still to be read and since when, and what is wrong.
+
+    `unreadable` counts movements, the others contacts.
+    """
 
     rows: int
     due: int
     oldest_due: datetime | None
     failed: int
     differing: int
+    unreadable: int
 
 
 @dataclass(frozen=True)
@@ -154,6 +161,7 @@ def replace(ledger: Ledger, account: Account, read: Read) -> int:
     values = {
         "programme": account.id, "contact": read.due.contact, "asked": read.asked, "change": read.due.change,
         "rows": len(new), "sum": read.total, "log_balance": read.log_balance, "balance": read.balance,
+        "unreadable": len(read.unreadable), "first": str(read.unreadable[0]) if read.unreadable else None,
     }  # fmt: skip
     with _storing(), ledger.transaction() as connection:
         # What a crash of the server takes away is still due then.
@@ -187,7 +195,7 @@ def replace(ledger: Ledger, account: Account, read: Read) -> int:
 @retried
 def note_failure(ledger: Ledger, account: Account, contact: str, reason: str) -> None:
     """Note why a contact's log could not be read; its rows stay, and the next run tries again."""
-    values = {"programme": account.id, "contact": contact, "reason": reason.replace("\0", "\N{SYMBOL FOR NULL}")}
+    values = {"programme": account.id, "contact": contact, "reason": clean(reason)}
     with ledger.transaction() as connection:
         connection.execute(
             "insert into points_history_read (programme, contact, tried_at, error) "
@@ -279,16 +287,7 @@ def _storing() -> Iterator[None]:
 
 
 def _row(movement: Movement) -> tuple[Any, ...]:
-    return tuple(_storable(getattr(movement, name)) for name in COLUMNS)
-
-
-def _storable(value: Any) -> Any:
-    """Return the value as PostgreSQL can hold it and gives it back: it has no NUL character."""
-    if isinstance(value, str):
-        return value.replace("\0", "\N{SYMBOL FOR NULL}")
-    if isinstance(value, dict):
-        return json.loads(json.dumps(value).replace("\\u0000", "\\u2400"))
-    return value
+    return tuple(getattr(movement, name) for name in COLUMNS)
 
 
 def _copy(
@@ -367,11 +366,14 @@ _DUE = _NEXT.format(after="")
 _DUE_AFTER = _NEXT.format(after="and (failed_at, contact) > (%(failed_at)s, %(contact)s::uuid)")
 
 _NOTE_READ = """
-insert into points_history_read (programme, contact, read_at, tried_at, rows, sum, log_balance, balance)
-values (%(programme)s, %(contact)s, %(asked)s, clock_timestamp(), %(rows)s, %(sum)s, %(log_balance)s, %(balance)s)
+insert into points_history_read (programme, contact, read_at, tried_at, rows, sum, log_balance, balance, unreadable,
+                                 first_unreadable)
+values (%(programme)s, %(contact)s, %(asked)s, clock_timestamp(), %(rows)s, %(sum)s, %(log_balance)s, %(balance)s,
+        %(unreadable)s, %(first)s)
 on conflict (programme, contact) do update
 set read_at = excluded.read_at, tried_at = excluded.tried_at, rows = excluded.rows, sum = excluded.sum,
-    log_balance = excluded.log_balance, balance = excluded.balance, error = null
+    log_balance = excluded.log_balance, balance = excluded.balance, error = null,
+    unreadable = excluded.unreadable, first_unreadable = excluded.first_unreadable
 where points_history_read.read_at is null or points_history_read.read_at <= excluded.read_at
 returning true
 """
@@ -382,5 +384,7 @@ select (select coalesce(sum(rows), 0)::bigint from points_history_month where pr
        (select min(since) from points_history_due where programme = %(programme)s),
        (select count(*) from points_history_read where programme = %(programme)s and error is not null),
        (select count(*) from points_history_read where programme = %(programme)s
-            and (difference is distinct from 0 or log_balance is distinct from balance) and read_at is not null)
+            and (difference is distinct from 0 or log_balance is distinct from balance) and read_at is not null),
+       (select coalesce(sum(unreadable), 0)::bigint from points_history_read
+            where programme = %(programme)s and unreadable > 0)
 """

@@ -12,18 +12,19 @@ import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from treazure_pipeline.clients import wire
 from treazure_pipeline.errors import AuthenticationError, PipelineError, RemoteError
 from treazure_pipeline.ledger import migration_roster, migrations
 from treazure_pipeline.migration import parts
-from treazure_pipeline.sync.evidence import reaches
+from treazure_pipeline.sync.logs import lost, reaches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import Future
+    from datetime import datetime
 
     from treazure_pipeline.clients.transport import RetryPolicy
     from treazure_pipeline.clients.treazure import TreazureClient
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PART_CONTACTS = 200
-KNOWN_KINDS = frozenset({"Load", "Convert", "Redeem", "Expire", "Transfer"})
-INFORMATIONAL = frozenset({"RedeemVoucher"})
 _PAGE = 2_000
 _MOST_READS = 3
 _AHEAD = 4
@@ -54,10 +53,14 @@ class UndecidedBalanceError(PipelineError):
 
 @dataclass(frozen=True)
 class Fetched:
-    """What a run fetched of a shard, in contacts; `progress` is the shard's, of all runs."""
+    """What a run fetched of a shard; `progress` is the shard's, of all runs.
+
+    `unreadable`: movements that can't be read and moved no points, so that their contacts go on without them.
+    """
 
     contacts: int
     movements: int
+    unreadable: int
     progress: Progress
     seconds: float
 
@@ -67,6 +70,7 @@ class _Log:
     contact: str
     movements: list[Movement]
     balance: Decimal | None
+    unreadable: int = 0
 
 
 def fetch_shard(
@@ -98,7 +102,7 @@ def fetch_shard(
         state = migrations.progress(ledger, migration, shard)
         if state.unread:
             raise UnreadLogsError(_unread_message(ledger, migration, shard, state.unread))
-    return Fetched(run.contacts, run.movements, state, time.perf_counter() - began)
+    return Fetched(run.contacts, run.movements, run.unreadable, state, time.perf_counter() - began)
 
 
 class _Shard:
@@ -128,6 +132,7 @@ class _Shard:
         self._unread_in_a_row = 0
         self.contacts = 0
         self.movements = 0
+        self.unreadable = 0
 
     def fetch(self, concurrency: int) -> None:
         state = migrations.progress(self._ledger, self._migration, self._shard)
@@ -165,11 +170,10 @@ class _Shard:
 
     def _read(self, wanted: ToRead) -> _Log:
         if wanted.settled:
-            return _Log(wanted.contact, self._history(wanted.contact), None)
+            log = self._treazure.history(wanted.contact, self._account.loyalty_id)
+            if not log.unreadable:
+                return _Log(wanted.contact, log.movements, None)
         return read_moved(self._treazure, self._account, wanted.contact, self._migration.cut_off, self._retry)
-
-    def _history(self, contact: str) -> list[Movement]:
-        return self._treazure.history(contact, self._account.loyalty_id)
 
     def _take(self, wanted: ToRead, future: Future[_Log]) -> None:
         """Take the next contact's log, in order; one that can't be read ends the part before it."""
@@ -180,7 +184,7 @@ class _Shard:
         except (RemoteError, UndecidedBalanceError) as error:
             self._keep()
             migration_roster.note_unread(self._ledger, self._migration, self._shard, wanted.contact, str(error))
-            self._unread_in_a_row += 1
+            self._unread_in_a_row += isinstance(error, RemoteError)
             if self._unread_in_a_row >= _UNREAD_IN_A_ROW:
                 raise
             return
@@ -196,7 +200,7 @@ class _Shard:
         if not self._part:
             return
         until = self._migration.cut_off
-        logs = {log.contact: [each for each in log.movements if _utc(each.date_time) <= until] for log in self._part}
+        logs = {log.contact: [each for each in log.movements if each.date_time <= until] for log in self._part}
         movements = sum(map(len, logs.values()))
         migration_roster.add_part(
             self._ledger, self._migration, self._shard, list(logs), movements=movements,
@@ -205,6 +209,7 @@ class _Shard:
         )  # fmt: skip
         self.contacts += len(self._part)
         self.movements += movements
+        self.unreadable += sum(log.unreadable for log in self._part)
         if self._progress is not None:
             self._progress(len(self._part), self._left)
         self._part = []
@@ -218,11 +223,18 @@ def read_moved(treazure: TreazureClient, account: Account, contact: str, cut_off
     """
     for attempt in range(1, _MOST_READS + 1):
         before = treazure.account_balance(contact, account.loyalty_id) or Decimal(0)
-        movements = treazure.history(contact, account.loyalty_id)
+        log = treazure.history(contact, account.loyalty_id)
+        movements = log.movements
         if reaches(movements, before) or before == (
             treazure.account_balance(contact, account.loyalty_id) or Decimal(0)
         ):
-            return _Log(contact, movements, before - moved_after(movements, cut_off))
+            missing = lost(movements, log.unreadable, before)
+            if missing is not None:
+                raise UndecidedBalanceError(
+                    f"The log does not add up to the balance without what it lost: {missing}.",
+                    hint="Correct it in Treazure, or leave the contact out (leave_out_unreadable).",
+                )
+            return _Log(contact, movements, before - moved_after(movements, cut_off), len(log.unreadable))
         if attempt < _MOST_READS:
             retry.sleep(retry.wait_after(1))
     raise UndecidedBalanceError(
@@ -233,18 +245,14 @@ def read_moved(treazure: TreazureClient, account: Account, contact: str, cut_off
 
 def moved_after(movements: Sequence[Movement], cut_off: datetime) -> Decimal:
     """Return the points that moved after the cut-off. Raises UndecidedBalanceError for movements of an unknown type."""
-    later = [movement for movement in movements if _utc(movement.date_time) > cut_off]
-    unknown = {movement.transaction_type for movement in later} - KNOWN_KINDS - INFORMATIONAL
+    later = [movement for movement in movements if movement.date_time > cut_off]
+    unknown = {movement.transaction_type for movement in later} - wire.MOVING - wire.INFORMATIONAL
     if unknown:
         raise UndecidedBalanceError(
             f"A movement after the cut-off has the unknown type {min(unknown)!r:.60}; it can't be told what it moves.",
             hint="Leave the contact out (leave_out_unreadable); the hourly sync sets its balance.",
         )
-    return sum((movement.amount for movement in later if movement.transaction_type in KNOWN_KINDS), Decimal(0))
-
-
-def _utc(moment: datetime) -> datetime:
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+    return sum((movement.amount for movement in later if movement.transaction_type in wire.MOVING), Decimal(0))
 
 
 def _unread_message(ledger: Ledger, migration: Migration, shard: int, count: int) -> str:

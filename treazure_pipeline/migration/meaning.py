@@ -55,8 +55,6 @@ MEANINGS = {
     "Expire": Meaning("Adjustment", "Adjustment", "Expired points restored", "Points expired"),
     "Transfer": Meaning("Adjustment", "Adjustment", "Points transferred in", "Points transferred out"),
 }
-INFORMATIONAL = "RedeemVoucher"
-"""Moves no points, whatever its amount says."""
 OPENING = "Opening balance"
 """Words of the row that makes a contact's rows add up to its balance where the log does not."""
 BALANCE = "Balance at the migration"

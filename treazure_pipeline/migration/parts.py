@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from decimal import Decimal, localcontext
 
 import polars as pl
 
 from treazure_pipeline.clients.wire import Movement
-from treazure_pipeline.texts import storable
 
 LARGEST_MAGNITUDE = 12
 MOST_FRACTION_DIGITS = 20
@@ -76,13 +74,13 @@ def _rows(movements: Sequence[Movement]) -> Iterable[tuple[object, ...]]:
         amount = _held(movement.amount)
         yield (
             position,
-            _utc(movement.date_time),
+            movement.date_time,
             amount,
-            storable(movement.transaction_type),
-            movement.expires_at and _utc(movement.expires_at),
-            _held(movement.balance),
-            movement.comment and storable(movement.comment),
-            movement.receipt_nr and storable(movement.receipt_nr),
+            movement.transaction_type,
+            movement.expires_at,
+            None if movement.balance is None else _held(movement.balance),
+            movement.comment,
+            movement.receipt_nr,
             None if amount is not None else str(movement.amount),
         )
 
@@ -94,8 +92,3 @@ def _held(points: Decimal) -> Decimal | None:
     with localcontext(prec=LARGEST_MAGNITUDE + MOST_FRACTION_DIGITS):
         held = points.quantize(Decimal(1).scaleb(-MOST_FRACTION_DIGITS))
     return held if held == points else None
-
-
-def _utc(moment: datetime) -> datetime:
-    """A time without a zone is taken as UTC (assumed)."""
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

@@ -14,8 +14,9 @@ from decimal import Decimal, localcontext
 
 import polars as pl
 
+from treazure_pipeline.clients import wire
 from treazure_pipeline.migration.expiry import with_expiry
-from treazure_pipeline.migration.meaning import INFORMATIONAL, OPENING_KIND, is_no_key, kinds
+from treazure_pipeline.migration.meaning import OPENING_KIND, is_no_key, kinds
 from treazure_pipeline.migration.parts import MOMENT, POINTS, PRECISION
 
 ADVICE = {
@@ -191,7 +192,7 @@ def _sorted_out(
     )
     movements = movements.with_columns(kind=kinds(pl.col("transaction_type")))
     until = pl.col("date_time") <= cut_off
-    informational = pl.col("transaction_type") == INFORMATIONAL
+    informational = _informational()
     unknown = pl.col("kind").is_null() & ~informational
     unusable = pl.col("kind").is_not_null() & pl.col("amount").is_null()
     counts = movements.select(
@@ -228,8 +229,8 @@ def _at_the_cut_off(
     reached = later.filter(pl.col("balance") == pl.col("of_roster")).select("c").unique()
     if reached.is_empty():
         return roster, pl.DataFrame(schema=FINDINGS)
-    begun = later.group_by("c").agg(_before(pl.col("balance")).first().alias("begun"))
-    until = movements.filter(~after).group_by("c").agg(pl.col("balance").last().alias("at"))
+    begun = later.group_by("c").agg(_before(pl.col("balance")).drop_nulls().first().alias("begun"))
+    until = movements.filter(~after).group_by("c").agg(pl.col("balance").drop_nulls().last().alias("at"))
     held = (
         reached.join(begun, on="c", how="left").join(until, on="c", how="left").select("c", pl.coalesce("at", "begun"))
     )
@@ -241,9 +242,14 @@ def _at_the_cut_off(
     return roster.with_columns(balance=pl.coalesce("at", "balance")).drop("at", "amount"), found
 
 
+def _informational() -> pl.Expr:
+    """Whether a movement moves no points, whatever its amount says."""
+    return pl.col("transaction_type").is_in(list(wire.INFORMATIONAL))
+
+
 def _before(balance: pl.Expr) -> pl.Expr:
     """What the balance was before a movement."""
-    return balance - pl.when(pl.col("transaction_type") == INFORMATIONAL).then(_NOTHING).otherwise("amount")
+    return balance - pl.when(_informational()).then(_NOTHING).otherwise("amount")
 
 
 def _with_openings(log: pl.DataFrame, roster: pl.DataFrame, cut_off: datetime) -> pl.DataFrame:
@@ -274,7 +280,7 @@ def _closed(roster: pl.DataFrame, movements: pl.DataFrame, apart: pl.DataFrame) 
     if closing.is_empty():
         return pl.DataFrame(schema=FINDINGS)
     begun = movements.group_by("c", maintain_order=True).agg(
-        _before(pl.col("balance")).first().alias("begun"), pl.col("position").max().alias("last")
+        _before(pl.col("balance")).drop_nulls().first().alias("begun"), pl.col("position").max().alias("last")
     )
     closing = closing.join(begun, on="c", how="left", maintain_order="left").with_columns(amount="opening")
     fetched, empty = pl.col("c").is_in(begun["c"].implode()), pl.col("last").is_null()

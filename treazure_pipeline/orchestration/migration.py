@@ -179,6 +179,7 @@ def build_migration(programme: Programme, *, prefixed: bool, shards: int) -> dg.
                 "fetched": fetched.contacts,
                 "left_out": fetched.progress.left_out,
                 "movements": fetched.movements,
+                "unreadable_movements": fetched.unreadable,
                 "contacts_a_second": round(fetched.contacts / fetched.seconds, 1) if fetched.seconds else 0.0,
                 "fetched_of_all_shards": whole.fetched,
                 "contacts_of_all_shards": whole.contacts,

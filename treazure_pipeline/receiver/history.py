@@ -38,7 +38,7 @@ from treazure_pipeline.errors import (
 from treazure_pipeline.ledger.limiter import Priority
 from treazure_pipeline.ledger.store import Ledger
 from treazure_pipeline.settings import MasterSettings, Programme
-from treazure_pipeline.sync.history import balance_of, oldest_first
+from treazure_pipeline.sync.logs import balance_of, oldest_first
 
 DEFAULT_COUNT = 100
 LARGEST_COUNT = 500
@@ -242,7 +242,7 @@ class Histories:
         """Ask Treazure, in a thread; the log as JSON texts, newest first, and the balance it ends with."""
         treazure = self._client()
         try:
-            movements = oldest_first(treazure.history(contact, loyalty_id))
+            movements = oldest_first(treazure.history(contact, loyalty_id).movements)
         except NotFoundError:
             # Only where the account is unknown too does the contact have no log.
             try:

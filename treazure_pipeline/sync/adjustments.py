@@ -389,7 +389,7 @@ def _read(work: Work, account: Account, adjustment: Adjustment) -> evidence.Read
     """Read the history and, after it, the account. Raises AuthenticationError; other failures are in it."""
     asked = work.ledger.now()
     try:
-        movements = work.treazure.history(adjustment.contact, account.loyalty_id)
+        log = work.treazure.history(adjustment.contact, account.loyalty_id)
     except AuthenticationError:
         raise
     except RemoteError as error:
@@ -397,8 +397,8 @@ def _read(work: Work, account: Account, adjustment: Adjustment) -> evidence.Read
     try:
         balance = read_account(work.ledger, work.treazure, account, adjustment.contact, run_id=work.run_id)
     except RemoteError as error:
-        return evidence.Reading(asked, movements, account_failure=str(error))
-    return evidence.Reading(asked, movements, balance)
+        return evidence.Reading(asked, log.movements, account_failure=str(error), unreadable=log.unreadable)
+    return evidence.Reading(asked, log.movements, balance, unreadable=log.unreadable)
 
 
 def _undecided(work: Work, adjustment: Adjustment, result: Processed, reason: str) -> None:
@@ -419,10 +419,11 @@ def prove_receipts(work: Work, *, every: float = _PROVE_EVERY) -> None:
         if sample is not None:
             contact, receipt = sample
             try:
-                returned = evidence.returned(receipt, work.treazure.history(contact, account.loyalty_id))
+                log = work.treazure.history(contact, account.loyalty_id)
             except RemoteError as error:
                 logger.warning("Whether receipts come back could not be looked at. %s", error)
             else:
+                returned = evidence.returned(receipt, log.movements)
                 queue.keep_receipts(work.ledger, work.treazure.address, returned)
 
 

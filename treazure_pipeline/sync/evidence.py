@@ -7,19 +7,20 @@ Pure: reads nothing, writes nothing. Belongs here: what counts as evidence. Does
 from __future__ import annotations
 
 import re
-from collections import Counter
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
 
 from treazure_pipeline.clients import wire
 from treazure_pipeline.ledger.adjustments import SHORTEST_PREFIX, Returned
+from treazure_pipeline.sync.logs import lost, reaches
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
     from datetime import datetime
     from decimal import Decimal
 
+    from treazure_pipeline.clients.movements import Unreadable
     from treazure_pipeline.clients.wire import Movement
 
 _OURS = re.compile(r"ve[a-z2-7]{10,24}")
@@ -47,13 +48,17 @@ class Call:
 
 @dataclass(frozen=True)
 class Reading:
-    """What two reads gave, the history first. `failure`: why one has nothing to say; `asked`: when the history was."""
+    """What two reads gave, the history first. `failure`: why one has nothing to say; `asked`: when the history was.
+
+    `unreadable`: movements of the history that can't be read.
+    """
 
     asked: datetime
     movements: Sequence[Movement] = ()
     balance: Decimal | None = None
     failure: str | None = None
     account_failure: str | None = None
+    unreadable: Sequence[Unreadable] = ()
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,8 @@ def decide(call: Call, reading: Reading, *, others: Collection[str], proved: boo
     """
     if reading.failure is not None:
         return Verdict("undecided", f"the history can't be read: {reading.failure}")
-    if any(stands_for(movement.receipt_nr, call.receipt, others) for movement in reading.movements):
+    shown = [movement.receipt_nr for movement in reading.movements] + [one.receipt for one in reading.unreadable]
+    if any(stands_for(receipt, call.receipt, others) for receipt in shown):
         return Verdict("happened", "its receipt stands in the history")
     if reading.asked < call.asked + timedelta(seconds=wait):
         return Verdict("undecided", "the history was read too soon after the call")
@@ -80,6 +86,9 @@ def decide(call: Call, reading: Reading, *, others: Collection[str], proved: boo
         return Verdict("undecided", f"the account can't be read: {reading.account_failure}")
     if not reaches(reading.movements, reading.balance):
         return Verdict("undecided", "the history does not reach up to the account's balance")
+    missing = lost(reading.movements, reading.unreadable, reading.balance)
+    if missing is not None:
+        return Verdict("undecided", str(missing))
     alike = next((movement for movement in reading.movements if _may_be(movement, call, others)), None)
     if alike is not None:
         return Verdict("undecided", f"a movement of the same amount has a receipt that is no other adjustment's: "
@@ -102,21 +111,6 @@ def stands_for(shown: str | None, receipt: str, others: Collection[str]) -> bool
     if len(found) < SHORTEST_PREFIX or not whole.startswith(found):
         return False
     return not any(folded(other).startswith(found) for other in others)
-
-
-def reaches(movements: Sequence[Movement], balance: Decimal | None) -> bool:
-    """Tell whether a history is complete up to a balance: its amounts add up to it, or its newest movement left it.
-
-    The newest is found by the chain of balances, whatever the times and the order: each movement but the newest left
-    the balance that another one began with.
-    """
-    moving = [movement for movement in movements if movement.transaction_type not in wire.INFORMATIONAL]
-    now = balance or 0
-    if sum(movement.amount for movement in moving) == now:
-        return True
-    left = Counter(movement.balance for movement in moving)
-    left.subtract(Counter(movement.balance - movement.amount for movement in moving))
-    return [value for value, count in left.items() for _ in range(count)] == [now]
 
 
 def returned(receipt: str, movements: Sequence[Movement]) -> Returned:

@@ -13,19 +13,19 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from treazure_pipeline.clients import wire
 from treazure_pipeline.errors import AuthenticationError, RemoteError, TransientError
 from treazure_pipeline.ledger import history
+from treazure_pipeline.sync.logs import balance_of, oldest_first, reaches, sum_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from datetime import datetime
 
+    from treazure_pipeline.clients.movements import Log
     from treazure_pipeline.clients.treazure import TreazureClient
-    from treazure_pipeline.clients.wire import Movement
     from treazure_pipeline.errors import PipelineError
     from treazure_pipeline.ledger.history import Due
     from treazure_pipeline.ledger.store import Account, Ledger
@@ -44,6 +44,7 @@ class Refreshed:
         everybody: Whether all contacts of the programme were noted as due.
         differing: Logs read in this run that do not add up to the account's balance.
         unknown_types: Movements of types that this version does not know, by type; they are kept.
+        unreadable: Movements that can't be read; the others of their log are kept.
         left: Contacts that are still due.
         error: What ended the run before its time.
     """
@@ -55,29 +56,11 @@ class Refreshed:
     rows: int = 0
     movements: int = 0
     differing: int = 0
+    unreadable: int = 0
     left: int = 0
     unknown_types: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
     error: PipelineError | None = None
-
-
-def oldest_first(movements: Sequence[Movement]) -> list[Movement]:
-    """Return a log in the order of time; those of one moment keep the answer's order, whichever way it goes."""
-    newest_first = len(movements) > 1 and movements[0].date_time > movements[-1].date_time
-    return sorted(reversed(movements) if newest_first else movements, key=lambda movement: movement.date_time)
-
-
-def balance_of(movements: Sequence[Movement]) -> Decimal:
-    """Return the balance that a log, oldest first, ends with."""
-    moving = (movement for movement in reversed(movements) if movement.transaction_type not in wire.INFORMATIONAL)
-    newest = next(moving, None)
-    return Decimal(0) if newest is None else newest.balance
-
-
-def sum_of(movements: Sequence[Movement]) -> Decimal:
-    """Return what the movements add up to; informational ones move nothing."""
-    moving = (movement.amount for movement in movements if movement.transaction_type not in wire.INFORMATIONAL)
-    return sum(moving, Decimal(0))
 
 
 def refresh(
@@ -160,16 +143,18 @@ class _Reading:
         like a difference.
         """
         balance = due.known
-        asked, movements = self._log_of(due)
-        if balance_of(movements) != balance:
+        asked, log = self._log_of(due)
+        if not reaches(log.movements, balance):
             balance = self._treazure.account_balance(due.contact, self._account.loyalty_id)
-            if balance is not None and balance_of(movements) != balance:
-                asked, movements = self._log_of(due)
-        return history.Read(due, asked, movements, sum_of(movements), balance_of(movements), balance)
+            if balance is not None and not reaches(log.movements, balance):
+                asked, log = self._log_of(due)
+        movements = oldest_first(log.movements)
+        reached = balance if balance is not None and reaches(movements, balance) else balance_of(movements)
+        return history.Read(due, asked, movements, sum_of(movements), reached, balance, log.unreadable)
 
-    def _log_of(self, due: Due) -> tuple[datetime, list[Movement]]:
+    def _log_of(self, due: Due) -> tuple[datetime, Log]:
         asked = self._ledger.now()
-        return asked, oldest_first(self._treazure.history(due.contact, self._account.loyalty_id))
+        return asked, self._treazure.history(due.contact, self._account.loyalty_id)
 
     def _done(self, read: history.Read, written: int) -> None:
         kinds = Counter(movement.transaction_type for movement in read.movements)
@@ -179,6 +164,7 @@ class _Reading:
             result.read += 1
             result.rows += written
             result.movements += len(read.movements)
+            result.unreadable += len(read.unreadable)
             result.differing += read.balance != read.log_balance or read.balance != read.total
             for kind in kinds.keys() - wire.MOVING - wire.INFORMATIONAL:
                 result.unknown_types[kind] += kinds[kind]

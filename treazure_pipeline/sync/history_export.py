@@ -38,7 +38,7 @@ SCHEMA = pa.schema(
         pa.field("position", pa.int32(), nullable=False),
         pa.field("date_time", TIME, nullable=False),
         pa.field("amount", POINTS, nullable=False),
-        pa.field("balance", POINTS, nullable=False),
+        pa.field("balance", POINTS),
         pa.field("transaction_type", pa.string(), nullable=False),
         pa.field("expires_at", TIME),
         *(

@@ -40,7 +40,7 @@ def foreign_transactions(ledger: Ledger, treazure: TreazureClient, account: Acco
     signs = []
     for contact, amount, comment, received_at, receipts in rows:
         try:
-            movements = treazure.history(contact, account.loyalty_id)
+            movements = treazure.history(contact, account.loyalty_id).movements
         except NotFoundError:
             continue  # a contact that is gone tells nothing
         for movement in movements:

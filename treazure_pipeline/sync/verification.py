@@ -189,7 +189,8 @@ class _Run:
             balance = work.treazure.account_balance(row.contact, work.account.loyalty_id)
             if balance is None or balance == row.sent:
                 return False, False
-            moved = [movement.date_time for movement in work.treazure.history(row.contact, work.account.loyalty_id)]
+            log = work.treazure.history(row.contact, work.account.loyalty_id)
+            moved = [movement.date_time for movement in log.movements]
             read_account(work.ledger, work.treazure, work.account, row.contact, run_id=work.run_id)
             return True, not window.is_full and max(moved, default=window.start) <= window.start
 

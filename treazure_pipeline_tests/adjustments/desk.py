@@ -111,7 +111,7 @@ class Desk(Shop):
     def movements(self, contact: str) -> list[str]:
         """The comments of what was booked in Treazure for a contact, oldest first, read over HTTP."""
         with self.connect() as connections:
-            history = connections.treazure.history(contact, connections.settings.programmes[0].loyalty_id)
+            history = connections.treazure.history(contact, connections.settings.programmes[0].loyalty_id).movements
         return [movement.comment or "" for movement in history if (movement.receipt_nr or "").startswith("VE")]
 
     def booked(self) -> int:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 
+from treazure_pipeline.clients.movements import Unreadable
 from treazure_pipeline.clients.wire import Movement
 from treazure_pipeline.ledger.adjustments import receipt_of
 from treazure_pipeline.sync.evidence import Call, Reading, decide
@@ -65,6 +66,21 @@ def test_what_could_not_be_read_or_does_not_reach_the_account_proves_nothing() -
     assert decide(CALL, found, others=[], proved=True, wait=60).outcome == "happened"
     cut = Reading(late, log((9, "S-1"), (3, "S-2"))[1:], Decimal(12))
     assert decide(CALL, cut, others=[], proved=True, wait=60).outcome == "absent"
+
+
+def test_a_movement_that_cannot_be_read_proves_nothing_unless_it_shows_the_receipt_or_moved_nothing() -> None:
+    late, balance = NOW + timedelta(hours=1), Decimal(8)
+
+    def outcome(movements: list[Movement], receipt: str | None, *, moves: bool = True) -> str:
+        unreadable = [Unreadable(2, "its dateTime is no time", receipt, moves)]
+        reading = Reading(late, movements, balance, unreadable=unreadable)
+        return decide(CALL, reading, others=[OTHER], proved=True, wait=60).outcome
+
+    reached_by_the_chain = log((2, "S-0"), (3, "S-1"), (3, "S-2"))[1:]
+    assert outcome(reached_by_the_chain, "S-0") == "undecided"
+    assert outcome(reached_by_the_chain, "S-0", moves=False) == "absent"
+    assert outcome(log((8, "S-1")), "S-0") == "absent"
+    assert outcome(reached_by_the_chain, RECEIPT.lower()) == "happened"
 
 
 @settings(max_examples=200, deadline=None)

@@ -6,7 +6,7 @@ import sys
 # Threads that are switched as often as can be, and meet each type of the wire for the first time together.
 TOGETHER = """
 import sys, threading
-from treazure_pipeline.clients import engage_wire, wire
+from treazure_pipeline.clients import engage_wire, movements, wire
 
 sys.setswitchinterval(1e-6)
 threading.setprofile(lambda *_: None)
@@ -16,7 +16,7 @@ def read():
     go.wait()
     for _ in range(20):
         engage_wire.read_point_accounts(b'{"items": [{"id": 1, "contactId": "a", "definitionId": 1, "balance": 1}]}')
-        wire.read_history(b'[{"dateTime": "2026-01-01T00:00Z", "amount": 1, "transactionType": "Load", "balance": 1}]')
+        movements.read_log(b'[{"dateTime": "2026-01-01T00:00Z", "amount": 1, "transactionType": "Load", "balance": 1}]')
         wire.read_account_balance(b'{"loyaltyPrograms": [{"loyaltyPointDefinitionId": "a", "balance": 1}]}', "a")
         wire.read_transaction_balance(b'{"balance": 1}', "a")
         engage_wire.read_definitions(b'[{"id": 1, "name": "a"}]')

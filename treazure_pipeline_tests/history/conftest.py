@@ -46,7 +46,7 @@ def assert_is_treazures(shop: Shop) -> None:
     with shop.connect() as connections:
         loyalty_id = account_of(connections).loyalty_id
         for contact in shop.known_master():
-            movements = connections.treazure.history(contact, loyalty_id)
+            movements = connections.treazure.history(contact, loyalty_id).movements
             assert [row[1:] for row in logged(shop, contact)] == [
                 (one.date_time, one.amount, one.balance, one.transaction_type, one.receipt_nr) for one in movements
             ]

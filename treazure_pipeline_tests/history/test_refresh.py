@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 
 from treazure_pipeline.errors import AuthenticationError, NoAnswerError
 from treazure_pipeline.ledger import frames, history
-from treazure_pipeline.sync.history import oldest_first
+from treazure_pipeline.sync.logs import oldest_first
+from treazure_pipeline_tests.clients import test_movements
 from treazure_pipeline_tests.clients.conftest import Reply, answer
 from treazure_pipeline_tests.history.conftest import (
     BASE,
@@ -194,8 +197,8 @@ def test_texts_that_no_database_holds_are_stored_all_the_same(logs: Logs) -> Non
     logs.give(A, [movement("2026-01-01T00:00:00Z", 1, 1, comment=hostile, properties={"a\0": "\0", "b": "\\"})])
     assert read_logs(logs.shop).rows == 1
     [(comment, properties)] = logs.shop.sql("select comment, properties from points_history")
-    assert comment == hostile.replace("\0", "␀")
-    assert properties == {"a␀": "␀", "b": "\\"}
+    assert comment == hostile.replace("\0", "")
+    assert properties == {"a": "", "b": "\\"}
     assert read_logs(logs.shop, everybody=True).rows == 0
 
 
@@ -216,6 +219,26 @@ def test_one_log_that_makes_no_sense_stops_no_other(logs: Logs, bad: dict[str, o
     done = read_logs(logs.shop)
     assert (done.read, done.failed, done.error) == (1, 1, None)
     assert logged(logs.shop, B)
+
+
+def test_one_movement_that_makes_no_sense_costs_itself_and_is_counted(logs: Logs) -> None:
+    odd = json.loads((Path(test_movements.__file__).parent / "data" / "history-odd.json").read_text())
+    logs.give(A, [*odd, movement("yesterday", 7, 130.5)], balance="130.5")
+    logs.give(B, odd, balance="123.5")
+    done = read_logs(logs.shop)
+    assert (done.read, done.failed, done.movements, done.unreadable) == (2, 0, 10, 1)
+    assert (done.differing, dict(done.unknown_types)) == (1, {"Bonus2": 2})
+    rows = {row[4]: row[2:4] for row in logged(logs.shop, B)}
+    assert (rows["RedeemVoucher"], rows["Bonus2"]) == ((0, None), (3, Decimal("123.5")))
+    with logs.shop.connect() as connections:
+        [shown] = frames.history_unreadable(connections.ledger, account_of(connections)).itertuples()
+        assert history.state(connections.ledger, account_of(connections)).unreadable == 1
+    assert (str(shown.contact), shown.unreadable) == (A, 1)
+    assert shown.first_unreadable == "movement 6 of the log can't be read: its dateTime is no time"
+    logs.give(A, [*odd, movement("2026-03-06T00:00:00Z", 7, 130.5)], balance="130.5")
+    assert read_logs(logs.shop, everybody=True).unreadable == 0
+    with logs.shop.connect() as connections:
+        assert history.state(connections.ledger, account_of(connections)).unreadable == 0
 
 
 def test_times_without_a_zone_and_with_one_are_utc(logs: Logs) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime
 from decimal import Decimal
 
 from hypothesis import given
@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from treazure_pipeline.clients.wire import Movement
 from treazure_pipeline.migration.parts import LARGEST_MAGNITUDE, MOST_FRACTION_DIGITS, SCHEMA, decode, encode, roster
-from treazure_pipeline.texts import storable
 
 AMOUNTS = st.decimals(
     min_value=-(10**LARGEST_MAGNITUDE) + 1,
@@ -25,8 +24,8 @@ def movement(amount: Decimal, *, at: datetime = MOMENT, comment: str | None = No
     return Movement(at, amount, "Load", amount, comment=comment)
 
 
-@given(amounts=st.lists(AMOUNTS, max_size=20), comment=st.text(st.characters(exclude_categories=())))
-def test_a_log_comes_back_exactly_as_it_was_but_for_what_no_text_may_hold(amounts: list[Decimal], comment: str) -> None:
+@given(amounts=st.lists(AMOUNTS, max_size=20), comment=st.text())
+def test_a_log_comes_back_exactly_as_it_was(amounts: list[Decimal], comment: str) -> None:
     part = decode(encode({"A": [movement(amount, comment=comment) for amount in amounts]}))
     assert part.schema == SCHEMA
     if not amounts:
@@ -34,7 +33,7 @@ def test_a_log_comes_back_exactly_as_it_was_but_for_what_no_text_may_hold(amount
         return
     assert part["amount"].to_list() == amounts
     assert part["position"].to_list() == list(range(len(amounts)))
-    assert set(part["comment"]) == {storable(comment)}
+    assert set(part["comment"]) == {comment}
 
 
 def test_contacts_come_in_order_and_in_lower_case_and_an_empty_log_is_told_from_a_missing_one() -> None:
@@ -49,13 +48,6 @@ def test_an_amount_that_cannot_be_held_exactly_is_kept_as_text() -> None:
     part = decode(encode({"a": [movement(amount) for amount in amounts]}))
     assert part["amount"].to_list() == [None, None, None, None, Decimal("-999999999999.5")]
     assert part["unusable"].to_list() == ["1E+400", "NaN", "1E-25", "1E+12", None]
-
-
-def test_times_are_utc_whatever_zone_they_came_in() -> None:
-    stockholm = timezone(timedelta(hours=2))
-    times = [datetime(2024, 7, 1, 1, 30, tzinfo=stockholm), datetime(2024, 6, 30, 23, 30)]  # noqa: DTZ001 - without a zone on purpose
-    part = decode(encode({"a": [movement(Decimal(1), at=time) for time in times]}))
-    assert part["date_time"].to_list() == [datetime(2024, 6, 30, 23, 30, tzinfo=UTC)] * 2
 
 
 def test_the_same_logs_are_the_same_bytes() -> None:

@@ -70,7 +70,7 @@ def test_the_log_is_treazure_s_newest_first_with_exact_points_and_utc_times(shop
     shop.sandbox.add_points({contact: "0.1"})
     shop.sandbox.add_points({contact: "1234567890.123456"})
     with shop.connect() as connections:
-        movements = connections.treazure.history(contact, LOYALTY_ID)
+        movements = connections.treazure.history(contact, LOYALTY_ID).movements
     with giving(shop) as running:
         response = ask(running, contact.upper())
     assert response.status_code == 200

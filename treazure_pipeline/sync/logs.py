@@ -1,0 +1,67 @@
+"""What a points log says: its order, its sum, and the balance it leads to. Pure.
+
+Neither the order of an answer nor that of the times is the order of the balances: tills that were offline send their
+movements later, with the time of the sale.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from treazure_pipeline.clients import wire
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from treazure_pipeline.clients.movements import Unreadable
+    from treazure_pipeline.clients.wire import Movement
+
+
+def oldest_first(movements: Sequence[Movement]) -> list[Movement]:
+    """Return a log in the order of time; those of one moment keep the answer's order, whichever way it goes."""
+    newest_first = len(movements) > 1 and movements[0].date_time > movements[-1].date_time
+    return sorted(reversed(movements) if newest_first else movements, key=lambda movement: movement.date_time)
+
+
+def sum_of(movements: Sequence[Movement]) -> Decimal:
+    """Return what the movements add up to; informational ones move nothing."""
+    return sum((movement.amount for movement in _moving(movements)), Decimal(0))
+
+
+def balance_of(movements: Sequence[Movement]) -> Decimal:
+    """Return the balance that a log leads to: by the chain of its balances, else by the newest of `oldest_first`."""
+    ends = _ends(movements)
+    if len(ends) == 1:
+        return ends[0]
+    newest = (one.balance for one in reversed(_moving(movements)) if one.balance is not None)
+    return next(newest, Decimal(0))
+
+
+def reaches(movements: Sequence[Movement], balance: Decimal | None) -> bool:
+    """Tell whether a log is complete up to a balance: its amounts add up to it, or its newest movement left it."""
+    now = balance or Decimal(0)
+    return sum_of(movements) == now or _ends(movements) == [now]
+
+
+def lost(movements: Sequence[Movement], unreadable: Sequence[Unreadable], balance: Decimal | None) -> Unreadable | None:
+    """Return a movement that can't be read and may have moved points, None where the others add up without it."""
+    if not unreadable or sum_of(movements) == (balance or 0):
+        return None
+    return next((one for one in unreadable if one.moves), None)
+
+
+def _moving(movements: Sequence[Movement]) -> list[Movement]:
+    return [movement for movement in movements if movement.transaction_type not in wire.INFORMATIONAL]
+
+
+def _ends(movements: Sequence[Movement]) -> list[Decimal]:
+    """Return the balances that a movement left and none began with: one, that of the newest, where none is missing."""
+    left: Counter[Decimal] = Counter()
+    for movement in _moving(movements):
+        if movement.balance is None:
+            return []
+        left[movement.balance] += 1
+        left[movement.balance - movement.amount] -= 1
+    return list(left.elements())
