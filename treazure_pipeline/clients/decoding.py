@@ -14,7 +14,6 @@ import re
 from collections import deque
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
 from json import JSONDecodeError
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -39,11 +38,12 @@ _GUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}", re.A
 _HEX = b"0123456789abcdefABCDEF"
 _GUID_LENGTH = 36
 _PLAIN_NUMBER = b"0123456789-."
+_NO_TIMES = [b"%04d-" % year for year in wire.NO_TIME]
+_QUOTED_NUMBER = re.compile(rb'"-?[0-9]+(?:\.[0-9]+)?"')
 _GUID_DASHES = (8, 13, 18, 23)
 _ONE_BY_ONE = 4
 _PARTS = 8
 _SURELY_SANE_LENGTH = wire.LARGEST_MAGNITUDE
-_LONGEST_NUMBER = 60
 _RAW_CUT = 2000
 _VALUE_CUT = 200
 _POSITIONS = 10_000
@@ -86,7 +86,7 @@ class BalanceBlock:
 def decode_balances(chunks: Iterable[bytes], loyalty_id: str) -> Iterator[BalanceBlock]:
     """Decode an export as it arrives, in chunks of any size; memory stays small whatever the export's size.
 
-    Good is a row with a GUID in `accountNumber` (else in `contactId`), a finite number as `balance`
+    Good is a row with a GUID in `accountNumber` (else in `contactId`), a finite number, or its text, as `balance`
     (below 10^15, at most 20 digits after the point) and either no `loyaltyPointDefinitionId` or
     `loyalty_id`, in any case. Other rows are rejected one by one. `mutatedAt` without a zone is UTC, and
     one that can't be read counts as missing.
@@ -357,24 +357,25 @@ class _Rows:
         row = _TOLERANT.decode(raw.decode("utf-8", "replace"))
         if not isinstance(row, dict):
             return _rejected(raw, position, {"row": row}, "row", "a row must be a JSON object")
-        named = next((name for name in wire.CONTACTS if row.get(name) is not None), wire.CONTACTS[0])
+        named = next((name for name in wire.CONTACTS if row.get(name) not in _NONE), wire.CONTACTS[0])
         contact = row.get(named)
         if not isinstance(contact, str) or not _GUID.fullmatch(contact):
             reason = "the contact must be a GUID, such as 00000000-0000-0000-0000-000000000001"
             return _rejected(raw, position, row, named, reason)
         definition = row.get(wire.LOYALTY_ID)
-        if definition is not None and str(definition).casefold() != self.loyalty_id:
+        if definition not in _NONE and str(definition).casefold() != self.loyalty_id:
             reason = "the row belongs to another programme than the one asked for"
             return _rejected(raw, position, row, wire.LOYALTY_ID, reason)
         balance = row.get(wire.BALANCE)
-        amount = _amount(balance) if isinstance(balance, _Number) else None
+        amount = _amount(balance) if isinstance(balance, str) else None
         if amount is None:
             return _rejected(raw, position, row, wire.BALANCE, _WANTED_BALANCE)
         return f"{contact.lower()}\t{amount}\t{_time_text(row.get(wire.MUTATED_AT))}\t{position}\n"
 
 
+_NONE = (None, "")
 _WANTED_BALANCE = (
-    f"the balance must be a JSON number below 10^{wire.LARGEST_MAGNITUDE} in size with at most "
+    f"the balance must be a number below 10^{wire.LARGEST_MAGNITUDE} in size with at most "
     f"{wire.MOST_FRACTION_DIGITS} digits after the point"
 )
 _SPLITTER = msgspec.json.Decoder(list[msgspec.Raw])
@@ -399,11 +400,19 @@ def _checked_guids(guids: list[str]) -> list[str]:
     return guids if lower == joined else lower.decode().split("\n")
 
 
+def _unquoted(raw: msgspec.Raw) -> bytes:
+    """Return a plain decimal that stands in quotes without them, anything else as it is."""
+    held = bytes(raw)
+    return held[1:-1] if _QUOTED_NUMBER.fullmatch(held) else held
+
+
 def _checked_amounts(raws: list[msgspec.Raw]) -> list[str]:
-    """Return JSON values as their texts, if all of them are sane numbers without an exponent."""
+    """Return JSON values as their texts, if all of them are sane numbers, or texts of such, without an exponent."""
     joined = b"\n".join(raws)
+    if b'"' in joined:
+        joined = b"\n".join(map(_unquoted, raws))
     if joined.translate(None, _PLAIN_NUMBER + b"\n"):
-        raise _UnusualError([place for place, raw in enumerate(raws) if bytes(raw).translate(None, _PLAIN_NUMBER)])
+        raise _UnusualError([at for at, raw in enumerate(raws) if _unquoted(raw).translate(None, _PLAIN_NUMBER)])
     texts = joined.decode().split("\n") if raws else []
     if max(map(len, texts), default=0) > _SURELY_SANE_LENGTH:
         odd = [place for place, text in enumerate(texts) if len(text) > _SURELY_SANE_LENGTH and _amount(text) is None]
@@ -413,14 +422,9 @@ def _checked_amounts(raws: list[msgspec.Raw]) -> list[str]:
 
 
 def _amount(text: str) -> str | None:
-    """Return a JSON number's exact text without an exponent, None where it is not finite or not sane."""
-    if len(text) > _LONGEST_NUMBER:
-        return None
-    try:
-        number = Decimal(text)
-    except InvalidOperation:
-        return None
-    return f"{number:f}" if wire.is_points(number) else None
+    """Return a number's exact text without an exponent, None where it is none, or not sane."""
+    number = wire.points_of(text)
+    return None if number is None else f"{number:f}"
 
 
 def _time_texts(times: list[Any]) -> list[str]:
@@ -431,7 +435,7 @@ def _time_texts(times: list[Any]) -> list[str]:
     except (TypeError, ValueError):
         return [_time_text(time) for time in times]
     shapes = joined.translate(None, b"0123456789").replace(b".", b"")
-    if shapes != b"\n".join([b"--T::Z"] * len(times)):
+    if shapes != b"\n".join([b"--T::Z"] * len(times)) or any(none in joined for none in _NO_TIMES):
         return [_time_text(time) for time in times]
     longest = len("2024-05-16T12:20:03.807123Z")
     if max(map(len, times), default=0) > longest:
@@ -445,6 +449,8 @@ def _time_text(time: object) -> str:
         return _MISSING
     try:
         moment = datetime.fromisoformat(time)
+        if moment.year in wire.NO_TIME:
+            return _MISSING
         moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError):
         return _MISSING

@@ -16,16 +16,15 @@ from typing import Any
 
 import msgspec
 
-from treazure_pipeline.clients.wire import INFORMATIONAL, MOVING, Movement, WireError, is_points
+from treazure_pipeline.clients.wire import INFORMATIONAL, MOVING, NO_TIME, Movement, WireError, is_points, points_of
 from treazure_pipeline.texts import clean
 
 NO_TYPE = "unknown"
 """The type of a movement that names none."""
 
-_NO_TIME = (1, 9999)
 _KINDS = {kind.casefold(): kind for kind in MOVING | INFORMATIONAL}
-_CONTROL = re.compile(rb"\\u00[01]|\\[bf]")
-_DECIMAL = re.compile(r"[+-]?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,3})?")
+# Control characters, which msgspec leaves in texts, and texts for points, of which it takes what is none ("1_000").
+_NOT_STRICT = re.compile(rb'\\u00[01]|\\[bf]|"(?:amount|balance)"\s*:\s*"')
 
 # Made at import, as those of `wire`.
 _STRICT = msgspec.json.Decoder(list[Movement])
@@ -65,7 +64,7 @@ def read_log(body: bytes) -> Log:
 
     Raises WireError where it is none, or where there are movements and none of them can be read.
     """
-    if _CONTROL.search(body) is None:
+    if _NOT_STRICT.search(body) is None:
         try:
             return Log([_sound(movement) for movement in _STRICT.decode(body)])
         except (msgspec.MsgspecError, UnicodeDecodeError, _OddError):
@@ -89,7 +88,7 @@ def _sound(movement: Movement) -> Movement:
 
 def _utc(moment: datetime) -> datetime | None:
     """Return a time in UTC, None for .NET's first and last years, which stand for no time."""
-    if moment.year in _NO_TIME:
+    if moment.year in NO_TIME:
         return None
     if moment.tzinfo is UTC:
         return moment
@@ -154,11 +153,10 @@ def _points(value: object, name: str) -> Decimal | None:
     """Return a number of points, or its text, exactly; None for null and the empty text."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
-    if isinstance(value, str) and _DECIMAL.fullmatch(value.strip()):
-        value = Decimal(value.strip())
-    if not isinstance(value, Decimal) or not is_points(value):
+    points = points_of(str(value)) if isinstance(value, str | Decimal) else None
+    if points is None:
         raise _OddError(f"its {name} is no number of points")
-    return value
+    return points
 
 
 def _moment(value: object, name: str) -> datetime | None:

@@ -40,6 +40,8 @@ MUTATED_AT = "mutatedAt"
 MOVING = frozenset({"Load", "Convert", "Redeem", "Expire", "Transfer"})
 INFORMATIONAL = frozenset({"RedeemVoucher"})
 """Transaction types of the history that move no points."""
+NO_TIME = (1, 9999)
+"""Years in which .NET's first and last moments lie, which stand for no time."""
 
 _STATUSES = ("status", "state", "exportStatus")
 _FAILED = re.compile(r"fail|error|fault|cancel|abort|reject", re.IGNORECASE)
@@ -49,6 +51,10 @@ LARGEST_MAGNITUDE = 15
 MOST_FRACTION_DIGITS = 20
 """Points beyond 10^15, or with more decimals, are nowhere accepted."""
 EXACT = msgspec.json.Encoder(decimal_format="number")
+
+
+_LONGEST_NUMBER = 60
+_NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,5})?")
 
 
 class WireError(ValueError):
@@ -77,12 +83,12 @@ class Token:
 
 
 class _Programme(msgspec.Struct):
-    loyaltyPointDefinitionId: str | int | None = None  # noqa: N815 - the wire's name
+    loyaltyPointDefinitionId: Any = None  # noqa: N815 - the wire's name
     balance: msgspec.Raw = _NULL  # read only of the programme that is asked for
 
 
 class _Account(msgspec.Struct):
-    loyaltyPrograms: list[_Programme]  # noqa: N815 - the wire's name
+    loyaltyPrograms: list[_Programme | None] | None  # noqa: N815 - the wire's name
 
 
 class _Balance(msgspec.Struct):
@@ -111,7 +117,6 @@ class Movement(msgspec.Struct, rename="camel", frozen=True):
 
 # Made here, in one thread: where several meet a type for the first time, msgspec lets one of them read what another is
 # still building, and the process dies.
-_NUMBER = msgspec.json.Decoder(Decimal)
 _TOKEN = msgspec.json.Decoder(_Token)
 _SECONDS = msgspec.json.Decoder(float, strict=False)
 _ACCOUNT = msgspec.json.Decoder(_Account)
@@ -124,15 +129,21 @@ def is_points(value: Decimal) -> bool:
     return isinstance(exponent, int) and exponent >= -MOST_FRACTION_DIGITS and value.adjusted() < LARGEST_MAGNITUDE
 
 
+def points_of(text: str) -> Decimal | None:
+    """Return the exact points that the text of a number says, None where it is no number of points."""
+    if len(text) > _LONGEST_NUMBER or not _NUMBER.fullmatch(text.strip(" ")):
+        return None
+    value = Decimal(text.strip(" "))
+    return value if is_points(value) else None
+
+
 def _points(raw: msgspec.Raw) -> Decimal:
     """Read a number of points, or its text."""
-    try:
-        value = _NUMBER.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        value = Decimal("NaN")
-    if not is_points(value):
+    value = json_of(bytes(raw)) if bytes(raw).startswith(b'"') else bytes(raw).decode("utf-8", "replace")
+    points = points_of(value)
+    if points is None:
         raise PointsError("its balance is no number, or beyond 10^15")
-    return value
+    return points
 
 
 def time_text(moment: datetime) -> str:
@@ -250,8 +261,8 @@ def read_account_balance(body: bytes, loyalty_id: str) -> Decimal | None:
         account = _ACCOUNT.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise WireError(f"it is no account ({error})") from None
-    for programme in account.loyaltyPrograms:
-        if str(programme.loyaltyPointDefinitionId).casefold() == loyalty_id.casefold():
+    for programme in account.loyaltyPrograms or ():
+        if programme is not None and str(programme.loyaltyPointDefinitionId).casefold() == loyalty_id.casefold():
             return _points(programme.balance)
     return None
 

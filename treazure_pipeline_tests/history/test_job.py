@@ -90,7 +90,7 @@ def test_a_log_that_can_t_be_read_is_a_warning_until_it_is_read(execute: Execute
     assert result.success
     assert checks(result)["every_log_is_read"] is False
     assert metadata(result)["failed_outstanding"] == 1
-    assert "it is no history" in metadata(result)["failures"]
+    assert "it is a web page" in metadata(result)["failures"]
     assert checks(execute(shop))["every_log_is_read"] is True
 
 
