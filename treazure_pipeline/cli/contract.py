@@ -17,10 +17,10 @@ from typing import Literal
 
 from treazure_pipeline.clients import wire
 from treazure_pipeline.clients.engage import EngageClient
+from treazure_pipeline.clients.movements import Log
 from treazure_pipeline.clients.shapes import Recorder, Seen, fits, value_of, without_ids
 from treazure_pipeline.clients.transport import RetryPolicy
 from treazure_pipeline.clients.treazure import TreazureClient
-from treazure_pipeline.clients.wire import Movement
 from treazure_pipeline.errors import NotFoundError, PipelineError
 from treazure_pipeline.settings import Programme, Settings
 from treazure_pipeline.sync.evidence import returned
@@ -203,15 +203,25 @@ class _Treazure(_System):
         return self._line(about, assumed, f"{apart:.0f} s apart", verdict)
 
     def _log(self, account: str) -> Iterator[Line]:
-        read: list[Movement] = []
+        log = Log([])
+
+        def read_it() -> None:
+            nonlocal log
+            log = self._client.history(account, self._programme.loyalty_id)
+
         row = {
             "dateTime": "time", "amount": "decimal|integer", "transactionType": "text", "balance": "decimal|integer",
         }  # fmt: skip
         yield self._call(
             "points log", "an array of dateTime, amount, transactionType, balance, receiptNr, comment, expiresAt",
-            lambda: read.extend(self._client.history(account, self._programme.loyalty_id)),
+            read_it,
             lambda seen: fits(value_of(seen.body), [row]),
         )  # fmt: skip
+        if log.unreadable:
+            observed = f"{len(log.unreadable)} of {len(log.unreadable) + len(log.movements)} can't be read"
+            first = f"{observed}: {log.unreadable[0]}"
+            yield self._line("points log: movements", "each can be read", first, "not understood")
+        read = log.movements
         if not read:
             return
         kinds = sorted({movement.transaction_type for movement in read})
@@ -299,7 +309,7 @@ class _Trial(_System):
         )  # fmt: skip
         try:
             after = self._balance()
-            movements = self._client.history(self._contact, self._programme.loyalty_id)
+            movements = self._client.history(self._contact, self._programme.loyalty_id).movements
         except PipelineError as error:
             observed = (
                 f"{error} Look for the receipt {self._receipt}, and take the point back by hand if it stands there."
