@@ -23,7 +23,7 @@ from treazure_pipeline.ledger import alerts as memory
 from treazure_pipeline.ledger.alerts import Health, Message, Queue
 from treazure_pipeline.ledger.store import Ledger
 from treazure_pipeline.ledger.verification import Standing
-from treazure_pipeline.settings import Programme, Settings
+from treazure_pipeline.settings import Programme
 
 logger = logging.getLogger(__name__)
 
@@ -183,11 +183,6 @@ def ping(url: SecretStr) -> bool:
     if not heard:
         logger.warning("DEAD_MAN_URL did not answer a ping; it is pinged again")
     return heard
-
-
-def ui_of(settings: Settings, programme: Programme, ui: str) -> str:
-    """Return where Dagster shows the assets of a programme."""
-    return f"{ui}/assets/{programme.name}" if settings.prefixed else f"{ui}/assets"
 
 
 def _send(url: SecretStr, message: Message) -> bool:

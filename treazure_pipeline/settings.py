@@ -167,6 +167,7 @@ class Programme(BaseModel):
         beginning: The earliest time asked of Treazure when nothing has been read yet; aware, UTC.
         decimals: Digits after the point that Engage keeps.
         guards: What a run may change without approval.
+        keeps_names: Its keys and jobs stay without its name, as they were before another programme joined it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True, hide_input_in_errors=True)
@@ -177,6 +178,7 @@ class Programme(BaseModel):
     beginning: Annotated[datetime, BeforeValidator(_beginning)] = datetime(2000, 1, 1, tzinfo=UTC)
     decimals: Annotated[int, Field(ge=0, le=9)] = 2
     guards: Guards = Guards()
+    keeps_names: bool = False
 
 
 class Storage(BaseModel):
@@ -231,6 +233,7 @@ class Settings(MasterSettings):
     Attributes:
         engage_base_url: Formed from its parts where it was not given; no slash at the end.
         prefixed: Whether keys of assets and names of jobs carry the programme's name.
+        tenant: What stands before every key and name, for several retailers on one Dagster instance.
     """
 
     treazure_lookup_wait_seconds: float = Field(default=60, gt=0, allow_inf_nan=False)
@@ -263,6 +266,9 @@ class Settings(MasterSettings):
 
     retry_scale: float = Field(default=1, ge=0, allow_inf_nan=False, validation_alias="TREAZURE_PIPELINE_RETRY_SCALE")
     prefixed: bool = False
+    tenant: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)] | None = Field(
+        default=None, validation_alias="TREAZURE_PIPELINE_TENANT"
+    )
 
 
 class ReceiverSettings(Storage):
@@ -546,6 +552,8 @@ def _read_programmes(path: Path, guards: Mapping[str, str]) -> tuple[Programme, 
             for value in dict.fromkeys(values)
             if values.count(value) > 1
         )
+    if sum(programme.keeps_names for programme in programmes) > 1:
+        wrong.append("keeps_names stands at more than one programme; only the first one of an installation has them")
     if wrong:
         raise ValueError("has mistakes: " + "; ".join(wrong))
     return tuple(programmes)

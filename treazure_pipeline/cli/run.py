@@ -139,17 +139,18 @@ def run_history(settings: Settings, programme: Programme, config: dict[str, Any]
 
     from treazure_pipeline.connections import Connections
     from treazure_pipeline.orchestration.definitions import build_definitions
+    from treazure_pipeline.orchestration.names import names_of
 
     opened: list[Connections] = []
-    prefix = [programme.name] if settings.prefixed else []
+    names = names_of(settings, programme)
     with DagsterInstance.get() as dagster, _progress(programme, "reading logs") as advance:
 
         def connect(settings: Settings) -> Connections:
             opened.append(Connections(settings, on_progress=advance))
             return opened[-1]
 
-        job = build_definitions(settings, connect).resolve_job_def("_".join([*prefix, "refresh_points_history"]))
-        result = _execute(job, dagster, {"__".join([*prefix, "points_history"]): {"config": config}})
+        job = build_definitions(settings, connect).resolve_job_def(names.of("refresh_points_history"))
+        result = _execute(job, dagster, {names.op("points_history"): {"config": config}})
     values = _values(result)
     return {
         "programme": programme.name,
@@ -188,6 +189,7 @@ def run_verify(settings: Settings, programme: Programme) -> dict[str, Any]:
     from treazure_pipeline.connections import Connections
     from treazure_pipeline.ledger import verification
     from treazure_pipeline.orchestration.definitions import build_definitions
+    from treazure_pipeline.orchestration.names import names_of
 
     opened: list[Connections] = []
 
@@ -195,9 +197,9 @@ def run_verify(settings: Settings, programme: Programme) -> dict[str, Any]:
         opened.append(Connections(settings))
         return opened[-1]
 
-    prefix = [programme.name] if settings.prefixed else []
+    names = names_of(settings, programme)
     with DagsterInstance.get() as dagster:
-        job = build_definitions(settings, connect).resolve_job_def("_".join([*prefix, "verify_balances"]))
+        job = build_definitions(settings, connect).resolve_job_def(names.of("verify_balances"))
         with Connections(settings) as connections:
             try:
                 with verification.holding(connections.ledger, connections.ledger.account(programme)):
@@ -253,6 +255,7 @@ def run_adjustments(settings: Settings) -> dict[str, Any]:
 
     from treazure_pipeline.connections import Connections
     from treazure_pipeline.orchestration.definitions import build_definitions
+    from treazure_pipeline.orchestration.names import names_of
 
     opened: list[Connections] = []
 
@@ -261,7 +264,7 @@ def run_adjustments(settings: Settings) -> dict[str, Any]:
         return opened[-1]
 
     with DagsterInstance.get() as dagster:
-        job = build_definitions(settings, connect).resolve_job_def("process_adjustments")
+        job = build_definitions(settings, connect).resolve_job_def(names_of(settings).of("process_adjustments"))
         result = _execute(job, dagster, {})
     values = _values(result)
     return {
@@ -289,9 +292,10 @@ def run_balance_sync(
 
     from treazure_pipeline.connections import Connections
     from treazure_pipeline.orchestration.definitions import build_definitions
+    from treazure_pipeline.orchestration.names import names_of
 
     opened: list[Connections] = []
-    prefix = [programme.name] if settings.prefixed else []
+    names = names_of(settings, programme)
     with DagsterInstance.get() as dagster, _progress(programme) as advance:
 
         def connect(settings: Settings) -> Connections:
@@ -299,7 +303,7 @@ def run_balance_sync(
             return opened[-1]
 
         definitions = build_definitions(settings, connect)
-        job = definitions.resolve_job_def("_".join([*prefix, "hourly_balance_sync"]))
+        job = definitions.resolve_job_def(names.of("hourly_balance_sync"))
         with Connections(settings) as connections:
             account = connections.ledger.account(programme)
             try:
@@ -310,7 +314,7 @@ def run_balance_sync(
                 return {"status": "busy", "programme": programme.name, "exit_code": error.exit_code}
         config = {"treazure_balance_snapshot": window, "engage_balance_push": {"limit": limit}}
         ops = {
-            "__".join([*prefix, asset]): {"config": {key: value for key, value in given.items() if value}}
+            names.op(asset): {"config": {key: value for key, value in given.items() if value}}
             for asset, given in config.items()
         }
         result = _execute(job, dagster, ops)

@@ -128,6 +128,7 @@ class _Jobs:
     ) -> None:
         from treazure_pipeline.connections import Connections
         from treazure_pipeline.orchestration.definitions import build_definitions
+        from treazure_pipeline.orchestration.names import names_of
 
         self._settings = settings
         self._programme = programme
@@ -135,7 +136,7 @@ class _Jobs:
         self._opened: list[Connections] = []
         self._results: list[ExecuteInProcessResult] = []
         self._figures: dict[str, Any] = {}
-        self._prefix = [programme.name] if settings.prefixed else []
+        self._names = names_of(settings, programme)
 
         def connect(settings: Settings) -> Connections:
             self._opened.append(Connections(settings, on_progress=advance))
@@ -184,9 +185,9 @@ class _Jobs:
         """Run a job; return whether it succeeded."""
         from treazure_pipeline.orchestration.balance_sync import FOREGROUND
 
-        job = self._definitions.resolve_job_def("_".join([*self._prefix, name]))
+        job = self._definitions.resolve_job_def(self._names.of(name))
         self._report_dead_runs(job.name, shard)
-        ops = {"__".join([*self._prefix, asset]): {"config": values} for asset, values in config.items()}
+        ops = {self._names.op(asset): {"config": values} for asset, values in config.items()}
         result = job.execute_in_process(
             instance=self._dagster, partition_key=shard, tags=FOREGROUND, raise_on_error=False,
             run_config={"ops": ops, "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},

@@ -17,6 +17,7 @@ from treazure_pipeline.ledger import frames
 from treazure_pipeline.ledger.limiter import Priority
 from treazure_pipeline.orchestration import metadata as md
 from treazure_pipeline.orchestration.balance_sync import ACTIVE, CONNECTIONS, FOREGROUND, OWNERS
+from treazure_pipeline.orchestration.names import FIRST, Names
 from treazure_pipeline.settings import Programme
 from treazure_pipeline.sync.adjustments import Work, process
 
@@ -27,16 +28,19 @@ WARN_SECONDS = 3600.0
 FAIL_SECONDS = 12 * 3600.0
 
 
-def build_adjustments(programmes: Sequence[Programme]) -> dg.Definitions:
+def build_adjustments(programmes: Sequence[Programme], names: Names) -> dg.Definitions:
     """Assemble the queue's asset, job and sensor; one for all programmes, since events arrive at one address."""
     events = dg.AssetSpec(
-        "engage_adjustment_events", group_name=GROUP, kinds={"voyado"}, owners=OWNERS,
+        names.key("engage_adjustment_events"), group_name=names.group(GROUP), kinds={"voyado"}, owners=OWNERS,
         description="`loyalty.addPoints` webhooks of Engage: points given by hand or by an automation.",
     )  # fmt: skip
 
+    key = names.key("processed_adjustments")
+
     @dg.asset(
+        key=key,
         deps=[events],
-        group_name=GROUP,
+        group_name=names.group(GROUP),
         owners=OWNERS,
         kinds={"treazure", "postgres", "voyado"},
         code_version="1",
@@ -53,11 +57,11 @@ def build_adjustments(programmes: Sequence[Programme]) -> dg.Definitions:
             ),
         },
         check_specs=[
-            dg.AssetCheckSpec("nothing_is_uncertain", asset="processed_adjustments",
+            dg.AssetCheckSpec("nothing_is_uncertain", asset=key,
                               description="No adjustment waits for a person to say whether Treazure has it (I4)."),
-            dg.AssetCheckSpec("queue_moves", asset="processed_adjustments",
+            dg.AssetCheckSpec("queue_moves", asset=key,
                               description="Nothing has waited for long; Engage itself gives up after 27.5 hours."),
-            dg.AssetCheckSpec("nothing_is_rejected", asset="processed_adjustments",
+            dg.AssetCheckSpec("nothing_is_rejected", asset=key,
                               description="No adjustment was rejected and no delivery unreadable."),
         ],
         description=(
@@ -119,14 +123,15 @@ def build_adjustments(programmes: Sequence[Programme]) -> dg.Definitions:
         )
 
     job = dg.define_asset_job(
-        "process_adjustments",
+        names.of("process_adjustments"),
         selection=dg.AssetSelection.assets(processed_adjustments),
         executor_def=dg.in_process_executor,
+        tags=FIRST,
         description="Posts what is due in the queue of adjustments to Treazure, and sets the balances in Engage.",
     )
 
     @dg.sensor(
-        name="adjustment_queue_sensor",
+        name=names.of("adjustment_queue_sensor"),
         job=job,
         minimum_interval_seconds=SENSOR_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,

@@ -6,6 +6,7 @@ and how it is told (`treazure_pipeline.alerts`). See https://docs.dagster.io/gui
 
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,6 +21,7 @@ from treazure_pipeline.ledger import alerts as memory
 from treazure_pipeline.ledger.verification import standing
 from treazure_pipeline.orchestration.balance_sync import CONNECTIONS
 from treazure_pipeline.orchestration.guards import APPROVAL
+from treazure_pipeline.orchestration.names import Names, names_of
 
 SECONDS = 30
 UI_VARIABLE = "DAGSTER_WEBSERVER_URL"
@@ -31,11 +33,11 @@ _VERDICTS = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
 _ENDED = [*_VERDICTS, dg.DagsterRunStatus.CANCELED]
 
 
-def build_alerts() -> dg.Definitions:
+def build_alerts(names: Names) -> dg.Definitions:
     """Assemble the sensor; it looks at every job of the code location that it is part of."""
 
     @dg.sensor(
-        name="alert_sensor",
+        name=names.of("alert_sensor"),
         minimum_interval_seconds=SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         required_resource_keys={CONNECTIONS},
@@ -47,7 +49,11 @@ def build_alerts() -> dg.Definitions:
     def alert_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         connections: Connections = getattr(context.resources, CONNECTIONS)
         assert context.repository_def is not None
-        jobs = [name for name in context.repository_def.job_names if not name.startswith("__") and name != APPROVAL]
+        jobs = [
+            name
+            for name in context.repository_def.job_names
+            if not name.startswith("__") and name != names.of(APPROVAL)
+        ]
         try:
             return dg.SkipReason(_evaluate(context, connections, jobs))
         except PipelineError as error:
@@ -67,9 +73,11 @@ def _evaluate(context: dg.SensorEvaluationContext, connections: Connections, job
         for programme in settings.programmes:
             account = ledger.account(programme)
             healths.append(memory.health(ledger, account))
-            shown = alerts.ui_of(settings, programme, ui)
+            shown = names_of(settings, programme).url(ui)
             firing += alerts.of_programme(programme, healths[-1], standing(ledger, account), shown)
-        firing += alerts.of_queue(memory.queue(ledger), f"{ui}/assets/processed_adjustments")
+        firing += alerts.of_queue(memory.queue(ledger), names_of(settings).url(ui, "processed_adjustments"))
+        if settings.tenant is not None:
+            firing = [replace(alert, title=f"{settings.tenant}: {alert.title}") for alert in firing]
         told = alerts.tell(ledger, firing, settings.alert_urls)
     if settings.dead_man_url is not None and alerts.is_fresh(healths):
         now = healths[0].now.timestamp()

@@ -20,6 +20,7 @@ from treazure_pipeline.ledger.coverage import Window
 from treazure_pipeline.ledger.store import Account
 from treazure_pipeline.orchestration import guards
 from treazure_pipeline.orchestration import metadata as md
+from treazure_pipeline.orchestration.names import Names
 from treazure_pipeline.settings import Programme
 from treazure_pipeline.sync import first_send
 from treazure_pipeline.sync.balances import merge_snapshot, take_snapshot
@@ -61,24 +62,20 @@ class PushConfig(dg.Config):
     )
 
 
-def build_balance_sync(programme: Programme, *, prefixed: bool) -> dg.Definitions:
-    """Assemble one programme's chain of assets; `prefixed` puts the programme's name before every key and name."""
-
-    def key(name: str) -> dg.AssetKey:
-        return dg.AssetKey([programme.name, name] if prefixed else [name])
-
-    prefix = f"{programme.name}_" if prefixed else ""
+def build_balance_sync(programme: Programme, names: Names) -> dg.Definitions:
+    """Assemble one programme's chain of assets."""
+    key = names.key
     tags = {"programme": programme.name}
     common: dict[str, Any] = {
-        "group_name": GROUP,
+        "group_name": names.group(GROUP),
         "owners": OWNERS,
         "tags": tags,
         "required_resource_keys": {CONNECTIONS},
-        "pool": f"{prefix}balance_sync",
+        "pool": names.of("balance_sync"),
     }
 
     treazure_balances = dg.AssetSpec(
-        key("treazure_balances"), group_name=GROUP, kinds={"treazure"}, owners=OWNERS, tags=tags,
+        key("treazure_balances"), group_name=names.group(GROUP), kinds={"treazure"}, owners=OWNERS, tags=tags,
         description=f"The points of programme `{programme.loyalty_id}` in Treazure, the points master.",
         metadata={"dagster/column_schema": md.BALANCE_COLUMNS},
     )  # fmt: skip
@@ -251,13 +248,17 @@ def build_balance_sync(programme: Programme, *, prefixed: bool) -> dg.Definition
         yield from _push(context, programme, config.limit)
 
     engage_accounts = dg.AssetSpec(
-        key("engage_point_accounts"), deps=[key("engage_balance_push"), "processed_adjustments"], group_name=GROUP,
-        kinds={"voyado"}, owners=OWNERS, tags=tags,
+        key("engage_point_accounts"),
+        deps=[key("engage_balance_push"), names.shared.key("processed_adjustments")],
+        group_name=names.group(GROUP),
+        kinds={"voyado"},
+        owners=OWNERS,
+        tags=tags,
         description=f"The point accounts of definition {programme.definition_id} in Engage, the point follower.",
-    )  # fmt: skip
+    )
     assets = [treazure_balance_snapshot, balance_diff, engage_balance_push]
     job = dg.define_asset_job(
-        f"{prefix}hourly_balance_sync",
+        names.of("hourly_balance_sync"),
         selection=dg.AssetSelection.assets(*assets),
         executor_def=dg.in_process_executor,
         tags=tags,

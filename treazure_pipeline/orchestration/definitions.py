@@ -13,6 +13,7 @@ from treazure_pipeline.orchestration.balance_sync import CONNECTIONS, build_bala
 from treazure_pipeline.orchestration.guards import build_approval
 from treazure_pipeline.orchestration.maintenance import build_maintenance
 from treazure_pipeline.orchestration.migration import build_migration
+from treazure_pipeline.orchestration.names import names_of
 from treazure_pipeline.orchestration.points_history import build_points_history
 from treazure_pipeline.orchestration.verification import build_verification
 from treazure_pipeline.settings import Settings
@@ -29,26 +30,27 @@ def build_definitions(settings: Settings, connect: Callable[[Settings], Connecti
         with connect(settings) as opened:
             yield opened
 
+    names = names_of(settings)
     shared = dg.Definitions(
-        jobs=[build_approval(CONNECTIONS)],
+        jobs=[build_approval(CONNECTIONS, names)],
         resources={CONNECTIONS: connections},
         # Also for what is materialised by hand: one process keeps one lock and its connections from step to step.
         executor=dg.in_process_executor,
     )
     of_programmes = [
-        build(programme, prefixed=settings.prefixed)
+        build(programme, names_of(settings, programme))
         for programme in settings.programmes
         for build in (build_balance_sync, build_verification, build_points_history)
     ]
     migrations = [
-        build_migration(programme, prefixed=settings.prefixed, shards=settings.migration_shards)
+        build_migration(programme, names_of(settings, programme), shards=settings.migration_shards)
         for programme in settings.programmes
     ]
     return dg.Definitions.merge(
         shared,
         *of_programmes,
         *migrations,
-        build_adjustments(settings.programmes),
-        build_alerts(),
-        build_maintenance(settings),
+        build_adjustments(settings.programmes, names),
+        build_alerts(names),
+        build_maintenance(settings, names),
     )

@@ -16,6 +16,7 @@ from treazure_pipeline.errors import PipelineError
 from treazure_pipeline.ledger import plans
 from treazure_pipeline.ledger.store import Account
 from treazure_pipeline.orchestration import metadata as md
+from treazure_pipeline.orchestration.names import Names
 from treazure_pipeline.settings import Programme
 from treazure_pipeline.sync.guards import Judgement, judge
 
@@ -73,7 +74,7 @@ class Approval(dg.Config):
     approved_by: str = Field(description="Your name; it is kept with the approval.", min_length=1)
 
 
-def build_approval(resource: str) -> dg.JobDefinition:
+def build_approval(resource: str, names: Names) -> dg.JobDefinition:
     """Assemble the job that approves a stored plan; the next push of its programme sends the plan's rows."""
 
     @dg.op(required_resource_keys={resource}, description="Lets a stored plan through once.")
@@ -90,7 +91,7 @@ def build_approval(resource: str) -> dg.JobDefinition:
         )  # fmt: skip
 
     @dg.job(
-        name=APPROVAL,
+        name=names.of(APPROVAL),
         executor_def=dg.in_process_executor,
         description="Approves the plan of a push that a guard has stopped. The next push sends its rows, once.",
     )

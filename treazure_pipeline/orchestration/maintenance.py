@@ -12,6 +12,7 @@ from treazure_pipeline.connections import Connections
 from treazure_pipeline.errors import PipelineError
 from treazure_pipeline.ledger.retention import megabytes, prune
 from treazure_pipeline.orchestration.balance_sync import CONNECTIONS, OWNERS
+from treazure_pipeline.orchestration.names import BACKGROUND, Names
 from treazure_pipeline.settings import Settings
 
 _COLUMNS = dg.TableSchema(
@@ -33,15 +34,16 @@ _COLUMNS = dg.TableSchema(
 )
 
 
-def build_maintenance(settings: Settings) -> dg.Definitions:
+def build_maintenance(settings: Settings, names: Names) -> dg.Definitions:
     """Assemble the history's asset, and the job and schedule that keep it from growing for ever."""
 
     @dg.asset(
-        group_name="maintenance",
+        key=names.key("ledger_history"),
+        group_name=names.group("maintenance"),
         owners=OWNERS,
         kinds={"postgres"},
         code_version="1",
-        pool="maintenance",
+        pool=names.of("maintenance"),
         required_resource_keys={CONNECTIONS},
         metadata={"dagster/table_name": "treazure_pipeline.balance_change", "dagster/column_schema": _COLUMNS},
         description=(
@@ -63,13 +65,14 @@ def build_maintenance(settings: Settings) -> dg.Definitions:
         )
 
     job = dg.define_asset_job(
-        "prune_history",
+        names.of("prune_history"),
         selection=dg.AssetSelection.assets(ledger_history),
         executor_def=dg.in_process_executor,
+        tags=BACKGROUND,
         description="Deletes what is older than LEDGER_HISTORY_DAYS and needed for nothing, in small transactions.",
     )
     schedule = dg.ScheduleDefinition(
-        name="prune_history_schedule",
+        name=names.of("prune_history_schedule"),
         cron_schedule="23 3 * * *",
         job=job,
         execution_timezone="UTC",

@@ -19,6 +19,7 @@ from treazure_pipeline.ledger.limiter import Priority
 from treazure_pipeline.ledger.store import Account
 from treazure_pipeline.orchestration import metadata as md
 from treazure_pipeline.orchestration.balance_sync import CONNECTIONS, OWNERS
+from treazure_pipeline.orchestration.names import BACKGROUND, FOR_DAYS, Names
 from treazure_pipeline.settings import Programme
 
 GROUP = "point_migration"
@@ -92,21 +93,17 @@ def shard_names(shards: int) -> list[str]:
     return [f"{number:03}" for number in range(shards)]
 
 
-def build_migration(programme: Programme, *, prefixed: bool, shards: int) -> dg.Definitions:
-    """Assemble one programme's migration; `prefixed` puts the programme's name before every key and name."""
-
-    def key(name: str) -> dg.AssetKey:
-        return dg.AssetKey([programme.name, name] if prefixed else [name])
-
-    prefix = f"{programme.name}_" if prefixed else ""
+def build_migration(programme: Programme, names: Names, *, shards: int) -> dg.Definitions:
+    """Assemble one programme's migration."""
+    key = names.key
     partitions = dg.StaticPartitionsDefinition(shard_names(shards))
     tags = {"programme": programme.name}
     common: dict[str, Any] = {
-        "group_name": GROUP,
+        "group_name": names.group(GROUP),
         "owners": OWNERS,
         "tags": tags,
         "required_resource_keys": {CONNECTIONS},
-        "pool": f"{prefix}point_migration",
+        "pool": names.of("point_migration"),
         "code_version": "1",
     }
 
@@ -270,13 +267,13 @@ def build_migration(programme: Programme, *, prefixed: bool, shards: int) -> dg.
     ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
         yield from _audit(context, programme, config.accepted_by)
 
-    @dg.op(name=f"{prefix}abandon", required_resource_keys={CONNECTIONS})
+    @dg.op(name=names.of("abandon"), required_resource_keys={CONNECTIONS})
     def abandon(context: dg.OpExecutionContext, config: AbandonConfig) -> None:
         with _working(context, programme) as (connections, account):
             migrations.abandon(connections.ledger, account, by=config.by, reason=config.reason)
 
     @dg.job(
-        name=f"{prefix}abandon_migration",
+        name=names.of("abandon_migration"),
         executor_def=dg.in_process_executor,
         tags=tags,
         description="Gives the open migration up: the programme is live again, and the sync sets what it knows.",
@@ -286,10 +283,10 @@ def build_migration(programme: Programme, *, prefixed: bool, shards: int) -> dg.
 
     def job(name: str, description: str, assets: Sequence[dg.AssetsDefinition]) -> Any:
         return dg.define_asset_job(
-            f"{prefix}{name}",
+            names.of(name),
             selection=dg.AssetSelection.assets(*assets),
             executor_def=dg.in_process_executor,
-            tags=tags,
+            tags=tags | BACKGROUND | FOR_DAYS,
             description=description,
         )
 

@@ -16,6 +16,7 @@ from treazure_pipeline.ledger import frames, history
 from treazure_pipeline.ledger.limiter import Priority
 from treazure_pipeline.orchestration import metadata as md
 from treazure_pipeline.orchestration.balance_sync import ACTIVE, CONNECTIONS, FOREGROUND, OWNERS
+from treazure_pipeline.orchestration.names import BACKGROUND, Names
 from treazure_pipeline.settings import Programme
 from treazure_pipeline.sync.history import Refreshed, refresh
 
@@ -62,24 +63,20 @@ class HistoryConfig(dg.Config):
     )
 
 
-def build_points_history(programme: Programme, *, prefixed: bool) -> dg.Definitions:
-    """Assemble one programme's history; `prefixed` puts the programme's name before every key and name."""
-
-    def key(name: str) -> dg.AssetKey:
-        return dg.AssetKey([programme.name, name] if prefixed else [name])
-
-    prefix = f"{programme.name}_" if prefixed else ""
+def build_points_history(programme: Programme, names: Names) -> dg.Definitions:
+    """Assemble one programme's history."""
+    key = names.key
     tags = {"programme": programme.name}
 
     @dg.asset(
         key=key("points_history"),
         deps=[key("balance_diff")],
-        group_name=GROUP,
+        group_name=names.group(GROUP),
         owners=OWNERS,
         tags=tags,
         kinds={"treazure", "postgres", "parquet"},
         code_version="1",
-        pool=f"{prefix}points_history",
+        pool=names.of("points_history"),
         required_resource_keys={CONNECTIONS},
         metadata={
             "dagster/column_schema": COLUMNS,
@@ -170,10 +167,10 @@ def build_points_history(programme: Programme, *, prefixed: bool) -> dg.Definiti
         )
 
     job = dg.define_asset_job(
-        f"{prefix}refresh_points_history",
+        names.of("refresh_points_history"),
         selection=dg.AssetSelection.assets(points_history),
         executor_def=dg.in_process_executor,
-        tags=tags,
+        tags=tags | BACKGROUND,
         description="Reads the points logs of contacts whose balance changed, at half of Treazure's rate at most.",
     )
     return dg.Definitions(assets=[points_history], jobs=[job], schedules=[_schedule(job)])

@@ -17,6 +17,7 @@ from treazure_pipeline.ledger.limiter import Priority
 from treazure_pipeline.ledger.verification import Standing, Tally
 from treazure_pipeline.orchestration import metadata as md
 from treazure_pipeline.orchestration.balance_sync import CONNECTIONS, OWNERS, hourly
+from treazure_pipeline.orchestration.names import BACKGROUND, Names
 from treazure_pipeline.settings import Programme
 from treazure_pipeline.sync.verification import WAITS, Verified, Work, verify
 
@@ -36,25 +37,21 @@ COLUMNS = dg.TableSchema(
 )
 
 
-def build_verification(programme: Programme, *, prefixed: bool) -> dg.Definitions:
-    """Assemble one programme's verification; `prefixed` puts the programme's name before every key and name."""
-
-    def key(name: str) -> dg.AssetKey:
-        return dg.AssetKey([programme.name, name] if prefixed else [name])
-
-    prefix = f"{programme.name}_" if prefixed else ""
+def build_verification(programme: Programme, names: Names) -> dg.Definitions:
+    """Assemble one programme's verification."""
+    key = names.key
     tags = {"programme": programme.name}
 
     @dg.asset(
         key=key("engage_balance_verification"),
         deps=[key("engage_point_accounts"), key("treazure_balances")],
-        group_name=GROUP,
+        group_name=names.group(GROUP),
         owners=OWNERS,
         kinds={"voyado", "treazure", "postgres"},
         tags=tags,
         code_version="1",
         required_resource_keys={CONNECTIONS},
-        pool=f"{prefix}balance_verification",
+        pool=names.of("balance_verification"),
         metadata={
             "dagster/column_schema": COLUMNS,
             "dagster/table_name": "treazure_pipeline.verification",
@@ -105,10 +102,10 @@ def build_verification(programme: Programme, *, prefixed: bool) -> dg.Definition
         yield dg.MaterializeResult(metadata=figures)
 
     job = dg.define_asset_job(
-        f"{prefix}verify_balances",
+        names.of("verify_balances"),
         selection=dg.AssetSelection.assets(engage_balance_verification),
         executor_def=dg.in_process_executor,
-        tags=tags,
+        tags=tags | BACKGROUND,
         description="Reads balances back from Engage and marks what differs for sending again.",
     )
 

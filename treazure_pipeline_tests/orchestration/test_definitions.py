@@ -183,3 +183,57 @@ def test_a_run_s_process_starts_without_the_libraries_that_only_tables_and_files
     code = f"import sys, treazure_pipeline.orchestration.definitions; print(*sorted({heavy} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def names_of_everything(definitions: dg.Definitions) -> set[str]:
+    """Whatever two code locations of one instance must not both have."""
+    graph = definitions.resolve_asset_graph()
+    repository = definitions.get_repository_def()
+    nodes = [graph.get(key) for key in graph.get_all_asset_keys()]
+    return {
+        *(key.to_user_string() for key in graph.get_all_asset_keys()),
+        *(f"group {node.group_name}" for node in nodes),
+        *(f"pool {pool}" for node in nodes for pool in node.pools or ()),
+        *(f"job {name}" for name in repository.job_names if not name.startswith("__")),
+        *(f"schedule {schedule.name}" for schedule in repository.schedule_defs),
+        *(f"sensor {sensor.name}" for sensor in repository.sensor_defs),
+    }
+
+
+def test_two_tenants_on_one_instance_share_no_name(shop: Shop) -> None:
+    north, south = (
+        names_of_everything(build_definitions(shop.settings(TREAZURE_PIPELINE_TENANT=tenant)))
+        for tenant in ("north", "south")
+    )
+    assert not north & south
+    assert {name.replace("north", "south") for name in north} == south
+    assert {"north/engage_balance_push", "group north_balance_sync", "job north_process_adjustments",
+            "pool north_balance_sync", "sensor north_alert_sensor"} <= north  # fmt: skip
+
+
+def test_the_first_programme_keeps_its_names_when_a_second_joins(
+    definitions: dg.Definitions, new_shop: Callable[..., Shop], tmp_path: Path
+) -> None:
+    listed = tmp_path / "programmes.yaml"
+    listed.write_text(
+        "- {name: points, loyalty_id: GOLD, keeps_names: true}\n"
+        "- {name: silver, loyalty_id: SILVER, definition_id: 2}\n"
+    )
+    joined = build_definitions(new_shop(environ={"TREAZURE_PIPELINE_PROGRAMMES": str(listed)}).settings())
+    added = names_of_everything(joined) - names_of_everything(definitions)
+    assert names_of_everything(definitions) <= names_of_everything(joined)
+    assert added
+    assert all("silver" in name for name in added)
+
+
+def test_what_has_time_queues_behind_syncs_and_those_behind_adjustments(definitions: dg.Definitions) -> None:
+    priority = {
+        name: int(definitions.resolve_job_def(name).run_tags.get("dagster/priority", 0))
+        for name in definitions.get_repository_def().job_names
+        if not name.startswith("__")
+    }
+    assert priority["process_adjustments"] > priority[JOB] > priority["verify_balances"]
+    background = ("verify_balances", "refresh_points_history", "point_migration", "finish_migration", "prune_history")
+    assert {priority[name] for name in background} == {priority["verify_balances"]}
+    tags = [definitions.resolve_job_def(name).run_tags for name in background]
+    assert all("treazure_pipeline/background" in each for each in tags)

@@ -325,3 +325,12 @@ def test_a_file_that_holds_no_secret_is_one_line_that_names_it(tmp_path: Path) -
     twice = refused(COMPLETE | {"ENGAGE_API_KEY_FILE": str(tmp_path / "good")})
     assert "ENGAGE_API_KEY_FILE must not be set beside ENGAGE_API_KEY" in twice
     assert "pass-word" not in twice
+
+
+def test_only_one_programme_keeps_its_names(tmp_path: Path) -> None:
+    file = tmp_path / "programmes.yaml"
+    file.write_text(
+        "- {name: a, loyalty_id: A, keeps_names: true}\n- {name: b, loyalty_id: B, definition_id: 2, keeps_names: true}"
+    )
+    with pytest.raises(SettingsError, match="keeps_names stands at more than one programme"):
+        load_settings(without("TREAZURE_LOYALTY_ID") | {"TREAZURE_PIPELINE_PROGRAMMES": str(file)})
