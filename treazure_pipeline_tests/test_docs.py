@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from treazure_pipeline.sandbox.dialects import DIALECTS
+
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 _LINK = re.compile(r"\]\(([^)\s]+)\)|src=\"([^\"]+)\"")
@@ -30,3 +32,8 @@ def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
         if not linked.exists() or (anchor and anchor not in anchors(linked)):
             dead.append(match[1] or match[2])
     assert dead == []
+
+
+def test_the_page_of_contracts_names_every_dialect() -> None:
+    page = (ROOT / "docs" / "contracts.md").read_text(encoding="utf-8")
+    assert [name for name in DIALECTS if f"`{name}`" not in page] == []
