@@ -26,12 +26,15 @@
        │  └─ ExportExpiredError
        └─ InvalidAnswerError
 
-`str(error)` is one complete paragraph for a person, hint included. No secret is ever part of one.
+`str(error)` is one complete paragraph for a person, hint included. No secret is ever part of one, nor what others wrote
+(`people.said`): that stands in `message` alone, for the ledger.
 """
 
 from __future__ import annotations
 
 from typing import ClassVar, Literal
+
+from treazure_pipeline import people
 
 System = Literal["treazure", "engage"]
 
@@ -49,7 +52,7 @@ class PipelineError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        return f"{self.message} {self.hint}" if self.hint else self.message
+        return people.public(f"{self.message} {self.hint}" if self.hint else self.message)
 
 
 class SettingsError(PipelineError):

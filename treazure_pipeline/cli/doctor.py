@@ -10,8 +10,8 @@ from typing import Literal
 
 import click
 import psycopg
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from treazure_pipeline.alerts import misunderstood
 from treazure_pipeline.cli import instance, output
@@ -79,7 +79,7 @@ def command(
     else:
         table = Table("Check", "", "Detail", box=None)
         for finding in findings:
-            table.add_row(finding.check, f"[{_COLOURS[finding.status]}]{finding.status}[/]", escape(finding.detail))
+            table.add_row(finding.check, Text(finding.status, _COLOURS[finding.status]), finding.detail)
         output.console().print(table)
     if failed:
         ctx.exit(SettingsError.exit_code if failed[0].check == "settings" else PipelineError.exit_code)

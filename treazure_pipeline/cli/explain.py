@@ -8,7 +8,6 @@ from dataclasses import asdict
 from typing import Any
 
 import click
-from rich.markup import escape
 from rich.table import Column, Table
 
 from treazure_pipeline.cli import instance, output
@@ -65,13 +64,13 @@ def _url(run_id: str | None) -> str | None:
 
 def _print(one: Explanation) -> None:
     output.say(f"{one.contact} in programme {one.programme}")
-    output.console().print(f"[bold]{escape(one.verdict)}[/]", soft_wrap=True)
+    output.console().print(one.verdict, style="bold", soft_wrap=True)
     table = Table(
         Column("time (UTC)", no_wrap=True), Column("", no_wrap=True), Column("", overflow="fold"),
         Column("run", overflow="fold"), box=None,
     )  # fmt: skip
     for event in one.events:
         run = _url(event.run_id) or event.run_id or ""
-        table.add_row(f"{event.at:%Y-%m-%d %H:%M:%S}", event.kind.replace("_", " "), escape(event.text), escape(run))
+        table.add_row(f"{event.at:%Y-%m-%d %H:%M:%S}", event.kind.replace("_", " "), event.text, run)
     output.console().print(table)
     output.say("")

@@ -8,7 +8,9 @@ from typing import Any, TypeVar
 
 import click
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
+
+from treazure_pipeline import people
 
 # Where in click's context stands that JSON was asked for.
 JSON = "treazure_pipeline.json"
@@ -16,29 +18,39 @@ JSON = "treazure_pipeline.json"
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+class _Plain(Console):
+    """Shows texts as they are, whoever wrote them: no markup, no emoji codes, no terminal sequences."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(people.printable(text), **options)
+
+
 def console() -> Console:
     """The console for results: colour on a terminal, plain text elsewhere."""
-    return Console(highlight=False)
+    return _Plain()
 
 
 def progress() -> Console:
     """The console for what goes on meanwhile: standard error, so that a program can read the results."""
-    return Console(stderr=True, highlight=False)
+    return _Plain(stderr=True)
 
 
 def say(message: str) -> None:
     """Print a line of the result as it stands."""
-    console().print(message, markup=False, soft_wrap=True)
+    console().print(message, soft_wrap=True)
 
 
 def error(message: str) -> None:
     """Say on standard error what went wrong."""
-    progress().print(f"[bold red]Error:[/] {escape(message)}", soft_wrap=True)
+    progress().print(Text("Error:", "bold red"), message, soft_wrap=True)
 
 
 def note(message: str) -> None:
     """Say on standard error what is being done."""
-    progress().print(escape(message), style="dim", soft_wrap=True)
+    progress().print(message, style="dim", soft_wrap=True)
 
 
 def print_json(result: Mapping[str, Any]) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from treazure_pipeline import people
 from treazure_pipeline.clients import wire
 from treazure_pipeline.clients.transport import excerpt
 from treazure_pipeline.errors import InvalidAnswerError
@@ -124,8 +125,9 @@ class _Export:
         self.enough = BLOCK_BYTES
 
     def invalid(self, what: str) -> InvalidAnswerError:
+        begins = f"; it begins with {people.said(excerpt(self.head))}" if self.head else ""
         return InvalidAnswerError(
-            f"The export {what}; it begins with {excerpt(self.head)}." if self.head else f"The export {what}.",
+            f"The export {what}{begins}.",
             system="treazure",
             method="GET",
             path=wire.EXPORT_RESULT,

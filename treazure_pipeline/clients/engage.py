@@ -63,6 +63,7 @@ class EngageClient:
             timeout=timeout,
             concurrency=concurrency,
             secrets=[key],
+            impersonal=[wire.definitions_path(api_version), wire.contact_count_path(api_version)],
             transport=transport,
             on_answer=on_answer,
         )

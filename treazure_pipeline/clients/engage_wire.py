@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from treazure_pipeline import people
 from treazure_pipeline.clients.wire import EXACT, PointsError, WireError, is_points, json_of, time_text
 
 UNKNOWN_CONTACT = "Engage does not know this contact"
@@ -182,12 +183,11 @@ def read_added_answer(body: bytes) -> list[RefusedPoints]:
     """Read which rows Engage did not add; all others are in. Raises WireError where it doesn't say plainly."""
     answer, _ = _taken(body)
     rows, messages, contacts, definitions = (_list(answer, name) for name in _LISTS)
-    texts = [" ".join(str(message).split())[:_LONGEST_REASON] for message in messages]
     missing = {_contact(contact) for contact in contacts}
     refused = []
     for place, row in enumerate(rows):
         contact = _contact(_field(row, "contactid"))
-        reason = texts[place] if len(texts) == len(rows) else "; ".join(texts)[:_LONGEST_REASON]
+        reason = _said(messages[place : place + 1] if len(messages) == len(rows) else messages)
         if contact in missing:
             reason = UNKNOWN_CONTACT
         amount = _field(row, "amount") if isinstance(row, dict) else None
@@ -251,11 +251,16 @@ def _refusals(
         own = [message for message in messages if contact in message.lower()]
         if not own and len(messages) == len(others):
             own = [messages[place]]
-        reason = "; ".join(own or messages) or "Engage did not accept the row and gave no reason"
-        refused[contact] = " ".join(reason.split())[:_LONGEST_REASON]
+        refused[contact] = _said(own or messages) or "Engage did not accept the row and gave no reason"
     if refused.keys() - asked.keys():
         raise WireError("it refuses a contact that was not sent")
     return refused
+
+
+def _said(messages: Sequence[object]) -> str:
+    """Quote Engage's messages, which may quote the contact's data (I9)."""
+    text = " ".join("; ".join(map(str, messages)).split())[:_LONGEST_REASON]
+    return people.said(people.printable(text)) if text else ""
 
 
 def _field(row: object, name: str) -> object:

@@ -24,7 +24,7 @@ from urllib.parse import SplitResult, urlsplit
 import httpx
 import msgspec
 
-from treazure_pipeline import __version__
+from treazure_pipeline import __version__, people
 from treazure_pipeline.clients.wire import BOM
 from treazure_pipeline.errors import (
     AuthenticationError,
@@ -41,7 +41,7 @@ from treazure_pipeline.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from pydantic import SecretStr
 
@@ -200,10 +200,9 @@ def redacted(text: str, secrets: Sequence[str] = ()) -> str:
 
 
 def excerpt(body: bytes, secrets: Sequence[str] = (), *, longest: int = 80) -> str:
-    """Return the beginning of a body for a message: one line, quoted, redacted, cut."""
-    text = " ".join(redacted(body[:20_000].decode("utf-8", "replace"), secrets).split())
-    shown = "".join(character if character.isprintable() else "?" for character in text)
-    return f'"{shown[:longest]}…"' if len(shown) > longest else f'"{shown}"'
+    """Return the beginning of a body for a message: one line, redacted, cut."""
+    text = people.printable(" ".join(redacted(body[:20_000].decode("utf-8", "replace"), secrets).split()))
+    return f"{text[:longest]}…" if len(text) > longest else text
 
 
 def described(answer: Answer) -> str:
@@ -288,6 +287,7 @@ class Http:
     """One system behind one base URL: sends requests there only, and turns failures into our errors.
 
     `timeout`, in seconds, bounds a whole request; for a streamed body it bounds each wait for more bytes.
+    Answers of the paths in `impersonal` are quoted in errors: they hold nobody's data (I9).
     Redirects are never followed. Proxies of the environment are used unless the host is this machine (I9).
     """
 
@@ -299,6 +299,7 @@ class Http:
         timeout: float,
         concurrency: int,
         secrets: Sequence[str],
+        impersonal: Collection[str],
         transport: httpx.BaseTransport | None,
         on_answer: Callable[[httpx.Response], None] | None = None,
         is_foreign: bool = False,
@@ -309,6 +310,7 @@ class Http:
         self._shown = f"//{self._base.netloc}" if is_foreign else ""
         self._timeout = timeout
         self._secrets = tuple(secrets)
+        self._impersonal = frozenset(impersonal)
         connections = concurrency + 2
         self._client = httpx.Client(
             headers={"User-Agent": USER_AGENT, "Accept": "application/json"},
@@ -442,9 +444,7 @@ class Http:
     def failure(self, answer: Answer) -> RemoteError:
         """Return the error that a status other than 2xx means."""
         status, method, path, request_id = answer.status, answer.method, answer.path, answer.request_id
-        said = (
-            f"it said {excerpt(answer.body, self._secrets, longest=300)}" if answer.body.strip() else "it said nothing"
-        )
+        said = f"it said {self._quoted(answer)}" if answer.body.strip() else "it said nothing"
         credentials, base = _HINTS[self.system]
         if status < 400:
             target = urlsplit(answer.headers.get("location", "")).hostname
@@ -535,6 +535,10 @@ class Http:
         return self.invalid(
             answer.method, answer.path, came, status=answer.status, request_id=answer.request_id, hint=base
         )
+
+    def _quoted(self, answer: Answer) -> str:
+        text = excerpt(answer.body, self._secrets, longest=300)
+        return f'"{text}"' if answer.path in self._impersonal else f"{described(answer)}, {people.said(text)}"
 
     def _request(self, method: str, path: str, **parts: object) -> httpx.Request:
         try:

@@ -120,6 +120,7 @@ class TreazureClient:
             timeout=timeout,
             concurrency=concurrency,
             secrets=[revealed(client_secret, "TREAZURE_CLIENT_SECRET")],
+            impersonal=[wire.TOKEN, wire.REQUEST_EXPORT],
             transport=transport,
             on_answer=on_answer,
         )

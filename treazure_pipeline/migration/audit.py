@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from treazure_pipeline import people
 from treazure_pipeline.errors import NotFoundError, PipelineError
 from treazure_pipeline.ledger import migration_audit, migrations
 from treazure_pipeline.ledger.migrations import MigrationError
@@ -63,7 +64,7 @@ def require_conserved(ledger: Ledger, migration: Migration) -> None:
     wrong = migration_audit.unequal(ledger, migration, limit=5)
     doubled = migration_audit.doubled_keys(ledger, migration, limit=5)
     if doubled:
-        keys = ", ".join(f"{key!r:.60} ({count} contacts)" for key, count in doubled)
+        keys = ", ".join(f"{people.said(f'{key:.60}')} ({count} contacts)" for key, count in doubled)
         raise MigrationError(
             f"Keys stand for several contacts: {keys}.", hint="Mend the mapping file, then prepare_migration again."
         )

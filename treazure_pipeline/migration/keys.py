@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from treazure_pipeline import people
 from treazure_pipeline.errors import SettingsError
 
 HEADER = ["contact", "key"]
@@ -129,7 +130,7 @@ def _separator(header: bytes, path: Path) -> str:
         if [name.strip().strip('"').lower() for name in text.split(separator)] == HEADER:
             return separator
     raise SettingsError(
-        f"The mapping file {path.name} begins with {text[:_LONGEST_VALUE]!r}.",
+        f"The mapping file {path.name} begins with {people.said(people.printable(text[:_LONGEST_VALUE]))}.",
         hint="Its first line should be contact;key, in UTF-8.",
     )
 

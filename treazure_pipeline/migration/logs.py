@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from treazure_pipeline import people
 from treazure_pipeline.clients import wire
 from treazure_pipeline.errors import AuthenticationError, PipelineError, RemoteError
 from treazure_pipeline.ledger import migration_roster, migrations
@@ -249,7 +250,8 @@ def moved_after(movements: Sequence[Movement], cut_off: datetime) -> Decimal:
     unknown = {movement.transaction_type for movement in later} - wire.MOVING - wire.INFORMATIONAL
     if unknown:
         raise UndecidedBalanceError(
-            f"A movement after the cut-off has the unknown type {min(unknown)!r:.60}; it can't be told what it moves.",
+            f"A movement after the cut-off has the unknown type {people.word(min(unknown))}; "
+            "it can't be told what it moves.",
             hint="Leave the contact out (leave_out_unreadable); the hourly sync sets its balance.",
         )
     return sum((movement.amount for movement in later if movement.transaction_type in wire.MOVING), Decimal(0))

@@ -11,10 +11,10 @@ from typing import Any
 import dagster as dg
 
 from treazure_pipeline.connections import Connections
-from treazure_pipeline.errors import PipelineError
 from treazure_pipeline.ledger import adjustments as queue
 from treazure_pipeline.ledger import frames
 from treazure_pipeline.ledger.limiter import Priority
+from treazure_pipeline.orchestration import failures
 from treazure_pipeline.orchestration import metadata as md
 from treazure_pipeline.orchestration.balance_sync import ACTIVE, CONNECTIONS, FOREGROUND, OWNERS
 from treazure_pipeline.orchestration.names import FIRST, Names
@@ -71,15 +71,12 @@ def build_adjustments(programmes: Sequence[Programme], names: Names) -> dg.Defin
     )  # fmt: skip
     def processed_adjustments(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         connections: Connections = getattr(context.resources, CONNECTIONS)
-        try:
+        with failures.shown(connections):
             foreground = context.run.tags.keys() >= FOREGROUND.keys()
             linger = 0.0 if foreground else LINGER_SECONDS * connections.retry.scale
             done = process(replace(work_of(connections, programmes, context.run.run_id), linger=linger))
             state = queue.figures(connections.ledger)
             persons = frames.adjustments(connections.ledger, ("uncertain", "rejected"), limit=md.SAMPLE_ROWS)
-        except PipelineError as error:
-            connections.failures.append(error)
-            raise dg.Failure(str(error), metadata={"error": type(error).__name__}, allow_retries=False) from error
         figures: dict[str, Any] = {
             "queued": done.queued, "shortened": done.shortened, "posted": done.posted,
             "done": done.done, "rejected": done.rejected,

@@ -18,7 +18,7 @@ from treazure_pipeline.errors import PipelineError, SettingsError
 from treazure_pipeline.ledger import batches, coverage, figures, frames, rejections, snapshots
 from treazure_pipeline.ledger.coverage import Window
 from treazure_pipeline.ledger.store import Account
-from treazure_pipeline.orchestration import guards
+from treazure_pipeline.orchestration import failures, guards
 from treazure_pipeline.orchestration import metadata as md
 from treazure_pipeline.orchestration.names import Names
 from treazure_pipeline.settings import Programme
@@ -115,7 +115,7 @@ def build_balance_sync(programme: Programme, names: Names) -> dg.Definitions:
                 "rejected": snapshot.rejected,
                 "seconds_export": round(snapshot.seconds, 3),
                 **({} if snapshot.clock_ahead is None else {"clock_apart_seconds": round(snapshot.clock_ahead, 1)}),
-                "rejections": md.sample(rejected.drop(columns="raw")),
+                "rejections": md.sample(rejected),
             }
         )
 
@@ -450,10 +450,7 @@ def _moment(name: str, text: str) -> datetime:
 def _working(context: dg.AssetExecutionContext, programme: Programme) -> Iterator[tuple[Connections, Account]]:
     """Hold the programme's lock until the run's resources are closed; show our errors as the run's failure."""
     connections: Connections = getattr(context.resources, CONNECTIONS)
-    try:
+    with failures.shown(connections):
         account = connections.ledger.account(programme)
         connections.ledger.hold(account)
         yield connections, account
-    except PipelineError as error:
-        connections.failures.append(error)
-        raise dg.Failure(str(error), metadata={"error": type(error).__name__}, allow_retries=False) from error

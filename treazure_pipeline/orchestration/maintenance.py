@@ -9,8 +9,8 @@ from dataclasses import asdict
 import dagster as dg
 
 from treazure_pipeline.connections import Connections
-from treazure_pipeline.errors import PipelineError
 from treazure_pipeline.ledger.retention import megabytes, prune
+from treazure_pipeline.orchestration import failures
 from treazure_pipeline.orchestration.balance_sync import CONNECTIONS, OWNERS
 from treazure_pipeline.orchestration.names import BACKGROUND, Names
 from treazure_pipeline.settings import Settings
@@ -53,12 +53,9 @@ def build_maintenance(settings: Settings, names: Names) -> dg.Definitions:
     )
     def ledger_history(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         connections: Connections = getattr(context.resources, CONNECTIONS)
-        try:
+        with failures.shown(connections):
             pruned = prune(connections.ledger, connections.settings.ledger_history_days)
             sizes = {f"megabytes_{name}": value for name, value in megabytes(connections.ledger).items()}
-        except PipelineError as error:
-            connections.failures.append(error)
-            raise dg.Failure(str(error), metadata={"error": type(error).__name__}, allow_retries=False) from error
         deleted = {f"deleted_{name}": value for name, value in asdict(pruned).items() if isinstance(value, int)}
         return dg.MaterializeResult(
             metadata={"reaches_back_to": dg.MetadataValue.timestamp(pruned.until), **deleted, **sizes}

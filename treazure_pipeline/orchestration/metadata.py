@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from treazure_pipeline import people
 from treazure_pipeline.ledger.rejections import Group
 
 if TYPE_CHECKING:
@@ -83,8 +84,9 @@ def age_hours(moment: datetime | None, now: datetime | None = None) -> float:
 
 
 def sample(frame: pd.DataFrame) -> dg.MarkdownMetadataValue:
-    """Return the first rows as a Markdown table. No personal data beyond the contact id."""
-    return table(frame.columns, frame.head(SAMPLE_ROWS).itertuples(index=False))
+    """Return the first rows as a Markdown table, of the columns that may be shown."""
+    shown = frame[[name for name in frame.columns if name in people.SHOWN]]
+    return table(shown.columns, shown.head(SAMPLE_ROWS).itertuples(index=False))
 
 
 def table(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> dg.MarkdownMetadataValue:
@@ -140,4 +142,4 @@ def _cell(value: Any) -> str:
         return ""
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M:%S}"
-    return str(value).replace("|", "\\|").replace("\n", " ")[:200]
+    return people.markdown(people.public(str(value))[:200])

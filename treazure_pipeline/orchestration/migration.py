@@ -13,10 +13,10 @@ import dagster as dg
 from pydantic import Field
 
 from treazure_pipeline.connections import Connections
-from treazure_pipeline.errors import PipelineError
 from treazure_pipeline.ledger import migration_audit, migrations
 from treazure_pipeline.ledger.limiter import Priority
 from treazure_pipeline.ledger.store import Account
+from treazure_pipeline.orchestration import failures
 from treazure_pipeline.orchestration import metadata as md
 from treazure_pipeline.orchestration.balance_sync import CONNECTIONS, OWNERS
 from treazure_pipeline.orchestration.names import BACKGROUND, FOR_DAYS, Names
@@ -357,8 +357,5 @@ def _working(context: Any, programme: Programme) -> Iterator[tuple[Connections, 
     """Work in the background of the shared rates; show our errors as the run's failure."""
     connections: Connections = getattr(context.resources, CONNECTIONS)
     connections.priority = Priority.BACKGROUND
-    try:
+    with failures.shown(connections):
         yield connections, connections.ledger.account(programme)
-    except PipelineError as error:
-        connections.failures.append(error)
-        raise dg.Failure(str(error), metadata={"error": type(error).__name__}, allow_retries=False) from error

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
+from treazure_pipeline import people
 from treazure_pipeline.connections import Connections
-from treazure_pipeline.errors import PipelineError, SettingsError
+from treazure_pipeline.errors import SettingsError
 from treazure_pipeline.ledger import frames, history
 from treazure_pipeline.ledger.limiter import Priority
+from treazure_pipeline.orchestration import failures
 from treazure_pipeline.orchestration import metadata as md
 from treazure_pipeline.orchestration.balance_sync import ACTIVE, CONNECTIONS, FOREGROUND, OWNERS
 from treazure_pipeline.orchestration.names import BACKGROUND, Names
@@ -100,7 +102,7 @@ def build_points_history(programme: Programme, names: Names) -> dg.Definitions:
         connections: Connections = getattr(context.resources, CONNECTIONS)
         connections.priority = Priority.BACKGROUND
         settings = connections.settings
-        try:
+        with failures.shown(connections):
             if config.export_url is not None:
                 history_export.check_url(config.export_url)
                 if history_export.has_secret(config.export_url):
@@ -120,9 +122,6 @@ def build_points_history(programme: Programme, names: Names) -> dg.Definitions:
             unreadable = frames.history_unreadable(connections.ledger, account, limit=md.SAMPLE_ROWS)
             newest = frames.points_history(connections.ledger, account, newest=md.SAMPLE_ROWS)
             now = connections.ledger.now()
-        except PipelineError as error:
-            connections.failures.append(error)
-            raise dg.Failure(str(error), metadata={"error": type(error).__name__}, allow_retries=False) from error
         figures: dict[str, Any] = {
             **_figures(done, exported),
             "dagster/row_count": state.rows,
@@ -133,8 +132,7 @@ def build_points_history(programme: Programme, names: Names) -> dg.Definitions:
             "differences": md.sample(differing),
             "failures": md.sample(failed),
             "unreadable": md.sample(unreadable),
-            # Neither comments nor operators: both may hold personal data.
-            "newest": md.sample(newest[["contact", "date_time", "amount", "balance", "transaction_type"]]),
+            "newest": md.sample(newest),
         }
         if done.error is not None:
             connections.failures.append(done.error)
@@ -177,12 +175,12 @@ def build_points_history(programme: Programme, names: Names) -> dg.Definitions:
 
 
 def _figures(done: Refreshed, exported: "Exported | None") -> dict[str, Any]:
-    unknown = ", ".join(f"{kind}: {count}" for kind, count in sorted(done.unknown_types.items()))
+    unknown = ", ".join(f"{people.word(kind)}: {count}" for kind, count in sorted(done.unknown_types.items()))
     figures: dict[str, Any] = {
         "everybody": done.everybody, "due": done.due, "read": done.read, "failed": done.failed, "left": done.left,
         "movements": done.movements, "rows_written": done.rows, "differing": done.differing,
-        "unknown_movements": done.unknown_types.total(), "unknown_types": unknown or "none",
-        "unreadable_movements": done.unreadable,
+            "unreadable": md.sample(unreadable),
+        "unknown_movements": done.unknown_types.total(), "unknown_types": people.public(unknown) or "none",
         "seconds_read": round(done.seconds, 3),
     }  # fmt: skip
     if exported is not None:

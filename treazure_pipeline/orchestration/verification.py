@@ -11,10 +11,10 @@ from typing import Any
 import dagster as dg
 
 from treazure_pipeline.connections import Connections
-from treazure_pipeline.errors import PipelineError
 from treazure_pipeline.ledger import frames, verification
 from treazure_pipeline.ledger.limiter import Priority
 from treazure_pipeline.ledger.verification import Standing, Tally
+from treazure_pipeline.orchestration import failures
 from treazure_pipeline.orchestration import metadata as md
 from treazure_pipeline.orchestration.balance_sync import CONNECTIONS, OWNERS, hourly
 from treazure_pipeline.orchestration.names import BACKGROUND, Names
@@ -78,14 +78,11 @@ def build_verification(programme: Programme, names: Names) -> dg.Definitions:
         context: dg.AssetExecutionContext,
     ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
         connections: Connections = getattr(context.resources, CONNECTIONS)
-        try:
+        with failures.shown(connections):
             work = work_of(connections, programme, context.run.run_id)
             verified = verify(work)
             standing = verification.standing(work.ledger, work.account)
             outstanding = frames.differing(work.ledger, work.account, limit=md.SAMPLE_ROWS)
-        except PipelineError as error:
-            connections.failures.append(error)
-            raise dg.Failure(str(error), metadata={"error": type(error).__name__}, allow_retries=False) from error
         figures = _figures(verified, standing) | {
             "mode": work.account.mode,
             "differing": md.sample(outstanding),

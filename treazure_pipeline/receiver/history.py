@@ -24,6 +24,7 @@ from pydantic import SecretStr
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from treazure_pipeline import people
 from treazure_pipeline.clients.transport import RetryPolicy
 from treazure_pipeline.clients.treazure import TreazureClient
 from treazure_pipeline.connections import treazure_client
@@ -150,14 +151,14 @@ class Histories:
         try:
             return await self._get(request)
         except _RefusedError as refused:
-            log.warning("points history not given (%s): %s", refused.status, refused)
+            log.warning("points history not given (%s): %s", refused.status, people.public(str(refused)))
             return refused.outcome, refused.response()
 
     async def _get(self, request: Request) -> tuple[str, Response]:
         self._authenticate(request)
         contact = request.path_params["contact"].lower()
         if not _GUID.fullmatch(contact):
-            raise _malformed(f"The contact id ({contact!r:.100}) must be a GUID.")
+            raise _malformed(f"The contact id ({_shown(contact)}) must be a GUID.")
         programme = self._programme(request)
         page = _Page(
             _number(request, "offset", 0, 0, 999_999_999), _number(request, "count", DEFAULT_COUNT, 1, LARGEST_COUNT)
@@ -187,7 +188,7 @@ class Histories:
         if given is None:
             raise _malformed(f"There are several programmes: definitionId must be one of {known}.")
         if not _NUMBER.fullmatch(given):
-            raise _malformed(f"definitionId ({given!r:.100}) must be a whole number.")
+            raise _malformed(f"definitionId ({_shown(given)}) must be a whole number.")
         if int(given) not in self._programmes:
             raise _RefusedError(404, "unknown", f"There is no programme with definitionId {given}; there are: {known}.")
         return self._programmes[int(given)]
@@ -273,8 +274,12 @@ def _number(request: Request, name: str, default: int, least: int, most: int) ->
     if given is None:
         return default
     if not _NUMBER.fullmatch(given) or not least <= int(given) <= most:
-        raise _malformed(f"{name} ({given!r:.100}) must be a whole number from {least} to {most}.")
+        raise _malformed(f"{name} ({_shown(given)}) must be a whole number from {least} to {most}.")
     return int(given)
+
+
+def _shown(given: str) -> str:
+    return people.said(f"{given!r:.100}")
 
 
 def _malformed(reason: str) -> _RefusedError:

@@ -59,7 +59,7 @@ SAYS: dict[FaultName, str] = {
     "lost_before": "the connection is closed without an answer, and nothing has been done",
     "lost_after": "the connection is closed without an answer, but the request has had its effect",
     "rate_limited": "429 with Retry-After `seconds` (default 1), no effect",
-    "server_error": "`status` (default 503), no effect unless `effect` is true; `seconds`: Retry-After",
+    "server_error": "`status` (default 503), no effect unless `effect`; `seconds`: Retry-After; `quotes` the request",
     "slow": "the answer takes `seconds` (default 5) more; the effect waits as well if `effect` is false",
     "html": "an HTML page with `status` (default 200), no effect",
     "empty": "status 200 and an empty body, no effect",
@@ -104,6 +104,7 @@ class Fault(BaseModel):
     status: int | None = Field(None, ge=400, le=599)
     effect: bool | None = Field(None, description="for server_error and slow: whether the effect has happened")
     clean: bool = True
+    quotes: bool = Field(False, description="for server_error: whether the answer quotes the request's body")
     share: float | None = Field(None, ge=0, le=1)
     raw_rows: list[str] | None = None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import json
 import re
 import secrets
 import time
@@ -207,7 +208,11 @@ class _Passage:
 
     async def _server_error(self, fault: Fault, send: Send) -> None:
         headers = {} if fault.seconds is None else {"retry-after": f"{fault.seconds:g}"}
-        await self._answer(send, fault.status or 503, b'{"message":"An error has occurred"}', headers=headers)
+        body = b'{"message":"An error has occurred"}'
+        if fault.quotes:
+            said = f"An error has occurred: {self._call.body.decode(errors='replace')}"
+            body = json.dumps({"message": said}).encode()
+        await self._answer(send, fault.status or 503, body, headers=headers)
 
     async def _answer(
         self,

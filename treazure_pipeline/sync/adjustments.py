@@ -17,6 +17,7 @@ from datetime import timedelta
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
+from treazure_pipeline import people
 from treazure_pipeline.errors import (
     AuthenticationError,
     GatewayError,
@@ -191,10 +192,10 @@ def sense(event: Received, definitions: Mapping[int, Account], *, refuse_long: b
     definition = payload.get("pointDefinitionId")
     if type(definition) is not int or definition not in definitions:
         known = ", ".join(map(str, sorted(definitions))) or "none"
-        raise SenselessError(f"pointDefinitionId ({_shown(definition)}) is none of the programmes' ({known}).")
+        raise SenselessError(f"pointDefinitionId ({people.value(definition)}) is none of the programmes' ({known}).")
     contact = payload.get("contactId")
     if not isinstance(contact, str) or not _GUID.fullmatch(contact):
-        raise SenselessError(f"contactId ({_shown(contact)}) must be a GUID.")
+        raise SenselessError(f"contactId ({people.value(str(contact))}) must be a GUID.")
     amount = exact_amount(payload.get("amount"))
     description = payload.get("description")
     description = "" if description is None else str(description).replace("\0", "")
@@ -215,22 +216,18 @@ def sense(event: Received, definitions: Mapping[int, Account], *, refuse_long: b
 def exact_amount(value: object) -> Decimal:
     """Return an amount of points as JSON gave it, exactly. Raises SenselessError for what is none."""
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
-        raise SenselessError(f"amount ({_shown(value)}) must be a number.")
+        raise SenselessError(f"amount ({people.value(value)}) must be a number.")
     try:
         amount = Decimal(str(value))
     except InvalidOperation:
-        raise SenselessError(f"amount ({_shown(value)}) must be a number.") from None
+        raise SenselessError(f"amount ({people.value(value)}) must be a number.") from None
     if not amount.is_finite() or abs(amount) > LARGEST_AMOUNT:
-        raise SenselessError(f"amount ({_shown(value)}) must be at most {LARGEST_AMOUNT:,} in size.")
+        raise SenselessError(f"amount ({people.value(value)}) must be at most {LARGEST_AMOUNT:,} in size.")
     if amount == 0:
         raise SenselessError("amount (0) changes nothing.")
     if amount != round(amount, MOST_DECIMALS):
-        raise SenselessError(f"amount ({_shown(value)}) must have at most {MOST_DECIMALS} decimals.")
+        raise SenselessError(f"amount ({people.value(value)}) must have at most {MOST_DECIMALS} decimals.")
     return amount
-
-
-def _shown(value: object) -> str:
-    return f"{value!r:.100}"
 
 
 def cut(description: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from treazure_pipeline import people
 from treazure_pipeline.errors import NotFoundError
 from treazure_pipeline.sync.verification import is_same
 
@@ -47,9 +48,8 @@ def foreign_transactions(ledger: Ledger, treazure: TreazureClient, account: Acco
             ours = movement.receipt_nr in receipts
             same = movement.amount == amount and (movement.comment or "") == comment
             if not ours and same and abs((movement.date_time - received_at).total_seconds()) < 86_400:
-                text = (
-                    f"{movement.amount} at {movement.date_time:%Y-%m-%d %H:%M} with the receipt {movement.receipt_nr!r}"
-                )
+                receipt = people.word(movement.receipt_nr or "")
+                text = f"{movement.amount} at {movement.date_time:%Y-%m-%d %H:%M} with the receipt {receipt}"
                 signs.append(Sign(contact, text))
     return signs
 

@@ -303,9 +303,10 @@ def test_a_row_without_an_end_is_given_up_before_it_fills_the_memory(monkeypatch
 def test_an_error_shows_the_beginning_of_the_body_without_what_looks_secret() -> None:
     with pytest.raises(InvalidAnswerError) as caught:
         decode(b'{"access_token":"abcdef123456"}' + b" padding" * 50)
-    assert "access_token" in str(caught.value)
-    assert "abcdef123456" not in str(caught.value)
-    assert len(str(caught.value)) < 400
+    assert "access_token" in caught.value.message
+    assert "abcdef123456" not in caught.value.message
+    assert len(caught.value.message) < 400
+    assert "access_token" not in str(caught.value)
 
 
 def test_postgresql_copies_in_what_was_decoded(empty_database_url: str) -> None:

@@ -252,11 +252,13 @@ def test_an_answer_that_leaves_open_which_rows_were_taken_is_invalid(stub: Stub,
 
 def test_a_refused_request_carries_what_the_vendor_said_without_the_key(stub: Stub) -> None:
     stub.on(BALANCES, Reply(400, f'{{"message":"bad row 7","apikey":"{KEY}","x":"{"y" * 5000}"}}'.encode()))
-    with client(stub) as engage, pytest.raises(PermanentError, match="bad row 7") as caught:
+    with client(stub) as engage, pytest.raises(PermanentError) as caught:
         engage.set_balances(BODY)
     assert caught.value.status == 400
-    assert KEY not in str(caught.value)
-    assert len(str(caught.value)) < 600
+    assert "bad row 7" in caught.value.message
+    assert "bad row 7" not in str(caught.value)
+    assert KEY not in caught.value.message
+    assert len(caught.value.message) < 600
 
 
 @pytest.mark.parametrize("status", [401, 403])

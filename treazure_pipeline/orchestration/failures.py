@@ -1,0 +1,36 @@
+"""What a run in Dagster says when it fails.
+
+Belongs here: an error as the run's failure. Does not: what an error says of itself (`treazure_pipeline.errors`).
+"""
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import dagster as dg
+
+from treazure_pipeline.connections import Connections
+from treazure_pipeline.errors import PipelineError
+
+
+@contextmanager
+def shown(connections: Connections) -> Iterator[None]:
+    """Show an error within the block as the run's failure, which no retry policy repeats.
+
+    Of a mistake of ours only its kind and where it happened: nobody has seen to it that its text holds nobody's data.
+    """
+    try:
+        yield
+    except PipelineError as error:
+        connections.failures.append(error)
+        raise dg.Failure(str(error), metadata={"error": type(error).__name__}, allow_retries=False) from error
+    except dg.Failure:
+        raise
+    except Exception as error:  # noqa: BLE001 - the last place that can say anything
+        name = type(error).__name__
+        where = "".join(traceback.format_tb(error.__traceback__))
+        raise dg.Failure(
+            f"Unexpected {name}; this is a mistake in treazure-pipeline.",
+            metadata={"error": name, "where": dg.MetadataValue.md(f"```\n{where}\n```")},
+            allow_retries=False,
+        ) from None
