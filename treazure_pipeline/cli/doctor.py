@@ -101,7 +101,7 @@ def _contract(contact: str | None, test_contact: str | None, *, as_json: bool) -
             table = Table(f"{name}: what", "assumed", "observed", "verdict", box=None)
             for line in found:
                 cells = (f"{line.system}: {line.about}", line.assumed, line.observed)
-                table.add_row(*map(escape, cells), f"[{_VERDICTS[line.verdict]}]{line.verdict}[/]")
+                table.add_row(*cells, Text(line.verdict, _VERDICTS[line.verdict]))
             output.console().print(table)
     return PipelineError.exit_code if wrong else 0
 

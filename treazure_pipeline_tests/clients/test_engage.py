@@ -197,22 +197,22 @@ def test_an_empty_web_page_is_no_acceptance(stub: Stub) -> None:
         ({"missingContactIds": [FIRST.upper()]}, {FIRST: "Engage does not know this contact"}),
         ({"missingContactIds": [f"{{{FIRST}}}"]}, {FIRST: "Engage does not know this contact"}),
         ({"MissingContactIds": [FIRST]}, {FIRST: "Engage does not know this contact"}),
-        ({"NotAccepted": [{"ContactId": FIRST}], "ErrorMessages": ["too much"]}, {FIRST: "too much"}),
+        ({"NotAccepted": [{"ContactId": FIRST}], "ErrorMessages": ["too much"]}, {FIRST: "«too much»"}),
         (
             {"notAccepted": [{"contactId": FIRST.upper(), "amount": 12.5}], "errorMessages": ["too much"]},
-            {FIRST: "too much"},
+            {FIRST: "«too much»"},
         ),
         ({"notAccepted": [{"contactId": FIRST}]}, {FIRST: "Engage did not accept the row and gave no reason"}),
         (
             {"notAccepted": [{"contactId": FIRST}, {"contactId": SECOND}], "errorMessages": ["one", "two"]},
-            {FIRST: "one", SECOND: "two"},
+            {FIRST: "«one»", SECOND: "«two»"},
         ),
         (
             {
                 "notAccepted": [{"contactId": FIRST}, {"contactId": SECOND}],
                 "errorMessages": [f"{SECOND.upper()} bad", "x", "y"],
             },
-            {FIRST: f"{SECOND.upper()} bad; x; y", SECOND: f"{SECOND.upper()} bad"},
+            {FIRST: f"«{SECOND.upper()} bad; x; y»", SECOND: f"«{SECOND.upper()} bad»"},
         ),
         (
             {"notAccepted": [{"contactId": FIRST}], "missingContactIds": [FIRST], "errorMessages": ["unknown"]},
