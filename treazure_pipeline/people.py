@@ -17,7 +17,8 @@ SHOWN = frozenset({
     "contact", "programme", "origin", "field", "reason", "error", "kind", "verdict", "state", "source", "mode", "id",
     "run_id", "receipt", "digest", "observation", "batch", "position", "transaction_type", "rows", "count", "seen",
     "times", "tries", "rounds", "gone", "marked", "balance", "before", "after", "points", "amount", "sent", "shown",
-    "master", "sum", "difference", "log_balance", "since", "first_seen", "last_seen", "next_try", "noted_at",
+    "master", "sum", "difference", "log_balance", "unreadable", "first_unreadable",
+    "since", "first_seen", "last_seen", "next_try", "noted_at",
     "received_at", "read_at", "tried_at", "date_time", "mutated_at", "window_from", "window_to",
 })  # fmt: skip
 """The columns that samples of the ledger may show outside of it; every other column stays away."""

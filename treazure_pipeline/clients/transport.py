@@ -299,8 +299,8 @@ class Http:
         timeout: float,
         concurrency: int,
         secrets: Sequence[str],
-        impersonal: Collection[str],
         transport: httpx.BaseTransport | None,
+        impersonal: Collection[str] = (),
         on_answer: Callable[[httpx.Response], None] | None = None,
         is_foreign: bool = False,
     ) -> None:

@@ -179,8 +179,8 @@ def _figures(done: Refreshed, exported: "Exported | None") -> dict[str, Any]:
     figures: dict[str, Any] = {
         "everybody": done.everybody, "due": done.due, "read": done.read, "failed": done.failed, "left": done.left,
         "movements": done.movements, "rows_written": done.rows, "differing": done.differing,
-            "unreadable": md.sample(unreadable),
         "unknown_movements": done.unknown_types.total(), "unknown_types": people.public(unknown) or "none",
+        "unreadable_movements": done.unreadable,
         "seconds_read": round(done.seconds, 3),
     }  # fmt: skip
     if exported is not None:
