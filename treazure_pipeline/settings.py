@@ -30,6 +30,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from treazure_pipeline.database import homes
 from treazure_pipeline.database.urls import canonical
 from treazure_pipeline.errors import SettingsError
 
@@ -414,7 +415,10 @@ def _variables(model: type[Storage]) -> dict[str, str]:
 
 
 def _values(model: type[Storage], given: Mapping[str, str]) -> dict[str, Any]:
-    return {variable: given[variable] for variable in _variables(model) if variable in given}
+    values: dict[str, Any] = {variable: given[variable] for variable in _variables(model) if variable in given}
+    if "TREAZURE_PIPELINE_DATABASE_URL" not in values:
+        values.setdefault("TREAZURE_PIPELINE_HOME", homes.default())
+    return values
 
 
 def _validated(model: type[S], values: dict[str, Any], problems: dict[str, str]) -> S | None:

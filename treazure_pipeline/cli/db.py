@@ -22,6 +22,7 @@ def command() -> None:
 def start(*, as_json: bool) -> None:
     """Start the embedded database; it stays until it is stopped."""
     storage = _embedded_storage()
+    instance.say_where(storage.home)
     url = embedded.start(storage.home)
     if as_json:
         output.print_json({"status": "ok", "url": url})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,7 @@ from treazure_pipeline.cli.dev import serve
 from treazure_pipeline.cli.processes import Family
 from treazure_pipeline.cli.run import print_results, run_adjustments, run_balance_sync
 from treazure_pipeline.database import embedded
-from treazure_pipeline.errors import RunIncompleteError, SettingsError
+from treazure_pipeline.errors import RunIncompleteError
 from treazure_pipeline.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -63,27 +62,16 @@ def command(*, members: int, ui: bool, port: int) -> None:
                     serve(family, instance.locate(settings), port)
     finally:
         embedded.stop(home)
-        if home.name != "demo":
-            shutil.rmtree(home, ignore_errors=True)
     if not equal or not all(acts) or any(result["status"] != "ok" for result in results):
         raise RunIncompleteError("The two systems do not agree.", hint="What differs stands above.")
 
 
 def _new_home() -> Path:
-    """Return an empty home with its database running; a temporary one where root's checkout is private."""
-    chosen = os.environ.get("TREAZURE_PIPELINE_HOME")
+    """Return an empty home with its database running."""
     home = sandbox.set_apart("demo")
     embedded.stop(home)
     shutil.rmtree(home, ignore_errors=True)
-    try:
-        embedded.start(home)
-    except SettingsError as error:
-        if chosen:
-            raise
-        home = Path(tempfile.mkdtemp(prefix="treazure-demo-"))
-        home.chmod(0o755)
-        output.note(f"{error} This demo writes to {home} instead, until it ends.")
-        embedded.start(home)
+    embedded.start(home)
     return home
 
 

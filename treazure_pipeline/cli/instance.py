@@ -13,8 +13,9 @@ import psycopg
 import sqlalchemy as sa
 from psycopg import sql
 
+from treazure_pipeline.cli import output
 from treazure_pipeline.connections import open_ledger
-from treazure_pipeline.database import embedded, schema
+from treazure_pipeline.database import embedded, homes, schema
 from treazure_pipeline.database.urls import sibling
 from treazure_pipeline.errors import DatabaseUnavailableError
 from treazure_pipeline.settings import Settings, Storage
@@ -91,6 +92,7 @@ def prepare(storage: Storage) -> Instance:
     """
     instance = locate(storage)
     if uses_embedded(storage):
+        say_where(storage.home)
         embedded.start(storage.home)
         schema.upgrade(instance.ledger_url)
     else:
@@ -110,12 +112,19 @@ def upgrade(storage: Storage) -> tuple[str | None, str]:
     """
     instance = locate(storage)
     if uses_embedded(storage):
+        say_where(storage.home)
         embedded.start(storage.home)
     revisions = schema.upgrade(instance.ledger_url)
     if not uses_embedded(storage) and storage.dagster_postgres_url is None:
         _create_dagster_database(instance)
     write_dagster_home(instance)
     return revisions
+
+
+def say_where(home: Path) -> None:
+    """Say where the embedded database is, if that is not where anybody would look for it."""
+    if "TREAZURE_PIPELINE_HOME" not in os.environ and home.is_relative_to(homes.SHARED):
+        output.note(f"This folder is private to root, so everything is in {home}; TREAZURE_PIPELINE_HOME sets another.")
 
 
 def connect_dagster(instance: Instance) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from treazure_pipeline.cli import instance
+from treazure_pipeline.database import homes
 from treazure_pipeline.sandbox.behaviour import API_KEY, CLIENT_ID, CLIENT_SECRET, LOYALTY_ID, WEBHOOK_SECRET
 
 PORT = 8790
@@ -42,7 +44,9 @@ _KEPT = {
 
 def set_apart(name: str) -> Path:
     """Leave nothing in the environment that points outwards; return a home of this name below the configured one."""
-    home = Path(os.environ.get("TREAZURE_PIPELINE_HOME") or ".treazure").expanduser().absolute() / name
+    given = os.environ.get("TREAZURE_PIPELINE_HOME")
+    home = (Path(given).expanduser().absolute() if given else homes.default()) / name
+    instance.say_where(home)
     for variable in [name for name in os.environ if name not in _KEPT and not name.startswith("LC_")]:
         del os.environ[variable]
     os.environ["TREAZURE_PIPELINE_HOME"] = str(home)

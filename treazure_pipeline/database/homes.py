@@ -1,0 +1,35 @@
+"""Where the embedded server's files may lie: folders that its user can get to."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+SHARED = Path("/var/lib/treazure-pipeline")
+
+
+def default() -> Path:
+    """Return the home where none is set: `.treazure` here, or one below /var/lib for a root in a private folder.
+
+    PostgreSQL does not run as root, and the user that it runs as could not get to a private folder.
+    """
+    here = Path(".treazure").absolute()
+    if os.name == "posix" and os.geteuid() == 0 and private_folder(here) is not None:
+        return SHARED / str(here.parent).strip("/").replace("/", "-")
+    return here
+
+
+def private_folder(folder: Path) -> Path | None:
+    """Return the outermost folder on the way to this one, as far as it exists, that others may not enter."""
+    way = [*reversed(folder.parents), folder]
+    return next((part for part in way if part.exists() and not part.stat().st_mode & stat.S_IXOTH), None)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents for all to enter, whatever the umask; existing ones stay as they are."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    folder.chmod(0o755)
