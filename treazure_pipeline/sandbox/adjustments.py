@@ -12,6 +12,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from treazure_pipeline.ledger.adjustments import receipt_of
 from treazure_pipeline.sandbox.observations import Findings
 from treazure_pipeline.sandbox.points import to_text
@@ -26,7 +28,8 @@ _EXAMPLES = 10
 class Given:
     """One event, its micro-points, and how often they were booked.
 
-    `sent` and `acknowledged`: when it was first sent, and first answered with 2xx, in monotonic seconds.
+    `sent` and `acknowledged`: when it was first sent, and first answered with 2xx, in monotonic seconds; `unanswered`:
+    how many of its transactions got no clean answer.
     """
 
     event_id: str
@@ -36,6 +39,7 @@ class Given:
     booked: int = 0
     sent: float | None = None
     acknowledged: float | None = None
+    unanswered: int = 0
 
     def report(self) -> dict[str, Any]:
         """As a report shows it."""
@@ -45,6 +49,7 @@ class Given:
             "definitionId": self.definition_id,
             "amount": to_text(self.units),
             "booked": self.booked,
+            "unanswered": self.unanswered,
         }
 
 
@@ -61,9 +66,16 @@ class Adjustments:
         self._out_of_order = Findings()
 
     def give(self, event_id: str, contact: str, definition_id: int, units: int) -> None:
-        """Note points that were given; the same event given again is still one event."""
+        """Note points that were given; the same event given again is still one event.
+
+        Another one under the same id is booked under a receipt that only its client knows.
+        """
+        new = Given(event_id, contact.lower(), definition_id, units)
         with self._lock:
-            self._given.setdefault(receipt_of(event_id), Given(event_id, contact.lower(), definition_id, units))
+            first = self._given.setdefault(receipt_of(event_id), new)
+            if (first.contact, first.definition_id, first.units) != (new.contact, definition_id, units):
+                new.event_id = f"{event_id}#{len(self._given)}"
+                self._given[new.event_id] = new
 
     def sent(self, event_id: str) -> None:
         """Note that the event is on its way to the receiver."""
@@ -82,7 +94,7 @@ class Adjustments:
     def book(self, receipt: str, contact: str, points: Mapping[int, int]) -> None:
         """Note a transaction that Treazure carried out: micro-points by definition."""
         with self._lock:
-            given = self._given.get(receipt)
+            given = self._given.get(receipt) or self._under_a_name_taken(receipt, contact, points)
             booked = {
                 "receiptNr": receipt,
                 "contactId": contact,
@@ -97,6 +109,21 @@ class Adjustments:
                 self._altered.add(1, lambda: given.report() | {"transaction": booked})
             if given.booked == 1:
                 self._follow(given)
+
+    def unanswered(self, body: bytes) -> None:
+        """Note that a transaction got no clean answer, whether or not it was carried out."""
+        with self._lock:
+            given = self._given.get(msgspec.json.decode(body)["context"]["receiptNr"])
+            if given is not None:
+                given.unanswered += 1
+
+    def _under_a_name_taken(self, receipt: str, contact: str, points: Mapping[int, int]) -> Given | None:
+        """Find the event whose id was another one's already, by what it asked for; the receipt is its own from now on."""
+        for name, given in self._given.items():
+            if name == given.event_id and (given.contact, {given.definition_id: given.units}) == (contact, points):
+                self._given[receipt] = self._given.pop(name)
+                return given
+        return None
 
     def _follow(self, given: Given) -> None:
         """See whether one that surely arrived later, sent only when this one was acknowledged, is booked already."""
@@ -138,5 +165,5 @@ class Adjustments:
                 "examples": {name: [given.report() for given in groups[name][:_EXAMPLES]] for name in groups},
             }
             if every:
-                report["events"] = {given.event_id: given.booked for given in self._given.values()}
+                report["events"] = {given.event_id: given.report() for given in self._given.values()}
             return report

@@ -19,12 +19,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trouble:
-    """Faults to set, and switches to change; `blinds`: what became of a call may stay undecidable."""
+    """Faults to set, and switches to change.
+
+    `blinds`: what became of a call without an answer may stay undecidable; `needs_reading`: only reading back shows it.
+    """
 
     kind: str
     faults: tuple[Mapping[str, Any], ...] = ()
     switches: Mapping[str, Any] = field(default_factory=dict)
     blinds: bool = False
+    needs_reading: bool = False
 
     def __str__(self) -> str:
         return f"{self.kind} {[dict(one) for one in self.faults] or ''}{dict(self.switches) or ''}"
@@ -48,7 +52,7 @@ def _missing(chance: random.Random) -> Trouble:
     """A lost answer, and a gateway that knows neither the history nor the account for a while."""
     spell = {"name": "server_error", "on": ["history", "account"], "status": 404, "count": chance.randint(2, 12)}
     lost = {"name": chance.choice(["lost_before", "lost_after"]), "on": ["transaction"], "count": 1}
-    return Trouble("missing", (lost, spell))
+    return Trouble("missing", (lost, spell), blinds=True)
 
 
 def _rubbish(chance: random.Random) -> Trouble:
@@ -60,8 +64,24 @@ def _rubbish(chance: random.Random) -> Trouble:
 
 
 def _late(chance: random.Random) -> Trouble:
-    """Changes that are visible only after some exports, and histories that lag."""
-    return Trouble("late", switches={"history_calls": chance.randint(0, 2)})
+    """Changes that are visible only after a while, and histories that lag behind their accounts."""
+    return Trouble("late", switches={
+        "history_calls": chance.randint(0, 2),
+        "history_delay": chance.choice([0, 90, 600]),
+        "commit_delay": chance.choice([0, 5, 20]),
+    })  # fmt: skip
+
+
+def _slow(chance: random.Random) -> Trouble:
+    """Engage's job runs late, and leaves out what was accepted."""
+    swallowed: dict[str, Any] = {"name": "swallowed", "share": chance.choice([0.5, 1]), "count": chance.randint(1, 3)}
+    faults = (swallowed,) if chance.random() < 0.5 else ()
+    return Trouble("slow", faults, {"apply_delay": chance.choice([0, 60, 1500])}, needs_reading=bool(faults))
+
+
+def _token(chance: random.Random) -> Trouble:
+    on = chance.choice(["export_request", "export_result", "account", "transaction", "history"])
+    return Trouble("token", (_some(chance, "token_expired", on),))
 
 
 def _clock(chance: random.Random) -> Trouble:
@@ -73,12 +93,12 @@ def _receipts(chance: random.Random) -> Trouble:
     length, case = chance.choice([None, 20, 0]), chance.choice(["kept", "lower", "upper"])
     lost = {"name": chance.choice(["lost_before", "lost_after"]), "on": ["transaction"], "count": 1}
     switches = {"history_receipt_length": length, "history_receipt_case": case}
-    return Trouble("receipts", (lost,), switches, blinds=length is not None or case != "kept")
+    return Trouble("receipts", (lost,), switches, blinds=length == 0)
 
 
 def _backdated(chance: random.Random) -> Trouble:
     lost = {"name": chance.choice(["lost_before", "lost_after"]), "on": ["transaction"], "count": 1}
-    return Trouble("backdated", (lost,), {"history_backdated": chance.choice([60, 3600, 86400])}, blinds=True)
+    return Trouble("backdated", (lost,), {"history_backdated": chance.choice([60, 3600, 86400])})
 
 
 def _webhooks(chance: random.Random) -> Trouble:
@@ -91,14 +111,15 @@ def _some(chance: random.Random, name: str, on: str) -> dict[str, Any]:
 
 
 _DRAWN: dict[str, Callable[[random.Random], Trouble]] = {
-    "lost": _lost, "burst": _burst, "missing": _missing, "rubbish": _rubbish, "late": _late, "clock": _clock,
-    "receipts": _receipts, "backdated": _backdated, "webhooks": _webhooks,
+    "lost": _lost, "burst": _burst, "missing": _missing, "rubbish": _rubbish, "late": _late, "slow": _slow,
+    "token": _token, "clock": _clock, "receipts": _receipts, "backdated": _backdated,
+    "webhooks": _webhooks,
 }  # fmt: skip
 KINDS = tuple(_DRAWN)
 """The kinds of trouble that there are."""
 _CALM = (
-    "history_calls", "treazure_clock", "engage_clock", "history_receipt_length", "history_receipt_case",
-    "history_backdated",
+    "history_calls", "history_delay", "commit_delay", "apply_delay", "treazure_clock", "engage_clock",
+    "history_receipt_length", "history_receipt_case", "history_backdated", "poison",
 )  # fmt: skip
 
 
@@ -119,4 +140,4 @@ def calm(sandbox: Sandbox) -> None:
     """End all troubles; what they have done stays."""
     sandbox.clear_faults()
     fields = Behaviour.model_fields
-    sandbox.behave(**{name: fields[name].default for name in _CALM if name in fields})
+    sandbox.behave(**{name: fields[name].get_default(call_default_factory=True) for name in _CALM} | {"apply_delay": 0})

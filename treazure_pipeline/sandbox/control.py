@@ -118,6 +118,7 @@ def state(request: Request) -> dict[str, Any]:
             "members": len(world.members),
             "contacts": int(world.known.sum()),
             "hours": world.hours,
+            "moved_seconds": world.moved_seconds,
             "treazure_now": moment_text(world.treazure_now()),
             "engage_now": moment_text(world.engage_now()),
             "programmes": [

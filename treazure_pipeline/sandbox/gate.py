@@ -92,6 +92,7 @@ class _Passage:
         self._scope = scope
         self._call = call
         self._open = True
+        self._spoilt = False
 
     async def go(self, receive: Receive, send: Send) -> None:
         call, world = self._call, self._world
@@ -113,6 +114,8 @@ class _Passage:
                 await self._answer(send, 429, b'{"message":"Too many requests"}', headers={"retry-after": "1"})
         finally:
             self._land()
+            if self._spoilt and call.operation == "transaction":
+                world.adjustments.unanswered(call.body)
 
     async def _with_faults(self, receive: Receive, send: Send) -> None:
         take, operation = self._world.faults.take, self._call.operation
@@ -127,10 +130,12 @@ class _Passage:
             pause = 0
         instead = take(operation, "lost_before", "rate_limited", "html", "empty", "not_array")
         if instead:
+            self._spoilt = instead.name != "rate_limited"
             await self._wait(pause, receive)
             await self._instead(instead, receive, send)
             return
         after = take(operation, "lost_after", "server_error")
+        self._spoilt = after is not None
         if after and after.name == "server_error" and not after.effect:
             await self._wait(pause, receive)
             await self._server_error(after, send)
@@ -183,6 +188,7 @@ class _Passage:
     async def _truncate(self, answer: _Answer, body: bytes, send: Send) -> None:
         assert answer.start is not None
         assert answer.fault is not None
+        self._spoilt = True
         headers = [(name, value) for name, value in answer.start["headers"] if name != b"content-length"]
         await send({**answer.start, "headers": headers})
         await send({"type": "http.response.body", "body": body[: len(body) // 2], "more_body": True})

@@ -190,7 +190,7 @@ class Sandbox:
     def adjustment_report(self, *, every: bool = False) -> dict[str, Any]:
         """How often Treazure booked the events given: `never`, `once`, `more_than_once`, with examples.
 
-        With `every` also `events`: how often each was, by its id.
+        With `every` also `events`: each by its id.
         """
         return self._call(dict[str, Any], "GET", "/adjustments", params={"every": every})
 
@@ -208,7 +208,7 @@ class Sandbox:
         while not (seen := self.deliveries())["idle"]:
             if time.monotonic() > end:
                 raise TimeoutError(f"{seen['open']} webhooks are still to be sent after {timeout:g} s")
-            time.sleep(0.02)
+            time.sleep(0.005)
         return seen
 
     def _mutate(self, points: Mapping[str, Decimal | int | str], loyalty_id: str | None, *, adds: bool) -> None:

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 from unittest import mock
+
+
+@dataclass(frozen=True)
+class Part:
+    """Where a part is, and what stands in its place; `kinds`: the troubles that it is there for, none: all."""
+
+    module: str
+    path: str
+    replace: Callable[[Any], Any]
+    kinds: Sequence[str] = ()
 
 
 def _no_reading_before_a_second_call(_: Callable[..., Any]) -> Callable[..., Any]:
@@ -18,26 +29,20 @@ def _no_reading_before_a_second_call(_: Callable[..., Any]) -> Callable[..., Any
     return send_again
 
 
-def _never(_: Callable[..., Any]) -> Callable[..., Any]:
+def _never(_: Any) -> Callable[..., Any]:
     return lambda *_, **__: None
 
 
-def _always(_: Callable[..., Any]) -> Callable[..., Any]:
+def _always(_: Any) -> Callable[..., Any]:
     return lambda *_, **__: True
 
 
-def _at_once(_: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda *_, **__: 0.0
-
-
-Mend = tuple[str, str, Callable[[Callable[..., Any]], Callable[..., Any]]]
-
-PARTS: dict[str, Mend] = {
-    "look-up": ("treazure_pipeline.sync.adjustments", "_look_up", _no_reading_before_a_second_call),
-    "fencing": ("treazure_pipeline.ledger.leases", "Leases.check", _never),
-    "history reaches now": ("treazure_pipeline.sync.adjustments", "reaches_now", _always),
+PARTS: dict[str, Part] = {
+    "look-up": Part("treazure_pipeline.sync.adjustments", "_look_up", _no_reading_before_a_second_call, ["lost"]),
+    "fencing": Part("treazure_pipeline.ledger.leases", "Leases.check", _never, ["freeze"]),
+    "history reaches now": Part("treazure_pipeline.sync.evidence", "reaches", _always, ["lost", "late"]),
 }
-"""By name: where a part is, and what stands in its place."""
+"""By name."""
 
 
 @contextmanager
@@ -46,10 +51,10 @@ def without(part: str | None) -> Iterator[None]:
     if part is None:
         yield
         return
-    module, path, replace = PARTS[part]
-    owner: Any = import_module(module)
-    *outer, name = path.split(".")
+    mend = PARTS[part]
+    owner: Any = import_module(mend.module)
+    *outer, name = mend.path.split(".")
     for one in outer:
         owner = getattr(owner, one)
-    with mock.patch.object(owner, name, replace(getattr(owner, name))):
+    with mock.patch.object(owner, name, mend.replace(getattr(owner, name))):
         yield

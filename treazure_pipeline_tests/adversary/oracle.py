@@ -7,9 +7,6 @@ from typing import Any
 
 from treazure_pipeline.sandbox import Sandbox
 
-MOST_REQUESTS = 200
-"""What Engage takes in a second, and what the product is set to."""
-
 
 @dataclass
 class Violation(Exception):  # noqa: N818 - a finding, not a mishap
@@ -22,27 +19,27 @@ class Violation(Exception):  # noqa: N818 - a finding, not a mishap
         return f"{self.what}: {self.seen}"
 
 
-def safe(sandbox: Sandbox) -> None:
-    """Check what holds at every moment."""
-    given = sandbox.adjustment_report()
+def safe(sandbox: Sandbox, limit: int) -> None:
+    """Check what holds at every moment; `limit`: requests in any second to either system, 0: as many as one likes."""
+    report = sandbox.report()
+    given = report["adjustments"]
     if given["more_than_once"]:
         raise Violation("an event was counted twice", given["examples"]["more_than_once"])
     for name in ("other_transactions", "altered"):
         if given[name]["count"]:
             raise Violation(f"Treazure was told what nobody gave ({name})", given[name])
-    report = sandbox.report()
     for problem in report["problems"]:
         seen = {name: report[name] for name in _FINDINGS if report[name]["count"]}
         raise Violation(problem, seen or given["examples"])
-    if report["largest_in_one_second"] > MOST_REQUESTS:
-        raise Violation("too many requests in a second", report["largest_in_one_second"])
+    for name in ("largest_in_one_second", "treazure_largest_in_one_second"):
+        if limit and report[name] > limit:
+            raise Violation("too many requests in a second", {name: report[name], "allowed": limit})
 
 
-def settled(sandbox: Sandbox, undecidable: set[str]) -> None:
-    """Check what holds once faults have ended and time has passed; of `undecidable` events only safety is asked."""
-    safe(sandbox)
-    events = sandbox.adjustment_report(every=True)["events"]
-    never = [event for event, booked in events.items() if not booked and event not in undecidable]
+def settled(sandbox: Sandbox, limit: int) -> None:
+    """Check what holds once troubles have ended, time has passed, and a person has decided what nobody else could."""
+    safe(sandbox, limit)
+    never = [event for event in sandbox.adjustment_report(every=True)["events"].values() if not event["booked"]]
     if never:
         raise Violation("events were never counted", never)
     found = sandbox.differences()

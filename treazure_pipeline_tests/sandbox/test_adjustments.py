@@ -38,7 +38,8 @@ def test_the_report_tells_how_often_each_event_was_booked(sandbox: Sandbox, rece
             book(caller, event)
     caller.transact(GUID, redemptions="1.5", context={"receiptNr": "a-shop"})
     report = sandbox.adjustment_report(every=True)
-    assert report["events"] == {"never": 0, "once": 1, "twice": 2, "thrice": 3}
+    booked = {name: event["booked"] for name, event in report["events"].items()}
+    assert booked == {"never": 0, "once": 1, "twice": 2, "thrice": 3}
     assert (report["never"], report["once"], report["more_than_once"]) == (1, 1, 2)
     assert report["times_booked"] == {"0": 1, "1": 1, "2": 1, "3": 1}
     assert (report["given"], report["acknowledged"], report["transactions"]) == (4, 4, 6)
