@@ -172,6 +172,10 @@ class TransientError(RemoteError):
         self.effect_possible = effect_possible
 
 
+class TooLateError(TransientError):
+    """A request whose turn came after the time at which it still made sense: it was not sent."""
+
+
 class NoAnswerError(TransientError):
     """The request went out and no complete answer came back: whether it had its effect is unknown."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Self, TypeVar
 
 import httpx
@@ -81,15 +82,18 @@ class EngageClient:
         """Close the connections."""
         self._http.close()
 
-    def set_balances(self, body: bytes) -> wire.BalancesAnswer:
+    def set_balances(self, body: bytes, *, before: float = math.inf) -> wire.BalancesAnswer:
         """Send balances (`wire.encode_balances`) once: the caller paces, and repeats with the newest only.
+
+        After `before` (monotonic seconds) nothing is sent: a TooLateError.
 
         Accepted is not applied: a job of Engage's applies them later. A PermanentError refuses all rows.
         After a NoAnswerError or an InvalidAnswerError it is unknown which rows were taken; setting totals
         again is harmless.
         """
         path = wire.balances_path(self._version)
-        answer = self._http.checked(self._http.ask("POST", path, content=body, headers=_HEADERS, auth=self._auth))
+        answer = self._http.ask("POST", path, content=body, headers=_HEADERS, auth=self._auth, before=before)
+        answer = self._http.checked(answer)
         return self._read(answer, lambda received: wire.read_balances_answer(received, body, answer.request_id))
 
     def add_points(self, body: bytes, idempotency_key: str) -> list[wire.RefusedPoints]:

@@ -8,6 +8,7 @@ body of either system.
 from __future__ import annotations
 
 import logging
+import math
 import random
 import re
 import threading
@@ -37,6 +38,7 @@ from treazure_pipeline.errors import (
     RemoteError,
     SettingsError,
     System,
+    TooLateError,
     TransientError,
 )
 
@@ -338,11 +340,12 @@ class Http:
         form: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         auth: httpx.Auth | None = None,
+        before: float = math.inf,
     ) -> Answer:
         """Send one request and return its complete answer, of any status.
 
-        Raises TransientError where the request can't have arrived, else NoAnswerError where no complete
-        answer came within the timeout.
+        After `before` (monotonic seconds) it is not sent: a TooLateError. Raises TransientError where the request can't
+        have arrived, else NoAnswerError where no complete answer came within the timeout.
         """
         limits = _Remaining(self._timeout)
         request = self._request(
@@ -354,6 +357,14 @@ class Http:
             headers=headers,
             extensions={"timeout": limits},
         )
+        if time.monotonic() > before:
+            raise TooLateError(
+                "its turn came too late, so it was not sent.",
+                system=self.system,
+                method=method,
+                path=path.partition("?")[0],
+                hint="It is tried again; raise the rate's limit if this goes on.",
+            )
         with self._translated(method, path):
             response = self._client.send(request, auth=auth, stream=True)
             try:

@@ -190,7 +190,7 @@ class TreazureClient:
     ) -> Decimal | None:
         """Add points, or take them where `amount` is negative, ONCE: there is no try after the first.
 
-        A call whose turn comes only after `before` (monotonic seconds) is not made: a TransientError without effect.
+        A call whose turn comes only after `before` (monotonic seconds) is not made: a TooLateError.
         Returns the account's new balance, None where the answer names none. After a NoAnswerError, any TransientError
         with `effect_possible` and an InvalidAnswerError only the history, asked for `receipt`, tells what happened.
         """
@@ -229,15 +229,7 @@ class TreazureClient:
     def _once(self, token: _Bearer, method: str, path: str, content: bytes | None, before: float) -> Answer:
         headers = {"Content-Type": "application/json"} if content is not None else None
         with self._pacer.slot():
-            if time.monotonic() > before:
-                raise TransientError(
-                    "its turn came too late, so it was not sent.",
-                    system="treazure",
-                    method=method,
-                    path=path,
-                    hint="It is tried again; raise TREAZURE_MAX_REQUESTS_PER_SECOND if this goes on.",
-                )
-            return self._http.ask(method, path, content=content, headers=headers, auth=token)
+            return self._http.ask(method, path, content=content, headers=headers, auth=token, before=before)
 
     def _fetch_token(self) -> wire.Token:
         answer = self._http.ask(

@@ -118,7 +118,7 @@ class Adjustments:
                 given.unanswered += 1
 
     def _under_a_name_taken(self, receipt: str, contact: str, points: Mapping[int, int]) -> Given | None:
-        """Find the event whose id was another one's already, by what it asked for; the receipt is its own from now on."""
+        """Find the event whose id was another one's already, by what it asked for; the receipt is its own now."""
         for name, given in self._given.items():
             if name == given.event_id and (given.contact, {given.definition_id: given.units}) == (contact, points):
                 self._given[receipt] = self._given.pop(name)

@@ -26,6 +26,7 @@ from treazure_pipeline.errors import (
     PermanentError,
     RateLimitedError,
     RemoteError,
+    TooLateError,
     TransientError,
 )
 from treazure_pipeline.ledger import batches, figures, plans
@@ -334,14 +335,14 @@ class _Push:
             if batch is None:
                 return
             body = encode_balances(batch.contacts, batch.amounts, self._account.definition_id, batch.time_stamp)
-            if time.monotonic() - began > LEASE_MARGIN_SECONDS:
-                # Its slot, or its rows, could be somebody else's before the answer is there.
-                self._claim_anew(batch, task)
-                return
             with self._guard:
                 self.requests += 1
             try:
-                answer = self._engage.set_balances(body)
+                # Later, its slot or its rows could be somebody else's before the answer is there.
+                answer = self._engage.set_balances(body, before=began + LEASE_MARGIN_SECONDS)
+            except TooLateError:
+                self._claim_anew(batch, task)
+                return
             except RemoteError as error:
                 self._handle(error, batch, task)
                 return
@@ -364,6 +365,7 @@ class _Push:
         with self._claiming:
             self._taken.update(batch.contacts)
         with self._guard:
+            self.requests -= 1
             heapq.heappush(self._tasks, _Task(0.0, next(self._numbers), batch.contacts, task.failures))
             self._guard.notify_all()
 

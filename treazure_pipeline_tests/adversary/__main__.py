@@ -117,7 +117,9 @@ def main() -> int:
         if given.mutants:
             return _mutants(url, first, count, given)
         tasks = [
-            _Task(url, first + at, count - at, given.processes, end, given.kinds.split(","), given.without, given.keep_on)
+            _Task(
+                url, first + at, count - at, given.processes, end, given.kinds.split(","), given.without, given.keep_on
+            )
             for at in range(min(given.processes, count))
         ]
         return _report(tasks, first)
@@ -146,8 +148,8 @@ def _mutants(url: str, first: int, count: int, given: argparse.Namespace) -> int
         kinds = part.kinds or given.kinds.split(",")
         task = _Task(url, first, count, 1, time.time() + 10**6, kinds, name, keep_on=False)
         played, what = 0, None
-        for _, what in _all([task]):
-            played += 1
+        for _, found in _all([task]):
+            played, what = played + 1, found
         told = what.splitlines()[0].partition(": ")[2].partition(":")[0] if what else "**not found**"
         missed += what is None
         sys.stdout.write(f"| {name} | {', '.join(part.kinds or ['all'])} | {played} | {told} |\n")

@@ -1,4 +1,4 @@
-"""Clocks that can be moved: the ledger's, both vendors' and that of the processes. Nothing waits in a story; time passes."""
+"""Clocks that can be moved: the ledger's, both vendors' and the processes'. Nothing waits in a story; time passes."""
 
 from __future__ import annotations
 

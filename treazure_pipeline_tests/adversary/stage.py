@@ -1,4 +1,4 @@
-"""Where stories are played: processes that live on from step to step and can die, two receivers, a ledger that can be lost."""
+"""Where stories are played: processes that live on and can die, two receivers, a ledger that can be lost."""
 
 from __future__ import annotations
 
@@ -57,12 +57,15 @@ class Stage(Desk, Watch):
 
     def __post_init__(self) -> None:
         self._operator: psycopg.Connection[TupleRow] = psycopg.connect(self.database_url, autocommit=True)
-        self._operator.execute(f"set search_path to {SCHEMA}; set timezone to 'UTC'; set session_replication_role to replica")
+        self._operator.execute(
+            f"set search_path to {SCHEMA}; set timezone to 'UTC'; set session_replication_role to replica"
+        )
         self._tables = [
             name
             for (name,) in self.sql("select tablename from pg_tables where schemaname = current_schema()")
             if name not in _KEPT
         ]
+        self._delete = "; ".join(f'delete from "{name}"' for name in self._tables)  # noqa: S608 - names of our own
         self.clocks = Clocks(self._operator, self.sandbox)
 
     def sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
@@ -168,7 +171,7 @@ class Stage(Desk, Watch):
 
     def empty(self) -> None:
         """Begin with an empty ledger."""
-        self.sql("; ".join(f'delete from "{name}"' for name in self._tables))
+        self.sql(self._delete)
         self.clocks.begin()
 
     def dump(self) -> Dump:  # type: ignore[override]
@@ -178,10 +181,10 @@ class Stage(Desk, Watch):
         return Dump({name: kept for name, kept in rows.items() if kept}, dict(sequences))
 
     def restore(self, dump: Dump, server: str | None = None) -> None:
-        """Put a dump in the ledger's place, all connections cut; on another server, unless it is the disk that was put back."""
+        """Put a dump in the ledger's place, on another server or (None) on the one that it was made on."""
         self.cut()
         with self._operator.transaction():
-            self.sql("; ".join(f'delete from "{name}"' for name in self._tables))
+            self.sql(self._delete)
             for name, rows in dump.rows.items():
                 with self._operator.cursor().copy(sql.SQL("copy {} from stdin").format(sql.Identifier(name))) as copy:
                     copy.write(rows)

@@ -44,7 +44,7 @@ _DEATHS_OF_ADJUSTMENTS = (
     (queue, "settle", False), (queue, "settle", True), (queue, "finish_posted", False),
 )  # fmt: skip
 _FROZEN = (
-    (push, "encode_balances", False), (EngageClient, "set_balances", False), (TreazureClient, "post_transaction", False),
+    (push, "encode_balances"), (EngageClient, "set_balances"), (TreazureClient, "post_transaction"),
 )  # fmt: skip
 _ROUNDS = 12
 _HOUR = 3600.0
@@ -248,7 +248,7 @@ class Story:
 
     def _freeze(self) -> None:
         """A run that stands still before it sends, until its leases have ended and another one has done its work."""
-        owner, name, _ = self.chance.choice(_FROZEN)
+        owner, name = self.chance.choice(_FROZEN)
         self.steps.append(f"a thread frozen before {name}")
         self.died = True
         work = self.stage.process if owner is TreazureClient else self.stage.sync
@@ -273,7 +273,7 @@ class Story:
             with suppress(PipelineError):
                 work()
 
-        stage.at_once(*(lambda work=work: alone(work) for work in works))  # type: ignore[misc]
+        stage.at_once(*(lambda work=work: alone(work) for work in works))
 
     def _ledger_clock(self) -> None:
         minutes = self.chance.choice([-90, -10, 10, 90])
@@ -319,7 +319,9 @@ class Story:
 
     def _decide(self) -> None:
         """Decide, as a person who can look into Treazure, what nobody else could; where it was decidable, complain."""
-        rows = self.stage.sql("select id, event_id, state, reason from adjustment where state in ('uncertain', 'rejected')")
+        rows = self.stage.sql(
+            "select id, event_id, state, reason from adjustment where state in ('uncertain', 'rejected')"
+        )
         if not rows:
             return
         events = self.stage.sandbox.adjustment_report(every=True)["events"]
