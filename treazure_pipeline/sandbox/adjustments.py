@@ -24,6 +24,14 @@ if TYPE_CHECKING:
 _EXAMPLES = 10
 
 
+class _Context(msgspec.Struct, rename="camel"):
+    receipt_nr: str | None = None
+
+
+class _Body(msgspec.Struct):
+    context: _Context = msgspec.field(default_factory=_Context)
+
+
 @dataclass(slots=True)
 class Given:
     """One event, its micro-points, and how often they were booked.
@@ -113,7 +121,7 @@ class Adjustments:
     def unanswered(self, body: bytes) -> None:
         """Note that a transaction got no clean answer, whether or not it was carried out."""
         with self._lock:
-            given = self._given.get(msgspec.json.decode(body)["context"]["receiptNr"])
+            given = self._given.get(msgspec.json.decode(body, type=_Body).context.receipt_nr or "")
             if given is not None:
                 given.unanswered += 1
 

@@ -47,6 +47,7 @@ class Hour(BaseModel):
     share: float = Field(0.02, ge=0, le=1, description="of the members that do something")
     changes: int | None = Field(None, ge=0, description="exactly so many members instead")
     joins: int = Field(0, ge=0, description="new members, known to both systems")
+    late: float = Field(0, ge=0, description="so many seconds ago: Treazure commits it now, under the time it had then")
     loyalty_ids: list[str] = Field(default_factory=list, description="programmes; none: all")
 
 
@@ -221,7 +222,7 @@ def clear_faults(request: Request, name: FaultName | None = None) -> dict[str, A
 def play_hour(hour: Hour, request: Request) -> dict[str, dict[str, int]]:
     """Members earn, spend and lose expired points; the same seed gives the same life."""
     try:
-        return world_of(request).play_hour(hour.share, hour.changes, hour.joins, hour.loyalty_ids)
+        return world_of(request).play_hour(hour.share, hour.changes, hour.joins, hour.loyalty_ids, hour.late)
     except WrongRequestError as error:
         raise HTTPException(404, str(error)) from error
 

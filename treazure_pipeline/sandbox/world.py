@@ -131,13 +131,22 @@ class World:
         return vault
 
     def move(
-        self, vault: Vault, member: Indices, kind: Integers, amount: Integers, details: Details | None = None
+        self,
+        vault: Vault,
+        member: Indices,
+        kind: Integers,
+        amount: Integers,
+        details: Details | None = None,
+        late: float = 0,
     ) -> None:
-        """Change the balances of distinct members now; every mutation of Treazure goes through here."""
+        """Change the balances of distinct members now, under a time so many seconds ago.
+
+        Every mutation of Treazure goes through here.
+        """
         now = self.treazure_now()
         behaviour = self.behaviour
         due = now + int(behaviour.commit_delay * SECOND) if behaviour.commit_delay else 0
-        stamp = np.full(len(member), now, np.int64)
+        stamp = np.full(len(member), now - int(late * SECOND), np.int64)
         vault.move(
             member,
             kind.astype(np.int8),
@@ -301,7 +310,7 @@ class World:
             return len(folded)
 
     def play_hour(
-        self, share: float, changes: int | None, joins: int, loyalty_ids: Sequence[str] = ()
+        self, share: float, changes: int | None, joins: int, loyalty_ids: Sequence[str] = (), late: float = 0
     ) -> dict[str, dict[str, int]]:
         """Let a share of the members (or exactly `changes`) earn, spend or lose expired points.
 
@@ -321,7 +330,7 @@ class World:
                 chosen = rng.choice(before, count, replace=False, shuffle=False).astype(np.int64)
                 member = np.concatenate([chosen, new])
                 kind, amount = _shop(vault.balance[member], rng)
-                self.move(vault, member, kind, amount)
+                self.move(vault, member, kind, amount, late=late)
                 played[loyalty_id] = {
                     "earned": int((kind == LOAD).sum()),
                     "spent": int((kind == REDEEM).sum()),

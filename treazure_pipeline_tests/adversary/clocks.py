@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,6 @@ from unittest import mock
 
 import psycopg
 
-from treazure_pipeline.clients.transport import RetryPolicy
 from treazure_pipeline.ledger import batches, leases, store
 from treazure_pipeline.sandbox import Sandbox
 
@@ -76,18 +76,16 @@ class Clocks:
         else:
             self.forward(seconds)
 
+    def stop(self) -> threading.Event:
+        """Return what ends waits, and until then takes them."""
+        return _Stop(self._sleep)
+
     @contextmanager
     def running(self) -> Iterator[None]:
         """Show these clocks to the product, and take its waits, for the block."""
 
         def shown() -> float:
             return self._monotonic() + self._ahead
-
-        def wait(policy: RetryPolicy, seconds: float) -> bool:
-            if policy.stop is not None and policy.stop.is_set():
-                return False
-            self._sleep(seconds)
-            return True
 
         lease_left = batches.lease_left
 
@@ -101,7 +99,19 @@ class Clocks:
         with ExitStack() as stack:
             for owner, name, value in (
                 (time, "monotonic", shown), (store, "time", waiting), (leases, "time", waiting),
-                (RetryPolicy, "sleep", wait), (batches, "lease_left", passed),
+                (batches, "lease_left", passed),
             ):  # fmt: skip
                 stack.enter_context(mock.patch.object(owner, name, value))
             yield
+
+
+class _Stop(threading.Event):
+    def __init__(self, sleep: Callable[[float], None]) -> None:
+        super().__init__()
+        self._sleep = sleep
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if not self.is_set():
+            assert timeout is not None
+            self._sleep(timeout)
+        return self.is_set()

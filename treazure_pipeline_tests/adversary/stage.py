@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from unittest import mock
 
@@ -105,7 +105,7 @@ class Stage(Desk, Watch):
     def connect(self, **changes: str) -> Iterator[Connections]:  # type: ignore[override]
         """Lend what a process has; it keeps its connections from run to run, and gives back its leases."""
         name = f"{_PROCESS.get()} {_WORK.get()}"
-        connections = self._kept.pop(name, None) or Connections(self.settings(**changes))
+        connections = self._kept.pop(name, None) or self._begun(**changes)
         self._lent[name] = connections
         try:
             yield connections
@@ -123,6 +123,12 @@ class Stage(Desk, Watch):
         connections.failures.clear()
         connections.judgements.clear()
         self._kept[name] = connections
+
+    def _begun(self, **changes: str) -> Connections:
+        connections = Connections(self.settings(**changes))
+        connections.stop = self.clocks.stop()
+        connections.retry = replace(connections.retry, stop=connections.stop)
+        return connections
 
     def die(self) -> None:
         """End every process that is at work, here and now: none of its threads writes anything any more."""

@@ -48,6 +48,7 @@ _FROZEN = (
 )  # fmt: skip
 _ROUNDS = 12
 _HOUR = 3600.0
+_OVERLAP_HOURS = 2.0
 
 
 @dataclass
@@ -180,17 +181,11 @@ class Story:
         self._do(f"poison {contacts}", lambda: self.stage.sandbox.behave(poison=contacts))
 
     def _tardy(self) -> None:
-        """Changes that Treazure shows only after some exports, or hours later."""
-        calls = self.chance.choice([0, 1, 2])
-        self.tardy = self.hidden = True
-
-        def late() -> None:
-            sandbox = self.stage.sandbox
-            sandbox.behave(commit_calls=calls, commit_delay=0 if calls else 3 * _HOUR)
-            sandbox.play_hour(changes=self.chance.randint(1, 5))
-            sandbox.behave(commit_calls=0, commit_delay=0)
-
-        self._do(f"a tardy hour, {calls=}", late)
+        """Changes that Treazure commits so late that only a full export has them; or just within the overlap."""
+        hours, changes = self.chance.choice([1.5, 3.0, 30.0]), self.chance.randint(1, 5)
+        self.tardy |= hours > _OVERLAP_HOURS
+        self._do(f"an hour of {hours} hours ago, {changes=}",
+                 lambda: self.stage.sandbox.play_hour(changes=changes, late=hours * _HOUR))  # fmt: skip
 
     def _death(self) -> None:
         nth = self.chance.randint(1, 3)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -20,6 +21,7 @@ from treazure_pipeline.errors import (
     PermanentError,
     RateLimitedError,
     SettingsError,
+    TooLateError,
     TransientError,
 )
 from treazure_pipeline_tests.clients.conftest import Reply, Stub, answer
@@ -387,3 +389,9 @@ def test_the_key_is_shown_nowhere(stub: Stub, caplog: pytest.LogCaptureFixture) 
     with pytest.raises(SettingsError, match="ENGAGE_API_KEY") as refused:
         EngageClient(stub.url, SecretStr(f"{KEY}\n"))
     assert KEY not in str(refused.value)
+
+
+def test_balances_whose_turn_comes_too_late_are_not_sent(stub: Stub) -> None:
+    with client(stub) as engage, pytest.raises(TooLateError):
+        engage.set_balances(BODY, before=time.monotonic() - 1)
+    assert stub.asked == []
