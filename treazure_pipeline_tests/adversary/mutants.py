@@ -24,7 +24,7 @@ def _no_reading_before_a_second_call(_: Callable[..., Any]) -> Callable[..., Any
     from treazure_pipeline.ledger import adjustments as queue  # noqa: PLC0415
 
     def send_again(work: Any, _account: Any, adjustment: Any, _result: Any, *_: Any, **__: Any) -> None:
-        queue.settle(work.ledger, adjustment, "queued", reason="sent again unread", run_id=work.run_id)
+        queue.settle(work.ledger, adjustment, "queued", reason="sent again unread", looked=True, run_id=work.run_id)
 
     return send_again
 
