@@ -24,7 +24,7 @@ from treazure_pipeline.clients.transport import (
     http_date,
     revealed,
 )
-from treazure_pipeline.errors import AuthenticationError, PermanentError, TransientError
+from treazure_pipeline.errors import AuthenticationError, PermanentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
