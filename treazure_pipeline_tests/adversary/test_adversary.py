@@ -11,8 +11,8 @@ from treazure_pipeline_tests.adversary.mutants import PARTS
 from treazure_pipeline_tests.adversary.player import Player, player
 from treazure_pipeline_tests.adversary.story import KINDS
 
-FIXED = range(1, 9)
-FRESH = 4
+FIXED = range(1, 7)
+FRESH = 3
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ def test_the_report_tells_how_often_each_event_was_booked(sandbox: Sandbox, rece
     assert (report["given"], report["acknowledged"], report["transactions"]) == (4, 4, 6)
     assert (report["points_given"], report["points_booked"]) == ("20", "30")
     assert report["examples"]["never"] == [
-        {"event_id": "never", "contactId": GUID, "definitionId": 1, "amount": "5", "booked": 0}
+        {"event_id": "never", "contactId": GUID, "definitionId": 1, "amount": "5", "booked": 0, "unanswered": 0}
     ]
     assert report["other_transactions"] == {
         "count": 1,
