@@ -22,7 +22,7 @@ from treazure_pipeline.clients.treazure import TreazureClient
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.database import embedded, schema
 from treazure_pipeline.errors import DatabaseError, PipelineError, SettingsError
-from treazure_pipeline.ledger import owner, rights
+from treazure_pipeline.ledger import adjustments, owner, rights
 from treazure_pipeline.ledger.limiter import Priority
 from treazure_pipeline.ledger.store import Ledger
 from treazure_pipeline.settings import Programme, Settings, Storage, load_settings, load_storage
@@ -184,9 +184,13 @@ def _databases(storage: Storage, settings: Settings | None) -> Iterator[Finding]
 
 
 def _other_writers(settings: Settings) -> Iterator[Finding]:
-    """Look for signs of somebody else who moves the same points; needs systems and a ledger that can be used."""
+    """Look whether receipts come back, and for signs of somebody else who moves the same points.
+
+    Needs systems and a ledger that can be used.
+    """
     try:
         with Connections(settings, Priority.BACKGROUND) as connections:
+            yield _receipts(adjustments.receipts_of(connections.ledger, connections.treazure.address))
             for programme in settings.programmes:
                 account = connections.ledger.find(programme)
                 if account is None:
@@ -204,6 +208,21 @@ def _other_writers(settings: Settings) -> Iterator[Finding]:
                              "balances are not what Engage accepted from us; does anybody else set them?")  # fmt: skip
     except PipelineError:
         return  # what can't be used is among the findings already
+
+
+def _receipts(returned: adjustments.Returned | None) -> Finding:
+    """Say how receipts come back, and what follows for adjustments whose answer is lost."""
+    check = "Treazure: receipts"
+    by_hand = "An adjustment whose answer is lost is never sent again by itself; it ends `uncertain`, and a person decides."
+    if returned is None:
+        how = "the first adjustment that Treazure answers shows it (`doctor --contract --test-contact` tries it). Until then"
+        return Finding(check, "note", f"not known yet whether they come back in the history; {how}: {by_hand}")
+    if returned.found == "whole":
+        return Finding(check, "ok", "they come back whole in the history")
+    if returned.identifies:
+        return Finding(check, "ok", f"{returned.length} of their characters come back in the history, which is enough")
+    shown = f"only {returned.length} of their characters come back" if returned.length else "they don't come back"
+    return Finding(check, "note", f"{shown} in the history. {by_hand}")
 
 
 def _signs(check: str, signs: Sequence[Sign], meaning: str) -> Finding:

@@ -57,6 +57,7 @@ def test_where_all_is_well_everything_is_tried_and_found_fine(
         "database: whose ledger": "ok",
         "Dagster: storage": "ok",
         "Dagster: daemon": "note",
+        "Treazure: receipts": "note",
         "other writers: Treazure, points": "ok",
         "other writers: Engage, points": "ok",
     }
