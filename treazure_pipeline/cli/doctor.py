@@ -213,7 +213,9 @@ def _other_writers(settings: Settings) -> Iterator[Finding]:
 def _receipts(returned: adjustments.Returned | None) -> Finding:
     """Say how receipts come back, and what follows for adjustments whose answer is lost."""
     check = "Treazure: receipts"
-    by_hand = "An adjustment whose answer is lost is never sent again by itself; it ends `uncertain`, and a person decides."
+    by_hand = (
+        "An adjustment whose answer is lost is never sent again by itself; it ends `uncertain`, and a person decides."
+    )
     if returned is None:
         how = "the first adjustment that Treazure answers shows it (`doctor --contract --test-contact` tries it). Until then"
         return Finding(check, "note", f"not known yet whether they come back in the history; {how}: {by_hand}")

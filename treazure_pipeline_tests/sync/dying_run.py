@@ -16,15 +16,15 @@ from typing import Any
 
 from treazure_pipeline.clients.engage import EngageClient
 from treazure_pipeline.connections import Connections
-from treazure_pipeline.ledger import batches, snapshots
+from treazure_pipeline.ledger import batches, snapshots, staging
 from treazure_pipeline.settings import load_settings
 from treazure_pipeline.sync import balances, push
 from treazure_pipeline_tests.sync.shop import account_of, fetch, merge, send
 
 # Point: the function that is about to be called, or (`after`) has been, when the process dies.
 POINTS: dict[str, tuple[Any, str, bool]] = {
-    "before_the_export_is_asked_for": (snapshots, "stage", False),
-    "in_the_middle_of_the_export": (snapshots, "_keep_rejected", False),
+    "before_the_export_is_asked_for": (staging, "ask", False),
+    "in_the_middle_of_the_export": (staging, "_keep_rejected", False),
     "between_export_and_merge": (snapshots, "merge", False),
     "in_the_middle_of_the_merge": (snapshots, "_note_vanished", True),
     "between_merge_and_push": (balances, "reread_accounts", True),
