@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ from click.testing import CliRunner
 
 from treazure_pipeline.cli import commands
 from treazure_pipeline.ledger import adjustments as queue
+from treazure_pipeline_tests import processes
 from treazure_pipeline_tests.adjustments.desk import Desk, assert_each_once
-from treazure_pipeline_tests.cli.conftest import COMMAND
 
 Call = Callable[..., tuple[int, dict[str, Any]]]
 
@@ -161,10 +160,7 @@ def test_dead_letters_are_listed_with_their_reason_until_a_person_has_dealt_with
 
 def test_run_adjustments_prints_its_figures_and_its_exit_code(desk: Desk, environment: dict[str, str]) -> None:
     def run(**more: str) -> tuple[int, dict[str, Any]]:
-        command = [*COMMAND, "run", "adjustments", "--json"]
-        ended = subprocess.run(
-            command, env={**os.environ, **environment, **more}, capture_output=True, text=True, check=False, timeout=120
-        )
+        ended = processes.command("run", "adjustments", "--json", environment={**os.environ, **environment, **more})
         return ended.returncode, json.loads(ended.stdout.splitlines()[-1])
 
     one, other = desk.contacts(2)

@@ -6,9 +6,6 @@ The code runs as it is: Python's own hooks for profilers and debuggers tell when
 from __future__ import annotations
 
 import itertools
-import multiprocessing
-import os
-import signal
 import sys
 import threading
 from types import FrameType
@@ -20,10 +17,9 @@ from treazure_pipeline.orchestration.adjustments import work_of
 from treazure_pipeline.settings import load_settings
 from treazure_pipeline.sync import adjustments as processing
 from treazure_pipeline.sync import push
+from treazure_pipeline_tests import processes
 
 _FILES = {queue.__file__, processing.__file__, push.__file__}
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload([__name__])
 
 
 def killed(environ: dict[str, str], *, place: tuple[str, str, int] | int) -> bool:
@@ -32,11 +28,7 @@ def killed(environ: dict[str, str], *, place: tuple[str, str, int] | int) -> boo
     A place is a hook (`call` or `return`), a function's qualified name and the how-manieth time, or the number of a
     line, counted as they are run in all threads.
     """
-    process = _FORKS.Process(target=_work, args=(environ, place))
-    process.start()
-    process.join(120)
-    assert process.exitcode in {0, -signal.SIGKILL}, process.exitcode
-    return process.exitcode == -signal.SIGKILL
+    return processes.killed(_work, environ, place)
 
 
 def _work(environ: dict[str, str], place: tuple[str, str, int] | int) -> None:
@@ -46,19 +38,8 @@ def _work(environ: dict[str, str], place: tuple[str, str, int] | int) -> None:
         if isinstance(place, int):
             _kill_at_line(place)
         else:
-            _kill_at(*place)
+            processes.die_at(*place)
         processing.process(work)
-
-
-def _kill_at(wanted: str, name: str, time: int) -> None:
-    reached = itertools.count(1)
-
-    def hook(frame: FrameType, event: str, _: Any) -> None:
-        if (event, frame.f_code.co_qualname) == (wanted, name) and next(reached) == time:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.setprofile(hook)
-    sys.setprofile(hook)
 
 
 def _kill_at_line(number: int) -> None:
@@ -68,7 +49,7 @@ def _kill_at_line(number: int) -> None:
         if frame.f_code.co_filename not in _FILES:
             return None
         if event == "line" and next(lines) == number:
-            os.kill(os.getpid(), signal.SIGKILL)
+            processes.die()
         return trace
 
     threading.settrace(trace)

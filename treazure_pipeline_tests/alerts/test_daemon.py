@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -9,8 +8,8 @@ from pathlib import Path
 from treazure_pipeline.cli import instance
 from treazure_pipeline.cli.processes import Family
 from treazure_pipeline.settings import load_settings
+from treazure_pipeline_tests import processes
 from treazure_pipeline_tests.alerts.conftest import Target
-from treazure_pipeline_tests.cli.conftest import COMMAND
 from treazure_pipeline_tests.sync.shop import Shop
 
 PATIENCE = 150
@@ -32,7 +31,7 @@ def test_a_run_of_the_command_that_failed_is_told_by_the_daemon(
         return bool(target.titles)
 
     failing = environment | {"TREAZURE_BASE_URL": "http://127.0.0.1:9"}
-    assert subprocess.run([*COMMAND, "run", "balance-sync"], env=failing, check=False).returncode == 5
+    assert processes.command("run", "balance-sync", environment=failing).returncode == 5
     with Family(environment) as family:
         workspace = ["-w", str(place.dagster_home / "workspace.yaml")]
         family.start("daemon", [sys.executable, "-m", "dagster._daemon", "run", *workspace])

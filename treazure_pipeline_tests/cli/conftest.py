@@ -11,6 +11,8 @@ from typing import Protocol
 
 import pytest
 
+from treazure_pipeline_tests import processes
+
 COMMAND = [sys.executable, "-c", "from treazure_pipeline.cli import main; main()"]
 SYSTEMS = {
     "TREAZURE_BASE_URL": "https://treazure.invalid",
@@ -41,13 +43,6 @@ def run(environment: Callable[..., dict[str, str]], tmp_path: Path) -> Run:
     """Run the command line in an empty folder."""
 
     def call(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*COMMAND, *arguments],
-            env=environment(**more),
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        return processes.command(*arguments, environment=environment(**more), folder=tmp_path)
 
     return call

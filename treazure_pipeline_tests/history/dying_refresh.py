@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
 from typing import Any
 
 from treazure_pipeline.clients.treazure import TreazureClient
@@ -13,6 +10,7 @@ from treazure_pipeline.ledger import history
 from treazure_pipeline.settings import load_settings
 from treazure_pipeline.sync import history_export
 from treazure_pipeline.sync.history import refresh
+from treazure_pipeline_tests import processes
 from treazure_pipeline_tests.sync import dying_run
 from treazure_pipeline_tests.sync.shop import account_of
 
@@ -30,21 +28,14 @@ POINTS: dict[str, tuple[Any, str, bool]] = {
 }
 
 
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload([__name__])
-
-
 def killed(environ: dict[str, str], point: str, nth: int, url: str | None = None) -> None:
     """Read the logs that are due, and export them where an address is given, until the n-th passing of a point."""
-    process = _FORKS.Process(target=_work, args=(environ, point, nth, url))
-    process.start()
-    process.join(120)
-    assert process.exitcode == -signal.SIGKILL, process.exitcode
+    assert processes.killed(_work, environ, point, nth, url)
 
 
 def _work(environ: dict[str, str], point: str, nth: int, url: str | None) -> None:
     dying_run.POINTS = POINTS
-    dying_run.die_at(point, nth, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    dying_run.die_at(point, nth, processes.die)
     with Connections(load_settings(environ)) as connections:
         account = account_of(connections)
         refresh(connections.ledger, connections.treazure, account, concurrency=4)

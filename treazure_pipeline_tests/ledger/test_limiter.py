@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,15 +13,21 @@ from treazure_pipeline.connections import Connections
 from treazure_pipeline.errors import RateUsedUpError
 from treazure_pipeline.ledger.limiter import Priority, SharedRate, shared_rate
 from treazure_pipeline.ledger.store import Ledger
+from treazure_pipeline.settings import load_settings
+from treazure_pipeline_tests import processes
 from treazure_pipeline_tests.sync.shop import Shop
 
-CALLS = (
-    "from concurrent.futures import ThreadPoolExecutor\n"
-    "from treazure_pipeline.connections import Connections\n"
-    "from treazure_pipeline.settings import load_settings\n"
-    "with Connections(load_settings()) as connections, ThreadPoolExecutor(4) as threads:\n"
-    "    list(threads.map(lambda _: connections.engage.contact_count(), range(20)))\n"
-)
+
+def count_contacts(environ: dict[str, str]) -> None:
+    with Connections(load_settings(environ)) as connections, ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda _: connections.engage.contact_count(), range(20)))
+
+
+def die_with_two_slots(environ: dict[str, str]) -> None:
+    with Connections(load_settings(environ)) as connections:
+        pacer = SharedRate(connections.ledger, "bucket", 2, Priority.SYNC, 2, threading.Event())
+        with pacer.slot(), pacer.slot():
+            processes.die()
 
 
 @pytest.fixture
@@ -54,9 +57,8 @@ def test_processes_and_threads_together_stay_below_the_limit_in_every_second(
     new_shop: Callable[..., Shop],
 ) -> None:
     shop = new_shop(members=10, environ={"ENGAGE_MAX_REQUESTS_PER_SECOND": "15"})
-    environment = {**os.environ, **shop.variables}
-    processes = [subprocess.Popen([sys.executable, "-c", CALLS], env=environment) for _ in range(3)]
-    assert [process.wait(60) for process in processes] == [0, 0, 0]
+    with ThreadPoolExecutor(3) as threads:
+        assert list(threads.map(processes.ended, [count_contacts] * 3, [shop.variables] * 3)) == [0, 0, 0]
     report = shop.sandbox.report()
     assert report["requests"]["contact_count"] == 60
     assert report["largest_in_one_second"] <= 15
@@ -129,17 +131,7 @@ def test_a_shorter_pause_does_not_end_a_longer_one(ledger: Ledger) -> None:
 
 
 def test_the_slots_of_a_dead_process_come_back_when_their_lease_is_over(shop: Shop) -> None:
-    script = (
-        "import os, signal, threading\n"
-        "from treazure_pipeline.connections import Connections\n"
-        "from treazure_pipeline.ledger.limiter import Priority, SharedRate\n"
-        "from treazure_pipeline.settings import load_settings\n"
-        "ledger = Connections(load_settings()).ledger\n"
-        "pacer = SharedRate(ledger, 'bucket', 2, Priority.SYNC, 2, threading.Event())\n"
-        "with pacer.slot(), pacer.slot():\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    subprocess.run([sys.executable, "-c", script], env={**os.environ, **shop.variables}, check=False, timeout=60)
+    assert processes.killed(die_with_two_slots, shop.variables)
     with shop.connect() as connections:
         ((taken,),) = shop.sql("select count(*) from rate_slot where bucket = 'bucket'")
         assert taken == 2
@@ -189,7 +181,7 @@ def test_whoever_comes_first_the_bucket_fills_up_to_the_setting(ledger: Ledger, 
 
 
 def test_a_raised_or_lowered_setting_holds_at_once(ledger: Ledger) -> None:
-    for per_second in (2, 6, 3):
+    for per_second in (4, 12, 6):
         pacer = rate(ledger, "bucket", per_second, Priority.SYNC)
         time.sleep(1)
         with ThreadPoolExecutor(6) as threads:

@@ -1,10 +1,6 @@
 from __future__ import annotations
 
-import os
 import re
-import signal
-import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -13,27 +9,23 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from treazure_pipeline.connections import Connections
 from treazure_pipeline.ledger import coverage, frames, snapshots, staging
 from treazure_pipeline.ledger.retention import Pruned, prune
 from treazure_pipeline.orchestration.definitions import build_definitions
+from treazure_pipeline.settings import load_settings
 from treazure_pipeline.sync.balances import read_account
+from treazure_pipeline_tests import processes
 from treazure_pipeline_tests.sync.shop import Shop, account_of, assert_adds_up, assert_in_step, fetch
 
 NOBODY = "http://127.0.0.1:9"
 YEARS = 24 * 500
-KILLED = """
-import os, signal, sys
-from treazure_pipeline.connections import Connections
-from treazure_pipeline.ledger import retention
-from treazure_pipeline.settings import load_settings
-point, original = sys.argv[1], getattr(retention, sys.argv[1])
-def passing(*arguments):
-    original(*arguments)
-    os.kill(os.getpid(), signal.SIGKILL)
-setattr(retention, point, passing)
-with Connections(load_settings()) as connections:
-    retention.prune(connections.ledger, 400, rows=1, batches_at_once=1)
-"""
+
+
+def prune_and_die(environ: dict[str, str], point: str) -> None:
+    processes.die_at("return", point, 1)
+    with Connections(load_settings(environ)) as connections:
+        prune(connections.ledger, 400, rows=1, batches_at_once=1)
 
 
 def years_pass(shop: Shop) -> None:
@@ -219,8 +211,7 @@ def test_a_pruning_that_is_killed_harms_nothing_and_the_next_one_finishes_it(sho
     hours_of_shop_life(shop)
     years_pass(shop)
     shop.sync()
-    killed = subprocess.run([sys.executable, "-c", KILLED, point], env={**os.environ, **shop.variables}, check=False)
-    assert killed.returncode == -signal.SIGKILL
+    assert processes.killed(prune_and_die, shop.variables, point)
     assert_whole(shop)
     shop.sandbox.play_hour(changes=60)
     shop.sync()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from decimal import Decimal
@@ -14,6 +11,7 @@ from treazure_pipeline.clients.wire import Movement
 from treazure_pipeline.migration import files
 from treazure_pipeline.migration.files import FilesReport
 from treazure_pipeline.migration.parts import encode, roster
+from treazure_pipeline_tests import processes
 from treazure_pipeline_tests.migration import vault
 from treazure_pipeline_tests.migration.vault import CUT_OFF, contact
 
@@ -26,14 +24,10 @@ def write(folder: Path, die_after: int | None = None) -> FilesReport:
     def parts() -> Iterator[bytes]:
         for number in range(PARTS):
             if number == die_after:
-                os.kill(os.getpid(), signal.SIGKILL)
+                processes.die()
             times = (CUT_OFF - timedelta(days=50 - day) for day in range(50))
             log = [Movement(time, Decimal(2), "Load", Decimal(2 * at)) for at, time in enumerate(times, start=1)]
             yield encode({contact(number): log})
 
     blocks = [roster([(contact(number), Decimal(100), None) for number in range(PARTS)])]
     return vault.write(parts(), blocks, folder, rows_per_file=60)
-
-
-if __name__ == "__main__":
-    write(Path(sys.argv[1]), int(sys.argv[2]))

@@ -15,7 +15,7 @@ from treazure_pipeline.cli import instance
 from treazure_pipeline.cli.processes import Family
 from treazure_pipeline.sandbox import LOYALTY_ID, sandbox_process
 from treazure_pipeline.settings import load_settings
-from treazure_pipeline_tests.cli.conftest import COMMAND
+from treazure_pipeline_tests import processes
 from treazure_pipeline_tests.migration.move import Move
 from treazure_pipeline_tests.sync.shop import Shop, assert_in_step
 
@@ -24,13 +24,7 @@ SHARDS = 3
 
 
 def command(environment: dict[str, str], *arguments: str) -> tuple[int, dict[str, Any]]:
-    done = subprocess.run(
-        [*COMMAND, "run", "migration", "--json", *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = processes.command("run", "migration", "--json", *arguments, environment=environment)
     return done.returncode, json.loads(done.stdout.splitlines()[-1])
 
 

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from treazure_pipeline_tests import processes
 from treazure_pipeline_tests.migration import dying_writer
 
 
 @pytest.mark.parametrize("die_after", [1, 8])
 def test_after_a_kill_the_next_writing_gives_the_files_of_an_undisturbed_one(tmp_path: Path, die_after: int) -> None:
     killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
-    command = [sys.executable, "-m", dying_writer.__name__, str(killed), str(die_after)]
-    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert processes.killed(dying_writer.write, killed, die_after)
     report = dying_writer.write(killed)
     assert report.files == dying_writer.write(undisturbed).files
     assert sorted(path.name for path in killed.iterdir()) == [file.name for file in report.files]

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
-import multiprocessing
-import os
-import signal
-import sys
-import threading
-from types import FrameType
-from typing import Any
-
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.migration import steps
 from treazure_pipeline.migration.logs import fetch_shard
 from treazure_pipeline.settings import load_settings
+from treazure_pipeline_tests import processes
 from treazure_pipeline_tests.sync.shop import account_of
 
 PART = 10
 CONCURRENCY = 4
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload([__name__])
 
 
 def killed(environ: dict[str, str], step: str, place: tuple[str, str, int]) -> bool:
@@ -28,17 +18,13 @@ def killed(environ: dict[str, str], step: str, place: tuple[str, str, int]) -> b
 
     A place is a hook (`call` or `return`), a function's qualified name and the how-manieth time.
     """
-    process = _FORKS.Process(target=_work, args=(environ, step, place))
-    process.start()
-    process.join(120)
-    assert process.exitcode in {0, -signal.SIGKILL}, process.exitcode
-    return process.exitcode == -signal.SIGKILL
+    return processes.killed(_work, environ, step, place)
 
 
 def _work(environ: dict[str, str], step: str, place: tuple[str, str, int]) -> None:
     with Connections(load_settings(environ)) as connections:
         account = account_of(connections)
-        _kill_at(*place)
+        processes.die_at(*place)
         if step == "prepare":
             steps.prepare(connections, account, connections.settings.programmes[0], run_id="victim")
         elif step == "fetch":
@@ -52,14 +38,3 @@ def _work(environ: dict[str, str], step: str, place: tuple[str, str, int]) -> No
             steps.deliver(connections, account, by=step)
         else:
             steps.audit(connections, account, run_id="victim")
-
-
-def _kill_at(wanted: str, name: str, time: int) -> None:
-    reached = itertools.count(1)
-
-    def hook(frame: FrameType, event: str, _: Any) -> None:
-        if (event, frame.f_code.co_qualname) == (wanted, name) and next(reached) == time:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.setprofile(hook)
-    sys.setprofile(hook)

@@ -1,14 +1,7 @@
-"""A run of the sync, or of two, whose process is killed (SIGKILL) at a chosen point.
-
-``python -m treazure_pipeline_tests.sync.dying_run POINT [NTH]``, with the settings in the environment. The point is
-passed for the n-th time when the process kills itself.
-"""
+"""A run of the sync whose process is killed (SIGKILL) at a chosen point."""
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
 import threading
 import uuid
 from collections.abc import Callable
@@ -19,6 +12,7 @@ from treazure_pipeline.connections import Connections
 from treazure_pipeline.ledger import batches, snapshots, staging
 from treazure_pipeline.settings import load_settings
 from treazure_pipeline.sync import balances, push
+from treazure_pipeline_tests import processes
 from treazure_pipeline_tests.sync.shop import account_of, fetch, merge, send
 
 # Point: the function that is about to be called, or (`after`) has been, when the process dies.
@@ -61,16 +55,16 @@ def die_at(point: str, nth: int, die: Callable[[], None]) -> None:
     setattr(owner, name, passing)
 
 
-def main(point: str, nth: int = 1) -> None:
-    """Run the sync of the first programme."""
-    die_at(point, nth, lambda: os.kill(os.getpid(), signal.SIGKILL))
-    with Connections(load_settings()) as connections:
+def killed(environ: dict[str, str], point: str, nth: int = 1) -> bool:
+    """Sync in another process that is killed at the n-th passing of a point; tell whether it was."""
+    return processes.killed(_work, environ, point, nth)
+
+
+def _work(environ: dict[str, str], point: str, nth: int) -> None:
+    die_at(point, nth, processes.die)
+    with Connections(load_settings(environ)) as connections:
         account = account_of(connections)
         connections.ledger.hold(account)
         run_id = uuid.uuid4().hex
         fetch(connections, account, run_id=run_id)
         send(connections, account, run_id, merge(connections, account, run_id))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], *map(int, sys.argv[2:]))

@@ -1,14 +1,10 @@
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 
 import pytest
 
-from treazure_pipeline_tests.sync.dying_run import POINTS
+from treazure_pipeline_tests.sync.dying_run import POINTS, killed
 from treazure_pipeline_tests.sync.shop import Shop, assert_in_step
 
 QUICK_LEASES = {"ENGAGE_TIMEOUT_SECONDS": "1", "ENGAGE_BATCH_SIZE": "20"}
@@ -16,11 +12,7 @@ QUICK_LEASES = {"ENGAGE_TIMEOUT_SECONDS": "1", "ENGAGE_BATCH_SIZE": "20"}
 
 def killed_run(shop: Shop, point: str, nth: int = 1) -> None:
     """Run the sync in a process of its own, which kills itself at that point."""
-    finished = subprocess.run(
-        [sys.executable, "-m", "treazure_pipeline_tests.sync.dying_run", point, str(nth)],
-        env={**os.environ, **shop.variables}, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-    assert finished.returncode == -signal.SIGKILL, finished.stderr
+    assert killed(shop.variables, point, nth)
 
 
 CASES = [

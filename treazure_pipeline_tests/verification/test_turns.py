@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +12,7 @@ import pytest
 from treazure_pipeline.ledger import verification
 from treazure_pipeline.sync.verification import Verified, verify
 from treazure_pipeline_tests.sync.shop import account_of, assert_in_step
+from treazure_pipeline_tests.verification.dying_verification import killed
 from treazure_pipeline_tests.verification.watch import Watch
 
 
@@ -183,11 +180,7 @@ def test_a_killed_run_loses_a_chunk_at_most_and_the_next_one_finds_everything(
     watch = new_watch(members=210)
     watch.sync()
     drifted = watch.drift_by_hand(210)
-    finished = subprocess.run(
-        [sys.executable, "-m", "treazure_pipeline_tests.verification.dying_verification", event, name, str(nth)],
-        env={**os.environ, **watch.variables}, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-    assert finished.returncode == -signal.SIGKILL, finished.stderr
+    assert killed(watch.variables, (event, name, nth))
     kept = len(watch.marked())
     assert kept == {"_move_on": 100, "record": 200, "end": 210, "_Run._read": 100}[name]
     assert watch.verify().tally.marked == 210 - kept
