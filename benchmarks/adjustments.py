@@ -118,8 +118,7 @@ def bare(stand_in: Sandbox, count: int) -> float:
 
 def process(settings: Settings, url: str, stand_in: Sandbox, count: int) -> float:
     """Process as many adjustments as the job does, from the first look into the queue until Engage has accepted all."""
-    from treazure_pipeline.orchestration.adjustments import work_of
-    from treazure_pipeline.sync.adjustments import process
+    from treazure_pipeline.sync.adjustments import process, work_of
 
     with Connections(settings) as connections:
         for contact in stand_in.contact_ids(limit=count):

@@ -13,13 +13,12 @@ import dagster as dg
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.ledger import adjustments as queue
 from treazure_pipeline.ledger import frames
-from treazure_pipeline.ledger.limiter import Priority
 from treazure_pipeline.orchestration import failures
 from treazure_pipeline.orchestration import metadata as md
 from treazure_pipeline.orchestration.balance_sync import ACTIVE, CONNECTIONS, FOREGROUND, OWNERS
 from treazure_pipeline.orchestration.names import FIRST, Names
 from treazure_pipeline.settings import Programme
-from treazure_pipeline.sync.adjustments import Work, process
+from treazure_pipeline.sync.adjustments import process, work_of
 
 GROUP = "adjustments"
 SENSOR_SECONDS = 2  # the daemon looks every 5 s; of an interval as long it misses every other look by a hair
@@ -146,26 +145,3 @@ def build_adjustments(programmes: Sequence[Programme], names: Names) -> dg.Defin
         return dg.RunRequest()
 
     return dg.Definitions(assets=[events, processed_adjustments], jobs=[job], sensors=[adjustment_queue_sensor])
-
-
-def work_of(connections: Connections, programmes: Sequence[Programme], run_id: str) -> Work:
-    """Gather what processing needs; programmes in migration wait (I11)."""
-    settings = connections.settings
-    connections.priority = Priority.ADJUSTMENT
-    accounts = [connections.ledger.account(programme) for programme in programmes]
-    return Work(
-        ledger=connections.ledger,
-        treazure=connections.treazure,
-        engage=connections.engage,
-        pacer=connections.engage_pacer,
-        accounts={account.id: account for account in accounts},
-        retry=connections.retry,
-        run_id=run_id,
-        concurrency=settings.treazure_concurrency,
-        batch_size=settings.engage_batch_size,
-        treazure_timeout=settings.treazure_timeout_seconds,
-        engage_timeout=settings.engage_timeout_seconds,
-        lookup_wait=settings.treazure_lookup_wait_seconds,
-        lookup_first_after=settings.treazure_lookup_first_after_seconds,
-        refuse_long=settings.adjustment_long_description == "reject",
-    )

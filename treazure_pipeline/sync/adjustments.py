@@ -31,18 +31,21 @@ from treazure_pipeline.errors import (
 )
 from treazure_pipeline.ledger import adjustments as queue
 from treazure_pipeline.ledger import snapshots
+from treazure_pipeline.ledger.limiter import Priority
 from treazure_pipeline.sync import evidence
 from treazure_pipeline.sync.balances import read_account
 from treazure_pipeline.sync.push import LEASE_MARGIN_SECONDS, push_contacts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from treazure_pipeline.clients.engage import EngageClient
     from treazure_pipeline.clients.transport import Pacer, RetryPolicy
     from treazure_pipeline.clients.treazure import TreazureClient
+    from treazure_pipeline.connections import Connections
     from treazure_pipeline.ledger.adjustments import Adjustment, Received
     from treazure_pipeline.ledger.store import Account, Ledger
+    from treazure_pipeline.settings import Programme
 
 logger = logging.getLogger(__name__)
 
@@ -120,6 +123,29 @@ class Work:
     def live(self) -> list[Account]:
         """The programmes that are not in migration."""
         return [account for account in self.accounts.values() if account.mode == "live"]
+
+
+def work_of(connections: Connections, programmes: Sequence[Programme], run_id: str) -> Work:
+    """Gather what processing needs; programmes in migration wait (I11)."""
+    settings = connections.settings
+    connections.priority = Priority.ADJUSTMENT
+    accounts = [connections.ledger.account(programme) for programme in programmes]
+    return Work(
+        ledger=connections.ledger,
+        treazure=connections.treazure,
+        engage=connections.engage,
+        pacer=connections.engage_pacer,
+        accounts={account.id: account for account in accounts},
+        retry=connections.retry,
+        run_id=run_id,
+        concurrency=settings.treazure_concurrency,
+        batch_size=settings.engage_batch_size,
+        treazure_timeout=settings.treazure_timeout_seconds,
+        engage_timeout=settings.engage_timeout_seconds,
+        lookup_wait=settings.treazure_lookup_wait_seconds,
+        lookup_first_after=settings.treazure_lookup_first_after_seconds,
+        refuse_long=settings.adjustment_long_description == "reject",
+    )
 
 
 def process(work: Work) -> Processed:

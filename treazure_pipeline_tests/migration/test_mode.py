@@ -10,8 +10,7 @@ from treazure_pipeline.errors import BusyError
 from treazure_pipeline.ledger import adjustments as queue
 from treazure_pipeline.ledger import batches, migrations
 from treazure_pipeline.ledger.migrations import MigrationError
-from treazure_pipeline.orchestration.adjustments import work_of
-from treazure_pipeline.sync.adjustments import process
+from treazure_pipeline.sync.adjustments import process, work_of
 from treazure_pipeline_tests.migration.move import Move
 from treazure_pipeline_tests.sync.shop import account_of, assert_in_step, assert_well_behaved, fetch, merge, send
 

@@ -8,9 +8,8 @@ from itertools import islice
 import httpx
 
 from treazure_pipeline.ledger import adjustments as queue
-from treazure_pipeline.orchestration.adjustments import work_of
 from treazure_pipeline.sandbox import API_KEY, LOYALTY_ID
-from treazure_pipeline.sync.adjustments import process
+from treazure_pipeline.sync.adjustments import process, work_of
 from treazure_pipeline.sync.other_writers import foreign_balances, foreign_transactions
 from treazure_pipeline.sync.push import push
 from treazure_pipeline_tests.sync.shop import Shop, account_of, assert_adds_up, assert_in_step, fetch, merge

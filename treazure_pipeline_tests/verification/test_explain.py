@@ -13,8 +13,7 @@ from click.testing import CliRunner, Result
 from treazure_pipeline.cli import commands
 from treazure_pipeline.ledger import adjustments as queue
 from treazure_pipeline.ledger.explain import Explanation, explain
-from treazure_pipeline.orchestration.adjustments import work_of
-from treazure_pipeline.sync.adjustments import process
+from treazure_pipeline.sync.adjustments import process, work_of
 from treazure_pipeline_tests.sync.shop import account_of, fetch, merge
 from treazure_pipeline_tests.verification.watch import Watch
 
