@@ -217,7 +217,7 @@ def _receipts(returned: adjustments.Returned | None) -> Finding:
         "An adjustment whose answer is lost is never sent again by itself; it ends `uncertain`, and a person decides."
     )
     if returned is None:
-        how = "the first adjustment that Treazure answers shows it (`doctor --contract --test-contact` tries it). Until then"
+        how = "the first adjustment that Treazure answers shows it, or `doctor --contract --test-contact`; until then"
         return Finding(check, "note", f"not known yet whether they come back in the history; {how}: {by_hand}")
     if returned.found == "whole":
         return Finding(check, "ok", "they come back whole in the history")
