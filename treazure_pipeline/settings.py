@@ -252,6 +252,7 @@ class Settings(MasterSettings):
     engage_verify_seconds: float = Field(default=2400, gt=0, le=3300, allow_inf_nan=False)
     approval_lifetime_hours: float = Field(default=24, gt=0, le=24 * 30, allow_inf_nan=False)
     ledger_history_days: int = Field(default=400, ge=7)
+    text_retention_days: int = Field(default=90, ge=1)
     alert_urls: Annotated[tuple[SecretStr, ...], BeforeValidator(_split)] = Field(
         default=(), validation_alias="TREAZURE_PIPELINE_ALERT_URLS"
     )

@@ -26,7 +26,7 @@ from treazure_pipeline.errors import BusyError, PipelineError
 # In the order of the help; treazure_pipeline.cli.<name>.command each.
 COMMANDS = (
     "demo", "dev", "env", "sandbox", "doctor", "run", "status", "plan", "approve", "explain", "rejections",
-    "adjustments", "receiver", "worker", "db",
+    "adjustments", "contact", "receiver", "worker", "db",
 )  # fmt: skip
 
 

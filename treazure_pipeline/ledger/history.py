@@ -373,7 +373,7 @@ values (%(programme)s, %(contact)s, %(asked)s, clock_timestamp(), %(rows)s, %(su
 on conflict (programme, contact) do update
 set read_at = excluded.read_at, tried_at = excluded.tried_at, rows = excluded.rows, sum = excluded.sum,
     log_balance = excluded.log_balance, balance = excluded.balance, error = null,
-    unreadable = excluded.unreadable, first_unreadable = excluded.first_unreadable
+    unreadable = excluded.unreadable, first_unreadable = excluded.first_unreadable, texts = true
 where points_history_read.read_at is null or points_history_read.read_at <= excluded.read_at
 returning true
 """

@@ -1,4 +1,4 @@
-"""How long the ledger remembers: its history is deleted when it is older than the retention, what is needed never.
+"""How long the ledger remembers: history and texts go when they are older than their retention, what is needed never.
 
 Kept for ever are exports (the proof of coverage is computed from them), adjustments (what makes an event happen once) and
 plans (who approved what). All is done in small transactions that can stop anywhere, beside a running sync.
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from treazure_pipeline.ledger import contacts
 from treazure_pipeline.ledger.store import retried
 
 if TYPE_CHECKING:
@@ -56,6 +57,11 @@ def prune(ledger: Ledger, days: int, *, rows: int = _ROWS, batches_at_once: int 
         rejections=_in_lots(ledger, _REJECTIONS, until, rows),
         findings=_in_lots(ledger, _FINDINGS, until, rows) + _in_lots(ledger, _VERIFICATION_RUNS, until, rows),
     )
+
+
+def blank_texts(ledger: Ledger, days: int, *, rows: int = _ROWS) -> dict[str, int]:
+    """Blank texts older than `days`; so many `rows` a transaction. Return how many rows that were, by table."""
+    return contacts.blank(ledger, days, rows=rows)
 
 
 @retried

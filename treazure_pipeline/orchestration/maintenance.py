@@ -9,7 +9,7 @@ from dataclasses import asdict
 import dagster as dg
 
 from treazure_pipeline.connections import Connections
-from treazure_pipeline.ledger.retention import megabytes, prune
+from treazure_pipeline.ledger.retention import blank_texts, megabytes, prune
 from treazure_pipeline.orchestration import failures
 from treazure_pipeline.orchestration.balance_sync import CONNECTIONS, OWNERS
 from treazure_pipeline.orchestration.names import BACKGROUND, Names
@@ -48,17 +48,24 @@ def build_maintenance(settings: Settings, names: Names) -> dg.Definitions:
         metadata={"dagster/table_name": "treazure_pipeline.balance_change", "dagster/column_schema": _COLUMNS},
         description=(
             "Every change of a master balance: from, to, when, why, in which run. Materialised, it is cut to "
-            f"LEDGER_HISTORY_DAYS ({settings.ledger_history_days} days), and so is what else is history only."
+            f"LEDGER_HISTORY_DAYS ({settings.ledger_history_days} days), and so is what else is history only. "
+            f"Texts are blanked after TEXT_RETENTION_DAYS ({settings.text_retention_days} days)."
         ),
     )
     def ledger_history(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         connections: Connections = getattr(context.resources, CONNECTIONS)
         with failures.shown(connections):
             pruned = prune(connections.ledger, connections.settings.ledger_history_days)
+            blanked = blank_texts(connections.ledger, connections.settings.text_retention_days)
             sizes = {f"megabytes_{name}": value for name, value in megabytes(connections.ledger).items()}
         deleted = {f"deleted_{name}": value for name, value in asdict(pruned).items() if isinstance(value, int)}
         return dg.MaterializeResult(
-            metadata={"reaches_back_to": dg.MetadataValue.timestamp(pruned.until), **deleted, **sizes}
+            metadata={
+                "reaches_back_to": dg.MetadataValue.timestamp(pruned.until),
+                **deleted,
+                **{f"blanked_{name}": value for name, value in blanked.items()},
+                **sizes,
+            }
         )
 
     job = dg.define_asset_job(

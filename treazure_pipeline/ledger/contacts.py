@@ -1,0 +1,248 @@
+"""All that the ledger keeps of a contact, table by table: exported, erased, and its texts blanked when they are old.
+
+Ids, receipts, amounts and times stay for ever, so that nothing can count twice: an event that is delivered again is
+still known, and so is a rejected row. What goes are texts: descriptions and comments, bodies and rows as they came, and what
+others wrote in a reason (between « and », see `treazure_pipeline.people`). What still waits to be sent keeps its texts.
+
+A new table with a contact, or with texts, belongs into `KEPT`; a test finds those that are missing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, LiteralString
+
+from treazure_pipeline.ledger.store import retried
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+    from treazure_pipeline.ledger.store import Ledger
+
+_CONTACT = "t.contact = %(contact)s::uuid"
+_AMONG = "t.contacts @> array[%(contact)s::uuid]"
+_PLACE = "array_position(t.contacts, %(contact)s::uuid)"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A table in which something of contacts stands, as conditions and expressions of SQL on its row `t`.
+
+    Attributes:
+        of: Which rows are about %(contact)s.
+        shown: The part of such a row that is the contact's.
+        blank: Sets the texts to what is left of them; empty where there are none.
+        full: Whether a row has texts.
+        settled: Whether nothing needs them any more.
+        since: When they came, or when they were needed last.
+        then: What else is to be done for the rows that were blanked.
+        weight: How many rows one of them stands for.
+    """
+
+    table: LiteralString
+    of: LiteralString = _CONTACT
+    shown: LiteralString = "to_jsonb(t)"
+    blank: LiteralString = ""
+    full: LiteralString = "false"
+    settled: LiteralString = "true"
+    since: LiteralString = "null::timestamptz"
+    then: LiteralString = ""
+    weight: int = 1
+
+
+def _unsaid(column: LiteralString) -> LiteralString:
+    return f"{column} = regexp_replace(t.{column}, '«[^»]*(»|$)', '«…»', 'g')"
+
+
+_SAID: LiteralString = " ~ '«(?!…»)'"
+# What tells an event from another one that comes under its id.
+_ESSENTIALS = """(
+    select coalesce(jsonb_object_agg(key, value), '{}') from jsonb_each(t.payload)
+    where lower(key) in ('amount', 'contactid', 'pointdefinitionid') and (
+        jsonb_typeof(value) in ('number', 'boolean', 'null')
+        or jsonb_typeof(value) = 'string' and value #>> '{}' ~ '^[0-9A-Fa-f{}., +-]{1,60}$'))"""
+_ADJUSTMENT = "(t.contact = %(contact)s::uuid or t.contact is null and strpos(lower(t.payload::text), %(contact)s::uuid::text) > 0)"
+_MIGRATION_ENDED = "(select m.ended_at from migration m where m.id = t.migration)"
+
+KEPT = (
+    Kept("ledger"),
+    Kept(
+        "pending",
+        blank=_unsaid("reason"),
+        full=f"t.reason {_SAID}",
+        since="t.refused_last",
+    ),
+    Kept("change", _AMONG, f"jsonb_build_object('id', t.id, 'programme', t.programme, 'observation', t.observation, "
+         f"'noted_at', t.noted_at, 'before', t.before[{_PLACE}], 'after', t.after[{_PLACE}])"),
+    Kept("observation"),
+    Kept("reread"),
+    Kept("vanished"),
+    Kept(
+        "rejection",
+        of="(t.contact = %(contact)s::uuid or strpos(lower(t.raw), %(contact)s::uuid::text) > 0)",
+        blank="value = '', raw = ''",
+        full="t.raw <> ''",
+        since="t.last_seen",
+    ),
+    Kept(
+        "batch", _AMONG, "to_jsonb(t) - 'contacts' - 'amounts' - 'refused' || jsonb_build_object("
+        f"'amount', t.amounts[{_PLACE}], 'refused', %(contact)s::uuid = any (t.refused))",
+        blank=_unsaid("error"),
+        full=f"t.error {_SAID}",
+        since="coalesce(t.answered_at, t.claimed_at)",
+    ),
+    Kept("plan_lot", _AMONG, f"jsonb_build_object('plan', t.plan, 'before', t.before[{_PLACE}], 'after', t.after[{_PLACE}])"),
+    Kept(
+        "adjustment",
+        of=_ADJUSTMENT,
+        blank=f"payload = {_ESSENTIALS}, description = '', comment = '', {_unsaid('reason')}, "
+        "blanked_at = clock_timestamp()",
+        full="t.blanked_at is null",
+        settled="t.state in ('done', 'rejected', 'discarded')",
+        since="t.finished_at",
+    ),
+    Kept(
+        "adjustment_transition",
+        of=f"t.adjustment in (select t.id from adjustment t where {_ADJUSTMENT})",
+        blank=f"{_unsaid('reason')}, {_unsaid('answer')}",
+        full=f"concat(t.reason, t.answer) {_SAID}",
+        since="t.at",
+    ),
+    Kept(
+        "dead_letter",
+        of="strpos(lower(t.body), %(contact)s::uuid::text) > 0",
+        blank="body = ''",
+        full="t.body <> ''",
+        since="t.received_at",
+    ),
+    Kept("verification"),
+    Kept("finding"),
+    Kept("points_history"),
+    Kept(
+        "points_history_read",
+        blank="texts = false",
+        full="t.texts and t.read_at is not null",
+        since="t.read_at",
+        # Exported files are written anew where a month has changed.
+        then="""texts as (
+            update points_history h set comment = null, operator_id = null, properties = null from blanked b
+            where h.programme = b.programme and h.contact = b.contact
+              and num_nonnulls(h.comment, h.operator_id, h.properties) > 0 returning h.programme, h.date_time),
+        months as (
+            update points_history_month m set changed_at = clock_timestamp() from (
+                select distinct programme, date_trunc('month', date_time)::date as month from texts) b
+            where m.programme = b.programme and m.month = b.month)""",
+        weight=50,
+    ),
+    Kept("points_history_due"),
+    Kept(
+        "migration_contact",
+        blank="key = null",
+        full="t.key is not null",
+        settled=f"{_MIGRATION_ENDED} is not null",
+        since=_MIGRATION_ENDED,
+    ),
+    Kept("migration_unread"),
+    Kept(
+        "migration_log",
+        of="(%(contact)s::uuid between t.first and t.last and exists (select from migration_contact c "
+        "where c.migration = t.migration and c.shard = t.shard and c.contact = %(contact)s::uuid))",
+        shown="to_jsonb(t) - 'body' || jsonb_build_object('body', encode(t.body, 'base64'))",
+        blank="body = ''",
+        full="t.body <> ''",
+        settled=f"{_MIGRATION_ENDED} is not null",
+        since=_MIGRATION_ENDED,
+    ),
+    Kept(
+        "migration_finding",
+        blank="value = ''",
+        full="t.value <> ''",
+        settled=f"{_MIGRATION_ENDED} is not null",
+        since=_MIGRATION_ENDED,
+    ),
+    Kept("erasure"),
+)  # fmt: skip
+"""Every table that says something of contacts."""
+
+
+@dataclass(frozen=True)
+class Erased:
+    """How many rows lost their texts, by table, and how many have to keep them until they are sent."""
+
+    blanked: dict[str, int]
+    waiting: dict[str, int]
+
+
+@retried
+def export(ledger: Ledger, contact: str) -> dict[str, list[dict[str, Any]]]:
+    """Return all rows that are about a contact (GUID, lower case), by table; points as exact numbers."""
+    with ledger.reading() as connection:
+        return {
+            kept.table: [
+                row[0]
+                for row in connection.execute(
+                    f"select {kept.shown} from {kept.table} t where {kept.of}", {"contact": contact}
+                )
+            ]
+            for kept in KEPT
+        }
+
+
+@retried
+def erase(ledger: Ledger, contact: str, *, by: str, why: str) -> Erased:
+    """Erase the texts that are kept of a contact (GUID, lower case); who did it and why is kept."""
+    values = {"contact": contact}
+    blanked, waiting = {}, {}
+    with ledger.transaction() as connection:
+        # The transitions are found by their adjustments' texts: those go last.
+        for kept in sorted((kept for kept in KEPT if kept.blank), key=lambda kept: kept.table == "adjustment"):
+            condition = f"{kept.of} and {kept.full}"
+            blanked[kept.table] = _blank(connection, kept, f"{condition} and {kept.settled}", values)
+            row = connection.execute(f"select count(*) from {kept.table} t where {condition}", values).fetchone()
+            assert row is not None
+            waiting[kept.table] = row[0]
+        connection.execute(
+            "insert into erasure (contact, erased_by, why) values (%s, %s, %s)",
+            (contact, by, why),
+        )
+    return Erased(
+        {table: count for table, count in blanked.items() if count},
+        {table: count for table, count in waiting.items() if count},
+    )
+
+
+def blank(ledger: Ledger, days: int, *, rows: int) -> dict[str, int]:
+    """Blank the texts that came more than `days` ago, so many `rows` a transaction; return how many rows, by table."""
+    return {
+        kept.table: _in_lots(ledger, kept, {"days": days, "rows": max(1, rows // kept.weight)})
+        for kept in KEPT
+        if kept.blank
+    }
+
+
+def _in_lots(ledger: Ledger, kept: Kept, values: dict[str, Any]) -> int:
+    old = f"t.ctid = any (array(select t.ctid from {kept.table} t where {kept.full} and {kept.settled} and {kept.since} < "
+    old += "clock_timestamp() - make_interval(days => %(days)s) limit %(rows)s))"
+    total = 0
+    while blanked := _lot(ledger, kept, old, values):
+        total += blanked
+        if blanked < values["rows"]:
+            break
+    return total
+
+
+@retried
+def _lot(ledger: Ledger, kept: Kept, condition: str, values: dict[str, Any]) -> int:
+    with ledger.transaction() as connection:
+        return _blank(connection, kept, condition, values)
+
+
+def _blank(connection: Connection[Any], kept: Kept, condition: str, values: dict[str, Any]) -> int:
+    then = f", {kept.then}" if kept.then else ""
+    row = connection.execute(
+        f"with blanked as (update {kept.table} t set {kept.blank} where {condition} returning t.*){then} "
+        "select count(*) from blanked",
+        values,
+    ).fetchone()
+    assert row is not None
+    return int(row[0])

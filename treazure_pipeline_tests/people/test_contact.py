@@ -1,0 +1,170 @@
+"""One person's data: exported whole, erased without anything counting twice, and blanked when it is old."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from treazure_pipeline.cli import commands
+from treazure_pipeline.ledger import contacts, retention
+from treazure_pipeline_tests.adjustments.desk import Desk, assert_each_once
+from treazure_pipeline_tests.people.test_marks import COMMENT, MAIL, MARKS, NAME, PERSON
+
+
+def contact_command(desk: Desk, *arguments: str) -> Result:
+    """Run `contact …` as an operator of the desk."""
+    return CliRunner(env=desk.variables).invoke(commands, ["contact", *arguments])
+
+
+def life(desk: Desk, contact: str) -> int:
+    """Adjustments that are done, refused and unreadable, a rejected row, a refused balance; the number of the first."""
+    done = desk.give(contact, 5, description=COMMENT, user_name=NAME, reason=COMMENT, user_id=MAIL)
+    desk.process()
+    desk.sandbox.set_fault("server_error", on=["transaction"], status=400, quotes=True)
+    desk.give(contact, 6, description=COMMENT)
+    desk.process()
+    desk.deliver(json.dumps({"contactId": contact, "amount": NAME, "pointDefinitionId": 1, "description": COMMENT}))
+    desk.deliver(json.dumps({"contactId": contact, "amount": 1, "who": NAME})[:-1])
+    desk.process()
+    row = json.dumps({"accountNumber": contact, "balance": NAME, "comment": COMMENT})
+    desk.sandbox.set_fault("bad_rows", raw_rows=[row])
+    desk.sync()
+    desk.sql("insert into points_history (programme, contact, position, date_time, amount, balance, transaction_type, "
+             "comment, operator_id, properties) values (1, %s, 1, now(), 5, 5, 'Load', %s, %s, %s)",
+             contact, COMMENT, NAME, PERSON)  # fmt: skip
+    desk.sql("insert into points_history_read (programme, contact, read_at, tried_at) values (1, %s, now(), now())",
+             contact)  # fmt: skip
+    desk.sql("insert into points_history_month values (1, date_trunc('month', now()), 1, 'epoch')")
+    return done
+
+
+def dump(desk: Desk) -> str:
+    """Everything that the ledger holds, as text."""
+    tables = desk.sql("select table_name from information_schema.tables where table_schema = 'treazure_pipeline' "
+                      "and table_type = 'BASE TABLE' and table_name <> 'erasure'")  # fmt: skip
+    return str([desk.sql(f"select t::text from {table} t") for (table,) in tables]).lower()  # noqa: S608
+
+
+def marks_in(text: str) -> list[str]:
+    return [mark for mark in MARKS if mark in text.lower()]
+
+
+def unknown_tables(desk: Desk) -> set[str]:
+    """The tables with a contact, or with texts of others, that an export would leave out."""
+    tables = desk.sql(
+        "select distinct c.table_name from information_schema.columns c join information_schema.tables t "
+        "using (table_schema, table_name) where c.table_schema = 'treazure_pipeline' and t.table_type = 'BASE TABLE' "
+        "and (c.column_name in ('body', 'payload', 'raw', 'comment', 'description') "
+        "or c.udt_name in ('uuid', '_uuid')) and c.table_name not in ('alert', 'verification_progress')"
+    )
+    return {name for (name,) in tables} - {kept.table for kept in contacts.KEPT}
+
+
+def test_whatever_holds_a_contact_or_a_text_of_others_is_exported(desk: Desk) -> None:
+    assert unknown_tables(desk) == set(), "ledger/contacts.py has to know them"
+    desk.sql("create table a_new_one (contact uuid); create table another (id bigint, raw text)")
+    assert unknown_tables(desk) == {"a_new_one", "another"}
+
+
+def test_an_export_has_all_of_a_contact_and_nothing_of_another(desk: Desk) -> None:
+    contact, other = desk.contacts(2)
+    life(desk, contact)
+    desk.give(other, 3, description="of somebody else")
+    desk.process()
+
+    with desk.connect() as connections:
+        found = contacts.export(connections.ledger, contact)
+
+    text = json.dumps(found, default=str)
+    assert other not in text
+    assert "of somebody else" not in text
+    for table in ("ledger", "change", "batch", "adjustment", "adjustment_transition", "dead_letter", "rejection",
+                  "points_history", "observation"):  # fmt: skip
+        assert found[table], table
+    assert [row["amount"] for row in found["adjustment"]] == [5, 6, None]
+    assert COMMENT in text
+    assert PERSON in text or NAME in text
+
+
+def test_what_is_erased_is_gone_and_counts_no_second_time(desk: Desk) -> None:
+    contact = desk.contacts(1)[0]
+    number = life(desk, contact)
+    ((event, receipt),) = desk.sql("select event_id, receipt from adjustment where id = %s", number)
+    svix = desk.sql("select delivery_id from adjustment where id = %s", number)[0][0]
+    before = desk.sql("select id, event_id, receipt, amount, state, received_at, balance from adjustment order by id")
+    assert marks_in(dump(desk)) == list(MARKS)
+
+    with desk.connect() as connections:
+        erased = contacts.erase(connections.ledger, contact, by="Ada", why="asked for by letter")
+        again = contacts.erase(connections.ledger, contact, by="Ada", why="once more")
+
+    assert erased.waiting == again.waiting == again.blanked == {}
+    assert erased.blanked["adjustment"] == 3
+    assert marks_in(dump(desk)) == []
+    assert (
+        desk.sql("select id, event_id, receipt, amount, state, received_at, balance from adjustment order by id")
+        == before
+    )
+    assert desk.sql("select contact::text, erased_by, why from erasure order by id")[0] == (
+        contact, "Ada", "asked for by letter",
+    )  # fmt: skip
+
+    desk.sandbox.redeliver(svix)
+    desk.deliver(json.dumps({"contactId": contact.upper(), "amount": 5.0, "pointDefinitionId": 1}), event)
+    desk.sandbox.wait_until_delivered()
+    desk.process()
+    assert desk.sql("select count(*) from adjustment") == [(len(before),)]
+    assert desk.sql("select receipt from adjustment where id = %s", number) == [(receipt,)]
+    assert_each_once(desk, never=1)
+
+
+def test_what_waits_to_be_sent_keeps_its_text_until_it_is(desk: Desk) -> None:
+    contact = desk.contacts(1)[0]
+    number = desk.give(contact, 5, description=COMMENT)
+
+    waiting = contact_command(desk, "erase", contact, "--by", "Ada", "--why", "asked", "--json")
+    assert waiting.exit_code == 6
+    assert json.loads(waiting.stdout.splitlines()[-1]) | {"erased": {}} == {
+        "status": "waiting", "contact": contact, "erased": {}, "waiting": {"adjustment": 1},
+    }  # fmt: skip
+    desk.process()
+    assert desk.movements(contact) == [COMMENT]
+    assert contact_command(desk, "erase", contact.upper(), "--by", "Ada", "--why", "asked").exit_code == 0
+    exported = contact_command(desk, "export", contact)
+    assert exported.exit_code == 0
+    found: dict[str, Any] = json.loads(exported.stdout)
+    assert [row["id"] for row in found["tables"]["adjustment"]] == [number]
+    assert len(found["tables"]["erasure"]) == 2
+    assert marks_in(exported.stdout) == []
+
+
+def test_texts_are_blanked_after_their_retention_and_not_before(desk: Desk) -> None:
+    contact = desk.contacts(1)[0]
+    life(desk, contact)
+    waiting = desk.give(contact, 9, description="still to be sent")
+    with desk.connect() as connections:
+        assert sum(retention.blank_texts(connections.ledger, 90, rows=1).values()) == 0
+        assert marks_in(dump(desk)) == list(MARKS)
+        desk.sql("update adjustment set finished_at = finished_at - interval '91 days'")
+        desk.sql("update adjustment_transition set at = at - interval '91 days'")
+        desk.sql("update dead_letter set received_at = received_at - interval '91 days'")
+        desk.sql("update rejection set last_seen = last_seen - interval '91 days'")
+        desk.sql("update points_history_read set read_at = read_at - interval '91 days'")
+        blanked = retention.blank_texts(connections.ledger, 90, rows=1)
+
+    assert {name: count for name, count in blanked.items() if count} == {
+        "rejection": 1, "adjustment": 3, "adjustment_transition": 2, "dead_letter": 1, "points_history_read": 1,
+    }  # fmt: skip
+    assert marks_in(dump(desk)) == []
+    assert "still to be sent" in str(desk.sql("select payload::text from adjustment where id = %s", waiting))
+    assert desk.sql("select changed_at > 'epoch' from points_history_month") == [(True,)]
+
+
+@pytest.mark.parametrize("guid", ["not-a-guid", "zebulon@quixotel.example"])
+def test_a_contact_is_a_guid_and_anything_else_is_not_repeated(desk: Desk, guid: str) -> None:
+    refused = contact_command(desk, "export", guid)
+    assert refused.exit_code == 2
+    assert guid not in refused.stdout + refused.stderr
