@@ -12,14 +12,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
 from treazure_pipeline.clients.engage import EngageClient
-from treazure_pipeline.clients.transport import RetryPolicy
+from treazure_pipeline.clients.transport import LEASE_MARGIN_SECONDS, RetryPolicy
 from treazure_pipeline.clients.treazure import TreazureClient
 from treazure_pipeline.database import embedded
 from treazure_pipeline.errors import DatabaseUnavailableError
 from treazure_pipeline.ledger import owner
 from treazure_pipeline.ledger.limiter import Priority, shared_rate
 from treazure_pipeline.ledger.store import Ledger
-from treazure_pipeline.sync.push import LEASE_MARGIN_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,6 +17,7 @@
     ├─ RateUsedUpError
     └─ RemoteError
        ├─ TransientError
+       │  ├─ TooLateError
        │  ├─ NoAnswerError
        │  └─ RateLimitedError
        ├─ PermanentError
@@ -32,6 +33,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from treazure_pipeline import people
@@ -113,71 +115,89 @@ class RateUsedUpError(PipelineError):
     """Others use the shared rate, or a pause that a system asked for goes on; nothing was sent."""
 
 
-class RemoteError(PipelineError):
-    """A call to one of the two systems failed.
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request as errors speak of it.
 
-    `path` comes without the query, `status` is None where no answer arrived, and `request_id` is what
-    the system calls the request, for its support.
+    `path` comes without the query, `status` is None where no answer arrived, and `request_id` is what the system calls
+    the request, for its support.
     """
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        system: System,
-        method: str,
-        path: str,
-        status: int | None = None,
-        request_id: str | None = None,
-        hint: str | None = None,
-    ) -> None:
+    system: System
+    method: str
+    path: str
+    status: int | None = None
+    request_id: str | None = None
+
+
+class RemoteError(PipelineError):
+    """A call to one of the two systems failed; `clients.outcome` tells what became of it."""
+
+    def __init__(self, message: str, call: Call, *, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
-        self.system = system
-        self.method = method
-        self.path = path
-        self.status = status
-        self.request_id = request_id
+        self.call = call
+
+    @property
+    def system(self) -> System:
+        """Which of the two it was."""
+        return self.call.system
+
+    @property
+    def status(self) -> int | None:
+        """The status of its answer, None where there was none."""
+        return self.call.status
+
+    @property
+    def request_id(self) -> str | None:
+        """What the system calls the request."""
+        return self.call.request_id
 
     def __str__(self) -> str:
-        facts = [f"status {self.status}"] if self.status is not None else []
-        facts += [f"request id {self.request_id}"] if self.request_id else []
-        call = f"{_NAMES[self.system]}, {self.method} {self.path}"
-        return f"{call} ({', '.join(facts)}): {super().__str__()}" if facts else f"{call}: {super().__str__()}"
+        call = self.call
+        facts = [f"status {call.status}"] if call.status is not None else []
+        facts += [f"request id {call.request_id}"] if call.request_id else []
+        where = f"{_NAMES[call.system]}, {call.method} {call.path}"
+        return f"{where} ({', '.join(facts)}): {super().__str__()}" if facts else f"{where}: {super().__str__()}"
 
 
 class TransientError(RemoteError):
-    """Worth trying again: 408, 425, 5xx, no connection, no answer.
+    """Worth trying again: 408, 409, 423, 425, 5xx, no connection, no answer.
 
-    `retry_after` is what the system asked for, in seconds. `effect_possible` is False only where the
-    system cannot have acted on the request: it never got it, or said that it did not take it.
+    `retry_after` is what the system asked for, in seconds; `sent`: whether any of the request went out.
     """
 
     def __init__(
         self,
         message: str,
+        call: Call,
         *,
-        system: System,
-        method: str,
-        path: str,
-        status: int | None = None,
-        request_id: str | None = None,
         hint: str | None = None,
         retry_after: float | None = None,
-        effect_possible: bool = False,
+        sent: bool = True,
     ) -> None:
-        super().__init__(
-            message, system=system, method=method, path=path, status=status, request_id=request_id, hint=hint
-        )
+        super().__init__(message, call, hint=hint)
         self.retry_after = retry_after
-        self.effect_possible = effect_possible
+        self.sent = sent
 
 
 class TooLateError(TransientError):
-    """A request whose turn came after the time at which it still made sense: it was not sent."""
+    """Its time was over before it went out, so it was not sent."""
+
+    def __init__(self, call: Call) -> None:
+        super().__init__(
+            "its time was over before it could be sent, so it was not.",
+            call,
+            hint="It is sent anew; lower the number of threads if this goes on.",
+            sent=False,
+        )
 
 
 class NoAnswerError(TransientError):
-    """The request went out and no complete answer came back: whether it had its effect is unknown."""
+    """The request went out and no complete answer came back, `timed_out`: within its time."""
+
+    def __init__(self, message: str, call: Call, *, hint: str | None = None, timed_out: bool = False) -> None:
+        super().__init__(message, call, hint=hint)
+        self.timed_out = timed_out
 
 
 class RateLimitedError(TransientError):

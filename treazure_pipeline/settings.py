@@ -246,7 +246,7 @@ class Settings(MasterSettings):
     engage_max_requests_per_second: int = Field(default=45, ge=0)
     engage_batch_size: int = Field(default=1000, ge=1, le=1000)
     engage_concurrency: int = Field(default=8, ge=1, le=64)
-    engage_timeout_seconds: float = Field(default=30, gt=0, le=3600, allow_inf_nan=False)
+    engage_timeout_seconds: float = Field(default=60, gt=0, le=3600, allow_inf_nan=False)
 
     engage_verify_grace_seconds: float = Field(default=1800, ge=0, allow_inf_nan=False)
     engage_verify_seconds: float = Field(default=2400, gt=0, le=3300, allow_inf_nan=False)

@@ -22,7 +22,7 @@ import msgspec
 from treazure_pipeline import people
 from treazure_pipeline.clients import wire
 from treazure_pipeline.clients.transport import excerpt
-from treazure_pipeline.errors import InvalidAnswerError
+from treazure_pipeline.errors import Call, InvalidAnswerError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -128,9 +128,7 @@ class _Export:
         begins = f"; it begins with {people.said(excerpt(self.head))}" if self.head else ""
         return InvalidAnswerError(
             f"The export {what}{begins}.",
-            system="treazure",
-            method="GET",
-            path=wire.EXPORT_RESULT,
+            Call("treazure", "GET", wire.EXPORT_RESULT),
             hint="Nothing of it is used; the next run asks for a new export.",
         )
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Self, TypeVar
 import httpx
 
 from treazure_pipeline.clients import engage_wire as wire
-from treazure_pipeline.clients.transport import Answer, Http, Pacer, RetryPolicy, Unpaced, revealed
+from treazure_pipeline.clients.answers import Answer, unusable
+from treazure_pipeline.clients.transport import Http, Pacer, RetryPolicy, Unpaced, in_time, revealed
 from treazure_pipeline.clients.wire import WireError
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class EngageClient:
         api_key: SecretStr,
         *,
         api_version: str = "v2",
-        timeout: float = 30.0,
+        timeout: float = 60.0,
         concurrency: int = 8,
         retry: RetryPolicy | None = None,
         pacer: Pacer | None = None,
@@ -85,27 +86,31 @@ class EngageClient:
     def set_balances(self, body: bytes, *, before: float = math.inf) -> wire.BalancesAnswer:
         """Send balances (`wire.encode_balances`) once: the caller paces, and repeats with the newest only.
 
-        After `before` (monotonic seconds) nothing is sent: a TooLateError.
-
-        Accepted is not applied: a job of Engage's applies them later. A PermanentError refuses all rows.
-        After a NoAnswerError or an InvalidAnswerError it is unknown which rows were taken; setting totals
-        again is harmless.
+        Accepted is not applied: a job of Engage's applies them later. What would go out after `before` (of
+        `transport.now`) is not sent: a TooLateError. What became of the rows after an error says its `outcome`; setting
+        totals again is harmless.
         """
         path = wire.balances_path(self._version)
         answer = self._http.ask("POST", path, content=body, headers=_HEADERS, auth=self._auth, before=before)
-        answer = self._http.checked(answer)
-        return self._read(answer, lambda received: wire.read_balances_answer(received, body, answer.request_id))
+        identifier = answer.call.request_id
+        return self._read(
+            self._http.checked(answer), lambda received: wire.read_balances_answer(received, body, identifier)
+        )
 
-    def add_points(self, body: bytes, idempotency_key: str) -> list[wire.RefusedPoints]:
+    def add_points(self, body: bytes, idempotency_key: str, *, before: float = math.inf) -> list[wire.RefusedPoints]:
         """Add points (`wire.encode_added_points`) once, and return the rows that Engage did not take.
 
-        After a NoAnswerError, any TransientError with `effect_possible` and an InvalidAnswerError it is unknown whether
-        they were added. Engage remembers the key for 24 hours: until then a repetition with it adds nothing twice.
+        What would go out after `before` (of `transport.now`) is not sent: a TooLateError. Whether they were added after
+        an error says its `outcome`. Engage remembers the key for 24 hours: until then a repetition with it adds nothing
+        twice.
         """
         path = wire.added_points_path(self._version)
         headers = {**_HEADERS, "Idempotency-Key": idempotency_key}
-        with self._pacer.slot():
-            answer = self._http.ask("POST", path, content=body, headers=headers, auth=self._auth)
+        answer = in_time(
+            self._pacer,
+            lambda until: self._http.ask("POST", path, content=body, headers=headers, auth=self._auth, before=until),
+            before,
+        )
         return self._read(self._http.checked(answer), wire.read_added_answer)
 
     def contact_count(self) -> int:
@@ -144,8 +149,12 @@ class EngageClient:
 
     def _get(self, path: str, params: Mapping[str, str | int] | None = None) -> Answer:
         def once() -> Answer:
-            with self._pacer.slot():
-                answer = self._http.ask("GET", path, params=params, headers=_HEADERS, auth=self._auth)
+            answer = in_time(
+                self._pacer,
+                lambda until: self._http.ask(
+                    "GET", path, params=params, headers=_HEADERS, auth=self._auth, before=until
+                ),
+            )
             return self._http.checked(answer)
 
         return self._retry.call(once, pacer=self._pacer)
@@ -154,4 +163,4 @@ class EngageClient:
         try:
             return read(answer.body)
         except WireError as error:
-            raise self._http.unusable(answer, str(error)) from None
+            raise unusable(answer, str(error)) from None

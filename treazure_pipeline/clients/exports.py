@@ -10,13 +10,14 @@ import itertools
 import logging
 import time
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin
 
 from treazure_pipeline.clients import wire
-from treazure_pipeline.clients.transport import Answer, Http, RetryPolicy, jittered, retry_after_seconds
+from treazure_pipeline.clients.answers import Answer, retry_after_seconds, unusable
+from treazure_pipeline.clients.transport import Http, RetryPolicy, jittered
 from treazure_pipeline.errors import ExportExpiredError, NotFoundError, PermanentError, TransientError
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class Exports:
                 answer, pieces = stack.enter_context(storage.stream(rest))
         if answer.status in _LINK_IS_OVER and not is_home:
             message = "the storage host does not take the link that Treazure gave."
-            raise self._http.error(TransientError, answer, message, hint="Treazure is asked for a new link.")
+            raise TransientError(message, answer.call, hint="Treazure is asked for a new link.")
         if answer.status == wire.EXPIRED:
             raise self._gone(answer)
         return self._judged(answer, pieces)
@@ -123,9 +124,9 @@ class Exports:
             head += piece
             if len(head) > _LARGEST_STATUS_BYTES:
                 break
-        whole = Answer(answer.method, answer.path, answer.status, answer.headers, head.removeprefix(wire.BOM))
+        whole = replace(answer, body=head.removeprefix(wire.BOM))
         if not self._require_hope(whole, whole.body):
-            raise self._http.unusable(whole, "it is neither a JSON array of balances nor a status")
+            raise unusable(whole, "it is neither a JSON array of balances nor a status")
         return _Seen(answer)
 
     def _require_hope(self, answer: Answer, body: bytes) -> bool:
@@ -137,21 +138,18 @@ class Exports:
             raise self._gone(answer)
         if status.has_failed:
             message = f"the export has failed: {status.name}{f', {status.reason}' if status.reason else ''}."
-            raise self._http.error(PermanentError, answer, message, hint="The next run requests a new one.")
+            raise PermanentError(message, answer.call, hint="The next run requests a new one.")
         return True
 
     def _gone(self, answer: Answer) -> ExportExpiredError:
-        return self._http.error(
-            ExportExpiredError, answer, "the export's result is gone.", hint="A new export has to be requested."
-        )
+        return ExportExpiredError("the export's result is gone.", answer.call, hint="A new export has to be requested.")
 
     def _wait(self, answer: Answer, polls: int, waited: float, *, never_found: bool) -> None:
         scale = self._retry.scale
         if never_found and waited > max(WRONG_PATH_SECONDS * scale, SHORTEST_WRONG_PATH_SECONDS):
-            raise self._http.error(
-                NotFoundError,
-                answer,
+            raise NotFoundError(
                 f"the export's address has answered 404 and nothing else for {waited:,.0f} s: it is a wrong path.",
+                answer.call,
                 hint="Ask Treazure where the result of Balances/Get is to be fetched from.",
             )
         asked = retry_after_seconds(answer.headers.get("retry-after"), datetime.now(UTC))
@@ -160,10 +158,9 @@ class Exports:
         logger.debug("The export is not ready; asked again in %.1f s", wait)
         patience = max(PATIENCE_SECONDS * scale, SHORTEST_PATIENCE_SECONDS)
         if waited + wait > patience or not self._retry.sleep(wait):
-            raise self._http.error(
-                TransientError,
-                answer,
+            raise TransientError(
                 f"the export did not become ready in time (asked {polls} times in {waited:,.0f} s).",
+                answer.call,
                 hint="The next run requests a new one.",
             )
 

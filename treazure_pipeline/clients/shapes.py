@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from treazure_pipeline.clients.transport import http_date
+from treazure_pipeline.clients.answers import http_date
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

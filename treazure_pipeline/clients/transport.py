@@ -1,8 +1,7 @@
-"""What both clients share: how a request is made, judged, paced and tried again.
+"""What both clients share: how a request is made, paced and tried again.
 
-Whether a failure may pass (`is_transient`), whether it counts (`costs_a_try`), how long to wait
-(`RetryPolicy.wait_after`) and the spread of that wait (`jittered`) are apart. Nothing here knows a path or a
-body of either system.
+What an answer is stands in `answers`, what became of a request in `outcome`. Nothing here knows a path or a body of
+either system.
 """
 
 from __future__ import annotations
@@ -15,26 +14,22 @@ import threading
 import time
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Protocol, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 import httpx
-import msgspec
 
 from treazure_pipeline import __version__, people
+from treazure_pipeline.clients import outcome
+from treazure_pipeline.clients.answers import Answer, address_hint, described, failure, unusable
 from treazure_pipeline.clients.wire import BOM
 from treazure_pipeline.errors import (
-    AuthenticationError,
-    GatewayError,
+    Call,
     InvalidAnswerError,
     NoAnswerError,
-    NotFoundError,
     PermanentError,
-    RateLimitedError,
     RemoteError,
     SettingsError,
     System,
@@ -48,33 +43,22 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
 T = TypeVar("T")
-E = TypeVar("E", bound=RemoteError)
 logger = logging.getLogger(__name__)
+_CLOCK: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 USER_AGENT = f"treazure-pipeline/{__version__}"
 VENDOR_WAITS = (10.0, 30.0, 60.0, 300.0)
 PATIENCE_SECONDS = 1800.0
 SHORTEST_PATIENCE_SECONDS = 30.0
-LONGEST_RETRY_AFTER_SECONDS = 900.0
 LONGEST_CONNECT_SECONDS = 10.0
+LEASE_MARGIN_SECONDS = 5.0
+"""A claim's lease, and a slot's, is the client's timeout and this much: so long after it was taken it may be used."""
 LARGEST_BODY_BYTES = 64 * 1024 * 1024
 LARGEST_STREAM_BYTES = 16 * 1024**3
 LONGEST_STREAM_SECONDS = 2 * 3600.0
 """Limits of what a system may send us, after decompression; a stream is an export's body."""
 
-_REQUEST_ID_HEADERS = ("x-request-id", "request-id", "x-correlation-id", "x-ms-request-id", "traceparent")
-_NAME = re.compile(r"[A-Za-z_][\w.-]{0,40}", re.ASCII)
-_MOST_NAMES = 12
-_HINTS: dict[System, tuple[str, str]] = {
-    "treazure": (
-        "Check TREAZURE_CLIENT_ID and TREAZURE_CLIENT_SECRET; a reset of the secret voids the old one.",
-        "Check TREAZURE_BASE_URL, or TREAZURE_CLIENT and TREAZURE_ENVIRONMENT.",
-    ),
-    "engage": (
-        "Check ENGAGE_API_KEY and what this key may do.",
-        "Check ENGAGE_BASE_URL (or ENGAGE_CLIENT) and ENGAGE_API_VERSION.",
-    ),
-}
+_GOES_OUT = frozenset({"http11.send_request_headers.started", "http11.send_request_body.started"})
 _LOOKS_SECRET = re.compile(
     r"""(?ix) (bearer|basic) \s+ [^\s"'<>,]+ | eyJ[\w-]{5,}(\.[\w-]+)* | whsec_[\w+/=-]+
     | (?<= secret | apikey ) ["']? \s* [:=] \s* ["']? [^\s"'&,}<>]+
@@ -88,7 +72,7 @@ class Pacer(Protocol):
     """The rate that all processes share with one system."""
 
     def slot(self) -> AbstractContextManager[float]:
-        """Wait for a slot of the shared rate, held until the answer is there; lends when it was taken (monotonic)."""
+        """Wait for a slot of the shared rate, held until the answer is there; lends when it was taken (`now`)."""
 
     def pause(self, seconds: float) -> None:
         """Make everybody wait: the system asked for it."""
@@ -99,20 +83,29 @@ class Unpaced:
 
     def slot(self) -> AbstractContextManager[float]:
         """Hand out a slot at once."""
-        return nullcontext(time.monotonic())
+        return nullcontext(now())
 
     def pause(self, seconds: float) -> None:
         """Do nothing: the one that was told to wait waits by itself."""
 
 
-def is_transient(error: BaseException) -> bool:
-    """Tell whether the same call may succeed later."""
-    return isinstance(error, TransientError)
+def now() -> float:
+    """Return the seconds of a clock that never goes back, and goes on while the machine sleeps, where there is one."""
+    return time.clock_gettime(_CLOCK)
 
 
-def costs_a_try(error: TransientError) -> bool:
-    """Tell whether a failure counts as a try; where the system said when to come back, it does not (I8)."""
-    return not isinstance(error, RateLimitedError) and error.retry_after is None
+def in_time(pacer: Pacer, send: Callable[[float], T], before: float = math.inf) -> T:
+    """Send within a slot of the shared rate; `send` gets until when, by `now`, it may.
+
+    A slot that has become too old meanwhile is not used but taken anew. Raises TooLateError once `before` is over.
+    """
+    while True:
+        with pacer.slot() as taken:
+            try:
+                return send(min(before, taken + LEASE_MARGIN_SECONDS))
+            except TooLateError:
+                if now() > before:
+                    raise
 
 
 def jittered(seconds: float) -> float:
@@ -143,9 +136,9 @@ class RetryPolicy:
         """Seconds for which a call puts up with being told to come back later (429, `Retry-After`)."""
         return max(PATIENCE_SECONDS * self.scale, SHORTEST_PATIENCE_SECONDS) if self.waits else 0.0
 
-    def wait_after(self, failures: int, error: TransientError | None = None) -> float:
+    def wait_after(self, failures: int, error: RemoteError | None = None) -> float:
         """Return the seconds to wait after the n-th failure (from 1), no less than the system asked for."""
-        asked = error.retry_after if error is not None and error.retry_after is not None else 0.0
+        asked = outcome.of(error).wait or 0.0
         ours = self.waits[min(failures, len(self.waits)) - 1] * self.scale if self.waits else 0.0
         return max(jittered(ours), asked)
 
@@ -159,8 +152,8 @@ class RetryPolicy:
     def call(self, attempt: Callable[[], T], *, pacer: Pacer | None = None) -> T:
         """Make an idempotent call until it succeeds, fails for good, or tries or patience are used up.
 
-        A 429, or another failure with `Retry-After`, pauses `pacer` and costs no try. Raises what the last
-        try raised.
+        A 429, or another failure with `Retry-After`, pauses `pacer` and costs no try. An answer that can't be used is
+        not asked for again: a wrong address would be waited for. Raises what the last try raised.
         """
         failures = postponed = 0
         deadline = time.monotonic() + self.patience
@@ -168,7 +161,7 @@ class RetryPolicy:
             try:
                 return attempt()
             except TransientError as error:
-                if costs_a_try(error):
+                if outcome.of(error).costs_a_try:
                     failures += 1
                     wait = self.wait_after(failures, error)
                     over = failures >= self.attempts
@@ -207,40 +200,6 @@ def excerpt(body: bytes, secrets: Sequence[str] = (), *, longest: int = 80) -> s
     return f"{text[:longest]}…" if len(text) > longest else text
 
 
-def described(answer: Answer) -> str:
-    """Say what an answer is without quoting it: size, content type, the names of its fields."""
-    kind = re.sub(r"[^\w/+.-]", "", answer.headers.get("content-type", "").partition(";")[0])[:50] or "no content type"
-    try:
-        body = msgspec.json.decode(answer.body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        body = None
-    names = [name for name in body if _NAME.fullmatch(name)][:_MOST_NAMES] if isinstance(body, dict) else []
-    shape = f", an object with {', '.join(names)}" if names else ", a list" if isinstance(body, list) else ""
-    return f"{len(answer.body):,} bytes ({kind}{shape})" if answer.body else f"nothing ({kind})"
-
-
-def retry_after_seconds(value: str | None, now: datetime) -> float | None:
-    """Read a `Retry-After` header, seconds or an HTTP date; at most 15 minutes, None if it can't be read."""
-    if value is None:
-        return None
-    if re.fullmatch(r"\s*\d+(\.\d+)?\s*", value):
-        seconds = float(value)
-    elif (moment := http_date(value)) is not None:
-        seconds = (moment - now).total_seconds()
-    else:
-        return None
-    return min(max(seconds, 0.0), LONGEST_RETRY_AFTER_SECONDS)
-
-
-def http_date(value: str) -> datetime | None:
-    """Read a date of HTTP (RFC 9110, whole seconds) as an aware time; None where it is none."""
-    try:
-        moment = parsedate_to_datetime(value)
-    except (ValueError, OverflowError):
-        return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
 def is_loopback(host: str | None) -> bool:
     """Tell whether a host is this machine."""
     try:
@@ -259,30 +218,6 @@ class _Remaining(dict[str, float]):
     def get(self, phase: str, default: object = None) -> float:  # noqa: ARG002 - as httpcore calls it
         left = max(self.deadline - time.monotonic(), 0.001)
         return min(left, LONGEST_CONNECT_SECONDS) if phase == "connect" else left
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A complete answer, whatever its status; `path` without the query."""
-
-    method: str
-    path: str
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    @property
-    def request_id(self) -> str | None:
-        """What the system, or something in front of it, calls the request."""
-        found = next((self.headers[name] for name in _REQUEST_ID_HEADERS if self.headers.get(name)), None)
-        return None if found is None else re.sub(r"[^\x21-\x7e]", "?", found[:100])
-
-
-def is_html(answer: Answer) -> bool:
-    """Tell whether an answer is a web page: of a gateway, a proxy or a maintenance page, not of the system itself."""
-    body = answer.body.lstrip()
-    is_named = "html" in answer.headers.get("content-type", "").lower()
-    return body.startswith(b"<") or (is_named and not body.startswith((b"{", b"[", b'"')))
 
 
 class Http:
@@ -344,8 +279,8 @@ class Http:
     ) -> Answer:
         """Send one request and return its complete answer, of any status.
 
-        After `before` (monotonic seconds) it is not sent: a TooLateError. Raises TransientError where the request can't
-        have arrived, else NoAnswerError where no complete answer came within the timeout.
+        Raises TooLateError where it would go out after `before` (of `now`), another TransientError where it can't have
+        arrived, else NoAnswerError where no complete answer came within the timeout.
         """
         limits = _Remaining(self._timeout)
         request = self._request(
@@ -355,32 +290,26 @@ class Http:
             content=content,
             data=form,
             headers=headers,
-            extensions={"timeout": limits},
+            extensions={"timeout": limits, "trace": self._in_time(method, path, before)},
         )
-        if time.monotonic() > before:
-            raise TooLateError(
-                "its turn came too late, so it was not sent.",
-                system=self.system,
-                method=method,
-                path=path.partition("?")[0],
-                hint="It is tried again; raise the rate's limit if this goes on.",
-            )
         with self._translated(method, path):
             response = self._client.send(request, auth=auth, stream=True)
             try:
                 body = self._whole(response, method, path, limits.deadline)
             finally:
                 response.close()
-        return Answer(method, self._where(path), response.status_code, response.headers, body)
+        return Answer(self.system, method, self._call(method, path).path, response.status_code, response.headers, body)
 
     @contextmanager
-    def stream(self, path: str, *, auth: httpx.Auth | None = None) -> Iterator[tuple[Answer, Iterator[bytes]]]:
+    def stream(
+        self, path: str, *, auth: httpx.Auth | None = None, before: float = math.inf
+    ) -> Iterator[tuple[Answer, Iterator[bytes]]]:
         """GET a resource whose body may be large.
 
         Hands out the answer and the body's pieces of about 1 MiB. The answer holds the body only where the
         status is not 200; the pieces are for 200.
         """
-        request = self._request("GET", path)
+        request = self._request("GET", path, extensions={"trace": self._in_time("GET", path, before)})
         with self._translated("GET", path):
             response = self._client.send(request, auth=auth, stream=True)
         try:
@@ -388,7 +317,7 @@ class Http:
                 deadline = time.monotonic() + self._timeout
                 body = b"" if response.status_code == 200 else self._whole(response, "GET", path, deadline)
             yield (
-                Answer("GET", self._where(path), response.status_code, response.headers, body),
+                Answer(self.system, "GET", self._call("GET", path).path, response.status_code, response.headers, body),
                 self._pieces(response, path),
             )
         finally:
@@ -403,10 +332,10 @@ class Http:
             link = urlsplit(href.strip())
             foreign = (link.scheme or link.netloc) and _origin(link, self._base.scheme) != _origin(self._base)
         except ValueError:
-            raise self.invalid(method, path, "it names a link that can't be read") from None
+            raise self._invalid(method, path, "it names a link that can't be read") from None
         if foreign:
             host = link.netloc.rpartition("@")[2] or link.scheme
-            raise self.invalid(
+            raise self._invalid(
                 method,
                 path,
                 f"it leads to the host {host!r} instead of {self._base.netloc}",
@@ -433,11 +362,11 @@ class Http:
             link = urlsplit(url)
             host, port = link.hostname, _origin(link)[2]
         except ValueError:
-            raise self.error(InvalidAnswerError, answer, "it redirects to a link that can't be read.") from None
+            raise InvalidAnswerError("it redirects to a link that can't be read.", answer.call) from None
         is_plain = link.scheme == "http" and is_loopback(host) and is_loopback(self._base.hostname)
         if not host or not port or link.username or not (link.scheme == "https" or is_plain):
             message = f"it redirects to {host or link.scheme!r}, which is no https link without a user."
-            raise self.error(InvalidAnswerError, answer, message, hint="Nothing was sent there.")
+            raise InvalidAnswerError(message, answer.call, hint="Nothing was sent there.")
         other = Http(
             self.system, f"{link.scheme}://{link.netloc}", timeout=self._timeout, concurrency=1, secrets=self._secrets,
             transport=None, is_foreign=True,
@@ -448,106 +377,33 @@ class Http:
         """Return an answer of status 2xx; raise what a web page, or any other status, means."""
         if not 200 <= answer.status < 300:
             raise self.failure(answer)
-        if is_html(answer):
-            raise self.unusable(answer, "it is a web page")
+        if answer.is_page:
+            raise unusable(answer, "it is a web page")
         return answer
+
+    def _in_time(self, method: str, path: str, before: float) -> Callable[[str, object], None]:
+        """Return what httpcore calls on the way: it stops a request whose time is over before it goes out."""
+
+        def trace(event: str, _: object) -> None:
+            if event in _GOES_OUT and now() > before:
+                raise TooLateError(self._call(method, path))
+
+        return trace
 
     def failure(self, answer: Answer) -> RemoteError:
         """Return the error that a status other than 2xx means."""
-        status, method, path, request_id = answer.status, answer.method, answer.path, answer.request_id
-        said = f"it said {self._quoted(answer)}" if answer.body.strip() else "it said nothing"
-        credentials, base = _HINTS[self.system]
-        if status < 400:
-            target = urlsplit(answer.headers.get("location", "")).hostname
-            where = f"it redirects to {target}" if target else "it redirects"
-            return self.invalid(method, path, where, status=status, request_id=request_id, hint=base)
-        later = retry_after_seconds(answer.headers.get("retry-after"), datetime.now(UTC))
-        if status == 429:
-            return RateLimitedError(
-                "too many requests.",
-                system=self.system,
-                method=method,
-                path=path,
-                status=status,
-                request_id=request_id,
-                retry_after=later,
-                hint="It is tried again later; lower the rate if this goes on.",
-            )
-        if status in {408, 425} or status >= 500:
-            return TransientError(
-                f"{said}.",
-                system=self.system,
-                method=method,
-                path=path,
-                status=status,
-                request_id=request_id,
-                retry_after=later,
-                effect_possible=status != 425,
-                hint="This may pass; the next run tries again.",
-            )
-        if status in {401, 403}:
-            return AuthenticationError(
-                f"the credentials are not accepted; {said}.",
-                system=self.system,
-                method=method,
-                path=path,
-                status=status,
-                request_id=request_id,
-                hint=credentials,
-            )
-        kind = GatewayError if is_html(answer) else NotFoundError if status == 404 else PermanentError
-        return kind(
-            f"the request is refused; {said}.",
-            system=self.system,
-            method=method,
-            path=path,
-            status=status,
-            request_id=request_id,
-            hint=base if kind is GatewayError or status in {404, 405} else None,
-        )
+        return failure(answer, self._quoted(answer))
 
-    def error(self, kind: type[E], answer: Answer, message: str, *, hint: str | None = None) -> E:
-        """Return an error of this kind about an answer."""
-        return kind(
-            message,
-            system=self.system,
-            method=answer.method,
-            path=answer.path,
-            status=answer.status,
-            request_id=answer.request_id,
-            hint=hint,
-        )
+    def _call(self, method: str, path: str) -> Call:
+        return Call(self.system, method, f"{self._shown}{path.partition('?')[0]}")
 
-    def invalid(
-        self,
-        method: str,
-        path: str,
-        what: str,
-        *,
-        status: int | None = None,
-        request_id: str | None = None,
-        hint: str | None = None,
-    ) -> InvalidAnswerError:
-        """Return the error for an answer that is not what the contract says."""
-        return InvalidAnswerError(
-            f"the answer can't be used: {what}.",
-            system=self.system,
-            method=method,
-            path=self._where(path),
-            status=status,
-            request_id=request_id,
-            hint=hint,
-        )
-
-    def unusable(self, answer: Answer, what: str) -> InvalidAnswerError:
-        """Return the error for a success whose body is not what the contract says, and what came instead."""
-        came = f"{what}; there came {described(answer)}"
-        base = _HINTS[self.system][1]
-        return self.invalid(
-            answer.method, answer.path, came, status=answer.status, request_id=answer.request_id, hint=base
-        )
+    def _invalid(self, method: str, path: str, what: str, *, hint: str | None = None) -> InvalidAnswerError:
+        return InvalidAnswerError(f"the answer can't be used: {what}.", self._call(method, path), hint=hint)
 
     def _quoted(self, answer: Answer) -> str:
+        """Say what came; what an answer about a contact says stands in the message, and is shown nowhere (I9)."""
+        if not answer.body.strip():
+            return described(answer)
         text = excerpt(answer.body, self._secrets, longest=300)
         return f'"{text}"' if answer.path in self._impersonal else f"{described(answer)}, {people.said(text)}"
 
@@ -555,7 +411,7 @@ class Http:
         try:
             return self._client.build_request(method, f"{self.base_url}{path}", **parts)  # type: ignore[arg-type]
         except httpx.InvalidURL as error:
-            raise self.invalid(method, path, "its link is no URL") from error
+            raise self._invalid(method, path, "its link is no URL") from error
 
     def _whole(self, response: httpx.Response, method: str, path: str, deadline: float) -> bytes:
         body = bytearray()
@@ -564,7 +420,7 @@ class Http:
             if time.monotonic() > deadline:
                 raise httpx.ReadTimeout("the answer took too long")
             if len(body) > LARGEST_BODY_BYTES:
-                raise self.invalid(method, path, f"it is larger than {LARGEST_BODY_BYTES:,} bytes")
+                raise self._invalid(method, path, f"it is larger than {LARGEST_BODY_BYTES:,} bytes")
         return bytes(body).removeprefix(BOM)
 
     def _pieces(self, response: httpx.Response, path: str) -> Iterator[bytes]:
@@ -574,48 +430,32 @@ class Http:
                 yield piece
                 size += len(piece)
                 if size > LARGEST_STREAM_BYTES:
-                    raise self.invalid("GET", path, f"it is larger than {LARGEST_STREAM_BYTES:,} bytes")
+                    raise self._invalid("GET", path, f"it is larger than {LARGEST_STREAM_BYTES:,} bytes")
                 if time.monotonic() > deadline:
                     raise httpx.ReadTimeout(f"the body took longer than {LONGEST_STREAM_SECONDS:g} s")
 
     @contextmanager
     def _translated(self, method: str, path: str) -> Iterator[None]:
         """Turn httpx's exceptions into ours."""
-        path = self._where(path)
+        call = self._call(method, path)
         try:
             yield
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError) as error:
-            raise TransientError(
-                f"no connection to {self._base.netloc}: {self._said(error)}.",
-                system=self.system,
-                method=method,
-                path=path,
-                hint="Check the network, and the host's name in the settings.",
-            ) from error
+            message = f"no connection to {self._base.netloc}: {self._said(error)}."
+            hint = "Check the network, and the host's name in the settings."
+            raise TransientError(message, call, hint=hint, sent=False) from error
         except httpx.DecodingError as error:
-            raise self.invalid(method, path, "its content encoding is broken") from error
+            raise self._invalid(method, path, "its content encoding is broken") from error
         except (httpx.LocalProtocolError, httpx.UnsupportedProtocol) as error:
-            hint = _HINTS[self.system][1]
             # The original's text may quote a header.
-            raise PermanentError(
-                f"the request could not be made ({type(error).__name__}).",
-                system=self.system,
-                method=method,
-                path=path,
-                hint=hint,
-            ) from None
+            message = f"the request could not be made ({type(error).__name__})."
+            raise PermanentError(message, call, hint=address_hint(self.system)) from None
         except httpx.TransportError as error:
+            message = f"no complete answer: {self._said(error)}."
+            hint = "Whether it had its effect is unknown."
             raise NoAnswerError(
-                f"no complete answer: {self._said(error)}.",
-                system=self.system,
-                method=method,
-                path=path,
-                effect_possible=True,
-                hint="Whether it had its effect is unknown.",
+                message, call, hint=hint, timed_out=isinstance(error, httpx.TimeoutException)
             ) from error
-
-    def _where(self, path: str) -> str:
-        return f"{self._shown}{path.partition('?')[0]}"
 
     def _said(self, error: Exception) -> str:
         return redacted(str(error), self._secrets).rstrip(".") or type(error).__name__

@@ -14,17 +14,10 @@ from typing import TYPE_CHECKING, Self
 import httpx
 
 from treazure_pipeline.clients import movements, wire
+from treazure_pipeline.clients.answers import Answer, http_date, unusable
 from treazure_pipeline.clients.exports import Exports
-from treazure_pipeline.clients.transport import (
-    Answer,
-    Http,
-    Pacer,
-    RetryPolicy,
-    Unpaced,
-    http_date,
-    revealed,
-)
-from treazure_pipeline.errors import AuthenticationError, PermanentError
+from treazure_pipeline.clients.transport import Http, Pacer, RetryPolicy, Unpaced, in_time, revealed
+from treazure_pipeline.errors import AuthenticationError, InvalidAnswerError, NotFoundError, PermanentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -159,7 +152,7 @@ class TreazureClient:
         try:
             href = wire.read_export_link(answer.body, answer.headers.get("location"))
         except wire.WireError as error:
-            raise self._http.unusable(answer, str(error)) from None
+            raise unusable(answer, str(error)) from None
         return BegunExport(
             self._http.local_path(href, answer.method, answer.path), http_date(answer.headers.get("date", ""))
         )
@@ -183,23 +176,31 @@ class TreazureClient:
         try:
             return wire.read_account_balance(answer.body, loyalty_id)
         except wire.WireError as error:
-            raise self._http.unusable(answer, str(error)) from None
+            raise unusable(answer, str(error)) from None
+
+    def knows(self, account: str, loyalty_id: str) -> bool:
+        """Tell whether Treazure has this account: not everything that is not found is an unknown account."""
+        try:
+            self.account_balance(account, loyalty_id)
+        except NotFoundError:
+            return False
+        return True
 
     def post_transaction(
         self, account: str, loyalty_id: str, amount: Decimal, *, receipt: str, comment: str, before: float = math.inf
     ) -> Decimal | None:
         """Add points, or take them where `amount` is negative, ONCE: there is no try after the first.
 
-        A call whose turn comes only after `before` (monotonic seconds) is not made: a TooLateError.
-        Returns the account's new balance, None where the answer names none. After a NoAnswerError, any TransientError
-        with `effect_possible` and an InvalidAnswerError only the history, asked for `receipt`, tells what happened.
+        A call that would go out after `before` (of `transport.now`) is not made: a TooLateError. Returns the account's
+        new balance, None where the answer names none. Where the `outcome` of an error is a possible effect, only the
+        history, asked for `receipt`, tells what happened.
         """
         content = wire.encode_transaction(loyalty_id, amount, receipt, comment)
         answer = self._ask("POST", wire.transaction_path(account), content=content, before=before)
         try:
             return wire.read_transaction_balance(answer.body, loyalty_id)
         except wire.WireError as error:
-            raise self._http.unusable(answer, str(error)) from None
+            raise unusable(answer, str(error)) from None
 
     def history(self, account: str, loyalty_id: str) -> movements.Log:
         """Return an account's points log in one programme. Raises NotFoundError where Treazure says 404."""
@@ -208,7 +209,7 @@ class TreazureClient:
         try:
             return movements.read_log(answer.body)
         except wire.WireError as error:
-            raise self._http.unusable(answer, str(error)) from None
+            raise unusable(answer, str(error)) from None
 
     def _ask(
         self,
@@ -228,8 +229,11 @@ class TreazureClient:
 
     def _once(self, token: _Bearer, method: str, path: str, content: bytes | None, before: float) -> Answer:
         headers = {"Content-Type": "application/json"} if content is not None else None
-        with self._pacer.slot():
-            return self._http.ask(method, path, content=content, headers=headers, auth=token, before=before)
+        return in_time(
+            self._pacer,
+            lambda until: self._http.ask(method, path, content=content, headers=headers, auth=token, before=until),
+            before,
+        )
 
     def _fetch_token(self) -> wire.Token:
         answer = self._http.ask(
@@ -245,19 +249,12 @@ class TreazureClient:
         try:
             return wire.read_token(self._http.checked(answer).body)
         except wire.WireError as error:
-            raise self._http.invalid(answer.method, answer.path, str(error), status=answer.status) from None
+            raise InvalidAnswerError(f"the answer can't be used: {error}.", answer.call) from None
         except PermanentError as error:
             if error.status != 400:
                 raise
-            raise AuthenticationError(
-                error.message,
-                system="treazure",
-                method=error.method,
-                path=error.path,
-                status=error.status,
-                request_id=error.request_id,
-                hint="Check TREAZURE_CLIENT_ID and TREAZURE_CLIENT_SECRET.",
-            ) from None
+            hint = "Check TREAZURE_CLIENT_ID and TREAZURE_CLIENT_SECRET."
+            raise AuthenticationError(error.message, error.call, hint=hint) from None
 
     def _look(self, path: str, stack: ExitStack) -> tuple[Answer, Iterator[bytes]]:
         """Open a result with a token; the stack keeps the connection."""
@@ -269,5 +266,6 @@ class TreazureClient:
         return answer, pieces
 
     def _open_once(self, token: _Bearer, path: str, stack: ExitStack) -> tuple[Answer, Iterator[bytes]]:
-        with self._pacer.slot():
-            return stack.enter_context(self._http.stream(path, auth=token))
+        return in_time(
+            self._pacer, lambda until: stack.enter_context(self._http.stream(path, auth=token, before=until))
+        )

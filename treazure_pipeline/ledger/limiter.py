@@ -11,11 +11,10 @@ from __future__ import annotations
 import enum
 import math
 import threading
-import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from treazure_pipeline.clients.transport import Unpaced
+from treazure_pipeline.clients.transport import Unpaced, now
 from treazure_pipeline.errors import RateUsedUpError, RunIncompleteError
 from treazure_pipeline.ledger.store import retried
 
@@ -73,7 +72,7 @@ class SharedRate:
         try:
             yield began
         finally:
-            if time.monotonic() < began + self._lease:
+            if now() < began + self._lease:
                 self._set_free(slot)
 
     @retried
@@ -88,13 +87,13 @@ class SharedRate:
             )
 
     def _take(self) -> tuple[int, float]:
-        until = time.monotonic() + self._patience
+        until = now() + self._patience
         while True:
-            began = time.monotonic()
+            began = now()
             taken, wait = self._try_to_take()
             if taken is not None:
                 return taken, began
-            if time.monotonic() > until:
+            if now() > until:
                 raise RateUsedUpError(
                     f"No request could be made for {self._patience:g} s: the rate is used up, or the system asked for a pause."
                 )

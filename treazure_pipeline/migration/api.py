@@ -15,15 +15,9 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from treazure_pipeline.clients import engage_wire as wire
-from treazure_pipeline.errors import (
-    AuthenticationError,
-    GatewayError,
-    InvalidAnswerError,
-    PermanentError,
-    PipelineError,
-    RateLimitedError,
-    TransientError,
-)
+from treazure_pipeline.clients import outcome
+from treazure_pipeline.clients.transport import now
+from treazure_pipeline.errors import PipelineError, RemoteError
 from treazure_pipeline.ledger import migration_files
 from treazure_pipeline.ledger.migrations import Finding, MigrationError
 from treazure_pipeline.migration.delivery import DeliveryError, sha256_of, written_files
@@ -151,28 +145,32 @@ class _Adding:
 
     def _send(self, request: Request, name: str, first: int, rows: list[wire.AddedPoints]) -> None:
         body = wire.encode_added_points(rows, self._account.definition_id)
+        until = now() + REMEMBERED_SECONDS - request.seconds
+        patient_until = now() + self._retry.patience
         failures, in_doubt = 0, request.repeat
         while True:
             self._count(requests=1)
             try:
-                self._taken(request, rows, self._engage.add_points(body, request.key))
-            except (AuthenticationError, GatewayError):
-                if not in_doubt:
-                    migration_files.take_back_request(self._ledger, request)
-                raise
-            except PermanentError as error:
-                # After a call without an answer a refusal does not tell what became of that one.
-                self._refuse(request, name, first, rows, str(error), in_doubt=in_doubt)
-                return
-            except (TransientError, InvalidAnswerError) as error:
-                transient = error if isinstance(error, TransientError) else None
-                in_doubt = in_doubt or transient is None or transient.effect_possible
-                failures += not isinstance(error, RateLimitedError)
-                wait = self._retry.wait_after(max(failures, 1), transient)
-                if failures >= self._retry.attempts or not self._retry.sleep(wait):
+                refused = self._engage.add_points(body, request.key, before=until)
+            except RemoteError as error:
+                became = outcome.of(error)
+                in_doubt = in_doubt or became.effect != "none"
+                if became.blames == "row":
+                    # After a call without an answer a refusal does not tell what became of that one.
+                    self._refuse(request, name, first, rows, str(error), in_doubt=in_doubt)
+                    return
+                if not became.again:
+                    if not in_doubt:
+                        migration_files.take_back_request(self._ledger, request)
+                    raise
+                failures += became.costs_a_try
+                wait = self._retry.wait_after(max(failures, 1), error)
+                over = failures >= self._retry.attempts if became.costs_a_try else now() + wait > patient_until
+                if over or not self._retry.sleep(wait):
                     self._give_up(request, str(error), in_doubt=in_doubt)
                     return
             else:
+                self._taken(request, rows, refused)
                 return
 
     def _taken(self, request: Request, rows: list[wire.AddedPoints], refused: list[wire.RefusedPoints]) -> None:

@@ -25,15 +25,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from treazure_pipeline import people
+from treazure_pipeline.clients import outcome
 from treazure_pipeline.clients.transport import RetryPolicy
 from treazure_pipeline.clients.treazure import TreazureClient
 from treazure_pipeline.connections import treazure_client
 from treazure_pipeline.errors import (
     DatabaseError,
-    NoAnswerError,
     NotFoundError,
     PipelineError,
-    RateLimitedError,
     RemoteError,
 )
 from treazure_pipeline.ledger.limiter import Priority
@@ -246,11 +245,9 @@ class Histories:
             movements = oldest_first(treazure.history(contact, loyalty_id).movements)
         except NotFoundError:
             # Only where the account is unknown too does the contact have no log.
-            try:
-                treazure.account_balance(contact, loyalty_id)
-            except NotFoundError:
-                return None, b""
-            raise
+            if treazure.knows(contact, loyalty_id):
+                raise
+            return None, b""
         balance = balance_of(movements)
         # An account that is not in the programme and one without movements both have an empty log.
         if not movements and treazure.account_balance(contact, loyalty_id) is None:
@@ -288,15 +285,16 @@ def _malformed(reason: str) -> _RefusedError:
 
 def _refusal(error: PipelineError) -> _RefusedError:
     if isinstance(error, RemoteError):
-        if isinstance(error, RateLimitedError):
-            status, outcome = 503, "rate_used_up"
-        elif isinstance(error, NoAnswerError):
-            status, outcome = 504, "late"
+        became = outcome.of(error)
+        if not became.costs_a_try:
+            status, result = 503, "rate_used_up"
+        elif became.effect == "possible" and error.status is None:
+            status, result = 504, "late"
         else:
-            status, outcome = 502, "failed"
-        after = error.retry_after or _RETRY_SECONDS if isinstance(error, RateLimitedError) else None
+            status, result = 502, "failed"
+        after = None if became.costs_a_try else became.wait or _RETRY_SECONDS
         return _RefusedError(
-            status, outcome, str(error), system="treazure", request_id=error.request_id, retry_after=after
+            status, result, str(error), system="treazure", request_id=error.request_id, retry_after=after
         )
     if isinstance(error, DatabaseError):
         return _RefusedError(503, "unavailable", str(error), system="database", retry_after=_RETRY_SECONDS)

@@ -33,8 +33,9 @@ class Dialects(BaseModel):
     )
     mutated_at: bool = Field(True, description="Treazure: whether export rows have a mutatedAt")
     upper_case: bool = Field(False, description="Treazure: GUIDs in upper case in exports")
-    transaction_answer: Literal["account", "balance"] = Field(
-        "account", description='Treazure: a transaction answers with the account, or a bare {"balance": ...}'
+    transaction_answer: Literal["account", "balance", "neither"] = Field(
+        "account",
+        description='Treazure: a transaction answers with the account, a bare {"balance": ...}, or without a balance',
     )
     token_expires: Literal["number", "text", "missing"] = Field(
         "number", description="Treazure: how a token says how long it is valid"

@@ -426,6 +426,8 @@ def _transact(world: World, account: str, body: bytes) -> Response:
             world.observations.add("refused_transactions", 1)
             raise _RefusedError(422, "The account has too few points")
         _book(world, member, moves, wanted.context)
+        if world.behaviour.transaction_answer == "neither":
+            return answer({"loyaltyPrograms": []})
         if world.behaviour.transaction_answer == "balance":
             return answer({"balance": to_decimal(int(moves[-1][0].balance[member]))})
         changed = _account(world, member)

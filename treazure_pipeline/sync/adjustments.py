@@ -18,23 +18,15 @@ from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
 from treazure_pipeline import people
-from treazure_pipeline.errors import (
-    AuthenticationError,
-    GatewayError,
-    InvalidAnswerError,
-    NotFoundError,
-    PermanentError,
-    PipelineError,
-    RateLimitedError,
-    RemoteError,
-    TransientError,
-)
+from treazure_pipeline.clients import outcome
+from treazure_pipeline.clients.transport import LEASE_MARGIN_SECONDS, now
+from treazure_pipeline.errors import AuthenticationError, PipelineError, RemoteError
 from treazure_pipeline.ledger import adjustments as queue
 from treazure_pipeline.ledger import snapshots
 from treazure_pipeline.ledger.limiter import Priority
 from treazure_pipeline.sync import evidence
 from treazure_pipeline.sync.balances import read_account
-from treazure_pipeline.sync.push import LEASE_MARGIN_SECONDS, push_contacts
+from treazure_pipeline.sync.push import push_contacts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -56,7 +48,6 @@ _LOOKS = 2
 _UNDECIDED_LOOKS = 5
 _WAIT_GROWS = 4
 _PROVE_EVERY = 86_400.0
-_WRONG_METHOD = 405
 _REPLAYED = timedelta(days=30)  # what a restored ledger has lost may be sent again so long after
 _PUSH_AT_ONCE = 1000
 _LINGER_NO_LONGER = 60.0
@@ -113,7 +104,7 @@ class Work:
     concurrency: int = 8
     batch_size: int = 1000
     treazure_timeout: float = 30.0
-    engage_timeout: float = 30.0
+    engage_timeout: float = 60.0
     lookup_wait: float = 60.0
     lookup_first_after: float = 300.0
     refuse_long: bool = False
@@ -291,7 +282,7 @@ def _work(work: Work, result: Processed, posted: threading.Event) -> None:
     # A call begins within one timeout of its claim, and its effect is looked for the whole wait after that at least.
     lease = work.treazure_timeout + max(work.treazure_timeout, work.lookup_wait) + LEASE_MARGIN_SECONDS
     while result.error is None and not (work.retry.stop is not None and work.retry.stop.is_set()):
-        began = time.monotonic()
+        began = now()
         claimed = queue.claim(work.ledger, work.live, lease=lease, lookup_wait=work.lookup_wait,
                               first_after=work.lookup_first_after)  # fmt: skip
         if claimed is None:
@@ -337,41 +328,31 @@ def _posted(
 
 
 def _handle(work: Work, adjustment: Adjustment, result: Processed, error: RemoteError) -> None:
-    if isinstance(error, AuthenticationError):
+    became = outcome.of(error)
+    if became.blames == "credentials":
         queue.settle(work.ledger, adjustment, "queued", reason=str(error), wait=work.retry.wait_after(1),
                      run_id=work.run_id)  # fmt: skip
         result.error = error
-    elif isinstance(error, PermanentError) and _is_its_own(work, adjustment, error):
+    elif became.blames == "row" or (became.blames == "path" and not _may_know(work, adjustment)):
         queue.settle(work.ledger, adjustment, "rejected", reason=error.message, answer=str(error), run_id=work.run_id)
         result.count(rejected=1)
-    elif isinstance(error, InvalidAnswerError) or (isinstance(error, TransientError) and error.effect_possible):
+    elif became.effect != "none":
         queue.settle(work.ledger, adjustment, "sending", reason="no usable answer; to be looked up in the history",
                      answer=str(error), wait=work.lookup_wait, run_id=work.run_id)  # fmt: skip
         result.count(waiting=1)
     else:
-        transient = error if isinstance(error, TransientError) else None
-        wait = work.retry.wait_after(max(adjustment.tries, 1), transient)
-        if isinstance(error, RateLimitedError):
-            wait = error.retry_after if error.retry_after is not None else wait
+        wait = work.retry.wait_after(max(adjustment.tries, 1), error) if became.wait is None else became.wait
         queue.settle(work.ledger, adjustment, "queued", reason="Treazure could not take it", answer=str(error),
                      wait=wait, run_id=work.run_id)  # fmt: skip
         result.count(waiting=1)
 
 
-def _is_its_own(work: Work, adjustment: Adjustment, error: PermanentError) -> bool:
-    """Tell whether a refusal is about this adjustment; a gateway, or an address that is wrong, says nothing of it.
-
-    That there is no such account counts only where Treazure, asked for it, says so once more.
-    """
-    if not isinstance(error, NotFoundError):
-        return not isinstance(error, GatewayError) and error.status != _WRONG_METHOD
+def _may_know(work: Work, adjustment: Adjustment) -> bool:
+    """Tell whether Treazure may have the account: only its own word that it has not counts."""
     try:
-        work.treazure.account_balance(adjustment.contact, work.accounts[adjustment.programme].loyalty_id)
-    except NotFoundError:
-        return True
+        return work.treazure.knows(adjustment.contact, work.accounts[adjustment.programme].loyalty_id)
     except RemoteError:
-        return False
-    return False
+        return True
 
 
 def _look_up(work: Work, account: Account, adjustment: Adjustment, result: Processed) -> None:

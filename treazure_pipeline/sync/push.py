@@ -16,19 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import httpx
-
+from treazure_pipeline.clients import outcome
 from treazure_pipeline.clients.engage_wire import encode_balances
-from treazure_pipeline.errors import (
-    GatewayError,
-    InvalidAnswerError,
-    NoAnswerError,
-    PermanentError,
-    RateLimitedError,
-    RemoteError,
-    TooLateError,
-    TransientError,
-)
+from treazure_pipeline.clients.transport import LEASE_MARGIN_SECONDS
+from treazure_pipeline.errors import RemoteError, TooLateError
 from treazure_pipeline.ledger import batches, figures, plans
 
 if TYPE_CHECKING:
@@ -36,6 +27,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from treazure_pipeline.clients.engage import EngageClient
+    from treazure_pipeline.clients.outcome import Outcome
     from treazure_pipeline.clients.transport import Pacer, RetryPolicy
     from treazure_pipeline.ledger.batches import Batch
     from treazure_pipeline.ledger.figures import Stock
@@ -44,11 +36,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LEASE_MARGIN_SECONDS = 5.0
 _FOLD_AFTER_BATCHES = 8
 _MOST_PASSES = 10
-_REFUSES_THE_REQUEST = {400, 413, 422}
-_GATEWAY = {502, 504}
 _REFUSED_ALONE_BEFORE_GIVING_UP = 50
 
 
@@ -93,7 +82,7 @@ def push(
     retry: RetryPolicy,
     batch_size: int = 1000,
     concurrency: int = 8,
-    timeout: float = 30.0,
+    timeout: float = 60.0,
     since: Stock | None = None,
     judgement: Judgement | None = None,
     only: Sequence[str] | None = None,
@@ -161,7 +150,7 @@ def push_contacts(
     run_id: str,
     retry: RetryPolicy,
     batch_size: int = 1000,
-    timeout: float = 30.0,
+    timeout: float = 60.0,
 ) -> None:
     """Send the pending rows of these contacts only; needs no lock, and what is not accepted stays pending."""
     batches.abandon(ledger, account)
@@ -338,10 +327,10 @@ class _Push:
             with self._guard:
                 self.requests += 1
             try:
-                # Later, its slot or its rows could be somebody else's before the answer is there.
+                # Later its slot, or its rows, could be somebody else's before the answer is there.
                 answer = self._engage.set_balances(body, before=began + LEASE_MARGIN_SECONDS)
-            except TooLateError:
-                self._claim_anew(batch, task)
+            except TooLateError as error:
+                self._claim_anew(error, batch, task)
                 return
             except RemoteError as error:
                 self._handle(error, batch, task)
@@ -360,8 +349,8 @@ class _Push:
         if self._progress is not None:
             self._progress(len(batch.contacts), self._stock.pending)
 
-    def _claim_anew(self, batch: Batch, task: _Task) -> None:
-        batches.fail(self._ledger, batch, effect_possible=False, error="it was too late to send it")
+    def _claim_anew(self, error: TooLateError, batch: Batch, task: _Task) -> None:
+        batches.fail(self._ledger, batch, effect_possible=False, error=error.message)
         with self._claiming:
             self._taken.update(batch.contacts)
         with self._guard:
@@ -394,41 +383,36 @@ class _Push:
         logger.warning("batch %d of %d rows: %s", batch.id, len(batch.contacts), error)
         with self._claiming:
             self._taken.update(batch.contacts)  # from here on they are claimed by tasks of their own, not in passing
-        is_page = isinstance(error, GatewayError)
-        if isinstance(error, PermanentError) and error.status in _REFUSES_THE_REQUEST and not is_page:
+        became = outcome.of(error)
+        if became.blames == "row":
             batches.refuse(
                 self._ledger, self._account, batch, request_id=error.request_id, reason=error.message,
                 scale=self._retry.scale,
             )  # fmt: skip
             self._split(error, batch)
             return
-        if isinstance(error, PermanentError):  # a wrong key or address: no row is to blame
-            batches.fail(self._ledger, batch, effect_possible=False, error=str(error))
+        may_be_in = became.effect != "none"
+        batches.fail(self._ledger, batch, effect_possible=may_be_in, error=str(error))
+        if not became.again:
             self._give_up(error)
             return
-        unknown = isinstance(error, InvalidAnswerError) or (isinstance(error, TransientError) and error.effect_possible)
-        batches.fail(self._ledger, batch, effect_possible=unknown, error=str(error))
-        wait = 0.0
-        if unknown and _may_be_at_work(error):
-            wait = batches.lease_left(self._ledger, self._account, batch)
-        elif unknown:
+        lease = batches.lease_left(self._ledger, self._account, batch) if became.at_work else 0.0
+        if may_be_in and not became.at_work:
             batches.end_lease(self._ledger, batch)
-        self._try_later(error, batch, task, wait)
-
-    def _try_later(self, error: RemoteError, batch: Batch, task: _Task, lease: float) -> None:
-        failures = task.failures
-        transient = error if isinstance(error, TransientError) else None
-        if isinstance(error, RateLimitedError):
-            wait = error.retry_after if error.retry_after is not None else self._retry.wait_after(1)
-            self._pacer.pause(wait)
-        else:
-            failures += 1
-            wait = max(self._retry.wait_after(failures, transient), lease)
         with self._guard:
-            self.lost += transient is None or transient.effect_possible
+            self.lost += may_be_in
+        self._try_later(error, became, batch, task, lease)
+
+    def _try_later(self, error: RemoteError, became: Outcome, batch: Batch, task: _Task, lease: float) -> None:
+        failures = task.failures + became.costs_a_try
+        wait = self._retry.wait_after(max(failures, 1), error) if became.wait is None else became.wait
+        if not became.costs_a_try:
+            self._pacer.pause(wait)
+        wait = max(wait, lease)
+        with self._guard:
             self._failing += 1
             out_of_patience = time.monotonic() - self._last_success > self._retry.patience + wait
-            if failures >= self._retry.attempts or (isinstance(error, RateLimitedError) and out_of_patience):
+            if failures >= self._retry.attempts or (not became.costs_a_try and out_of_patience):
                 self.error = error
                 if self._failing >= self._concurrency:
                     self._stopping = True
@@ -437,7 +421,7 @@ class _Push:
                 heapq.heappush(self._tasks, task)
             self._guard.notify_all()
 
-    def _split(self, error: PermanentError, batch: Batch) -> None:
+    def _split(self, error: RemoteError, batch: Batch) -> None:
         """Halve a refused batch until the bad row stands alone."""
         half = len(batch.contacts) // 2
         with self._guard:
@@ -463,10 +447,3 @@ class _Push:
             self._crash = self._crash or error
             self._stopping = True
             self._guard.notify_all()
-
-
-def _may_be_at_work(error: RemoteError) -> bool:
-    """Tell whether Engage may still be at work on a request: its time ran out, or a gateway gave up waiting."""
-    return error.status in _GATEWAY or (
-        isinstance(error, NoAnswerError) and isinstance(error.__cause__, httpx.TimeoutException)
-    )

@@ -45,6 +45,7 @@ class Clocks:
         self._sandbox = sandbox
         self._ahead = 0.0
         self._monotonic = time.monotonic
+        self._clock = time.clock_gettime
 
     def forward(self, seconds: float) -> None:
         """Let time pass for everybody."""
@@ -87,6 +88,9 @@ class Clocks:
         def shown() -> float:
             return self._monotonic() + self._ahead
 
+        def gone_on(which: int) -> float:
+            return self._clock(which) + self._ahead
+
         lease_left = batches.lease_left
 
         def passed(*arguments: Any, **keywords: Any) -> float:
@@ -98,8 +102,8 @@ class Clocks:
         waiting = SimpleNamespace(monotonic=shown, perf_counter=time.perf_counter, sleep=self._sleep)
         with ExitStack() as stack:
             for owner, name, value in (
-                (time, "monotonic", shown), (store, "time", waiting), (leases, "time", waiting),
-                (batches, "lease_left", passed),
+                (time, "monotonic", shown), (time, "clock_gettime", gone_on), (store, "time", waiting),
+                (leases, "time", waiting), (batches, "lease_left", passed),
             ):  # fmt: skip
                 stack.enter_context(mock.patch.object(owner, name, value))
             yield

@@ -11,6 +11,7 @@ from treazure_pipeline.cli import COMMANDS, Commands, commands, output
 from treazure_pipeline.errors import (
     AuthenticationError,
     BusyError,
+    Call,
     DatabaseUnavailableError,
     RunIncompleteError,
     SchemaOutdatedError,
@@ -43,7 +44,7 @@ def ended(error: BaseException, *options: str, group_options: tuple[str, ...] = 
         (DatabaseUnavailableError("The database is down."), 5),
         (SchemaOutdatedError("The schema is old.", hint="Run the upgrade."), 5),
         (RunIncompleteError("Engage stayed away."), 5),
-        (AuthenticationError("The key is refused.", system="engage", method="GET", path="/x", status=403), 5),
+        (AuthenticationError("The key is refused.", Call("engage", "GET", "/x", 403)), 5),
     ],
 )
 def test_an_error_of_ours_is_its_message_and_its_exit_code(error: Exception, code: int) -> None:

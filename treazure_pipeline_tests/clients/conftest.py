@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,10 @@ class Reply:
 
 
 class Stub:
-    """Answers each path with its replies in turn, the last one for ever."""
+    """Answers each path with its replies in turn, the last one for ever; `before_reply` may hold them up."""
 
     def __init__(self) -> None:
+        self.before_reply: Callable[[Asked], None] = lambda _: None
         self.asked: list[Asked] = []
         self._replies: dict[str, list[Reply]] = defaultdict(list)
         self._lock = threading.Lock()
@@ -70,7 +71,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         headers = {name.lower(): value for name, value in self.headers.items()}
-        reply = self.stub.reply(Asked(self.command, self.path, headers, body))
+        asked = Asked(self.command, self.path, headers, body)
+        reply = self.stub.reply(asked)
+        self.stub.before_reply(asked)
         if reply.silent:
             self.close_connection = True
             return

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from treazure_pipeline import __version__
+from treazure_pipeline.clients import outcome
 from treazure_pipeline.clients.engage import EngageClient
 from treazure_pipeline.clients.engage_wire import Definition, PointAccount, encode_balances
 from treazure_pipeline.clients.transport import RetryPolicy
@@ -21,7 +21,6 @@ from treazure_pipeline.errors import (
     PermanentError,
     RateLimitedError,
     SettingsError,
-    TooLateError,
     TransientError,
 )
 from treazure_pipeline_tests.clients.conftest import Reply, Stub, answer
@@ -287,7 +286,7 @@ def test_balances_are_sent_once_whatever_the_answer(stub: Stub, reply: Reply, er
         engage.set_balances(BODY)
     assert len(stub.asked) == 1
     assert caught.value.retry_after == (7 if reply.headers else None)
-    assert caught.value.effect_possible is (error is not RateLimitedError)
+    assert outcome.of(caught.value).effect == ("none" if error is RateLimitedError else "possible")
 
 
 def test_a_read_is_tried_again(stub: Stub) -> None:
@@ -389,9 +388,3 @@ def test_the_key_is_shown_nowhere(stub: Stub, caplog: pytest.LogCaptureFixture) 
     with pytest.raises(SettingsError, match="ENGAGE_API_KEY") as refused:
         EngageClient(stub.url, SecretStr(f"{KEY}\n"))
     assert KEY not in str(refused.value)
-
-
-def test_balances_whose_turn_comes_too_late_are_not_sent(stub: Stub) -> None:
-    with client(stub) as engage, pytest.raises(TooLateError):
-        engage.set_balances(BODY, before=time.monotonic() - 1)
-    assert stub.asked == []

@@ -7,28 +7,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from treazure_pipeline.clients.answers import retry_after_seconds
 from treazure_pipeline.clients.transport import (
     VENDOR_WAITS,
     RetryPolicy,
-    costs_a_try,
     excerpt,
-    is_transient,
     redacted,
-    retry_after_seconds,
 )
-from treazure_pipeline.errors import (
-    AuthenticationError,
-    NoAnswerError,
-    PermanentError,
-    RateLimitedError,
-    TransientError,
-)
+from treazure_pipeline.errors import Call, RateLimitedError, TransientError
 
 NOON = datetime(2024, 5, 16, 12, tzinfo=UTC)
 
 
 def transient(kind: type[TransientError] = TransientError, retry_after: float | None = None) -> TransientError:
-    return kind("busy.", system="engage", method="GET", path="/x", status=503, retry_after=retry_after)
+    error = kind("busy.", Call("engage", "GET", "/x", 503))
+    error.retry_after = retry_after
+    return error
 
 
 class Failing:
@@ -56,26 +50,6 @@ def test_the_waits_are_the_vendors_scaled_and_spread_a_little_upwards() -> None:
 def test_a_wait_is_never_shorter_than_the_system_asked_for() -> None:
     assert RetryPolicy(scale=0.001).wait_after(1, transient(retry_after=120)) == 120
     assert RetryPolicy().wait_after(4, transient(retry_after=120)) >= 300
-
-
-@pytest.mark.parametrize(
-    ("error", "transient_", "costs"),
-    [
-        (transient(), True, True),
-        (transient(NoAnswerError), True, True),
-        (transient(RateLimitedError), True, False),
-        (transient(retry_after=3), True, False),
-    ],
-)
-def test_failures_that_say_when_to_come_back_cost_no_try(
-    error: TransientError, *, transient_: bool, costs: bool
-) -> None:
-    assert (is_transient(error), costs_a_try(error)) == (transient_, costs)
-
-
-def test_refusals_are_not_transient() -> None:
-    for kind in (PermanentError, AuthenticationError):
-        assert not is_transient(kind("no.", system="engage", method="GET", path="/x", status=400))
 
 
 def test_a_call_is_made_until_it_succeeds_and_no_longer() -> None:

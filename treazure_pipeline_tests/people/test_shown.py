@@ -7,7 +7,7 @@ from rich.table import Table
 
 from treazure_pipeline import people
 from treazure_pipeline.cli import output
-from treazure_pipeline.errors import PermanentError, PipelineError
+from treazure_pipeline.errors import Call, PermanentError, PipelineError
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from treazure_pipeline.errors import PermanentError, PipelineError
 )
 def test_what_others_wrote_is_no_part_of_what_is_shown(message: str, shown: str) -> None:
     assert people.public(message) == shown
-    error = PermanentError(message, system="engage", method="GET", path="/a", hint=people.said("Ada"))
+    error = PermanentError(message, Call("engage", "GET", "/a"), hint=people.said("Ada"))
     assert str(error) == f"Engage, GET /a: {shown} «…»"
     assert str(PipelineError(message)) == shown
     assert error.message == message

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from treazure_pipeline.clients import outcome
 from treazure_pipeline.errors import (
     AuthenticationError,
     GatewayError,
@@ -112,7 +113,7 @@ def test_a_push_that_cannot_go_on_keeps_what_was_accepted_and_the_next_run_goes_
 def test_while_engage_is_down_nothing_is_lost(shop: Shop) -> None:
     failed = shop.sync(complete=False, ENGAGE_BASE_URL=NOBODY)
     assert isinstance(failed.pushed.error, TransientError)
-    assert not failed.pushed.error.effect_possible
+    assert outcome.of(failed.pushed.error).effect == "none"
     assert failed.pushed.lost == 0
     assert failed.pushed.pending == 200
     shop.sandbox.play_hour(changes=10)

@@ -1,0 +1,80 @@
+"""What became of a request? Answered here once, for all that send: push, adjustments, migration, points history, tries.
+
+Pure: it looks at what was seen of a request and decides nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from treazure_pipeline.errors import (
+    AuthenticationError,
+    ExportExpiredError,
+    GatewayError,
+    InvalidAnswerError,
+    NoAnswerError,
+    NotFoundError,
+    RateLimitedError,
+    RemoteError,
+    TooLateError,
+    TransientError,
+)
+
+Effect = Literal["none", "possible", "certain"]
+Blame = Literal["nobody", "row", "path", "address", "credentials", "system"]
+
+_OF_THE_ROW = frozenset({400, 413, 422})
+_NOT_TAKEN = frozenset({425, 429})
+_GAVE_UP_WAITING = frozenset({502, 504})
+_BLAMES: tuple[tuple[type[RemoteError], Blame], ...] = (
+    (AuthenticationError, "credentials"),
+    (NotFoundError, "path"),
+    (GatewayError, "address"),
+    (ExportExpiredError, "system"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a request.
+
+    `effect`: whether the system has acted on it. `blames`: its rows; what its path names, an account or else the
+    address; the address, or a gateway before it; the credentials; the system. `again`: it may be sent again as it is.
+    `costs_a_try`: not where the system said when to come back (I8), nor where nothing was sent. `wait`: the seconds
+    that were asked for. `at_work`: the system may act on it still, until the request's time is over.
+    """
+
+    effect: Effect
+    blames: Blame = "nobody"
+    again: bool = False
+    costs_a_try: bool = True
+    wait: float | None = None
+    at_work: bool = False
+
+
+def of(error: RemoteError | None) -> Outcome:
+    """Return what became of a request that ended with this error; None: it was answered as the contract says."""
+    if error is None:
+        return Outcome("certain")
+    if isinstance(error, TransientError):
+        return _of_what_may_pass(error)
+    if isinstance(error, InvalidAnswerError):
+        is_redirect = error.status is not None and 300 <= error.status < 400
+        return Outcome("possible", "address" if is_redirect else "system", again=True)
+    blamed = next((blame for kind, blame in _BLAMES if isinstance(error, kind)), None)
+    return Outcome("none", blamed or ("row" if error.status in _OF_THE_ROW else "address"))
+
+
+def _of_what_may_pass(error: TransientError) -> Outcome:
+    is_untouched = not error.sent or error.status in _NOT_TAKEN
+    is_late = isinstance(error, NoAnswerError) and error.timed_out
+    is_told_when = error.retry_after is not None
+    return Outcome(
+        "none" if is_untouched else "possible",
+        "nobody" if isinstance(error, TooLateError) else "system",
+        again=True,
+        costs_a_try=not (is_told_when or isinstance(error, RateLimitedError | TooLateError)),
+        wait=error.retry_after,
+        at_work=is_late or error.status in _GAVE_UP_WAITING,
+    )
