@@ -23,11 +23,25 @@ from treazure_pipeline import __version__
 from treazure_pipeline.cli import output
 from treazure_pipeline.errors import BusyError, PipelineError
 
-# In the order of the help; treazure_pipeline.cli.<name>.command each.
-COMMANDS = (
-    "demo", "dev", "env", "sandbox", "doctor", "run", "status", "plan", "approve", "explain", "rejections",
-    "adjustments", "contact", "receiver", "worker", "db",
-)  # fmt: skip
+# In the order of the help. treazure_pipeline.cli.<name>.command is imported only to be run; this is its first sentence.
+COMMANDS = {
+    "demo": "Sync a seeded sandbox of both systems, from nothing, and show that they agree.",
+    "dev": "Run the Dagster UI and daemon on the configured systems; Ctrl-C stops all of it.",
+    "env": "Print the exports with which Dagster's own commands work.",
+    "sandbox": "Run only the sandbox of both systems, with its fault switches (--help lists them).",
+    "doctor": "Check settings, both systems, database and Dagster; say what to mend.",
+    "run": "Run a job once, in the foreground.",
+    "status": "Show last window, coverage, pending, held, refused and rejected rows, and adjustments.",
+    "plan": "Show the plan that waits for approval, else what a push would change now.",
+    "approve": "Approve the plan with this DIGEST: the next push sends its rows, within APPROVAL_LIFETIME_HOURS.",
+    "explain": "Show everything that is known of CONTACT's balance, oldest first, and how it stands.",
+    "rejections": "List rows that were rejected or refused, have them tried again, or discard a row of an export.",
+    "adjustments": "List adjustments, add some by hand, retry or discard what needs a person.",
+    "contact": "Export all that is kept of a contact, or erase its texts.",
+    "receiver": "Receive Engage's webhooks: POST /webhooks/engage stores adjustments for `run adjustments`.",
+    "worker": "Process adjustments as they arrive, until SIGTERM; needs the database and both systems, not Dagster.",
+    "db": "Start or stop the embedded database, bring the schema up to date, give roles their rights.",
+}
 
 
 class Commands(click.Group):
@@ -43,6 +57,11 @@ class Commands(click.Group):
             return None
         command: click.Command = importlib.import_module(f"{__name__}.{cmd_name}").command
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """List the commands without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; say what went wrong on standard error and end with its exit code."""
