@@ -15,9 +15,9 @@ import pytest
 from psycopg import sql
 
 from treazure_pipeline.database import embedded, schema
+from treazure_pipeline_tests import roles
 from treazure_pipeline_tests.databases import Copies, Databases
 
-_SERVER = "TREAZURE_PIPELINE_TEST_DATABASE_URL"
 _SETTINGS = ("DAGSTER_", "ENGAGE_", "PROGRAMME_", "TREAZURE_")
 
 
@@ -25,7 +25,7 @@ _SETTINGS = ("DAGSTER_", "ENGAGE_", "PROGRAMME_", "TREAZURE_")
 def _no_settings_of_the_developer() -> None:
     """Tests see only the settings that they make."""
     for name in list(os.environ):
-        if name.startswith(_SETTINGS) and name != _SERVER:
+        if name.startswith(_SETTINGS) and name != roles.SERVER:
             del os.environ[name]
 
 
@@ -62,7 +62,7 @@ def home(new_home: Callable[[], Path]) -> Path:
 @pytest.fixture(scope="session")
 def server_url(_homes: Path) -> Iterator[str]:
     """A database on the server that all tests share; tests that harm a server start their own."""
-    if given := os.environ.get(_SERVER):
+    if given := os.environ.get(roles.SERVER):
         yield given
         return
     shared = _homes / "shared"
@@ -83,9 +83,10 @@ def databases(server_url: str) -> Databases:
 
 @pytest.fixture(scope="session")
 def ledger_template(databases: Databases) -> Iterator[str]:
-    """The name of a database with the ledger's schema and nothing in it."""
+    """The name of a database with the ledger's schema and nothing in it; its owner has made it, as `db roles` says."""
     with databases.new() as name:
-        schema.upgrade(databases.url(name))
+        roles.make(databases.server_url, database=name, dagster=name)
+        schema.upgrade(databases.url(name, roles.OWNER))
         yield name
 
 
@@ -97,7 +98,7 @@ def _ledgers(databases: Databases, ledger_template: str) -> Iterator[Copies]:
 
 @pytest.fixture
 def database_url(_ledgers: Copies) -> Iterator[str]:
-    """An empty ledger of the newest schema, for this test alone."""
+    """An empty ledger of the newest schema, for this test alone, as the role that works; no superuser's."""
     with _ledgers.lent() as url:
         yield url
 

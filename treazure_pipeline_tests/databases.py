@@ -12,6 +12,8 @@ import psycopg
 import sqlalchemy as sa
 from psycopg import sql
 
+from treazure_pipeline_tests import roles
+
 _FIRST_OID = 16384
 _CATALOGS = {
     "pg_attrdef": "oid",
@@ -84,9 +86,10 @@ class Databases:
         self._run("alter database {} rename to {}", name, new)
         return new
 
-    def url(self, name: str) -> str:
-        """The URL of a database."""
-        return sa.make_url(self.server_url).set(database=name).render_as_string(hide_password=False)
+    def url(self, name: str, role: str | None = None) -> str:
+        """The URL of a database, for a role, or else for the server's administrator."""
+        url = sa.make_url(self.server_url)
+        return url.set(database=name, username=role or url.username).render_as_string(hide_password=False)
 
     def _run(self, statement: LiteralString, *names: str) -> None:
         with psycopg.connect(self.server_url, autocommit=True) as connection:
@@ -94,7 +97,7 @@ class Databases:
 
 
 class Copies:
-    """Copies of a template for one test after the other.
+    """Copies of a template for one test after the other, which works there as the runtime role.
 
     To copy takes longer than most tests. So a copy is emptied and lent again under another name; one of which more
     than the rows was changed is dropped.
@@ -121,7 +124,7 @@ class Copies:
         """The URL of a copy, for the block."""
         name = self._taken()
         try:
-            yield self._databases.url(name)
+            yield self._databases.url(name, roles.RUNTIME)
         finally:
             if self._emptied(name):
                 self._spare = name

@@ -16,6 +16,7 @@ from treazure_pipeline.clients.wire import Movement
 from treazure_pipeline.ledger.adjustments import receipt_of
 from treazure_pipeline.sync.evidence import Call, Reading, decide
 from treazure_pipeline_tests.adjustments.desk import Desk, assert_each_once
+from treazure_pipeline_tests.roles import administrators
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 RECEIPT, OTHER = receipt_of("one"), receipt_of("other")
@@ -113,7 +114,7 @@ def test_a_restored_ledger_books_nothing_twice(new_desk: Callable[..., Desk]) ->
     numbers = [desk.give(contact, 5) for contact in contacts]
     name, original = f"restored_{random.getrandbits(48):x}", desk.database_url
     url = sa.make_url(original)
-    server = url.set(database="postgres").render_as_string(hide_password=False)
+    server = administrators(url.set(database="postgres").render_as_string(hide_password=False))
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute("select pg_terminate_backend(pid) from pg_stat_activity where datname = %s", (url.database,))
         connection.execute(

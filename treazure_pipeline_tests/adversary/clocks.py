@@ -21,6 +21,7 @@ _SHORT = 0.02
 MOVABLE = """
 create table public.story (ahead interval not null, server text not null);
 insert into public.story values ('0', 'first');
+grant select on public.story to public;
 alter function pg_catalog.clock_timestamp() rename to wall_clock;
 alter function pg_catalog.now() rename to wall_now;
 create function pg_catalog.clock_timestamp() returns timestamptz language sql volatile

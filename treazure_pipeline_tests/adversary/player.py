@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import psycopg
-import sqlalchemy as sa
 from psycopg import sql
 
 from treazure_pipeline.database import schema
 from treazure_pipeline.sandbox import running_sandbox
+from treazure_pipeline_tests import roles
 from treazure_pipeline_tests.adjustments.desk import running_receiver
 from treazure_pipeline_tests.adversary.clocks import MOVABLE, SERVER
 from treazure_pipeline_tests.adversary.mutants import without
@@ -52,10 +52,11 @@ def player(server_url: str) -> Iterator[Player]:
     with psycopg.connect(server_url, autocommit=True) as server:
         server.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
         try:
-            url = sa.make_url(server_url).set(database=name).render_as_string(hide_password=False)
-            with psycopg.connect(url, autocommit=True) as connection:
+            url = roles.url(server_url, name, roles.RUNTIME)
+            with psycopg.connect(roles.administrators(url), autocommit=True) as connection:
                 connection.execute(MOVABLE)
-                schema.upgrade(url)
+                roles.make(server_url, database=name, dagster=name)
+                schema.upgrade(roles.url(server_url, name, roles.OWNER))
                 connection.execute(SERVER)
             with ExitStack() as stack:
                 sandbox = stack.enter_context(running_sandbox(members=0))

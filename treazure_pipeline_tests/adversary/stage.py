@@ -25,6 +25,7 @@ from treazure_pipeline.sync.adjustments import Processed
 from treazure_pipeline.sync.verification import Verified
 from treazure_pipeline_tests.adjustments.desk import Desk
 from treazure_pipeline_tests.adversary.clocks import Clocks
+from treazure_pipeline_tests.roles import administrators
 from treazure_pipeline_tests.sync.shop import Run
 from treazure_pipeline_tests.verification.watch import Watch
 
@@ -56,7 +57,9 @@ class Stage(Desk, Watch):
     _dead: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self._operator: psycopg.Connection[TupleRow] = psycopg.connect(self.database_url, autocommit=True)
+        self._operator: psycopg.Connection[TupleRow] = psycopg.connect(
+            administrators(self.database_url), autocommit=True
+        )
         self._operator.execute(
             f"set search_path to {SCHEMA}; set timezone to 'UTC'; set session_replication_role to replica"
         )

@@ -75,11 +75,13 @@ def test_missing_settings_are_one_message_before_anything_is_started(run: Run, h
     assert not home.exists()
 
 
-def test_it_prints_no_secret_and_nothing_that_is_set_already(run: Run, database_url: str) -> None:
+def test_it_prints_no_secret_and_nothing_that_is_set_already(
+    run: Run, database_url: str, empty_database_url: str
+) -> None:
     given = {
         **SYSTEMS,
         "TREAZURE_PIPELINE_DATABASE_URL": with_password(database_url),
-        "DAGSTER_POSTGRES_URL": with_password(database_url),
+        "DAGSTER_POSTGRES_URL": with_password(empty_database_url),
     }
 
     result = run("env", **given)
@@ -111,8 +113,10 @@ def test_a_server_of_ones_own_is_not_migrated_unasked(run: Run, empty_database_u
     assert found == (None,)
 
 
-def test_a_dagster_home_of_ones_own_is_used_and_left_alone(run: Run, database_url: str, tmp_path: Path) -> None:
-    given = {"TREAZURE_PIPELINE_DATABASE_URL": database_url, "DAGSTER_POSTGRES_URL": database_url}
+def test_a_dagster_home_of_ones_own_is_used_and_left_alone(
+    run: Run, database_url: str, empty_database_url: str, tmp_path: Path
+) -> None:
+    given = {"TREAZURE_PIPELINE_DATABASE_URL": database_url, "DAGSTER_POSTGRES_URL": empty_database_url}
     own = tmp_path / "own"
     own.mkdir()
 

@@ -21,10 +21,10 @@ from treazure_pipeline.errors import DatabaseError
 from treazure_pipeline.ledger.store import Ledger
 from treazure_pipeline.sandbox.handle import running_sandbox
 from treazure_pipeline.settings import Programme
+from treazure_pipeline_tests import roles
 from treazure_pipeline_tests.cli import test_doctor
 from treazure_pipeline_tests.cli.conftest import SYSTEMS, Run
-from treazure_pipeline_tests.database import roles
-from treazure_pipeline_tests.database.roles import OWNER, READER, RUNTIME
+from treazure_pipeline_tests.roles import OWNER, READER, RUNTIME
 
 PROGRAMME = Programme(name="points", loyalty_id="LOYALTY")
 HOSTILE = {

@@ -65,7 +65,7 @@ def test_folds_and_merges_at_once_count_every_contact_once(shop: Shop) -> None:
 def test_a_fold_that_meets_another_transaction_is_done_once_more(shop: Shop, state: str) -> None:
     shop.sync()
     accepted_twice(shop, lots=1)
-    shop.sql("create sequence met")
+    shop.sql("create sequence met; grant all on sequence met to public")
     shop.sql(
         "create function meet() returns trigger language plpgsql as $$ begin "
         f"if nextval('met') <= 2 then raise exception 'met' using errcode = '{state}'; end if; return null; end $$; "

@@ -15,6 +15,7 @@ from treazure_pipeline.ledger.limiter import Priority, SharedRate, shared_rate
 from treazure_pipeline.ledger.store import Ledger
 from treazure_pipeline.settings import load_settings
 from treazure_pipeline_tests import processes
+from treazure_pipeline_tests.roles import administrators
 from treazure_pipeline_tests.sync.shop import Shop
 
 
@@ -170,7 +171,7 @@ def test_buckets_are_named_without_the_key(new_shop: Callable[..., Shop]) -> Non
 def test_whoever_comes_first_the_bucket_fills_up_to_the_setting(ledger: Ledger, database_url: str, first: str) -> None:
     take(rate(ledger, "bucket", 8, Priority.BACKGROUND), 1)
     if first == "a crash of the server":  # the table is not logged
-        with psycopg.connect(database_url) as connection:
+        with psycopg.connect(administrators(database_url)) as connection:
             connection.execute("truncate treazure_pipeline.rate_slot")
     sync = rate(ledger, "bucket", 8, Priority.SYNC)
     began = time.monotonic()

@@ -12,6 +12,7 @@ from psycopg import sql
 
 from treazure_pipeline.database import embedded, schema
 from treazure_pipeline_tests.receiver.conftest import Running, event, rows, serving
+from treazure_pipeline_tests.roles import administrators
 
 
 def test_a_stopped_database_means_503_until_it_is_back(new_home: Callable[[], Path]) -> None:
@@ -62,7 +63,7 @@ def test_a_database_that_takes_too_long_means_503_before_the_sender_gives_up(rec
 
 def test_a_database_that_can_not_write_means_503(database_url: str) -> None:
     name = sql.Identifier(str(psycopg.conninfo.conninfo_to_dict(database_url)["dbname"]))
-    with psycopg.connect(database_url, autocommit=True) as connection:
+    with psycopg.connect(administrators(database_url), autocommit=True) as connection:
         connection.execute(sql.SQL("alter database {} set default_transaction_read_only = on").format(name))
     with serving(database_url) as running:
         for content in (event(), event(kind="contact.created"), "no JSON"):
@@ -71,7 +72,7 @@ def test_a_database_that_can_not_write_means_503(database_url: str) -> None:
 
 @pytest.mark.parametrize("stands", ["at revision 0001", "empty"])
 def test_an_older_schema_is_not_ready(database_url: str, stands: str) -> None:
-    with psycopg.connect(database_url, autocommit=True) as connection:
+    with psycopg.connect(administrators(database_url), autocommit=True) as connection:
         connection.execute(f"set search_path to {schema.SCHEMA}".encode())
         if stands == "empty":
             connection.execute("drop table alembic_version")

@@ -24,6 +24,7 @@ from treazure_pipeline.settings import Guards, Settings, load_settings
 from treazure_pipeline.sync.balances import Diff, Snapshot, merge_snapshot, take_snapshot
 from treazure_pipeline.sync.guards import judge
 from treazure_pipeline.sync.push import PushFigures, push
+from treazure_pipeline_tests.roles import administrators
 
 QUICK = {
     "TREAZURE_PIPELINE_RETRY_SCALE": "0.001",
@@ -117,8 +118,8 @@ class Shop:
         return pushed
 
     def sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
-        """Run a statement in the ledger's database, as an operator would by hand."""
-        with psycopg.connect(self.database_url, autocommit=True) as connection:
+        """Run a statement in the ledger's database, as an administrator would by hand."""
+        with psycopg.connect(administrators(self.database_url), autocommit=True) as connection:
             connection.execute(f"set search_path to {SCHEMA}; set timezone to 'UTC'")
             cursor = connection.execute(statement, values or None)
             return cursor.fetchall() if cursor.description else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import subprocess
 from importlib import resources
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+SERVER = "TREAZURE_PIPELINE_TEST_DATABASE_URL"
 OWNER, RUNTIME, READER = "treazure_owner", "treazure_runtime", "treazure_reader"
 
 
@@ -28,6 +30,12 @@ def make(server_url: str, database: str, dagster: str) -> None:
 
 def url(server_url: str, database: str, role: str) -> str:
     return sa.make_url(server_url).set(database=database, username=role).render_as_string(hide_password=False)
+
+
+def administrators(url: str) -> str:
+    """The URL of the same database for the administrator of the server that all tests share."""
+    given = sa.make_url(os.environ.get(SERVER, "postgresql://postgres@/")).username
+    return sa.make_url(url).set(username=given).render_as_string(hide_password=False)
 
 
 def _psql() -> str:
