@@ -13,6 +13,7 @@ import psycopg
 import sqlalchemy as sa
 from psycopg import sql
 
+from treazure_pipeline import private
 from treazure_pipeline.cli import output
 from treazure_pipeline.connections import open_ledger
 from treazure_pipeline.database import embedded, homes, schema
@@ -182,7 +183,8 @@ def write_dagster_home(instance: Instance) -> None:
     """Put the packaged instance settings into our own DAGSTER_HOME; leave another one alone."""
     if instance.dagster_home != instance.home / "dagster":
         return
-    instance.dagster_home.mkdir(parents=True, exist_ok=True)
+    homes.make_folder(instance.home)
+    private.folder(instance.dagster_home)
     for name in _FILES:
         packaged = _PACKAGE / name
         source = packaged if packaged.exists() else _PACKAGE.parent / name

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.table import Table
 
+from treazure_pipeline import private
 from treazure_pipeline.cli import instance, output
 from treazure_pipeline.cli.run import chosen
 from treazure_pipeline.settings import load_settings
@@ -43,7 +44,7 @@ def command(*, names: tuple[str, ...], path: Path | None, as_json: bool) -> None
         embedded.start(settings.home)
     shown: list[dict[str, Any]] = []
     if path is not None:
-        path.write_text("programme,contact,before,after,change\r\n", encoding="utf-8")
+        private.write(path, b"programme,contact,before,after,change\r\n")
     with open_ledger(settings, instance.locate(settings).ledger_url) as ledger:
         for programme in chosen(settings, names):
             account = ledger.find(programme)

@@ -27,9 +27,12 @@ def private_folder(folder: Path) -> Path | None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and its parents for all to enter, whatever the umask; existing ones stay as they are."""
+    """Make a folder and its parents for their owner, whatever the umask; existing ones stay as they are.
+
+    A root's are for all to enter, and to list by nobody: the server's user has to get through.
+    """
     if folder.is_dir():
         return
     make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
-    folder.chmod(0o755)
+    folder.chmod(0o711 if os.geteuid() == 0 else 0o700)

@@ -21,6 +21,7 @@ import fsspec
 import paramiko
 from fsspec.implementations.sftp import SFTPFileSystem
 
+from treazure_pipeline import private
 from treazure_pipeline.clients.transport import redacted
 from treazure_pipeline.errors import PipelineError, SettingsError
 from treazure_pipeline.ledger import migration_files, migrations
@@ -78,7 +79,7 @@ class Target:
         system = None
         try:
             system, folder = self._connect()
-            system.makedirs(folder, exist_ok=True)
+            private.make_folder(system, folder)
             yield system, folder
         except (OSError, paramiko.SSHException, EOFError) as error:
             raise DeliveryError(
@@ -233,6 +234,7 @@ def _deliver(ledger: Ledger, migration: Migration, source: Path, file: File, sys
             f"{source} is missing or not what was written.",
             hint=f"Run point_migration for shard {file.shard} again: it writes the same bytes.",
         )
+    private.make_file(system, temporary)
     system.put_file(str(source), temporary)
     arrived = system.info(temporary)["size"]
     if arrived != file.size:
@@ -248,5 +250,6 @@ def _put_manifest(system: Any, there: str, content: bytes) -> None:
     with tempfile.NamedTemporaryFile() as source:
         source.write(content)
         source.flush()
+        private.make_file(system, there + _TEMPORARY)
         system.put_file(source.name, there + _TEMPORARY)
     system.mv(there + _TEMPORARY, there)

@@ -20,6 +20,7 @@ from typing import TypeVar
 
 import polars as pl
 
+from treazure_pipeline import private
 from treazure_pipeline.migration.meaning import BALANCE, MOST_ROWS, KeyType, Mode, file_rows
 from treazure_pipeline.migration.parts import ROSTER, SCHEMA, decode
 from treazure_pipeline.migration.rows import ADVICE, FINDINGS, Chunk, Figures, of_balances, of_logs
@@ -79,7 +80,7 @@ def write_files(
         ValueError: The parts or the blocks are not in order, or have a contact twice.
         ArithmeticError: The rows do not add up, which would be an error of this module.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    private.folder(folder)
     for old in folder.iterdir():
         if re.fullmatch(rf"{re.escape(prefix)}-\d+\.csv", old.name):
             old.unlink()
@@ -230,6 +231,6 @@ class _Files:
         text = io.BytesIO()
         rows.write_csv(text, separator=";", quote_style="never")
         body = text.getbuffer()
-        (self.folder / name).write_bytes(body)
+        private.write(self.folder / name, body)
         total = Decimal(rows["Amount"].sum())
         self.written.append(File(name, rows.height, total, hashlib.sha256(body).hexdigest()))

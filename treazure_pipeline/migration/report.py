@@ -11,6 +11,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from treazure_pipeline import private
 from treazure_pipeline.ledger import migration_audit, migration_files
 
 if TYPE_CHECKING:
@@ -29,9 +30,9 @@ def write_report(
     ledger: Ledger, account: Account, migration: Migration, folder: Path, *, accepted_by: str | None
 ) -> Path:
     """Write `audit.html`, `contacts.csv` and `findings.csv` into the folder, as things stand; return the first."""
-    folder.mkdir(parents=True, exist_ok=True)
+    private.folder(folder)
     for what in ("contacts", "findings"):
-        with (folder / f"{what}.csv").open("wb") as opened:
+        with private.opened(folder / f"{what}.csv") as opened:
             opened.writelines(migration_audit.export_csv(ledger, migration, what))
     shards = migration_audit.shards(ledger, migration)
     environment = jinja2.Environment(
@@ -54,7 +55,7 @@ def write_report(
         most=_MOST,
     )
     report = folder / "audit.html"
-    report.write_text(text, encoding="utf-8")
+    private.write(report, text.encode())
     return report
 
 

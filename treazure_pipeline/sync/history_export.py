@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import csv
 
+from treazure_pipeline import private
 from treazure_pipeline.clients.transport import redacted
 from treazure_pipeline.errors import PipelineError, SettingsError
 from treazure_pipeline.ledger import history
@@ -157,7 +158,8 @@ class _Target:
         path = self._path(month)
         folder = path.rpartition("/")[0]
         part = f"{folder}/{self._part}{uuid.uuid4().hex}"
-        self._files.makedirs(folder, exist_ok=True)
+        private.make_folder(self._files, folder)
+        private.make_file(self._files, part)
         try:
             with (
                 self._files.open(part, "wb") as file,

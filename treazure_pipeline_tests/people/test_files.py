@@ -1,0 +1,86 @@
+"""Files that hold people's data are their owner's alone, whatever the umask."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from fsspec.implementations.local import LocalFileSystem
+
+from treazure_pipeline import private
+from treazure_pipeline.cli import instance
+from treazure_pipeline.ledger import history
+from treazure_pipeline.settings import load_storage
+from treazure_pipeline.sync.history import refresh
+from treazure_pipeline.sync.history_export import export
+from treazure_pipeline_tests.migration.conftest import new_move
+from treazure_pipeline_tests.migration.move import SHARDS, Move
+from treazure_pipeline_tests.sync.shop import account_of, new_shop, one_sandbox
+
+__all__ = ["new_move", "new_shop", "one_sandbox"]
+
+
+@pytest.fixture(params=[0o000, 0o022, 0o077])
+def _umask(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = os.umask(request.param)
+    yield
+    os.umask(before)
+
+
+def open_to_others(folder: Path) -> list[str]:
+    return [str(path) for path in (folder, *folder.rglob("*")) if path.stat().st_mode & 0o077]
+
+
+@pytest.mark.parametrize("_umask", [0o000], indirect=True)
+@pytest.mark.usefixtures("_umask")
+def test_a_migration_and_an_export_of_the_history_are_private(new_move: Callable[..., Move], tmp_path: Path) -> None:
+    move = new_move(members=20)
+    move.prepare()
+    for shard in range(SHARDS):
+        move.fetch(shard)
+        move.write(shard)
+    move.deliver()
+    move.import_files()
+    move.audit()
+    with move.connect() as connections:
+        account = account_of(connections)
+        refresh(connections.ledger, connections.treazure, account, everybody=True)
+        assert history.state(connections.ledger, account).rows
+        export(connections.ledger, account, str(tmp_path / "made" / "exported"))
+
+    written = [path for path in move.home.rglob("*") if path.suffix in {".csv", ".html", ".json"}]
+    assert len(written) > SHARDS
+    assert list((tmp_path / "made").rglob("*.parquet"))
+    assert [path for folder in move.home.iterdir() for path in open_to_others(folder)] == []
+    assert open_to_others(tmp_path / "made") == []
+
+
+@pytest.mark.usefixtures("_umask")
+def test_what_was_open_is_closed_and_a_folder_of_somebody_else_s_choice_is_not(tmp_path: Path) -> None:
+    ours, theirs = tmp_path / "a" / "ours", tmp_path / "theirs"
+    ours.mkdir(parents=True)
+    theirs.mkdir()
+    ours.chmod(0o755)
+    theirs.chmod(0o750)
+    (ours / "old").write_text("x")
+    (ours / "old").chmod(0o644)
+
+    private.folder(ours)
+    private.write(ours / "old", b"y")
+    private.write(ours / "new", b"y")
+    private.make_folder(LocalFileSystem(), str(theirs))
+
+    assert open_to_others(ours) == []
+    assert theirs.stat().st_mode & 0o777 == 0o750
+
+
+@pytest.mark.usefixtures("_umask")
+def test_the_home_is_no_place_for_others(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    storage = load_storage({"TREAZURE_PIPELINE_HOME": str(home), "TREAZURE_PIPELINE_DATABASE_URL": "postgresql://h/d"})
+    instance.write_dagster_home(instance.locate(storage))
+
+    assert (home / "dagster").stat().st_mode & 0o777 == 0o700
+    assert home.stat().st_mode & 0o066 == 0, "a root's is passed through by the server's user, and no more"
