@@ -49,6 +49,8 @@ def upgrade(*, as_json: bool) -> None:
     before, after = instance.upgrade(load_storage())
     if as_json:
         output.print_json({"status": "ok", "before": before, "after": after})
+    elif after != schema.head():
+        output.say(f"The schema is at revision {after}, newer than this version needs; there is nothing to do.")
     elif before == after:
         output.say(f"The schema is up to date, at revision {after}.")
     else:

@@ -5,6 +5,7 @@ Everything lives in the PostgreSQL schema `treazure_pipeline`, so that the ledge
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any, LiteralString
 
@@ -66,6 +67,7 @@ where c.relnamespace = 'treazure_pipeline'::regnamespace and c.relname = any(:re
 group by a.grantee having count(distinct c.oid) = (
     select count(*) from pg_class where relnamespace = 'treazure_pipeline'::regnamespace and relname = any(:reports))
 """
+COMPATIBLE_SINCE: LiteralString = "select compatible_since from compatibility"
 _READ_ONLY = {"25006"}  # a standby, or the former primary after a failover
 
 
@@ -84,9 +86,34 @@ def _config() -> Config:
     return config
 
 
+@cache
+def revisions() -> tuple[str, ...]:
+    """Return the revisions that this version of the product knows, the newest first."""
+    return tuple(script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions())
+
+
 def head() -> str:
-    """Return the revision that this version of the product works with."""
-    return ScriptDirectory.from_config(_config()).get_current_head() or ""
+    """Return the revision that this version of the product makes."""
+    return revisions()[0]
+
+
+def judge(found: str | None, compatible_since: str | None) -> None:
+    """Raise SchemaOutdatedError unless this version can work with a schema at revision `found`.
+
+    A newer one says since which revision nothing has been taken away (`compatible_since`): who knows that one goes on
+    working beside it, so that an upgrade needs no pause.
+    """
+    if found == head():
+        return
+    if found is None or found in revisions():
+        stands = f"at revision {found}" if found else "empty"
+        message = f"The ledger's schema is {stands}, this version of treazure-pipeline needs {head()}."
+        raise SchemaOutdatedError(message, hint="Run `treazure-pipeline db upgrade`.")
+    if compatible_since not in revisions():
+        message = f"The ledger's schema is at revision {found}, which is newer than this version of treazure-pipeline."
+        raise SchemaOutdatedError(
+            message, hint=f"Install the version that made it, or a newer one; this one knows {head()} at most."
+        )
 
 
 def upgrade(url: str) -> tuple[str | None, str]:
@@ -105,6 +132,9 @@ def upgrade(url: str) -> tuple[str | None, str]:
             if connection.execute(sa.text("select to_regnamespace(:name)"), {"name": SCHEMA}).scalar() is None:
                 connection.execute(sa.text(f"create schema {SCHEMA}"))
             before = _revision(connection)
+            if before is not None and before not in revisions():
+                judge(before, _compatible_since(connection))
+                return before, before
             if before != head():
                 readers = connection.execute(sa.text(_READERS), {"reports": list(REPORTS)}).scalars().all()
                 config = _config()
@@ -135,18 +165,16 @@ def grant_reader(url: str, role: str) -> None:
 
 
 def check(url: str) -> None:
-    """Raise SchemaOutdatedError unless the ledger at `url` has exactly the schema of this version."""
+    """Raise SchemaOutdatedError unless this version can work with the schema of the ledger at `url`."""
     try:
         with _engine(url).connect() as connection:
             connection.execute(sa.text(facts()))
             _check_server(connection)
             found = _revision(connection)
+            is_newer = found is not None and found not in revisions()
+            judge(found, _compatible_since(connection) if is_newer else None)
     except sa.exc.DBAPIError as error:
         raise translated(error.orig or error) from None
-    if found != head():
-        stands = f"at revision {found}" if found else "empty"
-        message = f"The ledger's schema is {stands}, this version of treazure-pipeline needs {head()}."
-        raise SchemaOutdatedError(message, hint="Run `treazure-pipeline db upgrade`.")
 
 
 def facts(**others: LiteralString) -> LiteralString:
@@ -199,6 +227,10 @@ def _first_line(error: BaseException) -> str:
 def _revision(connection: sa.Connection) -> str | None:
     context = MigrationContext.configure(connection, opts={"version_table_schema": SCHEMA})
     return context.get_current_revision()
+
+
+def _compatible_since(connection: sa.Connection) -> str | None:
+    return connection.execute(sa.text(COMPATIBLE_SINCE)).scalar()
 
 
 def _grant(connection: sa.Connection, role: str) -> str:

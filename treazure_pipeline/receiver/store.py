@@ -19,7 +19,7 @@ from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from treazure_pipeline.database import schema
-from treazure_pipeline.errors import DatabaseError, DatabaseUnavailableError, SchemaOutdatedError
+from treazure_pipeline.errors import DatabaseError, DatabaseUnavailableError
 from treazure_pipeline.ledger.adjustments import UNFINISHED, receipt_of
 from treazure_pipeline.receiver.events import Event
 
@@ -94,7 +94,6 @@ class Store:
     """Stores events and reads the queue; use it within `opened`, in the event loop that opened it."""
 
     def __init__(self, url: str) -> None:
-        self._head = schema.head()
         self._pending: asyncio.Queue[_Pending] = asyncio.Queue()
         self._waiting: dict[str, _Waiting] = {}
         self._pool = AsyncConnectionPool(
@@ -170,12 +169,8 @@ class Store:
         except psycopg.errors.UndefinedTable:
             rows = []
         found = rows[0][0] if rows else None
-        if found != self._head:
-            stands = f"at revision {found}" if found else "empty"
-            raise SchemaOutdatedError(
-                f"The ledger's schema is {stands}, this version of treazure-pipeline needs {self._head}.",
-                hint="Run `treazure-pipeline db upgrade`.",
-            )
+        is_newer = found is not None and found not in schema.revisions()
+        schema.judge(found, (await self._read(schema.COMPATIBLE_SINCE))[0][0] if is_newer else None)
 
     async def depth(self) -> dict[str, tuple[int, float]]:
         """Return for each state of unfinished adjustments how many there are and the age of the oldest in seconds."""
