@@ -7,7 +7,8 @@ One module a command, imported when it is needed, so that ``--help`` is quick. W
 - what is for people goes through :mod:`treazure_pipeline.cli.output`.
 
 Exit codes: 0 done, 1 unexpected, 2 usage or settings, 3 a guard tripped, 4 busy, 5 a system or the database
-could not be used or the run failed, 6 waiting for a person's next step, 130 stopped by Ctrl-C.
+could not be used or the run failed, 6 waiting for a person's next step, 130 stopped by Ctrl-C, 143 by SIGTERM, 129 by a
+terminal that was closed.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 import click
 
 from treazure_pipeline import __version__
-from treazure_pipeline.cli import output
+from treazure_pipeline.cli import output, signals
 from treazure_pipeline.errors import BusyError, PipelineError
 
 # In the order of the help. treazure_pipeline.cli.<name>.command is imported only to be run; this is its first sentence.
@@ -70,9 +71,9 @@ class Commands(click.Group):
         except PipelineError as error:
             _report(ctx, "busy" if isinstance(error, BusyError) else "failed", str(error))
             ctx.exit(error.exit_code)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stopped:
             _report(ctx, "failed", "Stopped.")
-            ctx.exit(130)
+            ctx.exit(getattr(stopped, "exit_code", 130))
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:  # noqa: BLE001 - the last place that can say anything
@@ -112,4 +113,5 @@ def commands(*, debug: bool) -> None:
 
 def main() -> None:
     """Run the command line."""
+    signals.listen()
     commands(prog_name="treazure-pipeline")

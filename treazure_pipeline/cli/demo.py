@@ -15,7 +15,7 @@ from rich.table import Table
 
 from treazure_pipeline.cli import demo_drift, demo_guards, demo_migration, instance, output, receiver, sandbox
 from treazure_pipeline.cli.dev import serve
-from treazure_pipeline.cli.processes import Family
+from treazure_pipeline.cli.processes import Family, require_free
 from treazure_pipeline.cli.run import print_results, run_adjustments, run_balance_sync
 from treazure_pipeline.database import embedded
 from treazure_pipeline.errors import RunIncompleteError
@@ -58,7 +58,10 @@ def command(*, members: int, ui: bool, port: int) -> None:
             acts += [demo_drift.play(box, settings)["status"] == "ok", demo_migration.play(members)["status"] == "ok"]
             if ui:
                 output.say(f"Sandbox     {box.base_url}/docs")
+                require_free(port, "The Dagster UI", "--port")
                 with Family(os.environ) as family:
+                    assert box.process is not None
+                    family.watch("sandbox", box.process)
                     serve(family, instance.locate(settings), port)
     finally:
         embedded.stop(home)

@@ -9,7 +9,7 @@ import click
 import httpx
 
 from treazure_pipeline.cli import instance, output, receiver, sandbox
-from treazure_pipeline.cli.processes import Family
+from treazure_pipeline.cli.processes import Family, require_free
 from treazure_pipeline.database import embedded
 from treazure_pipeline.settings import load_settings
 
@@ -26,6 +26,9 @@ def command(*, port: int, with_sandbox: bool, sandbox_port: int) -> None:
     if with_sandbox:
         sandbox.set_apart("sandbox")
         os.environ.update(sandbox.settings(sandbox_port))
+        require_free(sandbox_port, "The sandbox", "--sandbox-port")
+        require_free(receiver.PORT, "The receiver", "end what listens there")
+    require_free(port, "The Dagster UI", "--port")
     settings = load_settings()
     started_here = instance.uses_embedded(settings) and embedded.running_url(settings.home) is None
     try:
@@ -34,8 +37,7 @@ def command(*, port: int, with_sandbox: bool, sandbox_port: int) -> None:
             if with_sandbox:
                 webhooks = f"http://127.0.0.1:{receiver.PORT}/webhooks/engage"
                 family.start("sandbox", sandbox.command_line("--port", str(sandbox_port), "--webhook-url", webhooks))
-                if not family.wait(lambda: _answers(f"http://127.0.0.1:{sandbox_port}/openapi.json")):
-                    return
+                family.wait(lambda: _answers(f"http://127.0.0.1:{sandbox_port}/openapi.json"))
                 output.say(f"Sandbox     http://127.0.0.1:{sandbox_port}/docs")
                 family.start("receiver", receiver.command_line())
             serve(family, place, port)
@@ -45,15 +47,15 @@ def command(*, port: int, with_sandbox: bool, sandbox_port: int) -> None:
 
 
 def serve(family: Family, place: instance.Instance, port: int) -> None:
-    """Run daemon and webserver among the family until Ctrl-C."""
+    """Run daemon and webserver among the family until a signal ends them, which is raised."""
     workspace = ["-w", str(place.dagster_home / "workspace.yaml")]
     family.start("daemon", [sys.executable, "-m", "dagster._daemon", "run", *workspace])
     webserver = [sys.executable, "-m", "dagster_webserver", "-h", "127.0.0.1", "-p", str(port)]
     family.start("webserver", [*webserver, *workspace])
-    if family.wait(lambda: _answers(f"http://127.0.0.1:{port}/server_info")):
-        output.say(f"Dagster UI  http://127.0.0.1:{port}")
-        output.say("Ctrl-C stops all of it.")
-        family.wait()
+    family.wait(lambda: _answers(f"http://127.0.0.1:{port}/server_info"))
+    output.say(f"Dagster UI  http://127.0.0.1:{port}")
+    output.say("Ctrl-C stops all of it.")
+    family.wait()
 
 
 def _answers(address: str) -> bool:

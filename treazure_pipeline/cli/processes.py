@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import FrameType, TracebackType
-from typing import Self
+from typing import Any, Self
 
-from treazure_pipeline.errors import RunIncompleteError
+from treazure_pipeline.cli import signals
+from treazure_pipeline.errors import PipelineError, RunIncompleteError
 
 _GRACE_SECONDS = 20
 
@@ -19,18 +21,21 @@ _GRACE_SECONDS = 20
 class Family:
     """Processes, each in a group of its own with whatever it starts; leaving the block ends all of them.
 
-    While the block lasts, SIGTERM does what Ctrl-C does.
+    While the block lasts, signals that ask for the end are noted and raised by `wait`, so that none is cut off.
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = environment
-        self._members: dict[str, subprocess.Popen[bytes]] = {}
+        self._members: dict[str, subprocess.Popen[Any]] = {}
+        self._watched: dict[str, subprocess.Popen[Any]] = {}
         self._stopping = threading.Event()
+        self._number = 0
         self._previous: dict[signal.Signals, signal.Handlers | int | Callable[..., object] | None] = {}
 
     def __enter__(self) -> Self:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._stop)
+        for number in signals.ENDING:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._stop)
         return self
 
     def __exit__(
@@ -48,29 +53,48 @@ class Family:
             command, env=dict(self._environment), stdin=subprocess.DEVNULL, start_new_session=True
         )
 
-    def wait(self, ready: Callable[[], bool] | None = None) -> bool:
-        """Wait until something is ready, or for ever; return whether it is, False after Ctrl-C or SIGTERM.
+    def watch(self, name: str, process: subprocess.Popen[Any]) -> None:
+        """Count a process among the family that somebody else has started and ends."""
+        self._watched[name] = process
+
+    def wait(self, ready: Callable[[], bool] | None = None) -> None:
+        """Wait until something is ready, or for ever.
 
         Raises:
+            StoppedError: A signal has asked for the end.
             RunIncompleteError: One of the processes ended by itself.
         """
         while not self._stopping.is_set():
-            for name, member in self._members.items():
+            for name, member in (self._members | self._watched).items():
                 if (code := member.poll()) is not None:
                     raise RunIncompleteError(
                         f"The {name} has ended by itself (exit code {code}), so all else was stopped too.",
                         hint="What it said stands above.",
                     )
             if ready is not None and ready():
-                return True
+                return
             self._stopping.wait(0.2)
-        return False
+        raise signals.StoppedError(self._number)
 
-    def _stop(self, _number: int, _frame: FrameType | None) -> None:
+    def _stop(self, number: int, _frame: FrameType | None) -> None:
+        self._number = number
         self._stopping.set()
 
 
-def _end(member: subprocess.Popen[bytes]) -> None:
+def require_free(port: int, what: str, option: str) -> None:
+    """Raise PipelineError where a port of this machine is taken: before its address is announced."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise PipelineError(
+                f"{what} can't listen on port {port} of this machine: {error.strerror}.",
+                hint=f"Choose another: {option}.",
+            ) from None
+
+
+def _end(member: subprocess.Popen[Any]) -> None:
     """End a process and all in its group, also what it has left behind."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         deadline = time.monotonic() + _GRACE_SECONDS

@@ -44,11 +44,10 @@ def command(host: str, port: int) -> None:
         listener, url = bind(host, port)
     except OSError as error:
         raise PipelineError(f"The receiver can't listen on {host}, port {port}: {error.strerror}.") from None
-    # The server handles both by itself and raises them again at its end; that end is a good one.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)
     output.say(f"{url}/webhooks/engage")
     running = server(app)
+    # The server ends in order at SIGINT and SIGTERM and raises them again then; a closed terminal is to do the same.
+    signal.signal(signal.SIGHUP, lambda _, frame: running.handle_exit(signal.SIGTERM, frame))
     asyncio.run(running.serve(sockets=[listener]))
     if not running.started:
         raise PipelineError("The receiver did not start.", hint="What it said stands above.")

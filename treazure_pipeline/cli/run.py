@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from treazure_pipeline.cli import instance, output
+from treazure_pipeline.cli import instance, output, signals
 from treazure_pipeline.errors import BusyError, PipelineError, SettingsError
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def run_history(settings: Settings, programme: Programme, config: dict[str, Any]
             return opened[-1]
 
         job = build_definitions(settings, connect).resolve_job_def(names.of("refresh_points_history"))
-        result = _execute(job, dagster, {names.op("points_history"): {"config": config}})
+        result = execute(job, dagster, {names.op("points_history"): {"config": config}})
     values = _values(result)
     return {
         "programme": programme.name,
@@ -207,7 +208,7 @@ def run_verify(settings: Settings, programme: Programme) -> dict[str, Any]:
             except BusyError as error:
                 output.error(str(error))
                 return {"status": "busy", "programme": programme.name, "exit_code": error.exit_code}
-        result = _execute(job, dagster, {})
+        result = execute(job, dagster, {})
     values = _values(result)
     return {
         "programme": programme.name,
@@ -265,7 +266,7 @@ def run_adjustments(settings: Settings) -> dict[str, Any]:
 
     with DagsterInstance.get() as dagster:
         job = build_definitions(settings, connect).resolve_job_def(names_of(settings).of("process_adjustments"))
-        result = _execute(job, dagster, {})
+        result = execute(job, dagster, {})
     values = _values(result)
     return {
         "run_id": result.run_id,
@@ -317,7 +318,7 @@ def run_balance_sync(
             names.op(asset): {"config": {key: value for key, value in given.items() if value}}
             for asset, given in config.items()
         }
-        result = _execute(job, dagster, ops)
+        result = execute(job, dagster, ops)
     return _summary(programme, result, [error for connections in opened for error in connections.failures])
 
 
@@ -367,13 +368,26 @@ def _print_first_send(result: dict[str, Any]) -> None:
     output.console().print(table)
 
 
-def _execute(job: JobDefinition, dagster: DagsterInstance, ops: dict[str, Any]) -> ExecuteInProcessResult:
+def execute(
+    job: JobDefinition, dagster: DagsterInstance, ops: dict[str, Any], partition: str | None = None
+) -> ExecuteInProcessResult:
+    """Run a job in this process; a failure is in the result. Raises StoppedError where a signal has ended the run."""
+    from dagster import DagsterExecutionInterruptedError
+
     from treazure_pipeline.orchestration.balance_sync import FOREGROUND
 
     loggers = {"console": {"config": {"log_level": "CRITICAL"}}}
-    return job.execute_in_process(
-        instance=dagster, run_config={"ops": ops, "loggers": loggers}, tags=FOREGROUND, raise_on_error=False
-    )
+    with signals.noted() as numbers:
+        try:
+            result = job.execute_in_process(
+                instance=dagster, run_config={"ops": ops, "loggers": loggers}, tags=FOREGROUND, raise_on_error=False,
+                partition_key=partition,
+            )  # fmt: skip
+        except DagsterExecutionInterruptedError:
+            result = None
+    if numbers or result is None:  # Dagster has marked the run, and what was accepted is recorded
+        raise signals.StoppedError(numbers[-1] if numbers else signal.SIGINT)
+    return result
 
 
 def _values(result: ExecuteInProcessResult) -> dict[str, Any]:

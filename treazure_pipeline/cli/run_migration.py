@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from treazure_pipeline.cli import instance, output
-from treazure_pipeline.cli.run import _outcome, _values, chosen, conclude
+from treazure_pipeline.cli.run import _outcome, _values, chosen, conclude, execute
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance, ExecuteInProcessResult
@@ -183,15 +183,10 @@ class _Jobs:
 
     def run(self, name: str, config: dict[str, dict[str, Any]], shard: str | None = None) -> bool:
         """Run a job; return whether it succeeded."""
-        from treazure_pipeline.orchestration.balance_sync import FOREGROUND
-
         job = self._definitions.resolve_job_def(self._names.of(name))
         self._report_dead_runs(job.name, shard)
         ops = {self._names.op(asset): {"config": values} for asset, values in config.items()}
-        result = job.execute_in_process(
-            instance=self._dagster, partition_key=shard, tags=FOREGROUND, raise_on_error=False,
-            run_config={"ops": ops, "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-        )  # fmt: skip
+        result = execute(job, self._dagster, ops, partition=shard)
         values = _values(result)
         if shard is None:
             self._figures |= values

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 from typing import TYPE_CHECKING
 
 from treazure_pipeline.sandbox.app import bind, build_app, server
@@ -34,8 +33,7 @@ def main(
     for fault in faults:
         app.state.world.faults.add(fault)
     print(url, flush=True)  # noqa: T201 - the first line of output tells where it listens
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(server(app).serve(sockets=[listener]))
+    asyncio.run(server(app).serve(sockets=[listener]))
 
 
 def parse_fault(text: str) -> Fault:
@@ -97,7 +95,7 @@ def _webhook_switches(wanted: argparse.Namespace) -> list[str]:
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
-    """Serve as the command line says; raises SystemExit (2: wrong arguments, 5: port in use)."""
+    """Serve as the command line says; raises SystemExit (2: wrong arguments, 5: port in use, 130: Ctrl-C)."""
     parser = _parser()
     wanted = parser.parse_args(arguments)
     try:
@@ -109,6 +107,8 @@ def run(arguments: Sequence[str] | None = None) -> None:
     seed = Seed(wanted.seed, wanted.members, programmes, wanted.unknown_share, wanted.in_step)
     try:
         main(wanted.host, wanted.port, seed, behaviour, faults)
+    except KeyboardInterrupt as stopped:
+        parser.exit(getattr(stopped, "exit_code", 130))
     except OSError as error:
         parser.exit(5, f"cannot listen on {wanted.host}:{wanted.port}: {error.strerror}\n")
 

@@ -30,8 +30,9 @@ _STOP_SECONDS = 10
 class Sandbox:
     """A sandbox by its control endpoints. Methods raise httpx.HTTPStatusError if the sandbox refuses."""
 
-    def __init__(self, base_url: str) -> None:
+    def __init__(self, base_url: str, process: subprocess.Popen[str] | None = None) -> None:
         self.base_url = base_url
+        self.process = process
         self._http = httpx.Client(base_url=f"{base_url}/sandbox", timeout=600)
 
     def __enter__(self) -> Self:
@@ -272,7 +273,7 @@ def sandbox_process(*arguments: str) -> Iterator[Sandbox]:
         if not url:
             msg = f"the sandbox could not start, it ended with status {process.wait(_STOP_SECONDS)}"
             raise RuntimeError(msg)
-        with Sandbox(url) as sandbox:
+        with Sandbox(url, process) as sandbox:
             yield sandbox
     finally:
         process.terminate()

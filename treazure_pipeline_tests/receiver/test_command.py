@@ -68,7 +68,7 @@ def test_sigterm_lets_the_last_request_finish_and_is_a_good_end(
         status = answer.result().status_code
         code = process.wait(timeout=60)
 
-    assert (status, code) == (202, 0)
+    assert (status, code) == (202, 143)
     assert rows(database_url, "select event_id from adjustment") == [("evt_1",)]
 
 
