@@ -14,7 +14,9 @@ terminal that was closed.
 from __future__ import annotations
 
 import importlib
+import io
 import logging
+import sys
 import traceback
 from typing import Any
 
@@ -22,7 +24,7 @@ import click
 
 from treazure_pipeline import __version__
 from treazure_pipeline.cli import output, signals
-from treazure_pipeline.errors import BusyError, PipelineError
+from treazure_pipeline.errors import BusyError
 
 # In the order of the help. treazure_pipeline.cli.<name>.command is imported only to be run; this is its first sentence.
 COMMANDS = {
@@ -68,15 +70,17 @@ class Commands(click.Group):
         """Run the command; say what went wrong on standard error and end with its exit code."""
         try:
             return super().invoke(ctx)
-        except PipelineError as error:
-            _report(ctx, "busy" if isinstance(error, BusyError) else "failed", str(error))
-            ctx.exit(error.exit_code)
         except KeyboardInterrupt as stopped:
             _report(ctx, "failed", "Stopped.")
             ctx.exit(getattr(stopped, "exit_code", 130))
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:  # noqa: BLE001 - the last place that can say anything
+            from treazure_pipeline.surroundings import understood
+
+            if (ours := understood(error)) is not None:
+                _report(ctx, "busy" if isinstance(ours, BusyError) else "failed", str(ours))
+                ctx.exit(ours.exit_code)
             # Not the error's text without being asked: nobody has seen to it that it holds no secret.
             _report(
                 ctx,
@@ -114,4 +118,8 @@ def commands(*, debug: bool) -> None:
 def main() -> None:
     """Run the command line."""
     signals.listen()
+    # A terminal of another encoding shows what it lacks as its number.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     commands(prog_name="treazure-pipeline")

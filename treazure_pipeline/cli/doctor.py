@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
@@ -26,6 +27,7 @@ from treazure_pipeline.ledger import adjustments, owner, rights
 from treazure_pipeline.ledger.limiter import Priority
 from treazure_pipeline.ledger.store import Ledger
 from treazure_pipeline.settings import Programme, Settings, Storage, load_settings, load_storage
+from treazure_pipeline.surroundings import understood
 from treazure_pipeline.sync.other_writers import Sign, foreign_balances, foreign_transactions
 
 _VERDICTS = {
@@ -116,7 +118,10 @@ def _findings() -> Iterator[Finding]:
         names = ", ".join(programme.name for programme in settings.programmes)
         yield Finding("settings", "ok", f"programmes: {names}")
         yield _alerts(settings)
-        yield from _systems(settings)
+        try:
+            yield from _systems(settings)
+        except SettingsError as error:
+            yield Finding("surroundings", "failed", str(error))
     try:
         storage = load_storage()
     except SettingsError:
@@ -164,7 +169,11 @@ def _systems(settings: Settings) -> Iterator[Finding]:
 
 
 def _databases(storage: Storage, settings: Settings | None) -> Iterator[Finding]:
-    place = instance.locate(storage)
+    try:
+        place = instance.locate(storage)
+    except SettingsError as error:
+        yield Finding("Dagster: home", "failed", str(error))
+        return
     if instance.uses_embedded(storage) and embedded.running_url(storage.home) is None:
         yield Finding("database", "note", "embedded, stopped: whatever needs it starts it, as does `db start`")
         return
@@ -237,8 +246,10 @@ def _signs(check: str, signs: Sequence[Sign], meaning: str) -> Finding:
 def _tried(check: str, attempt: Callable[[], str]) -> Finding:
     try:
         return Finding(check, "ok", attempt())
-    except PipelineError as error:
-        return Finding(check, "failed", str(error))
+    except Exception as error:
+        if (ours := understood(error)) is None:
+            raise
+        return Finding(check, "failed", str(ours))
 
 
 def _login(treazure: TreazureClient) -> str:
@@ -296,7 +307,8 @@ def _dagster_storage(place: instance.Instance) -> str:
     """Open it as runs do; where Dagster has made no tables yet, only ask whether it may."""
     instance.connect_dagster(place)
     if instance.is_used(place):
-        with instance.opened(place) as dagster:
+        os.environ.update(place.environment)
+        with instance.opened() as dagster:
             return f"can be used; it holds {dagster.get_runs_count():,} runs"
     return "can be used, and is empty"
 
@@ -306,7 +318,7 @@ def _daemon(place: instance.Instance) -> Finding:
     check = "Dagster: daemon"
     if not instance.is_used(place):
         return Finding(check, "note", "has never run on this instance; `treazure-pipeline dev` runs one")
-    with instance.opened(place) as dagster:
+    with instance.opened() as dagster:
         statuses = dagster.get_daemon_statuses().values()
         silent = [status.daemon_type for status in statuses if not status.healthy]
     if silent:

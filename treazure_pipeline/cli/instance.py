@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
-import sqlalchemy as sa
 from psycopg import sql
 
 from treazure_pipeline import private
@@ -18,8 +17,9 @@ from treazure_pipeline.cli import output
 from treazure_pipeline.connections import open_ledger
 from treazure_pipeline.database import embedded, homes, schema
 from treazure_pipeline.database.urls import sibling
-from treazure_pipeline.errors import DatabaseUnavailableError
+from treazure_pipeline.errors import DatabaseUnavailableError, SettingsError
 from treazure_pipeline.settings import Settings, Storage
+from treazure_pipeline.surroundings import dagster_unavailable, understood
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
@@ -75,7 +75,7 @@ def locate(storage: Storage) -> Instance:
     return Instance(
         ledger_url=urls.ledger,
         dagster_url=given.get_secret_value() if given else urls.dagster,
-        dagster_home=Path(os.environ.get("DAGSTER_HOME") or storage.home / "dagster"),
+        dagster_home=_dagster_home(storage),
         home=storage.home,
     )
 
@@ -138,9 +138,9 @@ def connect_dagster(instance: Instance) -> None:
         with psycopg.connect(instance.dagster_url, **schema.CONNECTION) as connection:
             row = connection.execute(_MAY_BE_USED).fetchone()
     except psycopg.Error as error:
-        raise _dagster_unavailable(" ".join(str(error).split())) from None
+        raise dagster_unavailable(error) from None
     if row != (True,):
-        raise _dagster_unavailable("its role may make no tables there")
+        raise dagster_unavailable("its role may make no tables there")
 
 
 def is_used(instance: Instance) -> bool:
@@ -151,27 +151,33 @@ def is_used(instance: Instance) -> bool:
 
 
 @contextmanager
-def opened(instance: Instance) -> Iterator[DagsterInstance]:
-    """Open the Dagster instance, as its daemon and runs do.
+def opened() -> Iterator[DagsterInstance]:
+    """Open the Dagster instance of DAGSTER_HOME, as its daemon and runs do.
 
     Raises:
         DatabaseUnavailableError: Its storage can't be used.
+        SettingsError: Its dagster.yaml is not understood.
     """
     from dagster import DagsterInstance
 
-    os.environ.update(instance.environment)
     try:
-        with DagsterInstance.from_config(str(instance.dagster_home)) as dagster:
-            yield dagster
-    except sa.exc.DBAPIError as error:
-        raise _dagster_unavailable(" ".join(str(error.orig).split())) from None
+        dagster = DagsterInstance.get()
+    except Exception as error:
+        if (ours := understood(error)) is not None:
+            raise ours from None
+        raise SettingsError(
+            f"Dagster's instance in {os.environ['DAGSTER_HOME']} can't be opened: {str(error).strip().splitlines()[0]}",
+            hint="Mend the dagster.yaml there, or unset DAGSTER_HOME.",
+        ) from error
+    with dagster:
+        yield dagster
 
 
-def _dagster_unavailable(reason: str) -> DatabaseUnavailableError:
-    return DatabaseUnavailableError(
-        f"Dagster's storage can't be used: {reason}.",
-        hint="Run `treazure-pipeline db upgrade`, or see that DAGSTER_POSTGRES_URL is right.",
-    )
+def _dagster_home(storage: Storage) -> Path:
+    given = os.environ.get("DAGSTER_HOME", "").strip()
+    if given and not Path(given).is_absolute():
+        raise SettingsError(f"DAGSTER_HOME ({given}) must be an absolute path.", hint="Dagster takes no other.")
+    return Path(given or storage.home / "dagster")
 
 
 _MAY_BE_USED = """
@@ -182,6 +188,9 @@ select coalesce(has_schema_privilege(current_schema(), 'create'), false) or to_r
 def write_dagster_home(instance: Instance) -> None:
     """Put the packaged instance settings into our own DAGSTER_HOME; leave another one alone."""
     if instance.dagster_home != instance.home / "dagster":
+        if not instance.dagster_home.is_dir():
+            message = f"DAGSTER_HOME ({instance.dagster_home}) is no folder."
+            raise SettingsError(message, hint="Make it, with a dagster.yaml in it, or unset DAGSTER_HOME.")
         return
     homes.make_folder(instance.home)
     private.folder(instance.dagster_home)

@@ -136,15 +136,13 @@ def history(ctx: click.Context, *, names: tuple[str, ...], full: bool, url: str 
 
 def run_history(settings: Settings, programme: Programme, config: dict[str, Any]) -> dict[str, Any]:
     """Run one programme's job; return what `--json` prints, and the `exit_code`."""
-    from dagster import DagsterInstance
-
     from treazure_pipeline.connections import Connections
     from treazure_pipeline.orchestration.definitions import build_definitions
     from treazure_pipeline.orchestration.names import names_of
 
     opened: list[Connections] = []
     names = names_of(settings, programme)
-    with DagsterInstance.get() as dagster, _progress(programme, "reading logs") as advance:
+    with instance.opened() as dagster, _progress(programme, "reading logs") as advance:
 
         def connect(settings: Settings) -> Connections:
             opened.append(Connections(settings, on_progress=advance))
@@ -185,8 +183,6 @@ def verify(ctx: click.Context, *, names: tuple[str, ...], as_json: bool) -> None
 
 def run_verify(settings: Settings, programme: Programme) -> dict[str, Any]:
     """Run one programme's verification; return what `--json` prints, and the `exit_code`."""
-    from dagster import DagsterInstance
-
     from treazure_pipeline.connections import Connections
     from treazure_pipeline.ledger import verification
     from treazure_pipeline.orchestration.definitions import build_definitions
@@ -199,7 +195,7 @@ def run_verify(settings: Settings, programme: Programme) -> dict[str, Any]:
         return opened[-1]
 
     names = names_of(settings, programme)
-    with DagsterInstance.get() as dagster:
+    with instance.opened() as dagster:
         job = build_definitions(settings, connect).resolve_job_def(names.of("verify_balances"))
         with Connections(settings) as connections:
             try:
@@ -252,8 +248,6 @@ def migration(ctx: click.Context, /, *, names: tuple[str, ...], as_json: bool, *
 
 def run_adjustments(settings: Settings) -> dict[str, Any]:
     """Run the job once; return what `--json` prints, and the `exit_code`."""
-    from dagster import DagsterInstance
-
     from treazure_pipeline.connections import Connections
     from treazure_pipeline.orchestration.definitions import build_definitions
     from treazure_pipeline.orchestration.names import names_of
@@ -264,7 +258,7 @@ def run_adjustments(settings: Settings) -> dict[str, Any]:
         opened.append(Connections(settings))
         return opened[-1]
 
-    with DagsterInstance.get() as dagster:
+    with instance.opened() as dagster:
         job = build_definitions(settings, connect).resolve_job_def(names_of(settings).of("process_adjustments"))
         result = execute(job, dagster, {})
     values = _values(result)
@@ -289,15 +283,13 @@ def run_balance_sync(
     settings: Settings, programme: Programme, window: dict[str, Any], *, limit: int | None = None
 ) -> dict[str, Any]:
     """Run one programme's job; return what `--json` prints, and the `exit_code`."""
-    from dagster import DagsterInstance
-
     from treazure_pipeline.connections import Connections
     from treazure_pipeline.orchestration.definitions import build_definitions
     from treazure_pipeline.orchestration.names import names_of
 
     opened: list[Connections] = []
     names = names_of(settings, programme)
-    with DagsterInstance.get() as dagster, _progress(programme) as advance:
+    with instance.opened() as dagster, _progress(programme) as advance:
 
         def connect(settings: Settings) -> Connections:
             opened.append(Connections(settings, on_progress=advance))

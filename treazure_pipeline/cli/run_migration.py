@@ -68,9 +68,7 @@ def run_migration(
     accept: bool = False,  # noqa: ARG001 - told by accepted_by
 ) -> dict[str, Any]:
     """Run the jobs that are left of the programme's migration; return what `--json` prints, and the `exit_code`."""
-    from dagster import DagsterInstance
-
-    with DagsterInstance.get() as dagster, _progress(programme) as bar:
+    with instance.opened() as dagster, _progress(programme) as bar:
         jobs = _Jobs(settings, programme, dagster, bar.advance)
         before = jobs.state()
         if before is None:

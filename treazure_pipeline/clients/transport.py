@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import random
 import re
 import threading
@@ -249,17 +250,18 @@ class Http:
         self._secrets = tuple(secrets)
         self._impersonal = frozenset(impersonal)
         connections = concurrency + 2
-        self._client = httpx.Client(
-            headers={"User-Agent": USER_AGENT, "Accept": "application/json"},
-            timeout=httpx.Timeout(timeout, connect=min(timeout, LONGEST_CONNECT_SECONDS)),
-            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
-            follow_redirects=False,
-            verify=self._base.scheme == "https",
-            trust_env=not is_loopback(self._base.hostname),
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-            transport=transport,
-            event_hooks={"response": [on_answer] if on_answer else []},
-        )
+        with _named_surroundings():
+            self._client = httpx.Client(
+                headers={"User-Agent": USER_AGENT, "Accept": "application/json"},
+                timeout=httpx.Timeout(timeout, connect=min(timeout, LONGEST_CONNECT_SECONDS)),
+                limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+                follow_redirects=False,
+                verify=self._base.scheme == "https",
+                trust_env=not is_loopback(self._base.hostname),
+                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+                transport=transport,
+                event_hooks={"response": [on_answer] if on_answer else []},
+            )
 
     def close(self) -> None:
         """Close the connections."""
@@ -464,3 +466,25 @@ class Http:
 def _origin(url: SplitResult, scheme: str = "") -> tuple[str, str | None, int | None]:
     scheme = (url.scheme or scheme).lower()
     return scheme, url.hostname, url.port or {"http": 80, "https": 443}.get(scheme)
+
+
+@contextmanager
+def _named_surroundings() -> Iterator[None]:
+    """Name what of the environment httpx can't use; not its value, since a proxy's address can hold a password."""
+    try:
+        yield
+    except (ImportError, ValueError, httpx.InvalidURL):
+        names = [name for name in os.environ if name.upper() in _PROXIES]
+        raise SettingsError(
+            f"The proxy that the environment names ({', '.join(names)}) can't be used.",
+            hint="It must be http://… or https://…, and NO_PROXY a list of hosts; unset what is not meant for this.",
+        ) from None
+    except OSError as error:
+        names = [name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)]
+        raise SettingsError(
+            f"The certificates that {' or '.join(names) or 'the system'} names can't be read: {error.strerror}.",
+            hint="Mend or unset it.",
+        ) from None
+
+
+_PROXIES = {"ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"}

@@ -23,7 +23,7 @@ def default() -> Path:
 def private_folder(folder: Path) -> Path | None:
     """Return the outermost folder on the way to this one, as far as it exists, that others may not enter."""
     way = [*reversed(folder.parents), folder]
-    return next((part for part in way if part.exists() and not part.stat().st_mode & stat.S_IXOTH), None)
+    return next((part for part in way if part.is_dir() and not part.stat().st_mode & stat.S_IXOTH), None)
 
 
 def make_folder(folder: Path) -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import dagster as dg
 
 from treazure_pipeline.connections import Connections
-from treazure_pipeline.errors import PipelineError
+from treazure_pipeline.surroundings import understood
 
 
 @contextmanager
@@ -21,13 +21,13 @@ def shown(connections: Connections) -> Iterator[None]:
     """
     try:
         yield
-    except PipelineError as error:
-        connections.failures.append(error)
-        raise dg.Failure(str(error), metadata={"error": type(error).__name__}, allow_retries=False) from error
     except dg.Failure:
         raise
-    except Exception as error:  # noqa: BLE001 - the last place that can say anything
+    except Exception as error:
         name = type(error).__name__
+        if (ours := understood(error)) is not None:
+            connections.failures.append(ours)
+            raise dg.Failure(str(ours), metadata={"error": name}, allow_retries=False) from error
         where = "".join(traceback.format_tb(error.__traceback__))
         raise dg.Failure(
             f"Unexpected {name}; this is a mistake in treazure-pipeline.",
