@@ -178,7 +178,7 @@ def ping(url: SecretStr) -> bool:
     _silence()
     try:
         heard = httpx.get(url.get_secret_value(), timeout=_PING_TIMEOUT, follow_redirects=True).is_success
-    except (httpx.HTTPError, httpx.InvalidURL):
+    except (httpx.HTTPError, httpx.InvalidURL, ImportError, OSError, ValueError):  # the latter of proxies, certificates
         heard = False
     if not heard:
         logger.warning("DEAD_MAN_URL did not answer a ping; it is pinged again")

@@ -131,7 +131,14 @@ def _ping_url(value: SecretStr | None) -> SecretStr | None:
 
 
 def _home(value: Path) -> Path:
-    return value.expanduser().absolute()
+    return _expanded(value).absolute()
+
+
+def _expanded(path: str | Path) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # of a user who is not in /etc/passwd, without HOME
+        raise ValueError("begins with ~, and there is no such home directory: write the whole path") from None
 
 
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
@@ -395,11 +402,13 @@ def _read_files(model: type[Storage], given: dict[str, str], problems: dict[str,
             problems[f"{variable}_FILE"] = f"must not be set beside {variable}: it is one or the other"
             continue
         try:
-            given[variable] = Path(path).expanduser().read_text(encoding="utf-8").strip()
+            given[variable] = _expanded(path).read_text(encoding="utf-8").strip()
         except OSError as error:
             problems[f"{variable}_FILE"] = f"({path!r}) cannot be read: {error.strerror}"
         except UnicodeDecodeError:
             problems[f"{variable}_FILE"] = f"({path!r}) is not UTF-8 text"
+        except ValueError as error:
+            problems[f"{variable}_FILE"] = f"({path!r}) {error}"
         else:
             if not given[variable]:
                 problems[f"{variable}_FILE"] = f"({path!r}) is empty"
@@ -505,7 +514,7 @@ def _programmes(given: Mapping[str, str], problems: dict[str, str]) -> tuple[Pro
         for variable in _ONE_PROGRAMME.keys() & given.keys():
             problems[variable] = f"must not be set beside {_PROGRAMMES_FILE}, which holds it for each programme"
         try:
-            return _read_programmes(Path(given[_PROGRAMMES_FILE]).expanduser(), _guards(given))
+            return _read_programmes(_expanded(given[_PROGRAMMES_FILE]), _guards(given))
         except ValueError as error:
             problems[_PROGRAMMES_FILE] = f"({given[_PROGRAMMES_FILE]!r}) {error}"
             return ()

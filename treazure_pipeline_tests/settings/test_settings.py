@@ -334,3 +334,10 @@ def test_only_one_programme_keeps_its_names(tmp_path: Path) -> None:
     )
     with pytest.raises(SettingsError, match="keeps_names stands at more than one programme"):
         load_settings(without("TREAZURE_LOYALTY_ID") | {"TREAZURE_PIPELINE_PROGRAMMES": str(file)})
+
+
+@pytest.mark.parametrize("variable", ["TREAZURE_PIPELINE_HOME", "TREAZURE_PIPELINE_PROGRAMMES", "ENGAGE_API_KEY_FILE"])
+def test_a_home_directory_that_is_not_there_is_a_line(variable: str) -> None:
+    environ = {name: value for name, value in COMPLETE.items() if name not in {"TREAZURE_LOYALTY_ID", "ENGAGE_API_KEY"}}
+
+    assert f"{variable} ('~nobody-here/x') begins with ~" in refused(environ | {variable: "~nobody-here/x"})
