@@ -33,6 +33,9 @@ class Dialects(BaseModel):
     )
     mutated_at: bool = Field(True, description="Treazure: whether export rows have a mutatedAt")
     upper_case: bool = Field(False, description="Treazure: GUIDs in upper case in exports")
+    numbers: Literal["number", "text"] = Field(
+        "number", description="Treazure: how points come in exports, accounts, transactions and histories"
+    )
     transaction_answer: Literal["account", "balance", "neither"] = Field(
         "account",
         description='Treazure: a transaction answers with the account, a bare {"balance": ...}, or without a balance',

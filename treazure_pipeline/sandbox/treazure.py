@@ -161,7 +161,7 @@ def stored_result(export: str, request: Request) -> Response:
 @router.get(f"{_BASE}/Account/{{account}}")
 def account(account: str, request: Request) -> Response:
     """The balances of one account in all its programmes."""
-    return _guarded(request, lambda world: answer(_account(world, _member(world, account))))
+    return _guarded(request, lambda world: _answer(world, _account(world, _member(world, account))))
 
 
 @router.post(
@@ -344,6 +344,8 @@ class _Rows:
         head = f'{{"{self._behaviour.account_key}":"'
         middle = f'","loyaltyPointDefinitionId":{self._programme},"balance":'
         amounts = to_texts(balance.tolist())
+        if self._behaviour.numbers == "text":
+            amounts = [f'"{amount}"' for amount in amounts]
         if not self._behaviour.mutated_at:
             return [f"{head}{guid}{middle}{points}}}" for guid, points in zip(guids, amounts, strict=True)]
         return [
@@ -429,12 +431,17 @@ def _transact(world: World, account: str, body: bytes) -> Response:
         if world.behaviour.transaction_answer == "neither":
             return answer({"loyaltyPrograms": []})
         if world.behaviour.transaction_answer == "balance":
-            return answer({"balance": to_decimal(int(moves[-1][0].balance[member]))})
+            return _answer(world, {"balance": to_decimal(int(moves[-1][0].balance[member]))})
         changed = _account(world, member)
         for programme in changed["loyaltyPrograms"]:
             if programme["loyaltyPointDefinitionId"] in left:
                 programme["balance"] = to_decimal(left[programme["loyaltyPointDefinitionId"]])
-        return answer(changed)
+        return _answer(world, changed)
+
+
+def _answer(world: World, value: object) -> Response:
+    """An answer with points in it."""
+    return answer(value, texts=world.behaviour.numbers == "text")
 
 
 def _book(world: World, member: int, moves: list[tuple[Vault, int, int]], context: _Context) -> None:
@@ -475,7 +482,7 @@ def _history(world: World, account: str, loyalty_id: str) -> Response:
         ]
         rows = [(_told(world, movement), movement) for movement in shown[world.behaviour.history_missing_first :]]
         rows.sort(key=lambda row: row[0])
-        return answer([_movement(world, vault, movement, told) for told, movement in rows])
+        return _answer(world, [_movement(world, vault, movement, told) for told, movement in rows])
 
 
 def _told(world: World, movement: Movement) -> int:

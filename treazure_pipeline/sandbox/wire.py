@@ -16,11 +16,14 @@ if TYPE_CHECKING:
     from treazure_pipeline.sandbox.world import World
 
 _ENCODER = msgspec.json.Encoder(decimal_format="number")
+_TEXTS = msgspec.json.Encoder(decimal_format="string")
 
 
-def answer(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """A JSON answer in which decimals are exact numbers."""
-    return Response(_ENCODER.encode(value), status, headers, "application/json")
+def answer(
+    value: object, status: int = 200, headers: Mapping[str, str] | None = None, *, texts: bool = False
+) -> Response:
+    """A JSON answer in which decimals are exact numbers, or their texts."""
+    return Response((_TEXTS if texts else _ENCODER).encode(value), status, headers, "application/json")
 
 
 def world_of(request: Request) -> World:

@@ -418,6 +418,23 @@ def test_being_told_to_come_later_costs_no_try_and_pauses_everybody(stub: Stub) 
     assert len(pacer.paused) == 12
 
 
+class Aged(Recorder):
+    """Its first slot is a minute old when it is to be used."""
+
+    @contextmanager
+    def slot(self) -> Iterator[float]:
+        self.slots += 1
+        yield now() - (60 if self.slots == 1 else 0)
+
+
+def test_a_slot_that_is_too_old_is_not_used_but_taken_anew(stub: Stub) -> None:
+    pacer = Aged()
+    with client(stub, pacer=pacer) as treazure:
+        assert treazure.account_balance(GUID, "points") == Decimal("12.5")
+    assert pacer.slots == 2
+    assert len(stub.asked_for(ACCOUNT)) == 1
+
+
 def test_a_wait_longer_than_the_patience_is_not_begun(stub: Stub) -> None:
     stub.on(ACCOUNT, Reply(429, headers={"Retry-After": "86400"}))
     with client(stub) as treazure, pytest.raises(RateLimitedError) as caught:
