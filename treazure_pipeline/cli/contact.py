@@ -86,5 +86,9 @@ def _contact(guid: str) -> str:
 
 
 def _ledger() -> Ledger:
+    from treazure_pipeline.database import embedded
+
     settings = load_settings()
-    return open_ledger(settings, instance.prepare(settings).ledger_url)
+    if instance.uses_embedded(settings):
+        embedded.start(settings.home)
+    return open_ledger(settings, instance.locate(settings).ledger_url)
