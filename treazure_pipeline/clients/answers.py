@@ -50,6 +50,12 @@ _HINTS: dict[System, tuple[str, str]] = {
 }
 
 
+_ASK: dict[System, str] = {
+    "treazure": "If that does not say why, ask Treazure with the request id.",
+    "engage": "If that does not say why, ask Voyado with the request id.",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """A complete answer, whatever its status; `path` without the query."""
@@ -104,7 +110,7 @@ def failure(answer: Answer, came: str) -> RemoteError:
     if status in {401, 403}:
         return AuthenticationError(f"the credentials are not accepted; there came {came}.", call, hint=credentials)
     kind = NotFoundError if status == 404 else PermanentError
-    hint = address if status in {404, 405} else None
+    hint = address if status in {404, 405} else _ASK[answer.system]
     return kind(f"the request is refused; there came {came}.", call, hint=hint)
 
 

@@ -18,7 +18,13 @@ from urllib.parse import urljoin
 from treazure_pipeline.clients import wire
 from treazure_pipeline.clients.answers import Answer, retry_after_seconds, unusable
 from treazure_pipeline.clients.transport import Http, RetryPolicy, jittered
-from treazure_pipeline.errors import ExportExpiredError, NotFoundError, PermanentError, TransientError
+from treazure_pipeline.errors import (
+    ExportExpiredError,
+    InvalidAnswerError,
+    NotFoundError,
+    PermanentError,
+    TransientError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -70,7 +76,11 @@ class Exports:
             with ExitStack() as stack:
                 seen = self._retry.call(lambda: self._see(path, stack), pacer=self._pacer)
                 if seen.pieces is not None:
-                    yield seen.pieces
+                    try:
+                        yield seen.pieces
+                    except InvalidAnswerError as error:
+                        error.call = seen.answer.call  # who reads the rows knows nothing of the answer
+                        raise
                     return
             never_found = never_found and seen.answer.status == 404
             self._wait(seen.answer, polls, time.monotonic() - began, never_found=never_found)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pydantic import SecretStr
 
+from treazure_pipeline.clients.decoding import decode_balances
 from treazure_pipeline.clients.transport import RetryPolicy
 from treazure_pipeline.clients.treazure import TreazureClient
 from treazure_pipeline.errors import (
@@ -149,6 +150,17 @@ def test_another_answer_is_described_and_never_quoted(stub: Stub, treazure: Trea
         fetched(treazure)
     assert "Anna" not in str(caught.value)
     assert "accountNumber" not in str(caught.value)
+
+
+def test_rows_that_are_no_array_are_told_with_the_id_of_the_answer(stub: Stub, treazure: TreazureClient) -> None:
+    stub.on(RESULT, Reply(200, ROWS[:-1], {"x-request-id": "r-1"}))
+    with (
+        pytest.raises(
+            InvalidAnswerError, match=r"Balances/7/result \(status 200, request id r-1\): The export is cut short"
+        ),
+        treazure.open_balances(HREF) as pieces,
+    ):
+        list(decode_balances(pieces, "points"))
 
 
 def test_a_path_that_is_never_found_is_called_a_wrong_path(
