@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from treazure_pipeline import people
 from treazure_pipeline.errors import DatabaseError
 from treazure_pipeline.receiver.events import Event
 from treazure_pipeline.receiver.history import Histories
@@ -82,7 +83,8 @@ class Receiver:
         except DatabaseError as error:
             log.error("%s", error)  # noqa: TRY400 - the message is complete
             raise _RefusedError(503, "unavailable", "It could not be stored; try again later.") from None
-        log.info("%s: event %.100r of type %.100r", stored, event.id, event.kind)
+        named = people.public(f"event {people.word(event.id)} of type {people.word(event.kind or '')}")
+        log.info("%s: %s", stored, named)
         if self._answer_within > 0 and stored in {"stored", "repeated"}:
             balance = await self._store.balance(event.id, began + self._answer_within)
             if balance is not None:

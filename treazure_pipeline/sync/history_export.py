@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import csv
 
-from treazure_pipeline import private
+from treazure_pipeline import people, private
 from treazure_pipeline.clients.transport import redacted
 from treazure_pipeline.errors import PipelineError, SettingsError
 from treazure_pipeline.ledger import history
@@ -116,7 +116,11 @@ def export(ledger: Ledger, account: Account, url: str) -> Exported:
         raise
     except pa.ArrowInvalid as error:
         wrong = history.too_long(ledger, account, digits=POINTS.precision, decimals=POINTS.scale)
-        which = f"The points of movement {wrong[1]} of contact {wrong[0]}" if wrong else f"A movement ({error})"
+        which = (
+            f"The points of movement {wrong[1]} of contact {wrong[0]}"
+            if wrong
+            else f"A movement ({people.said(str(error))})"
+        )
         raise ExportError(
             f"{which} can't be held by a Parquet file: points have at most {POINTS.scale} decimals there.",
             hint="Correct it in Treazure, or read that month from the table points_history.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,9 +15,13 @@ from treazure_pipeline_tests.adjustments.desk import Desk, assert_each_once
 from treazure_pipeline_tests.people.test_marks import COMMENT, MAIL, MARKS, NAME, PERSON
 
 
+def command(desk: Desk, *arguments: str) -> Result:
+    """Run the command line as an operator of the desk."""
+    return CliRunner(env=desk.variables).invoke(commands, arguments)
+
+
 def contact_command(desk: Desk, *arguments: str) -> Result:
-    """Run `contact …` as an operator of the desk."""
-    return CliRunner(env=desk.variables).invoke(commands, ["contact", *arguments])
+    return command(desk, "contact", *arguments)
 
 
 def life(desk: Desk, contact: str) -> int:
@@ -168,3 +173,20 @@ def test_a_contact_is_a_guid_and_anything_else_is_not_repeated(desk: Desk, guid:
     refused = contact_command(desk, "export", guid)
     assert refused.exit_code == 2
     assert guid not in refused.stdout + refused.stderr
+
+
+def test_a_description_is_shown_as_the_text_that_it_is(desk: Desk, empty_database_url: str, home: Path) -> None:
+    desk.environ |= {"DAGSTER_POSTGRES_URL": empty_database_url, "TREAZURE_PIPELINE_HOME": str(home)}
+    contact = desk.contacts(1)[0]
+    hostile = "[/b] [red] \x1b[2J\x9b31m \u202e"
+    desk.give(contact, 5, description=hostile, source=hostile)
+    desk.deliver(json.dumps({"contactId": contact, "amount": hostile, "pointDefinitionId": 1}))
+    desk.process()
+    desk.sandbox.set_fault("bad_rows", raw_rows=[json.dumps({"accountNumber": contact, "balance": hostile})])
+    desk.sync()
+
+    for arguments in (["adjustments", "list"], ["explain", contact], ["rejections", "list", "--rows"]):
+        shown = command(desk, *arguments)
+        assert shown.exit_code == 0, arguments
+        assert all(one.isprintable() for one in shown.stdout.replace("\n", "")), arguments
+    assert "[/b]" in command(desk, "adjustments", "list").stdout
