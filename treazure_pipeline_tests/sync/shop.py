@@ -148,13 +148,14 @@ class Shop:
         self.sql("update batch set claimed_at = claimed_at - %s, lease_until = lease_until - %s", past, past)
         self.sql(
             "update observation set asked = asked - %s, answered = answered - %s, "
-            "window_from = greatest(window_from - %s, '2000-01-01'), window_to = window_to - %s",
+            "window_from = case when window_from > '2000-01-01' then window_from - %s else window_from end, "
+            "window_to = window_to - %s",
             past, past, past, past,
         )  # fmt: skip
         self.sql(
             "update programme set export_answered = greatest(export_answered - %s, 'epoch'), covered = coalesce(("
-            "select range_agg(tstzrange(greatest(lower(r) - %s, '2000-01-01'), upper(r) - %s)) "
-            "from unnest(covered) r), '{}')",
+            "select range_agg(tstzrange(case when lower(r) > '2000-01-01' then lower(r) - %s else lower(r) end, "
+            "upper(r) - %s)) from unnest(covered) r), '{}')",
             past, past, past,
         )  # fmt: skip
 
