@@ -42,6 +42,7 @@ _ONE_PROGRAMME = {
     "PROGRAMME_BEGINNING": "beginning",
     "PROGRAMME_DECIMALS": "decimals",
 }
+_WEEKLY = "37 2 * * 0"
 _GUARDS = {
     "GUARD_MAX_CHANGED_SHARE": "max_changed_share",
     "GUARD_MAX_ZEROED_SHARE": "max_zeroed_share",
@@ -99,6 +100,16 @@ def _beginning(value: object) -> object:
         value = datetime.combine(value, time.min)
     if isinstance(value, datetime):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    return value
+
+
+def _cron(value: str) -> str:
+    if value == _WEEKLY or value.lower() == "off":
+        return value.lower()
+    from dagster._utils.schedules import is_valid_cron_string  # noqa: PLC0415 - takes a second, and hardly anybody needs it
+
+    if not is_valid_cron_string(value):
+        raise ValueError("must be off, or five fields of cron in UTC, such as 37 2 * * 0 for Sundays at 02:37")
     return value
 
 
@@ -257,6 +268,7 @@ class Settings(MasterSettings):
 
     engage_verify_grace_seconds: float = Field(default=1800, ge=0, allow_inf_nan=False)
     engage_verify_seconds: float = Field(default=2400, gt=0, le=3300, allow_inf_nan=False)
+    full_resync_cron: Annotated[str, AfterValidator(_cron)] = _WEEKLY
     approval_lifetime_hours: float = Field(default=24, gt=0, le=24 * 30, allow_inf_nan=False)
     ledger_history_days: int = Field(default=400, ge=7)
     text_retention_days: int = Field(default=90, ge=1)

@@ -53,7 +53,11 @@ def command() -> None:
 
 @command.command("balance-sync")
 @click.option("--programme", "names", multiple=True, metavar="NAME", help="Only this programme (repeatable).")
-@click.option("--full-resync", is_flag=True, help="Fetch all balances; only what differs is sent.")
+@click.option(
+    "--full-resync",
+    is_flag=True,
+    help="Fetch all balances, as FULL_RESYNC_CRON does by itself once a week; only what differs is sent.",
+)
 @click.option("--window-from", metavar="TIME", help="Begin of an explicit window, ISO 8601.")
 @click.option("--window-to", metavar="TIME", help="Its end; default: two hours from now.")
 @click.option(
@@ -75,7 +79,7 @@ def balance_sync(
     as_json: bool,
 ) -> None:
     """Fetch what changed in Treazure, compare, and set it in Engage."""
-    from treazure_pipeline.orchestration.balance_sync import window_asked_for
+    from treazure_pipeline.orchestration.windows import window_asked_for
     from treazure_pipeline.settings import load_settings
 
     settings = load_settings()
@@ -409,7 +413,11 @@ def _summary(programme: Programme, result: ExecuteInProcessResult, failures: Seq
     values = _values(result)
     summary: dict[str, Any] = {"programme": programme.name, "run_id": result.run_id}
     if "window_from" in values:
-        summary["window"] = {"from": _iso(values["window_from"]), "to": _iso(values["window_to"])}
+        summary["window"] = {
+            "from": _iso(values["window_from"]),
+            "to": _iso(values["window_to"]),
+            "full": values["full"],
+        }
     summary |= {name: values[name] for name in FIGURES if name in values}
     if "first_send" in values:
         summary["first_send"] = values["first_send"]

@@ -50,6 +50,7 @@ def command(*, names: tuple[str, ...], as_json: bool) -> None:
             "last window": f"{_time(status.window_from)} to {_time(status.window_to)}",
             "covered without a hole until": f"{_time(status.covered_until)}{_ago(status.now, status.covered_until)}",
             "holes in the coverage": f"{status.holes:,}",
+            "all balances asked for": f"{_time(status.full_asked)}{_ago(status.now, status.full_asked)}",
             "pending": f"{status.pending:,}",
             "  of these held until their next try": f"{status.held:,}",
             "  refused by Engage": f"{status.refused:,}",

@@ -22,6 +22,9 @@ OVERLAP = timedelta(hours=2)
 MOST_APART = timedelta(minutes=5)
 """So much may the database's clock differ from Treazure's, and from what it was before: a small part of the overlap."""
 
+BETWEEN_TRIES = timedelta(hours=6)
+"""A full resync that failed is not tried again sooner: the hourly windows go on meanwhile."""
+
 _APART = f"interval '{MOST_APART.seconds} seconds'"
 TRUSTED = f"case when upper(g.covered) <= clock_timestamp() + {_APART} then g.covered else '{{}}' end"
 """The coverage of a programme `g`; none where the clock was ahead when it was recorded."""
@@ -43,6 +46,26 @@ class Window:
     start: datetime
     end: datetime
     is_full: bool = False
+
+
+@dataclass(frozen=True)
+class LastFull:
+    """When everything was asked for last, on the database's clock: merged since, and whatever became of it."""
+
+    now: datetime
+    merged_at: datetime | None
+    tried_at: datetime | None
+
+
+@retried
+def last_full(ledger: Ledger, account: Account) -> LastFull:
+    """Return when everything was asked for last."""
+    with ledger.transaction() as connection:
+        row = connection.execute(
+            "select clock_timestamp(), full_asked_at, full_tried_at from programme where id = %s", (account.id,)
+        ).fetchone()
+    assert row is not None
+    return LastFull(*row)
 
 
 @retried

@@ -57,6 +57,7 @@ class Status:
     window_to: datetime | None
     covered_until: datetime | None
     holes: int
+    full_asked: datetime | None
     pending: int
     held: int
     refused: int
@@ -176,7 +177,7 @@ with last as (
 rows as materialized (
     select since, reason, gone, held, master < 0 and held and not gone as negative from unsettled where programme = %(programme)s)
 select g.mode, clock_timestamp() as now, (select window_from from last), (select window_to from last),
-       {coverage.COVERED_UNTIL}, (select count(*) from {coverage.HOLES}),
+       {coverage.COVERED_UNTIL}, (select count(*) from {coverage.HOLES}), g.full_asked_at,
        (select count(*) from rows), (select count(*) from rows where held),
        (select count(*) from rows where reason is not null), (select count(*) from rows where gone),
        (select count(*) from rows where negative),

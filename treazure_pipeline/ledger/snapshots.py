@@ -308,6 +308,7 @@ update programme g set
     covered = {coverage.TRUSTED} + tstzmultirange(case when least(%(window_to)s, %(asked)s) > %(window_from)s
         then tstzrange(%(window_from)s, least(%(window_to)s, %(asked)s)) else 'empty'::tstzrange end),
     export_answered = greatest({_past("g.export_answered")}, %(answered)s),
+    full_asked_at = case when %(is_full)s then %(asked)s else full_asked_at end,
     points_total = points_total + %(change)s
 where id = %(programme)s
 """

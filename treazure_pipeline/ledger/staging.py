@@ -53,6 +53,8 @@ def ask(ledger: Ledger, account: Account, window: Window, run_id: str) -> int:
             "values (%s, 'export', 'asked', %s, clock_timestamp(), %s, %s, %s) returning id",
             (account.id, run_id, window.start, window.end, window.is_full),
         ).fetchone()
+        if window.is_full:
+            connection.execute("update programme set full_tried_at = clock_timestamp() where id = %s", (account.id,))
         assert row is not None
         return int(row[0])
 

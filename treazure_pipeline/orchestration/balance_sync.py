@@ -7,20 +7,20 @@ the other (`treazure_pipeline.sync`). See https://docs.dagster.io/guides/build/a
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
 from treazure_pipeline.connections import Connections
-from treazure_pipeline.errors import PipelineError, SettingsError
+from treazure_pipeline.errors import PipelineError
 from treazure_pipeline.ledger import batches, coverage, figures, frames, rejections, snapshots
-from treazure_pipeline.ledger.coverage import Window
 from treazure_pipeline.ledger.store import Account
 from treazure_pipeline.orchestration import failures, guards
 from treazure_pipeline.orchestration import metadata as md
 from treazure_pipeline.orchestration.names import Names
+from treazure_pipeline.orchestration.windows import SnapshotConfig, chosen_window
 from treazure_pipeline.settings import Programme
 from treazure_pipeline.sync import first_send
 from treazure_pipeline.sync.balances import merge_snapshot, take_snapshot
@@ -33,22 +33,6 @@ CONNECTIONS = "connections"
 # Marks runs whose process is a command, which Dagster's run monitoring can't watch.
 FOREGROUND = {"treazure_pipeline/foreground": "1"}
 ACTIVE = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
-
-
-class SnapshotConfig(dg.Config):
-    """Which window of mutation times to fetch; left empty, the one that leaves no hole.
-
-    What makes no sense is refused before anything is done.
-    """
-
-    window_from: str | None = Field(
-        default=None, description="Begin of an explicit window, ISO 8601 (UTC where it says nothing)."
-    )
-    window_to: str | None = Field(default=None, description="Its end; default: two hours from now.")
-    full_resync: bool = Field(
-        default=False,
-        description="Fetch all balances from the programme's beginning; only what differs is sent.",
-    )
 
 
 class PushConfig(dg.Config):
@@ -93,14 +77,15 @@ def build_balance_sync(programme: Programme, names: Names) -> dg.Definitions:
         },
         description=(
             "The balances that changed in Treazure since the end of unbroken coverage (with two hours of overlap), "
-            "exported and staged in the ledger's database. Rows that can't be understood are kept as rejections."
+            "exported and staged in the ledger's database; once a week all of them. Rows that can't be understood are "
+            "kept as rejections."
         ),
         **common,
     )
     def treazure_balance_snapshot(context: dg.AssetExecutionContext, config: SnapshotConfig) -> dg.MaterializeResult:
         with _working(context, programme) as (connections, account):
             snapshot = take_snapshot(
-                connections.ledger, connections.treazure, account, _window(connections, account, config),
+                connections.ledger, connections.treazure, account, chosen_window(connections, account, config),
                 run_id=context.run.run_id, retry=connections.retry,
                 max_rejected_share=programme.guards.max_rejected_share,
             )  # fmt: skip
@@ -406,44 +391,6 @@ def hourly(job: Any, minute: int, is_busy: Callable[[Connections], bool], why: s
         return dg.RunRequest()
 
     return tick
-
-
-def window_asked_for(
-    window_from: str | None, window_to: str | None, *, full_resync: bool
-) -> tuple[datetime, datetime | None] | None:
-    """Return begin and end of an explicit window, None where none was asked for; raises SettingsError for nonsense."""
-    if window_from is None and window_to is None:
-        return None
-    if full_resync or window_from is None:
-        message = "An explicit window needs window_from and goes without full_resync."
-        raise SettingsError(message)
-    start = _moment("window_from", window_from)
-    end = None if window_to is None else _moment("window_to", window_to)
-    if end is not None and start >= end:
-        message = f"The window's begin {start} is not before its end {end}."
-        raise SettingsError(message)
-    return start, end
-
-
-def _window(connections: Connections, account: Account, config: SnapshotConfig) -> Window:
-    asked = window_asked_for(config.window_from, config.window_to, full_resync=config.full_resync)
-    chosen = coverage.next_window(connections.ledger, account, full=config.full_resync)
-    if asked is None:
-        return chosen
-    start, end = asked[0], asked[1] or chosen.end
-    if start >= end:
-        message = f"The window's begin {start} is not before its end {end}."
-        raise SettingsError(message)
-    return Window(start, end)
-
-
-def _moment(name: str, text: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        message = f"{name} ({text!r}) must be a date or a time by ISO 8601, such as 2026-01-31T12:00:00Z."
-        raise SettingsError(message) from None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 @contextmanager

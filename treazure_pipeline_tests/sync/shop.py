@@ -153,10 +153,11 @@ class Shop:
             past, past, past, past,
         )  # fmt: skip
         self.sql(
-            "update programme set export_answered = greatest(export_answered - %s, 'epoch'), covered = coalesce(("
+            "update programme set full_asked_at = full_asked_at - %s, full_tried_at = full_tried_at - %s, "
+            "export_answered = greatest(export_answered - %s, 'epoch'), covered = coalesce(("
             "select range_agg(tstzrange(case when lower(r) > '2000-01-01' then lower(r) - %s else lower(r) end, "
             "upper(r) - %s)) from unnest(covered) r), '{}')",
-            past, past, past,
+            past, past, past, past, past,
         )  # fmt: skip
 
     def wait_for_lock(self, patience: float = 30.0) -> None:

@@ -1,0 +1,86 @@
+"""Which window a run fetches: the one asked for, all that there is once a week, else the one that leaves no hole."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import dagster as dg
+from dagster._utils.schedules import get_latest_completed_cron_tick
+from pydantic import Field
+
+from treazure_pipeline.connections import Connections
+from treazure_pipeline.errors import SettingsError
+from treazure_pipeline.ledger import coverage
+from treazure_pipeline.ledger.coverage import Window
+from treazure_pipeline.ledger.store import Account
+
+
+class SnapshotConfig(dg.Config):
+    """Which window of mutation times to fetch; left empty, the one that leaves no hole, and once a week all there is.
+
+    What makes no sense is refused before anything is done.
+    """
+
+    window_from: str | None = Field(
+        default=None, description="Begin of an explicit window, ISO 8601 (UTC where it says nothing)."
+    )
+    window_to: str | None = Field(default=None, description="Its end; default: two hours from now.")
+    full_resync: bool = Field(
+        default=False,
+        description=(
+            "Fetch all balances from the programme's beginning; only what differs is sent. "
+            "A run without a window does so by itself once a week (FULL_RESYNC_CRON)."
+        ),
+    )
+
+
+def chosen_window(connections: Connections, account: Account, config: SnapshotConfig) -> Window:
+    """Return the window that a run with this config fetches; raises SettingsError for one that makes no sense."""
+    asked = window_asked_for(config.window_from, config.window_to, full_resync=config.full_resync)
+    full = config.full_resync or (
+        asked is None
+        and full_resync_is_due(connections.settings.full_resync_cron, coverage.last_full(connections.ledger, account))
+    )
+    chosen = coverage.next_window(connections.ledger, account, full=full)
+    if asked is None:
+        return chosen
+    start, end = asked[0], asked[1] or chosen.end
+    if start >= end:
+        message = f"The window's begin {start} is not before its end {end}."
+        raise SettingsError(message)
+    return Window(start, end)
+
+
+def full_resync_is_due(cron: str, last: coverage.LastFull) -> bool:
+    """Tell whether all is to be fetched: not since the last time that `cron` names (UTC), nor tried within 6 hours."""
+    if cron == "off":
+        return False
+    tick = get_latest_completed_cron_tick(cron, last.now, "UTC")
+    tried_lately = last.tried_at is not None and last.now - coverage.BETWEEN_TRIES < last.tried_at <= last.now
+    return tick is not None and (last.merged_at is None or last.merged_at < tick) and not tried_lately
+
+
+def window_asked_for(
+    window_from: str | None, window_to: str | None, *, full_resync: bool
+) -> tuple[datetime, datetime | None] | None:
+    """Return begin and end of an explicit window, None where none was asked for; raises SettingsError for nonsense."""
+    if window_from is None and window_to is None:
+        return None
+    if full_resync or window_from is None:
+        message = "An explicit window needs window_from and goes without full_resync."
+        raise SettingsError(message)
+    start = _moment("window_from", window_from)
+    end = None if window_to is None else _moment("window_to", window_to)
+    if end is not None and start >= end:
+        message = f"The window's begin {start} is not before its end {end}."
+        raise SettingsError(message)
+    return start, end
+
+
+def _moment(name: str, text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        message = f"{name} ({text!r}) must be a date or a time by ISO 8601, such as 2026-01-31T12:00:00Z."
+        raise SettingsError(message) from None
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
