@@ -8,7 +8,7 @@ from __future__ import annotations
 from alembic import op
 
 revision = "0013"
-down_revision = "0015"
+down_revision = "0017"
 
 SCHEMA = """
 alter table programme add column full_asked_at timestamptz;
