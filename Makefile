@@ -13,16 +13,19 @@ EXAMPLE_SETTINGS := TREAZURE_BASE_URL=https://treazure.example TREAZURE_CLIENT_I
 	ENGAGE_BASE_URL=https://engage.example ENGAGE_API_KEY=example
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak check bench format clean
+.PHONY: help demo test test-quick soak check bench format clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(STAMP) ## Play an hour of shop life on a sandbox of both systems and sync it
 	$(BIN)/treazure-pipeline demo
 
 test: $(STAMP) ## Run the tests
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --durations 25
+
+test-quick: $(STAMP) ## Run the tests that need no database, no sandbox and no process
+	$(BIN)/python -m pytest -m "not slow"
 
 soak: $(STAMP) ## Play the adversary's stories: STORIES=2000, or MINUTES=60
 	$(BIN)/python -m treazure_pipeline_tests.adversary $(if $(MINUTES),--minutes $(MINUTES),--stories $(or $(STORIES),200))

@@ -21,6 +21,15 @@ from treazure_pipeline_tests.databases import Copies, Databases
 _SETTINGS = ("DAGSTER_", "ENGAGE_", "PROGRAMME_", "TREAZURE_")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a server as slow; tests that start a process by themselves carry the mark in their file."""
+    for item in items:
+        if isinstance(item, pytest.Function) and any(
+            name == "_homes" or name.endswith("sandbox") for name in item.fixturenames
+        ):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _no_settings_of_the_developer() -> None:
     """Tests see only the settings that they make."""

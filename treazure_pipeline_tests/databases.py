@@ -106,7 +106,6 @@ class Copies:
     def __init__(self, databases: Databases, template: str) -> None:
         self._databases = databases
         self._template = template
-        self._spare: str | None = None
         with psycopg.connect(databases.url(template), autocommit=True) as connection:
             tables = [sql.SQL(name) for (name,) in connection.execute(_TABLES)]
             self._filled = [each for each in tables if connection.execute(sql.SQL("table {}").format(each)).fetchone()]
@@ -117,6 +116,9 @@ class Copies:
                     sql.SQL("select setval(seqrelid, seqstart, false) from pg_sequence"),
                 ]
             )
+        # What a role may do with a database is not copied with it, so the shape is that of a copy.
+        self._spare: str | None = databases.create(template)
+        with psycopg.connect(databases.url(self._spare), autocommit=True) as connection:
             self._shape = self._shape_of(connection)
 
     @contextmanager

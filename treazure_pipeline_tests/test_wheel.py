@@ -11,6 +11,8 @@ import pytest
 
 from treazure_pipeline.database import embedded, schema
 
+pytestmark = pytest.mark.slow
+
 CHECKOUT = Path(__file__).parent.parent
 
 

@@ -5,7 +5,7 @@ Everything lives in the PostgreSQL schema `treazure_pipeline`, so that the ledge
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, LiteralString
 
@@ -71,6 +71,7 @@ COMPATIBLE_SINCE: LiteralString = "select compatible_since from compatibility"
 _READ_ONLY = {"25006"}  # a standby, or the former primary after a failover
 
 
+@lru_cache(maxsize=4)
 def _engine(url: str) -> sa.Engine:
     return sa.create_engine(
         "postgresql+psycopg://",

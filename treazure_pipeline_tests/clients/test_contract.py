@@ -16,6 +16,8 @@ from treazure_pipeline.clients.treazure import TreazureClient
 from treazure_pipeline.errors import NotFoundError
 from treazure_pipeline.sandbox import API_KEY, CLIENT_ID, CLIENT_SECRET, LOYALTY_ID, running_sandbox
 
+pytestmark = pytest.mark.slow
+
 FAST = RetryPolicy(scale=0.001)
 BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)
 END = datetime(2100, 1, 1, tzinfo=UTC)

@@ -8,6 +8,8 @@ TOGETHER = """
 import sys, threading
 from treazure_pipeline.clients import engage_wire, movements, wire
 
+pytestmark = pytest.mark.slow
+
 sys.setswitchinterval(1e-6)
 threading.setprofile(lambda *_: None)
 go = threading.Barrier(8)

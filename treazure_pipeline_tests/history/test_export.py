@@ -171,6 +171,7 @@ def test_memory_does_not_grow_with_the_rows(logs: Logs, tmp_path: Path) -> None:
     assert grown * (1 if sys.platform == "darwin" else 1024) < 200 * 1024 * 1024
 
 
+@pytest.mark.slow
 def test_the_command_line_package_is_not_slowed_by_arrow() -> None:
     code = "import sys; import treazure_pipeline.cli.run; sys.exit('pyarrow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -10,6 +10,8 @@ import pytest
 from treazure_pipeline_tests import processes
 from treazure_pipeline_tests.migration import dying_writer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("die_after", [1, 8])
 def test_after_a_kill_the_next_writing_gives_the_files_of_an_undisturbed_one(tmp_path: Path, die_after: int) -> None:

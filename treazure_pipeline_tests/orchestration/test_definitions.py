@@ -178,6 +178,7 @@ def test_the_daemon_asks_the_queue_s_sensor_at_every_look(definitions: dg.Defini
     assert sensor.minimum_interval_seconds < MIN_INTERVAL_LOOP_TIME
 
 
+@pytest.mark.slow
 def test_a_run_s_process_starts_without_the_libraries_that_only_tables_and_files_need() -> None:
     heavy = {"matplotlib", "pandas", "polars", "pyarrow"}
     code = f"import sys, treazure_pipeline.orchestration.definitions; print(*sorted({heavy} & sys.modules.keys()))"

@@ -10,6 +10,8 @@ import pytest
 from treazure_pipeline.sandbox import Sandbox, running_sandbox, sandbox_process
 from treazure_pipeline_tests.sandbox.caller import Caller, row
 
+pytestmark = pytest.mark.slow
+
 
 def life(sandbox: Sandbox, seed: int) -> list[object]:
     sandbox.reset(members=300, seed=seed, unknown_share=0.1)

@@ -242,6 +242,7 @@ def test_a_secret_that_is_none_is_refused_and_never_shown(sandbox: Sandbox, secr
     assert WEBHOOK_SECRET not in str(sandbox.behave())
 
 
+@pytest.mark.slow
 def test_the_command_line_says_where_webhooks_go_and_what_signs_them() -> None:
     secret = "whsec_YW5vdGhlciBzZWNyZXQ="
     with (
