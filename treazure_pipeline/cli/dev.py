@@ -18,7 +18,8 @@ from treazure_pipeline.settings import load_settings
 @click.option("--port", default=3000, show_default=True, help="Where the Dagster UI is.")
 @click.option("--sandbox", "with_sandbox", is_flag=True, help="Run the sandbox and the receiver too.")
 @click.option("--sandbox-port", default=sandbox.PORT, show_default=True, help="Where the sandbox is.")
-def command(*, port: int, with_sandbox: bool, sandbox_port: int) -> None:
+@click.option("--receiver-port", default=receiver.PORT, show_default=True, help="Where its receiver is.")
+def command(*, port: int, with_sandbox: bool, sandbox_port: int, receiver_port: int) -> None:
     """Run the Dagster UI and daemon on the configured systems; Ctrl-C stops all of it.
 
     With --sandbox no other setting counts: everything is written below TREAZURE_PIPELINE_HOME/sandbox.
@@ -27,7 +28,7 @@ def command(*, port: int, with_sandbox: bool, sandbox_port: int) -> None:
         sandbox.set_apart("sandbox")
         os.environ.update(sandbox.settings(sandbox_port))
         require_free(sandbox_port, "The sandbox", "--sandbox-port")
-        require_free(receiver.PORT, "The receiver", "end what listens there")
+        require_free(receiver_port, "The receiver", "--receiver-port")
     require_free(port, "The Dagster UI", "--port")
     settings = load_settings()
     started_here = instance.uses_embedded(settings) and embedded.running_url(settings.home) is None
@@ -35,11 +36,11 @@ def command(*, port: int, with_sandbox: bool, sandbox_port: int) -> None:
         place = instance.prepare(settings)
         with Family(os.environ | place.environment) as family:
             if with_sandbox:
-                webhooks = f"http://127.0.0.1:{receiver.PORT}/webhooks/engage"
+                webhooks = f"http://127.0.0.1:{receiver_port}/webhooks/engage"
                 family.start("sandbox", sandbox.command_line("--port", str(sandbox_port), "--webhook-url", webhooks))
                 family.wait(lambda: _answers(f"http://127.0.0.1:{sandbox_port}/openapi.json"))
                 output.say(f"Sandbox     http://127.0.0.1:{sandbox_port}/docs")
-                family.start("receiver", receiver.command_line())
+                family.start("receiver", receiver.command_line("--port", str(receiver_port)))
             serve(family, place, port)
     finally:
         if started_here:

@@ -6,10 +6,9 @@ import os
 import signal
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any, Self
 
 from treazure_pipeline.cli import signals
@@ -28,14 +27,10 @@ class Family:
         self._environment = environment
         self._members: dict[str, subprocess.Popen[Any]] = {}
         self._watched: dict[str, subprocess.Popen[Any]] = {}
-        self._stopping = threading.Event()
-        self._number = 0
-        self._previous: dict[signal.Signals, signal.Handlers | int | Callable[..., object] | None] = {}
+        self._signals = signals.Deferred()
 
     def __enter__(self) -> Self:
-        for number in signals.ENDING:
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                self._previous[number] = signal.signal(number, self._stop)
+        self._signals.__enter__()
         return self
 
     def __exit__(
@@ -44,8 +39,7 @@ class Family:
         # In the reverse order: what is used last is stopped last.
         for member in reversed(self._members.values()):
             _end(member)
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+        self._signals.__exit__(kind, error, trace)
 
     def start(self, name: str, command: Sequence[str]) -> None:
         """Start one more."""
@@ -64,7 +58,7 @@ class Family:
             StoppedError: A signal has asked for the end.
             RunIncompleteError: One of the processes ended by itself.
         """
-        while not self._stopping.is_set():
+        while not self._signals.stop.is_set():
             for name, member in (self._members | self._watched).items():
                 if (code := member.poll()) is not None:
                     raise RunIncompleteError(
@@ -73,12 +67,8 @@ class Family:
                     )
             if ready is not None and ready():
                 return
-            self._stopping.wait(0.2)
-        raise signals.StoppedError(self._number)
-
-    def _stop(self, number: int, _frame: FrameType | None) -> None:
-        self._number = number
-        self._stopping.set()
+            self._signals.stop.wait(0.2)
+        self._signals.require()
 
 
 def require_free(port: int, what: str, option: str) -> None:

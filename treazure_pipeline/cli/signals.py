@@ -5,11 +5,45 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType
+from types import FrameType, TracebackType
+from typing import Self
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Deferred:
+    """Notes the signals within the block in the event `stop`, so that what is under way is finished first.
+
+    `require` raises what was noted.
+    """
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        self._number = 0
+        self._previous: dict[signal.Signals, signal.Handlers | int | Callable[..., object] | None] = {}
+
+    def __enter__(self) -> Self:
+        for number in ENDING:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self._number = number
+        self.stop.set()
+
+    def require(self) -> None:
+        """Raise StoppedError where a signal has asked for the end."""
+        if self._number:
+            raise StoppedError(self._number)
 
 
 class StoppedError(KeyboardInterrupt):

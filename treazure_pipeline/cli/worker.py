@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import signal
-import threading
 import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from treazure_pipeline.cli import instance, output
+from treazure_pipeline.cli.signals import Deferred
 from treazure_pipeline.errors import PipelineError, SettingsError
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ WAIT_AFTER_FAILURE_SECONDS = 10.0
 
 @click.command("worker")
 def command() -> None:
-    """Process adjustments as they arrive, until SIGTERM; needs the database and both systems, not Dagster.
+    """Process adjustments as they arrive, until a signal ends it; needs the database and both systems, not Dagster.
 
     Any number may run, on any hosts, and the sensor's job beside them: each adjustment counts once.
     """
@@ -38,13 +37,11 @@ def command() -> None:
     if instance.uses_embedded(settings):
         settings = settings.model_copy(update={"database_url": None})
         instance.prepare(settings)
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    with Connections(settings, Priority.ADJUSTMENT) as connections:
+    with Deferred() as signals, Connections(settings, Priority.ADJUSTMENT) as connections:
         output.say("Waiting for adjustments.")
-        while not stop.is_set():
-            stop.wait(_turn(connections))
+        while not signals.stop.is_set():
+            signals.stop.wait(_turn(connections))
+    signals.require()
 
 
 def _turn(connections: Connections) -> float:

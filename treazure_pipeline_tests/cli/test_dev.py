@@ -36,8 +36,9 @@ def free_port() -> int:
 @pytest.fixture
 def dev(environment: Callable[..., dict[str, str]], tmp_path: Path) -> Iterator[Dev]:
     """`dev --sandbox`, with the UI reachable."""
-    port, sandbox_port = free_port(), free_port()
+    port, sandbox_port, receiver_port = free_port(), free_port(), free_port()
     command = [*COMMAND, "dev", "--sandbox", "--port", str(port), "--sandbox-port", str(sandbox_port)]
+    command += ["--receiver-port", str(receiver_port)]
     with subprocess.Popen(command, env=environment(), cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
         running = Dev(process, f"http://127.0.0.1:{port}", f"http://127.0.0.1:{sandbox_port}")
         assert process.stdout is not None
