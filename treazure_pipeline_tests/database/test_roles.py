@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import LiteralString
 from urllib.parse import quote
 
+import alembic.command
 import psycopg
 import pytest
 from psycopg import sql
@@ -119,17 +120,54 @@ def test_the_runtime_role_does_a_whole_sync_and_the_owner_alone_changes_the_tabl
         connection.execute("alter table treazure_pipeline.ledger add column more text")
 
 
-def test_a_reader_reads_the_reports_and_nothing_else_also_after_views_are_made_anew(place: Place) -> None:
-    schema.upgrade(place.url(OWNER))
-
-    schema.grant_reader(place.url(OWNER), READER)
-
+def assert_reads_the_reports_alone(place: Place) -> None:
     with psycopg.connect(place.url(READER), autocommit=True) as connection:
         for report in schema.REPORTS:
             connection.execute(sql.SQL("table treazure_pipeline.{}").format(sql.Identifier(report)))
         for hidden in ("adjustment", "dead_letter", "rejection"):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 connection.execute(sql.SQL("table treazure_pipeline.{}").format(sql.Identifier(hidden)))
+
+
+def test_a_reader_reads_the_reports_and_nothing_else(place: Place) -> None:
+    schema.upgrade(place.url(OWNER))
+
+    schema.grant_reader(place.url(OWNER), READER)
+
+    assert_reads_the_reports_alone(place)
+
+
+def test_who_may_read_still_may_when_migrations_make_views_anew_and_more_of_them(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as an_old_version:
+        an_old_version.setattr(schema, "alembic_upgrade", lambda config, _: alembic.command.upgrade(config, "0002"))
+        schema.upgrade(place.url(OWNER))
+    with psycopg.connect(place.url(OWNER)) as connection:
+        connection.execute(
+            "set search_path to treazure_pipeline; grant usage on schema treazure_pipeline to treazure_reader; "
+            "grant select on balance, unsettled to treazure_reader"
+        )
+
+    schema.upgrade(place.url(OWNER))
+
+    assert_reads_the_reports_alone(place)
+
+
+@pytest.mark.parametrize(
+    ("said", "hint"),
+    [
+        ("connection failed: server does not support SSL, but SSL was required", "sslmode=disable"),
+        ('could not extend file "base/1": No space left on device', "Make room"),
+        ('password authentication failed for user "me"', "Mend user and password"),
+        ("connection refused", "Check that PostgreSQL runs"),
+    ],
+)
+def test_what_can_be_done_about_a_server_is_said(said: str, hint: str) -> None:
+    error = schema.translated(psycopg.OperationalError(said))
+
+    assert said in str(error)
+    assert hint in str(error)
 
 
 def test_only_the_owner_lets_others_read_and_only_roles_that_are_there(place: Place) -> None:
