@@ -8,10 +8,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from treazure_pipeline_tests.receiver.conftest import Running, event, signed
+
+# The receiver's threads use `random`, which Hypothesis takes for the strategies' doing.
+pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module")
 
 MOST_GROWTH = 64 * 1024 * 1024
 SECONDS = 20
