@@ -13,7 +13,7 @@ EXAMPLE_SETTINGS := TREAZURE_BASE_URL=https://treazure.example TREAZURE_CLIENT_I
 	ENGAGE_BASE_URL=https://engage.example ENGAGE_API_KEY=example
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick soak check bench format clean
+.PHONY: help demo test test-quick test-lowest soak check bench format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,12 @@ test: $(STAMP) ## Run the tests
 
 test-quick: $(STAMP) ## Run the tests that need no database, no sandbox and no process
 	$(BIN)/python -m pytest -m "not slow"
+
+test-lowest: ## Run the quick tests with the oldest versions that pyproject.toml allows
+	$(PYTHON) -m venv --clear $(VENV)-lowest
+	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(VENV)-lowest/bin/uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct --editable '.[embedded,dev]'
+	$(VENV)-lowest/bin/python -m pytest -m "not slow" -W default
 
 soak: $(STAMP) ## Play the adversary's stories: STORIES=2000, or MINUTES=60
 	$(BIN)/python -m treazure_pipeline_tests.adversary $(if $(MINUTES),--minutes $(MINUTES),--stories $(or $(STORIES),200))
