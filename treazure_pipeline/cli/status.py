@@ -62,6 +62,7 @@ def command(*, names: tuple[str, ...], as_json: bool) -> None:
             "rejected rows of exports": f"{status.rejected:,}",
             "vanished from the last full export": f"{status.vanished:,}",
             "to be read once more": f"{status.rereads:,}",
+            "  of these could not be read yet": f"{status.rereads_failed:,}",
             "points in total": f"{status.points_total:,}",
             "last accepted by Engage": f"{_time(status.last_sent)}{_ago(status.now, status.last_sent)}",
             "last read back from Engage": f"{_time(standing.last_run)}{_ago(standing.now, standing.last_run)}",

@@ -273,18 +273,6 @@ def settle(
 
 
 @retried
-def posted_to_reread(ledger: Ledger, account: Account) -> list[str]:
-    """Return the contacts of posted adjustments whose new balance could not be read yet."""
-    with ledger.transaction() as connection:
-        rows = connection.execute(
-            "select distinct a.contact::text from adjustment a join reread r using (programme, contact) "
-            "where a.state = 'posted' and a.programme = %s",
-            (account.id,),
-        ).fetchall()
-    return [contact for (contact,) in rows]
-
-
-@retried
 def receipts_of(ledger: Ledger, address: str) -> Returned | None:
     """Return what became of receipts in the history of the Treazure at an address; None: nobody has looked."""
     with ledger.transaction() as connection:

@@ -91,10 +91,17 @@ def _verdict(now: dict[str, Any]) -> str:
     if now["adjustments"]:
         sentence += f"; adjustments not finished: {now['adjustments']}"
     if now["reread"]:
-        sentence += "; two observations overlapped, so the account is to be read once more"
+        sentence += f"; two observations overlapped, so the account is to be read once more{_not_read(now['reread'])}"
     if now["vanished"]:
         sentence += f"; the full exports since {_time(now['vanished'])} did not list it"
     return sentence + "."
+
+
+def _not_read(reread: dict[str, Any]) -> str:
+    if not reread["tries"]:
+        return ""
+    times = "once" if reread["tries"] == 1 else f"{reread['tries']} times"
+    return f" (it could not be read {times}: {reread['reason']})"
 
 
 def _settled(now: dict[str, Any]) -> str:
@@ -313,7 +320,8 @@ select g.mode, trim_scale(coalesce(u.master, l.sent)) as master, trim_scale(l.se
             where a.programme = g.id and a.contact = %(contact)s
               and a.state in ('received', 'queued', 'sending', 'posted', 'uncertain')) as adjustments,
        (select max(r.reason) from rejection r where r.programme = g.id and r.contact = %(contact)s) as rejected,
-       exists (select from reread r where r.programme = g.id and r.contact = %(contact)s) as reread,
+       (select jsonb_build_object('tries', r.tries, 'reason', r.reason) from reread r
+        where r.programme = g.id and r.contact = %(contact)s) as reread,
        (select since from vanished s where s.programme = g.id and s.contact = %(contact)s) as vanished
 from programme g
 left join unsettled u on u.programme = g.id and u.contact = %(contact)s

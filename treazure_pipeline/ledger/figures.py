@@ -69,6 +69,7 @@ class Status:
     rejected: int
     vanished: int
     rereads: int
+    rereads_failed: int
     points_total: Decimal
     last_sent: datetime | None
 
@@ -185,7 +186,8 @@ select g.mode, clock_timestamp() as now, (select window_from from last), (select
        (select min(since) from rows),
        (select count(*) from batch b where b.programme = g.id and b.state = 'sending'),
        (select count(*) from rejection where programme = g.id and resolved_at is null), (select count(*) from vanished where programme = g.id),
-       (select count(*) from reread where programme = g.id), g.points_total,
+       (select count(*) from reread where programme = g.id),
+       (select count(*) from reread where programme = g.id and tries > 0), g.points_total,
        (select max(answered_at) from (select answered_at from batch
             where programme = g.id and state in ('accepted', 'folded') order by id desc limit 20) b)
 from programme g where g.id = %(programme)s

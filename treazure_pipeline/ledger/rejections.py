@@ -182,7 +182,7 @@ asked as (
     insert into reread (programme, contact, since)
     select distinct programme, contact, clock_timestamp() from rejection
     where {_EXPORT} and resolved_at is null and contact is not null
-    on conflict (programme, contact) do update set since = excluded.since returning contact)
+    on conflict (programme, contact) do update set since = excluded.since, next_try = excluded.next_try returning contact)
 select (select count(*) from refused), (select count(*) from asked),
        (select count(*) from rejection where {_EXPORT} and resolved_at is null and contact is null)
 """

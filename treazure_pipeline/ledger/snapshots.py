@@ -7,6 +7,7 @@ database's clock (I2). The merge works in sets; what it touches are the rows tha
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from treazure_pipeline.ledger.store import Account, Ledger
 
 _SMALL_SHARE = 0.2
+_LONGEST_LAG = 3600.0
 
 
 def _past(time: str) -> str:
@@ -149,12 +151,21 @@ def merged(ledger: Ledger, account: Account, run_id: str) -> MergeFigures | None
 
 @retried
 def record_account(
-    ledger: Ledger, account: Account, contact: str, balance: Decimal, asked: datetime, run_id: str
+    ledger: Ledger,
+    account: Account,
+    contact: str,
+    balance: Decimal,
+    asked: datetime,
+    run_id: str,
+    *,
+    lag: float | None = None,
 ) -> bool:
     """Record one account's balance, read between `asked` (database clock) and now. Return True when that settled it.
 
     False: the reading overlaps with another observation that differs, so which one is newer can't be told; read the
-    account once more. An account read before what is known is dropped as superseded (True).
+    account once more. An account read before what is known is dropped as superseded (True). `lag`: it is the answer to a
+    transaction, and for so many seconds a read may still lack it; one that differs meanwhile is dropped too, and the
+    account is read once more afterwards (True).
     """
     with (
         ledger.transaction() as connection,
@@ -177,12 +188,25 @@ def record_account(
         last_seen = known["export_answered"] if row is None else max(known["export_answered"], row["answered"])
         if differs and asked <= last_seen:
             return False
+        if differs and lag is None and row is not None and row["lags_until"] is not None and asked <= row["lags_until"]:
+            cursor.execute(_READ_LATER, values | {"next_try": row["lags_until"]})
+            return True
         settled = row is None or row["settled"]
         values["observation"] = _one(
             cursor,
-            "insert into observation (programme, source, state, run_id, asked, answered, contact, entered) "
-            "values (%s, 'account', 'merged', %s, %s, %s, %s, %s) returning id",
-            (account.id, run_id, asked, known["answered"], contact, int(differs and settled)),
+            "insert into observation (programme, source, state, run_id, asked, answered, lags_until, contact, entered) "
+            "values (%s, 'account', 'merged', %s, %s, %s, %s, %s, %s) returning id",
+            (
+                account.id,
+                run_id,
+                asked,
+                known["answered"],
+                row and row["lags_until"]
+                if lag is None
+                else known["answered"] + timedelta(seconds=min(lag, _LONGEST_LAG)),
+                contact,
+                int(differs and settled),
+            ),
         )["id"]
         if differs:
             before = None if row is None else row["balance"]
@@ -195,10 +219,22 @@ def record_account(
 
 @retried
 def to_reread(ledger: Ledger, account: Account) -> list[str]:
-    """Return the contacts whose observations overlapped and differed, and are to be read once more."""
+    """Return the contacts that are to be read once more now: their observations overlapped and differed."""
     with ledger.transaction() as connection:
-        rows = connection.execute("select contact::text from reread where programme = %s order by since", (account.id,))
+        rows = connection.execute(_TO_REREAD, {"id": account.id, "longest": batches.LONGEST_WAIT})
         return [contact for (contact,) in rows]
+
+
+@retried
+def postpone_reread(ledger: Ledger, account: Account, contact: str, reason: str, scale: float) -> None:
+    """Note that an account could not be read once more; it waits, longer each time (`scale` multiplies the waits)."""
+    with ledger.transaction() as connection:
+        connection.execute(
+            "update reread set tries = least(tries + 1, 1000), reason = %s, "
+            "next_try = clock_timestamp() + least(%s * power(2, least(tries, 20)), %s) "
+            "where programme = %s and contact = %s",
+            (reason, batches.FIRST_WAIT * scale, batches.LONGEST_WAIT * scale, account.id, contact),
+        )
 
 
 @retried
@@ -252,13 +288,15 @@ where coalesce(p.master, l.sent) is distinct from s.balance
 """
 
 # A negative balance waits in `pending`, where it can be held, beside its place in a lot.
-# `newer`: no observation of the row was answered after this one was asked. `recent` holds the few that were.
+# `newer`: no observation of the row was answered after this one was asked, or so shortly before that a replica may lack
+# it. `recent` holds the few that were.
 _NOTE = """
 with recent as materialized (
-    select id, asked from observation
-    where programme = %(programme)s and answered between %(asked)s and clock_timestamp() and state = 'merged'),
+    select id, asked, lags_until from observation
+    where programme = %(programme)s and answered between %(asked)s - interval '1 hour' and clock_timestamp()
+      and greatest(answered, lags_until) >= %(asked)s and state = 'merged'),
 judged as materialized (
-    select contact, balance, before, was_pending,
+    select contact, balance, before, was_pending, observation,
            coalesce(observation not in (select id from recent), true) as newer,
            observation in (select id from recent where asked > %(answered)s) as older,
            row_number() over (order by contact) as n
@@ -272,7 +310,9 @@ negative as (
     select %(programme)s, contact, balance, %(observation)s, clock_timestamp() from judged
     where newer and not was_pending and balance < 0),
 disputed as (
-    insert into reread select %(programme)s, contact, clock_timestamp() from judged where not newer and not older
+    insert into reread (programme, contact, since, next_try)
+    select %(programme)s, contact, clock_timestamp(), greatest(clock_timestamp(), r.lags_until)
+    from judged join recent r on r.id = judged.observation where not newer and not older
     on conflict do nothing)
 select count(*) filter (where newer) as changed, count(*) filter (where newer and was_pending) as again,
        count(*) filter (where not newer) as superseded,
@@ -315,7 +355,7 @@ where id = %(programme)s
 
 _KNOWN_ROW = f"""
 select k.balance, k.settled, case when o.answered <= clock_timestamp() then o.asked else 'epoch' end as asked,
-       {_past("o.answered")} as answered
+       {_past("o.answered")} as answered, case when o.answered <= clock_timestamp() then o.lags_until end as lags_until
 from (
     (select master as balance, observation, false as settled from unsettled
      where programme = %(programme)s and contact = %(contact)s)
@@ -337,6 +377,17 @@ entered as (
     on conflict (programme, contact) do update
     set master = excluded.master, observation = excluded.observation, changed_at = excluded.changed_at, {batches.REVIVED})
 update programme set points_total = points_total + %(change)s where id = %(programme)s
+"""
+
+_TO_REREAD = """
+select contact::text from reread
+where programme = %(id)s and not (next_try > clock_timestamp() and next_try <= clock_timestamp() + %(longest)s)
+order by since
+"""
+
+_READ_LATER = """
+insert into reread (programme, contact, since, next_try) values (%(programme)s, %(contact)s, clock_timestamp(), %(next_try)s)
+on conflict (programme, contact) do update set next_try = excluded.next_try
 """
 
 _HAS_BEEN_READ = f"""

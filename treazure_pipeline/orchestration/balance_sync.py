@@ -139,7 +139,7 @@ def build_balance_sync(programme: Programme, names: Names) -> dg.Definitions:
             diff = merge_snapshot(
                 connections.ledger, connections.treazure, account, run_id=context.run.run_id,
                 batch_size=connections.settings.engage_batch_size,
-                concurrency=connections.settings.treazure_concurrency,
+                concurrency=connections.settings.treazure_concurrency, scale=connections.retry.scale,
             )  # fmt: skip
             changes = frames.diff(connections.ledger, account, context.run.run_id, limit=md.SAMPLE_ROWS)
             status = figures.status(connections.ledger, account)

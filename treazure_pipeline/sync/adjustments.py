@@ -25,7 +25,7 @@ from treazure_pipeline.ledger import adjustments as queue
 from treazure_pipeline.ledger import snapshots
 from treazure_pipeline.ledger.limiter import Priority
 from treazure_pipeline.sync import evidence
-from treazure_pipeline.sync.balances import read_account
+from treazure_pipeline.sync.balances import read_account, reread_accounts
 from treazure_pipeline.sync.push import push_contacts
 
 if TYPE_CHECKING:
@@ -307,7 +307,7 @@ def _post(work: Work, account: Account, adjustment: Adjustment, result: Processe
         _handle(work, adjustment, result, error)
         return
     if balance is None or not snapshots.record_account(
-        work.ledger, account, adjustment.contact, balance, asked, work.run_id
+        work.ledger, account, adjustment.contact, balance, asked, work.run_id, lag=work.lookup_wait
     ):
         try:
             read_account(work.ledger, work.treazure, account, adjustment.contact, run_id=work.run_id)
@@ -432,13 +432,13 @@ def prove_receipts(work: Work, *, every: float = _PROVE_EVERY) -> None:
 
 
 def _read_again(work: Work) -> None:
-    """Read the accounts of posted adjustments whose new balance could not be read."""
+    """Read accounts once more that are due for it, those of posted adjustments among them."""
     for account in work.live:
-        for contact in queue.posted_to_reread(work.ledger, account):
-            try:
-                read_account(work.ledger, work.treazure, account, contact, run_id=work.run_id)
-            except RemoteError as error:
-                logger.warning("%s The account is read again later.", error)
+        try:
+            reread_accounts(work.ledger, work.treazure, account, run_id=work.run_id, concurrency=work.concurrency,
+                            scale=work.retry.scale)  # fmt: skip
+        except AuthenticationError as error:
+            logger.warning("%s Accounts are read again later.", error)
 
 
 def _push_posted(work: Work, result: Processed, posted: threading.Event, over: threading.Event) -> None:

@@ -112,11 +112,12 @@ def merge_snapshot(
     run_id: str,
     batch_size: int = 1000,
     concurrency: int = 8,
+    scale: float = 1.0,
 ) -> Diff:
     """Merge the staged export into the ledger: what differs becomes pending.
 
     Where the export overlaps in time with another observation of an account and differs, the account is read once
-    more. Raises NoSnapshotError when nothing is staged.
+    more; `scale` multiplies the waits after one that can't be read. Raises NoSnapshotError when nothing is staged.
     """
     began = time.perf_counter()
     batches.fold(ledger, account)
@@ -126,16 +127,23 @@ def merge_snapshot(
         message = f"Programme {account.name!r} has no fetched snapshot to compare."
         raise NoSnapshotError(message, hint="Materialise treazure_balance_snapshot first.")
     figures = snapshots.merge(ledger, account, observation, lot=batch_size)
-    reread = reread_accounts(ledger, treazure, account, run_id=run_id, concurrency=concurrency)
+    reread = reread_accounts(ledger, treazure, account, run_id=run_id, concurrency=concurrency, scale=scale)
     return Diff(figures, reread, time.perf_counter() - began)
 
 
 def reread_accounts(
-    ledger: Ledger, treazure: TreazureClient, account: Account, *, run_id: str, concurrency: int = 8
+    ledger: Ledger,
+    treazure: TreazureClient,
+    account: Account,
+    *,
+    run_id: str,
+    concurrency: int = 8,
+    scale: float = 1.0,
 ) -> int:
-    """Read the accounts once more whose observations overlapped and differed; return how many there were.
+    """Read the accounts once more whose observations overlapped and differed; return how many were due.
 
-    One that can't be read keeps what is known of it: unknown to Treazure it is given up, else the next run tries again.
+    One that can't be read keeps what is known of it: unknown to Treazure it is given up, else it is tried again after a
+    wait that grows.
     """
     contacts = snapshots.to_reread(ledger, account)
 
@@ -148,6 +156,9 @@ def reread_accounts(
             logger.warning("Contact %s can't be read once more; what is known of it stays. %s", contact, error)
             if isinstance(error, NotFoundError):
                 snapshots.drop_reread(ledger, account, contact)
+            else:
+                answer = "no usable answer" if error.status is None else f"status {error.status}"
+                snapshots.postpone_reread(ledger, account, contact, answer, scale)
 
     with ThreadPoolExecutor(concurrency, thread_name_prefix="reread") as threads:
         for _ in threads.map(read, contacts):

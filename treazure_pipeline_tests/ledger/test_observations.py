@@ -13,7 +13,9 @@ from treazure_pipeline.clients.engage_wire import encode_balances
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.ledger import batches, snapshots
 from treazure_pipeline.ledger.batches import Batch
+from treazure_pipeline.ledger.explain import explain
 from treazure_pipeline.ledger.store import Account
+from treazure_pipeline.sync.balances import reread_accounts
 from treazure_pipeline_tests.sync.shop import (
     Shop,
     account_of,
@@ -151,7 +153,7 @@ def test_where_export_and_observation_overlap_and_differ_the_account_is_read_onc
     counter.assert_ends_with("52.5")
 
 
-def test_a_reread_that_fails_is_its_own_trouble_and_is_done_by_the_next_run(counter: Counter) -> None:
+def test_a_reread_that_fails_is_its_own_trouble_keeps_its_reason_and_waits_longer_each_time(counter: Counter) -> None:
     asked = counter.ledger.now()
     fetch(counter.connections, counter.account)
     counter.set("51.5")
@@ -159,9 +161,22 @@ def test_a_reread_that_fails_is_its_own_trouble_and_is_done_by_the_next_run(coun
     counter.set("52.5")
     counter.shop.sandbox.set_fault("server_error", on=["account"], status=400)
     merge(counter.connections, counter.account)
-    assert counter.shop.sql("select contact::text from reread") == [(counter.contact,)]
+    kept = "select contact::text, tries, reason, next_try - clock_timestamp() from reread"
+    ((contact, tries, reason, wait),) = counter.shop.sql(kept)
+    assert (contact, tries, reason) == (counter.contact, 1, "status 400")
+    assert reread_accounts(counter.ledger, counter.connections.treazure, counter.account, run_id="run") == 0
+    counter.shop.sql("update reread set next_try = now()")
+    counter.shop.sandbox.set_fault("server_error", on=["account"], status=400)
+    assert reread_accounts(counter.ledger, counter.connections.treazure, counter.account, run_id="run", scale=0.1) == 1
+    ((_, tries, _, longer),) = counter.shop.sql(kept)
+    assert tries == 2
+    assert longer > wait
+    explanation = explain(counter.ledger, counter.connections.settings.programmes[0], counter.contact)
+    assert explanation is not None
+    assert "could not be read 2 times: status 400" in explanation.verdict
+    counter.shop.sql("update reread set next_try = now()")
     counter.connections.ledger.release(counter.account)
-    assert counter.shop.sync().diff.reread <= 1
+    assert counter.shop.sync().diff.reread == 1
     assert counter.shop.sql("select contact from reread") == []
     counter.assert_ends_with("52.5")
 

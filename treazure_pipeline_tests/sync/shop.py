@@ -209,6 +209,7 @@ def merge(connections: Connections, account: Account, run_id: str = "run") -> Di
     return merge_snapshot(
         connections.ledger, connections.treazure, account, run_id=run_id,
         batch_size=connections.settings.engage_batch_size, concurrency=connections.settings.treazure_concurrency,
+        scale=connections.retry.scale,
     )  # fmt: skip
 
 

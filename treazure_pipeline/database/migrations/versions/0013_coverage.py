@@ -1,4 +1,4 @@
-"""When everything was asked for last; accounts to be read once more keep their tries; answers that nothing lags behind.
+"""When everything was asked for last; accounts to be read once more keep their tries; answers that reads may lag behind.
 
 Revision ID: 0013
 """
@@ -25,8 +25,9 @@ alter table reread add column next_try timestamptz not null default clock_timest
 alter table reread add column reason text;
 comment on column reread.tries is 'how often it could not be read; then it waits, longer each time';
 
-alter table observation add column certain boolean not null default false;
-comment on column observation.certain is 'holds a transaction of ours: a read soon after it that differs may come from a replica that lags';
+alter table observation add column lags_until timestamptz;
+comment on column observation.lags_until is
+    'of the answer to a transaction: a read that was asked before and differs may come from a replica that lags';
 """
 
 
@@ -40,5 +41,5 @@ def downgrade() -> None:
     op.execute(
         "alter table programme drop column full_asked_at, drop column full_tried_at; "
         "alter table reread drop column tries, drop column next_try, drop column reason; "
-        "alter table observation drop column certain"
+        "alter table observation drop column lags_until"
     )
