@@ -10,7 +10,6 @@ from typing import Any
 import click
 from rich.table import Column, Table
 
-from treazure_pipeline import people
 from treazure_pipeline.cli import instance, output
 from treazure_pipeline.cli.run import chosen
 from treazure_pipeline.errors import SettingsError
@@ -33,9 +32,7 @@ def command(*, contact: str, names: tuple[str, ...], as_json: bool) -> None:
     try:
         guid = str(uuid.UUID(contact.strip()))
     except ValueError:
-        raise SettingsError(
-            f"{people.value(contact)} is no contact: it must be a GUID, as both systems show it."
-        ) from None
+        raise SettingsError(f"{contact!r} is no contact: it must be a GUID, as both systems show it.") from None
     place = instance.locate(settings)
     if instance.uses_embedded(settings):
         embedded.start(settings.home)

@@ -10,7 +10,6 @@ from datetime import datetime
 
 import click
 
-from treazure_pipeline import people
 from treazure_pipeline.cli import instance, output
 from treazure_pipeline.cli.run import chosen
 from treazure_pipeline.connections import open_ledger
@@ -153,7 +152,7 @@ def _guid(contact: str | None) -> str | None:
     try:
         return str(uuid.UUID(contact))
     except ValueError:
-        raise SettingsError(f"--contact ({people.value(contact)}) must be a GUID.") from None
+        raise SettingsError(f"--contact ({contact!r}) must be a GUID.") from None
 
 
 def _as_json(
