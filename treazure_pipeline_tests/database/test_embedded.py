@@ -308,6 +308,18 @@ if os.geteuid() == 0:
         assert private.stat().st_mode & 0o777 == 0o700
         assert not any(private.iterdir())
 
+    def test_a_user_without_a_name_is_told_what_is_missing(new_home: Callable[[], Path]) -> None:
+        if private_folder(Path(embedded.__file__).parent):
+            pytest.skip("others may not read this checkout")
+        script = START + "import os, filelock, psutil, pwd; os.setgroups([]); os.setuid(54321); "
+        script += "embedded.start(pathlib.Path(sys.argv[1]))"
+        command = [sys.executable, "-c", script, str(new_home())]
+
+        result = subprocess.run(command, cwd="/", env={}, capture_output=True, text=True, check=False)
+
+        assert "SettingsError: The embedded database needs a user with a name" in result.stderr
+        assert "the user id 54321 has none" in result.stderr
+
     def test_root_in_a_private_folder_has_a_home_below_var_lib_and_is_told(
         tmp_path: Path, environment: Callable[..., dict[str, str]]
     ) -> None:
