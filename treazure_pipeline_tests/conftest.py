@@ -38,6 +38,15 @@ def _no_settings_of_the_developer() -> None:
             del os.environ[name]
 
 
+@pytest.fixture(autouse=True)
+def _surroundings_of_its_own() -> Iterator[None]:
+    """A command that was run in this process leaves nothing in the environment of the next test."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="session")
 def _homes() -> Iterator[Path]:
     """Below pytest's own temporary folders, which are private, the server of a root could not work."""
@@ -95,6 +104,7 @@ def ledger_template(databases: Databases) -> Iterator[str]:
     """The name of a database with the ledger's schema and nothing in it; its owner has made it, as `db roles` says."""
     with databases.new() as name:
         roles.make(databases.server_url, database=name, dagster=name)
+        databases.give(embedded.DAGSTER, roles.RUNTIME)
         schema.upgrade(databases.url(name, roles.OWNER))
         yield name
 

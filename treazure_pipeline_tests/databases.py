@@ -86,6 +86,11 @@ class Databases:
         self._run("alter database {} rename to {}", name, new)
         return new
 
+    def give(self, name: str, role: str) -> None:
+        """Make a role the owner of a database, if that is there."""
+        with suppress(psycopg.errors.InvalidCatalogName):
+            self._run("alter database {} owner to {}", name, role)
+
     def url(self, name: str, role: str | None = None) -> str:
         """The URL of a database, for a role, or else for the server's administrator."""
         url = sa.make_url(self.server_url)

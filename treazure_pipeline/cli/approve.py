@@ -41,5 +41,5 @@ def command(*, digest: str, by: str | None, as_json: bool) -> None:
 def _user() -> str:
     try:
         return getpass.getuser()
-    except OSError:  # no name for this user id, as in some containers
+    except (KeyError, OSError):  # no name for this user id, as in some containers
         raise PipelineError("This session has no user name.", hint="Say who approves with --by NAME.") from None
