@@ -21,8 +21,9 @@ help: ## Show this list
 demo: $(STAMP) ## Play an hour of shop life on a sandbox of both systems and sync it
 	$(BIN)/treazure-pipeline demo
 
+# One process more than CI's two cores: some tests wait, for the end of a lease or of a process.
 test: $(STAMP) ## Run the tests
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --durations 25
+	$(BIN)/python -m pytest --numprocesses 3 --dist worksteal --durations 25
 
 test-quick: $(STAMP) ## Run the tests that need no database, no sandbox and no process
 	$(BIN)/python -m pytest -m "not slow"

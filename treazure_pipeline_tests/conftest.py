@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
+import certifi
 import psycopg
 import pytest
 from psycopg import sql
@@ -45,6 +46,16 @@ def _surroundings_of_its_own() -> Iterator[None]:
     yield
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_certificate(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Nothing here speaks TLS, and to read all certificates takes an HTTP client longer than its requests."""
+    end = "-----END CERTIFICATE-----\n"
+    first, *_ = Path(certifi.where()).read_text().partition(end)
+    file = tmp_path_factory.mktemp("certificates") / "one.pem"
+    file.write_text(first + end)
+    os.environ["SSL_CERT_FILE"] = str(file)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from treazure_pipeline.database.schema import SCHEMA
 from treazure_pipeline.ledger.adjustments import RECEIVE, receipt_of
 from treazure_pipeline_tests.adjustments.desk import Desk
 
-EVENTS, DELIVERIES, CONTACTS, ROUNDS = 1_500, 10_000, 300, 5
+EVENTS, DELIVERIES, CONTACTS, ROUNDS = 600, 10_000, 120, 5
 
 
 def test_ten_thousand_random_deliveries_and_faults_end_with_every_event_applied_once(

@@ -22,7 +22,7 @@ from treazure_pipeline_tests.receiver.conftest import (
 )
 
 BODY = json.dumps(event())
-_FUZZ = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+_FUZZ = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def test_while_a_secret_is_replaced_both_are_good(database_url: str) -> None:
