@@ -308,8 +308,11 @@ def _refusal(account: Account, batch: Batch, refused: Mapping[str, str], scale: 
     }
 
 
-_UNCHANGED = "(p.master = r.amount and p.changed_at <= r.claimed_at)"
-"""Whether the row `p` of `pending` is still what the request `r` carried: nothing newer was learned since its claim."""
+_UNCHANGED = "(p.master = r.amount and not (p.changed_at > r.claimed_at and p.changed_at <= clock_timestamp()))"
+"""Whether the row `p` of `pending` is still what the request `r` carried: nothing newer was learned since its claim.
+
+(Nor is a change newer that lies in the future: the clock was ahead then.)
+"""
 
 # A refusal is of the amount that was sent: it is not held against one that was learned meanwhile.
 _REFUSE = f"""
@@ -341,7 +344,7 @@ _LIVE = "exists (select from programme g where g.id = %(programme)s and g.mode =
 _DUE = f"""
     p.programme = %(programme)s and {_LIVE} and not {HELD}
     and p.contact <> all (%(without)s::uuid[])
-    and not coalesce(p.refused_last >= %(run_started)s and p.refused_last >= p.changed_at, false)
+    and not coalesce(p.refused_last between greatest(%(run_started)s, p.changed_at) and clock_timestamp(), false)
     and not exists (select from busy where busy.contact = p.contact)
 """
 

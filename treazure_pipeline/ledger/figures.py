@@ -159,7 +159,7 @@ from open
 
 _FLOW = """
 with rows as materialized (
-    select case when refused_last >= %(started)s then 'refused'
+    select case when refused_last between %(started)s and clock_timestamp() then 'refused'
                 when held then 'held' else 'due' end as lot, since
     from unsettled where programme = %(programme)s)
 select (select coalesce(sum(entered), 0)::bigint from observation

@@ -231,6 +231,21 @@ def test_what_a_clock_that_was_ahead_has_observed_is_replaced_by_what_is_read_no
     assert shop.sql("select * from reread") == []
 
 
+def test_what_a_clock_that_was_ahead_has_changed_or_refused_is_sent_and_settled(shop: Shop) -> None:
+    one, other = shop.sandbox.contact_ids(2)
+    shop.sandbox.know([other], known=False)
+    shop.sync()
+    shop.sandbox.know([other], known=True)
+    shop.sandbox.set_points({one: 5})
+    shop.sync(complete=False, ENGAGE_BASE_URL="http://127.0.0.1:9")
+    assert sorted(shop.pending()) == sorted([one, other])
+    shop.sql("update pending set next_try = null, changed_at = now() + interval '3 hours'")
+    shop.sql("update pending set refused_last = now() + interval '4 hours' where refused_last is not null")
+    shop.send_pending()
+    assert shop.pending() == {}
+    assert_in_step(shop)
+
+
 def test_three_days_of_outage_in_which_every_run_fails_leave_no_hole_and_the_next_run_closes_it_alone(
     shop: Shop,
 ) -> None:
