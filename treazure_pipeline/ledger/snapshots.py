@@ -164,8 +164,8 @@ def record_account(
 
     False: the reading overlaps with another observation that differs, so which one is newer can't be told; read the
     account once more. An account read before what is known is dropped as superseded (True). `lag`: it is the answer to a
-    transaction, and for so many seconds a read may still lack it; one that differs meanwhile is dropped too, and the
-    account is read once more afterwards (True).
+    transaction, and for so many seconds a read may still lack it; one that shows an earlier balance meanwhile is dropped
+    too, and the account is read once more afterwards (True).
     """
     with (
         ledger.transaction() as connection,
@@ -188,22 +188,27 @@ def record_account(
         last_seen = known["export_answered"] if row is None else max(known["export_answered"], row["answered"])
         if differs and asked <= last_seen:
             return False
-        if differs and lag is None and row is not None and row["lags_until"] is not None and asked <= row["lags_until"]:
-            cursor.execute(_READ_LATER, values | {"next_try": row["lags_until"]})
+        lagging = row is not None and row["lags_until"] is not None and asked <= row["lags_until"]
+        outdated = list(row["outdated"]) if row is not None and lagging else []
+        if lag is None and balance in outdated and differs:
+            cursor.execute(_READ_LATER, values | {"next_try": row and row["lags_until"]})
             return True
+        lags_until = row["lags_until"] if row is not None and lagging else None
+        if lag is not None:
+            lags_until = known["answered"] + timedelta(seconds=min(lag, _LONGEST_LAG))
+            outdated += [row["balance"]] if row is not None and differs else []
         settled = row is None or row["settled"]
         values["observation"] = _one(
             cursor,
-            "insert into observation (programme, source, state, run_id, asked, answered, lags_until, contact, entered) "
-            "values (%s, 'account', 'merged', %s, %s, %s, %s, %s, %s) returning id",
+            "insert into observation (programme, source, state, run_id, asked, answered, lags_until, outdated, contact, entered) "
+            "values (%s, 'account', 'merged', %s, %s, %s, %s, %s, %s, %s) returning id",
             (
                 account.id,
                 run_id,
                 asked,
                 known["answered"],
-                row and row["lags_until"]
-                if lag is None
-                else known["answered"] + timedelta(seconds=min(lag, _LONGEST_LAG)),
+                lags_until,
+                outdated,
                 contact,
                 int(differs and settled),
             ),
@@ -292,15 +297,14 @@ where coalesce(p.master, l.sent) is distinct from s.balance
 # it. `recent` holds the few that were.
 _NOTE = """
 with recent as materialized (
-    select id, asked, lags_until from observation
+    select id, asked, lags_until, outdated, answered >= %(asked)s as overlaps from observation
     where programme = %(programme)s and answered between %(asked)s - interval '1 hour' and clock_timestamp()
       and greatest(answered, lags_until) >= %(asked)s and state = 'merged'),
 judged as materialized (
-    select contact, balance, before, was_pending, observation,
-           coalesce(observation not in (select id from recent), true) as newer,
-           observation in (select id from recent where asked > %(answered)s) as older,
-           row_number() over (order by contact) as n
-    from compared),
+    select contact, balance, before, was_pending, lags_until,
+           not coalesce(r.overlaps or balance = any (r.outdated), false) as newer,
+           coalesce(r.asked > %(answered)s, false) as older, row_number() over (order by contact) as n
+    from compared left join recent r on r.id = observation),
 noted as (
     insert into change (programme, observation, planned, contacts, before, after)
     select %(programme)s, %(observation)s, not was_pending, array_agg(contact), array_agg(before), array_agg(balance)
@@ -311,8 +315,8 @@ negative as (
     where newer and not was_pending and balance < 0),
 disputed as (
     insert into reread (programme, contact, since, next_try)
-    select %(programme)s, contact, clock_timestamp(), greatest(clock_timestamp(), r.lags_until)
-    from judged join recent r on r.id = judged.observation where not newer and not older
+    select %(programme)s, contact, clock_timestamp(), greatest(clock_timestamp(), lags_until)
+    from judged where not newer and not older
     on conflict do nothing)
 select count(*) filter (where newer) as changed, count(*) filter (where newer and was_pending) as again,
        count(*) filter (where not newer) as superseded,
@@ -355,7 +359,7 @@ where id = %(programme)s
 
 _KNOWN_ROW = f"""
 select k.balance, k.settled, case when o.answered <= clock_timestamp() then o.asked else 'epoch' end as asked,
-       {_past("o.answered")} as answered, case when o.answered <= clock_timestamp() then o.lags_until end as lags_until
+       {_past("o.answered")} as answered, case when o.answered <= clock_timestamp() then o.lags_until end as lags_until, o.outdated
 from (
     (select master as balance, observation, false as settled from unsettled
      where programme = %(programme)s and contact = %(contact)s)

@@ -26,8 +26,10 @@ alter table reread add column reason text;
 comment on column reread.tries is 'how often it could not be read; then it waits, longer each time';
 
 alter table observation add column lags_until timestamptz;
+alter table observation add column outdated numeric[];
 comment on column observation.lags_until is
-    'of the answer to a transaction: a read that was asked before and differs may come from a replica that lags';
+    'of the answer to a transaction: a read that was asked before may come from a replica that lags';
+comment on column observation.outdated is 'the balances that such a replica may still show';
 """
 
 
@@ -41,5 +43,5 @@ def downgrade() -> None:
     op.execute(
         "alter table programme drop column full_asked_at, drop column full_tried_at; "
         "alter table reread drop column tries, drop column next_try, drop column reason; "
-        "alter table observation drop column lags_until"
+        "alter table observation drop column lags_until, drop column outdated"
     )
