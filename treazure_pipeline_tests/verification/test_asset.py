@@ -79,8 +79,9 @@ def test_a_change_that_the_sync_missed_fails_the_master_s_check(watch: Watch, in
     watch.sandbox.set_points({contacts[0]: "64.5"})
     assert checks(execute(watch, instance))["master_agrees"][0]
     watch.send_pending()
+    watch.sandbox.behave(treazure_clock=-3 * 3600)  # so it happened three hours ago, before the next window begins
     watch.sandbox.set_points({contacts[-1]: "65.5"})
-    watch.sql("update programme set covered = '{[2000-01-01, 2100-01-01)}'")
+    watch.sql("update programme set covered = tstzmultirange(tstzrange('2000-01-01', clock_timestamp()))")
     assert checks(execute(watch, instance))["master_agrees"] == (False, dg.AssetCheckSeverity.ERROR)
 
 
