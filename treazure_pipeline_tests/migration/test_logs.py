@@ -101,5 +101,5 @@ def test_what_moved_after_the_cut_off_is_added_up_without_what_moves_no_points()
 
 def test_an_unknown_type_after_the_cut_off_is_not_guessed() -> None:
     assert moved_after([movement("Gift", 5, -1)], NOON) == 0
-    with pytest.raises(UndecidedBalanceError, match="unknown type 'Gift'"):
+    with pytest.raises(UndecidedBalanceError, match="unknown type Gift"):
         moved_after([movement("Gift", 5, 1)], NOON)
