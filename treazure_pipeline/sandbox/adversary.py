@@ -64,12 +64,14 @@ def _rubbish(chance: random.Random) -> Trouble:
 
 
 def _late(chance: random.Random) -> Trouble:
-    """Changes that are visible only after a while, and histories that lag behind their accounts."""
-    return Trouble("late", switches={
-        "history_calls": chance.randint(0, 2),
-        "history_delay": chance.choice([0, 90, 600]),
-        "commit_delay": chance.choice([0, 5, 20]),
-    })  # fmt: skip
+    """Histories that lag behind their accounts."""
+    switches = {"history_calls": chance.randint(0, 2), "history_delay": chance.choice([0, 90, 600])}
+    return Trouble("late", switches=switches)
+
+
+def _lagging(chance: random.Random) -> Trouble:
+    """Replicas that show a change only after a while, whoever reads it; a transaction's own answer has it."""
+    return Trouble("lagging", switches={"commit_delay": chance.choice([0, 5, 20])})
 
 
 def _slow(chance: random.Random) -> Trouble:
@@ -111,8 +113,8 @@ def _some(chance: random.Random, name: str, on: str) -> dict[str, Any]:
 
 
 _DRAWN: dict[str, Callable[[random.Random], Trouble]] = {
-    "lost": _lost, "burst": _burst, "missing": _missing, "rubbish": _rubbish, "late": _late, "slow": _slow,
-    "token": _token, "clock": _clock, "receipts": _receipts, "backdated": _backdated,
+    "lost": _lost, "burst": _burst, "missing": _missing, "rubbish": _rubbish, "late": _late, "lagging": _lagging,
+    "slow": _slow,    "token": _token, "clock": _clock, "receipts": _receipts, "backdated": _backdated,
     "webhooks": _webhooks,
 }  # fmt: skip
 KINDS = tuple(_DRAWN)

@@ -194,6 +194,8 @@ class Stage(Desk, Watch):
         self.cut()
         with self._operator.transaction():
             self.sql(self._delete)
+            for (name,) in self.sql("select tablename from pg_tables where tablename like 'stage\\_%'"):
+                self.sql(f'drop table "{name}"')
             for name, rows in dump.rows.items():
                 with self._operator.cursor().copy(sql.SQL("copy {} from stdin").format(sql.Identifier(name))) as copy:
                     copy.write(rows)

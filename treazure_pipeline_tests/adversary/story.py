@@ -31,13 +31,15 @@ SETTINGS = {
     "GUARD_MAX_SINGLE_CHANGE": "1000000000",
 }
 SWITCHES = {"apply_delay": 0, "export_polls": 0, "webhook_concurrency": 1, "webhook_wait_scale": 0.001,
-            "max_requests_per_second": 0, "transaction_id": "id"}  # fmt: skip
+            "max_requests_per_second": 0}  # fmt: skip
 BUSINESS = ("hour", "give", "give", "give", "sync", "sync", "adjust", "adjust", "verify", "time")
 OWN_KINDS = (
     "contacts_known", "again", "same_id", "poison", "tardy", "death", "cut", "restore", "rollback", "freeze", "crowd",
     "ledger_clock", "rate",
 )  # fmt: skip
 KINDS = (*adversary.KINDS, *OWN_KINDS)
+HOLDING = tuple(kind for kind in KINDS if kind != "lagging")
+"""The kinds under which the promises hold."""
 SLOW_RATE = 10
 _DEATHS_OF_ADJUSTMENTS = (
     (TreazureClient, "post_transaction", False), (TreazureClient, "post_transaction", True),
@@ -118,7 +120,7 @@ class Story:
             trouble = adversary.draw(self.chance, self.vendor)
             self.blind |= trouble.blinds
             self.needs_reading |= trouble.needs_reading
-            self.hidden |= trouble.kind == "late"
+            self.hidden |= trouble.kind == "lagging"
             self._do(str(trouble), lambda: adversary.make(self.stage.sandbox, trouble))
         elif choice < 0.45 and self.own:
             getattr(self, f"_{self.chance.choice(self.own)}")()
