@@ -300,7 +300,8 @@ def to_prove(ledger: Ledger, account: Account, address: str, *, wait: float, eve
     with ledger.transaction() as connection:
         row = connection.execute(
             "select contact::text, receipt from adjustment where programme = %s and state in ('posted', 'done') "
-            "and balance is not null and asked < clock_timestamp() - make_interval(secs => %s) "
+            "and exists (select from adjustment_transition t where t.adjustment = adjustment.id and t.state = 'posted' "
+            "and t.answer is not null) and asked < clock_timestamp() - make_interval(secs => %s) "
             "and not exists (select from receipts where address = %s "
             "and checked_at > clock_timestamp() - make_interval(secs => %s)) order by id desc limit 1",
             (account.id, wait, address, every),

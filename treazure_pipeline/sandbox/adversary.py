@@ -50,7 +50,7 @@ def _burst(chance: random.Random) -> Trouble:
 
 def _missing(chance: random.Random) -> Trouble:
     """A lost answer, and a gateway that knows neither the history nor the account for a while."""
-    spell = {"name": "server_error", "on": ["history", "account"], "status": 404, "count": chance.randint(2, 12)}
+    spell = {"name": "server_error", "on": ["history", "account"], "status": 404, "count": chance.choice([2, 12, 60])}
     lost = {"name": chance.choice(["lost_before", "lost_after"]), "on": ["transaction"], "count": 1}
     return Trouble("missing", (lost, spell), blinds=True)
 

@@ -194,3 +194,17 @@ def test_a_receipt_found_while_the_account_cannot_be_read_is_posted(new_desk: Ca
     desk.sandbox.clear_faults()
     desk.finish()
     assert_each_once(desk)
+
+
+def test_receipts_are_proved_by_any_answer_and_never_disproved_by_a_history_that_lags(
+    new_desk: Callable[..., Desk],
+) -> None:
+    desk = new_desk(behaviour={"history_delay": 7200, "transaction_answer": "neither"}, proved=False)
+    desk.give(desk.contacts(1)[0], 5)
+    desk.process()
+    desk.later()
+    desk.process()
+    assert desk.sql("select found from receipts") == []
+    desk.sandbox.behave(history_delay=0)
+    desk.process()
+    assert desk.sql("select found from receipts") == [("whole",)]
