@@ -65,7 +65,7 @@ def test_the_job_reads_the_logs_and_writes_the_files_and_tells_so(execute: Execu
     assert told["dagster/row_count"] == told["rows_written"] == told["rows_exported"] == rows
     assert (told["due"], told["read"], told["failed"], told["left"], told["everybody"]) == (200, 200, 0, 0, True)
     assert told["dagster/uri"] == str(tmp_path)
-    assert "| contact | date_time |" in told["newest"]
+    assert "| contact | position | date_time |" in told["newest"]
     assert "comment" not in told["newest"]
     assert read_back(tmp_path).num_rows == rows
 
