@@ -76,7 +76,7 @@ class Receiver:
         except MalformedError as error:
             raise _RefusedError(400, "malformed", str(error)) from None
         if len(delivery_id) > LIMITS.event_id:
-            raise _RefusedError(400, "malformed", f"The header svix-id has more than {LIMITS.event_id} characters.")
+            raise _RefusedError(400, "malformed", f"The delivery's id has more than {LIMITS.event_id} characters.")
         event = Event.read(delivery_id, body)
         try:
             stored = await self._store.add(event)

@@ -33,7 +33,11 @@ _DELIVER = {
     "summary": "Take a delivery of Voyado Engage, signed by Svix over the raw body",
     "operationId": "deliver",
     "parameters": [
-        _header("svix-id", "The delivery; the same each time that it is tried again", "^[!-~]{1,255}$"),
+        _header(
+            "svix-id",
+            "The delivery; the same each time that it is tried again. All three headers may also be called `webhook-…`",
+            "^[!-~]{1,255}$",
+        ),
         _header("svix-timestamp", "Seconds since 1970; at most 5 minutes off", "^[0-9]{1,11}$"),
         _header("svix-signature", "One or more signatures, parted by spaces", f"^{_SIGNATURE}( {_SIGNATURE})*$"),
     ],

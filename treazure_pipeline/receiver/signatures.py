@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-# The library reads the names of the standard; Svix sends the same headers under its own.
-_HEADERS = {f"webhook-{part}": f"svix-{part}" for part in ("id", "timestamp", "signature")}
+# Svix sends the headers of the standard under names of its own; its newer endpoints under those of the standard.
+_PREFIXES = ("svix", "webhook")
+_PARTS = ("id", "timestamp", "signature")
 
 
 class UnsignedError(Exception):
@@ -33,7 +34,8 @@ class Verifier:
 
         Raises UnsignedError or MalformedError, whose text may be shown to whoever sent it.
         """
-        signed = {name: headers.get(theirs, "") for name, theirs in _HEADERS.items()}
+        prefix = next((prefix for prefix in _PREFIXES if f"{prefix}-id" in headers), _PREFIXES[0])
+        signed = {f"webhook-{part}": headers.get(f"{prefix}-{part}", "") for part in _PARTS}
         reason = ""
         for webhook in self._webhooks:
             try:

@@ -22,6 +22,7 @@ from treazure_pipeline.database import schema
 from treazure_pipeline.errors import DatabaseError, DatabaseUnavailableError
 from treazure_pipeline.ledger.adjustments import UNFINISHED, receipt_of
 from treazure_pipeline.receiver.events import Event
+from treazure_pipeline.texts import clean
 
 # A request is answered this long after its body was read at the latest (the sender waits for 15 s) ...
 STORE_SECONDS = 5.0
@@ -304,7 +305,7 @@ def _values(events: Sequence[Event]) -> dict[str, list[str | None]]:
         "payloads": [event.payload for event in events],
         "receipts": [receipt_of(event.id) if event.payload is not None else None for event in events],
         "dead": [event.dead for event in events],
-        "bodies": [event.body.replace("\x00", "\N{SYMBOL FOR NULL}") if event.dead else None for event in events],
+        "bodies": [clean(event.body) if event.dead else None for event in events],
     }
 
 

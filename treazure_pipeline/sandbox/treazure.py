@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 router = APIRouter(tags=["Treazure"])
 
 SCOPE = "api_loyaltyvault"
-LONGEST_COMMENT = 100
+LONGEST_COMMENT = 100  # UTF-16 units, as .NET counts
 _BASE = "/api/v1.0/LoyaltyVault"
 _ROWS_A_CHUNK = 20_000
 _ROWS_IN_FIRST_CHUNK = 1_000
@@ -409,7 +409,7 @@ def _account(world: World, member: int) -> dict[str, Any]:
 
 def _transact(world: World, account: str, body: bytes) -> Response:
     wanted = msgspec.json.decode(body, type=_Transaction)
-    if len(wanted.context.comment or "") > LONGEST_COMMENT:
+    if len((wanted.context.comment or "").encode("utf-16-le", "surrogatepass")) > 2 * LONGEST_COMMENT:
         raise _RefusedError(400, f"The comment is longer than {LONGEST_COMMENT} characters")
     member = _member(world, account)
     with world.lock:

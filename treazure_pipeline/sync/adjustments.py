@@ -5,12 +5,10 @@ Threads post; one thread pushes what they have posted, many rows a request, so t
 
 from __future__ import annotations
 
-import itertools
 import logging
 import re
 import threading
 import time
-import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -28,6 +26,7 @@ from treazure_pipeline.sync import evidence
 from treazure_pipeline.sync.balances import read_account, reread_accounts
 from treazure_pipeline.sync.logs import reaches
 from treazure_pipeline.sync.push import push_contacts
+from treazure_pipeline.texts import clean, cut, length
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LONGEST_DESCRIPTION = 100
+LONGEST_DESCRIPTION = 100  # UTF-16 units
 LARGEST_AMOUNT = Decimal(10) ** 12
 MOST_DECIMALS = 6
 _LOOKS = 2
@@ -53,7 +52,6 @@ _REPLAYED = timedelta(days=30)  # what a restored ledger has lost may be sent ag
 _PUSH_AT_ONCE = 1000
 _LINGER_NO_LONGER = 60.0
 _LOOK_EVERY = 0.25
-_ZERO_WIDTH_JOINER = "\u200d"
 _GUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
@@ -216,18 +214,18 @@ def sense(event: Received, definitions: Mapping[int, Account], *, refuse_long: b
         raise SenselessError(f"contactId ({people.value(str(contact))}) must be a GUID.")
     amount = exact_amount(payload.get("amount"))
     description = payload.get("description")
-    description = "" if description is None else str(description).replace("\0", "")
-    if refuse_long and len(description) > LONGEST_DESCRIPTION:
+    description = "" if description is None else clean(str(description))
+    if refuse_long and length(description) > LONGEST_DESCRIPTION:
         raise SenselessError(
-            f"description has {len(description)} characters; Treazure takes {LONGEST_DESCRIPTION} at most "
-            "(ADJUSTMENT_LONG_DESCRIPTION=reject)."
+            f"description has {length(description)} characters as Treazure counts them (an emoji is two or more); it "
+            f"takes {LONGEST_DESCRIPTION} at most (ADJUSTMENT_LONG_DESCRIPTION=reject)."
         )
     return {
         "account": definitions[definition],
         "contact": contact.lower(),
         "amount": amount,
         "description": description,
-        "comment": cut(description),
+        "comment": cut(description, LONGEST_DESCRIPTION),
     }
 
 
@@ -246,37 +244,6 @@ def exact_amount(value: object) -> Decimal:
     if amount != round(amount, MOST_DECIMALS):
         raise SenselessError(f"amount ({people.value(value)}) must have at most {MOST_DECIMALS} decimals.")
     return amount
-
-
-def cut(description: str) -> str:
-    """Return a description of at most 100 characters; where it was longer, the last one is an ellipsis.
-
-    Nothing is cut through: an accent stays with its letter, and a joined emoji goes as a whole.
-    """
-    if len(description) <= LONGEST_DESCRIPTION:
-        return description
-    end = LONGEST_DESCRIPTION - 1
-    while end > 0 and _belong_together(description, end):
-        end -= 1
-    return description[:end] + "…"
-
-
-def _belong_together(text: str, end: int) -> bool:
-    """Tell whether the characters before and after `end` are one to the reader."""
-    before, after = text[end - 1], text[end]
-    if _is_regional(before) and _is_regional(after):
-        run = sum(1 for _ in itertools.takewhile(_is_regional, reversed(text[:end])))
-        return run % 2 == 1  # two of them make a flag
-    return (
-        unicodedata.category(after).startswith("M")
-        or _ZERO_WIDTH_JOINER in {before, after}
-        or "\U0001f3fb" <= after <= "\U0001f3ff"  # skin colours
-        or "\U000e0020" <= after <= "\U000e007f"  # tags: the rest of a flag such as Scotland's
-    )
-
-
-def _is_regional(character: str) -> bool:
-    return "\U0001f1e6" <= character <= "\U0001f1ff"
 
 
 def _work(work: Work, result: Processed, posted: threading.Event) -> None:

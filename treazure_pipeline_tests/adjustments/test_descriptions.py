@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from treazure_pipeline.sync.adjustments import LONGEST_DESCRIPTION, cut
+from treazure_pipeline import texts
+from treazure_pipeline.sync.adjustments import LONGEST_DESCRIPTION
+from treazure_pipeline.texts import length
 from treazure_pipeline_tests.adjustments.desk import Desk, assert_each_once
 
 FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467\u200d\U0001f466"
@@ -20,22 +22,29 @@ WHOLE = [
 ]
 
 
-@pytest.mark.parametrize("text", ["", "x", "x" * 100, "é" * 100, "\U0001f600" * 100])
-def test_a_hundred_characters_pass_untouched_whatever_their_bytes(text: str) -> None:
+def cut(text: str) -> str:
+    return texts.cut(text, LONGEST_DESCRIPTION)
+
+
+@pytest.mark.parametrize("text", ["", "x", "x" * 100, "é" * 100, "\U0001f600" * 50, "x" * 98 + "\U0001f600"])
+def test_a_hundred_units_pass_untouched_whatever_their_bytes(text: str) -> None:
     assert cut(text) == text
 
 
-@pytest.mark.parametrize("text", ["x" * 101, "é" * 101, "\U0001f600" * 101, "x" * 5000])
-def test_what_is_longer_is_cut_to_a_hundred_characters_of_which_the_last_is_an_ellipsis(text: str) -> None:
-    assert cut(text) == text[:99] + "…"
-    assert len(cut(text)) == LONGEST_DESCRIPTION
+@pytest.mark.parametrize(("text", "characters"), [
+    ("x" * 101, 99), ("é" * 101, 99), ("x" * 5000, 99), ("\U0001f600" * 51, 49), ("x" + "\U0001f600" * 60, 50),
+    ("x" * 99 + "\U0001f600", 99), ("x" * 98 + "\U0001f600x", 98),
+])  # fmt: skip
+def test_what_is_longer_is_cut_to_a_hundred_units_of_which_the_last_is_an_ellipsis(text: str, characters: int) -> None:
+    assert cut(text) == text[:characters] + "…"
+    assert LONGEST_DESCRIPTION - 1 <= length(cut(text)) <= LONGEST_DESCRIPTION
 
 
 @pytest.mark.parametrize("whole", WHOLE)
 @pytest.mark.parametrize("before", range(88, 102))
 def test_nothing_is_cut_through_that_is_one_character_to_the_reader(whole: str, before: int) -> None:
     short = cut("x" * before + whole + "y" * 30)
-    assert len(short) <= LONGEST_DESCRIPTION
+    assert length(short) <= LONGEST_DESCRIPTION
     assert short[-1] == "…"
     left = short[:-1].lstrip("x")
     assert left in {"", whole, *(whole + "y" * n for n in range(12))}
@@ -47,35 +56,37 @@ def test_a_row_of_the_same_signs_is_cut_between_them(whole: str) -> None:
     count, rest = divmod(len(short) - 1, len(whole))
     assert rest == 0
     assert short == whole * count + "…"
-    assert len(short) + len(whole) > LONGEST_DESCRIPTION
+    assert length(short) + length(whole) > LONGEST_DESCRIPTION
 
 
 def test_a_letter_with_a_thousand_accents_is_left_out_as_a_whole() -> None:
     assert cut("e" + "\u0301" * 1000) == "…"
 
 
-@pytest.mark.parametrize("text", ["x" * 100, "x" * 101, "Bedankt voor je bezoek! " * 30, "\U0001f600" * 101])
+@pytest.mark.parametrize(
+    "text", ["x" * 100, "x" * 101, "Bedankt voor je bezoek! " * 30, "\U0001f600" * 60, FAMILY * 12]
+)
 def test_treazure_gets_what_it_takes_and_the_whole_text_is_kept(desk: Desk, text: str) -> None:
     contact = desk.contacts(1)[0]
     number = desk.give(contact, 5, description=text)
     done = desk.process()
-    assert (done.done, done.shortened) == (1, int(len(text) > 100))
+    assert (done.done, done.shortened) == (1, int(length(text) > 100))
     assert desk.movements(contact) == [cut(text)]
     assert desk.sql("select description from adjustment") == [(text,)]
     ((note,),) = desk.sql("select reason from adjustment_transition where adjustment = %s and state = 'queued'", number)
-    assert note == (None if len(text) <= 100 else "its description was cut to 100 characters")
+    assert note == (None if length(text) <= 100 else "its description was cut to 100 characters")
     assert_each_once(desk)
 
 
 def test_long_descriptions_are_refused_where_the_setting_says_so(desk: Desk) -> None:
     contact = desk.contacts(1)[0]
-    fine, long = desk.give(contact, 5, description="é" * 100), desk.give(contact, 5, description="x" * 101)
+    fine, long = desk.give(contact, 5, description="é" * 100), desk.give(contact, 5, description="\U0001f381" * 51)
     result = desk.process(ADJUSTMENT_LONG_DESCRIPTION="reject")
     assert (result.done, result.rejected) == (1, 1)
     assert desk.state(fine)[0] == "done"
     state, reason = desk.state(long)
     assert state == "rejected"
-    assert "101 characters" in str(reason)
+    assert "102 characters" in str(reason)
     assert "ADJUSTMENT_LONG_DESCRIPTION" in str(reason)
     assert_each_once(desk, never=1)
 

@@ -33,6 +33,13 @@ def test_while_a_secret_is_replaced_both_are_good(database_url: str) -> None:
     assert (old.status_code, new.status_code) == (202, 202)
 
 
+def test_headers_may_have_the_names_of_the_standard(receiver: Running) -> None:
+    headers = {name.replace("svix-", "Webhook-"): value for name, value in signed(BODY).items()}
+    assert receiver.post(BODY, headers).status_code == 202
+    assert receiver.rows("select delivery_id from adjustment") == [("msg_1",)]
+    assert receiver.post(BODY, headers | {"svix-id": "msg_2"}).status_code == 401
+
+
 def test_one_good_signature_among_several_is_enough(receiver: Running) -> None:
     good, other = signed(BODY), signed(BODY, secret=OTHER_SECRET)
     several = f"v1a,xyz {other['svix-signature']} {good['svix-signature']}"

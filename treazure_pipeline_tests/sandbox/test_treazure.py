@@ -134,7 +134,8 @@ def test_a_transaction_can_answer_with_the_bare_balance(sandbox: Sandbox, caller
 def test_a_refused_transaction_changes_nothing(sandbox: Sandbox, caller: Caller, contacts: list[str]) -> None:
     sandbox.set_points({contacts[0]: 100})
     before = caller.history(contacts[0])
-    assert caller.transact(contacts[0], loads=1, context={"comment": "x" * 101}).status_code == 400
+    for too_long in ("x" * 101, "\U0001f381" * 51):
+        assert caller.transact(contacts[0], loads=1, context={"comment": too_long}).status_code == 400
     assert caller.transact(contacts[0], redemptions=101).status_code == 422
     assert caller.transact(contacts[0], loads=0).status_code == 400
     assert caller.transact(contacts[0], loads=-1).status_code == 400
