@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from treazure_pipeline import people
 from treazure_pipeline.clients import outcome
 from treazure_pipeline.clients.transport import LEASE_MARGIN_SECONDS, now
-from treazure_pipeline.errors import AuthenticationError, PipelineError, RemoteError
+from treazure_pipeline.errors import AuthenticationError, GatewayError, PipelineError, RemoteError, TransientError
 from treazure_pipeline.ledger import adjustments as queue
 from treazure_pipeline.ledger import snapshots
 from treazure_pipeline.ledger.limiter import Priority
@@ -332,10 +332,12 @@ def _look_up(work: Work, account: Account, adjustment: Adjustment, result: Proce
                          since=adjustment.received_at - _REPLAYED * adjustment.restored)  # fmt: skip
     try:
         reading = _read(work, account, adjustment)
-    except AuthenticationError as error:
-        queue.settle(work.ledger, adjustment, "sending", reason=str(error), wait=work.lookup_wait,
+    except RemoteError as error:  # nothing was looked at, so no look is counted
+        queue.settle(work.ledger, adjustment, "sending", reason=str(error), wait=work.lookup_wait * _WAIT_GROWS,
                      run_id=work.run_id)  # fmt: skip
-        result.error = error
+        result.count(waiting=1)
+        if isinstance(error, AuthenticationError):
+            result.error = error
         return
     returned = queue.receipts_of(work.ledger, work.treazure.address)
     verdict = evidence.decide(
@@ -358,13 +360,18 @@ def _look_up(work: Work, account: Account, adjustment: Adjustment, result: Proce
 
 
 def _read(work: Work, account: Account, adjustment: Adjustment) -> evidence.Reading:
-    """Read the history and, after it, the account. Raises AuthenticationError; other failures are in it."""
+    """Read the history and, after it, the account; failures are in it.
+
+    Raises AuthenticationError and, for one that was never called, what passes with Treazure's outage: it only waits.
+    """
     asked = work.ledger.now()
     try:
         log = work.treazure.history(adjustment.contact, account.loyalty_id)
     except AuthenticationError:
         raise
     except RemoteError as error:
+        if isinstance(error, TransientError | GatewayError) and not (adjustment.tries or adjustment.restored):
+            raise
         return evidence.Reading(asked, failure=str(error))
     try:
         balance = read_account(work.ledger, work.treazure, account, adjustment.contact, run_id=work.run_id)

@@ -333,3 +333,18 @@ def test_a_call_whose_turn_comes_after_its_time_is_not_made(new_desk: Callable[.
     desk.environ["TREAZURE_TIMEOUT_SECONDS"] = desk.environ["TREAZURE_LOOKUP_WAIT_SECONDS"] = "5"
     desk.finish()
     assert_each_once(desk)
+
+
+def test_however_long_treazure_is_away_what_was_never_called_only_waits(desk: Desk) -> None:
+    contact = desk.contacts(1)[0]
+    desk.sandbox.set_fault("server_error", on=["history"], count=None)
+    number = desk.give(contact, 7)
+    desk.sql("update adjustment set received_at = received_at - interval '1 hour'")
+    for _ in range(8):
+        desk.process()
+        desk.later()
+    assert desk.state(number)[0] == "sending"
+    assert desk.booked() == 0
+    desk.sandbox.clear_faults()
+    desk.finish()
+    assert_each_once(desk)
