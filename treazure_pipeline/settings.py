@@ -279,7 +279,7 @@ class Settings(MasterSettings):
     adjustment_long_description: Literal["truncate", "reject"] = "truncate"
 
     migration_delivery_url: SecretStr | None = Field(
-        default=None, description="an fsspec URL; None means the folder `migration` in the home"
+        default=None, description="an fsspec URL; None means a folder in the home, where the ledger is embedded"
     )
     migration_mode: Literal["log", "balance"] = "log"
     migration_key_type: Literal["ContactId", "MemberNumber", "ExternalId"] = "ContactId"

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
+import re
 import uuid
-from contextlib import suppress
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.table import Column, Table
 
+from treazure_pipeline import people
 from treazure_pipeline.cli import instance, output
 from treazure_pipeline.connections import open_ledger
 from treazure_pipeline.errors import SettingsError
@@ -23,11 +22,18 @@ from treazure_pipeline.ledger.adjustments import Received
 from treazure_pipeline.ledger.store import Ledger
 from treazure_pipeline.settings import Settings, load_settings
 from treazure_pipeline.sync.adjustments import SenselessError, sense
+from treazure_pipeline.tables import CsvFile, Row, WrongLine, shown
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_COLUMNS = ("contact", "amount", "definition_id", "description")
+_COLUMNS = {
+    "contact": ("contact", "contactid"),
+    "amount": ("amount",),
+    "definition_id": ("definitionid", "definition", "pointdefinitionid"),
+    "description": ("description",),
+}
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 _SHOWN = ("id", "state", "contact", "amount", "comment", "receipt", "tries", "reason", "received_at")
 STATES = ("received", "queued", "sending", "posted", "done", "rejected", "uncertain", "discarded")
 
@@ -73,7 +79,7 @@ def list_(*, states: tuple[str, ...], limit: int, as_json: bool) -> None:
     "--csv",
     "path",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Many, from a file with the columns contact, amount, definition_id, description.",
+    help="Many, from a file with the columns contact, amount, definition_id, description; commas, semicolons or tabs.",
 )
 @click.option("--reference", help="Names this addition: the same one is added once only. Default: new each time.")
 @click.option("--yes", is_flag=True, help="Add them; without it they are only checked and shown.")
@@ -91,37 +97,40 @@ def add(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Add adjustments by hand or from a CSV file. Checks and shows them; adds them with --yes."""
+    """Add adjustments by hand or from a CSV file. Checks and shows them; adds those that are fine with --yes."""
     settings = load_settings()
-    given = _read(path) if path else [dict(zip(_COLUMNS, (contact, amount, definition_id, description), strict=True))]
+    given: list[Row | WrongLine] = (
+        list(CsvFile(str(path), _COLUMNS, needed=("contact", "amount")).rows())
+        if path
+        else [Row(0, dict(zip(_COLUMNS, (contact or "", amount or "", str(definition_id), description), strict=True)))]
+    )
     with _ledger(settings) as ledger:
         definitions = {account.definition_id: account for account in map(ledger.account, settings.programmes)}
         refuse_long = settings.adjustment_long_description == "reject"
-        events, problems = [], []
-        for number, row in enumerate(given, start=1):
-            payload = _payload(row)
-            try:
-                values = sense(Received(0, payload), definitions, refuse_long=refuse_long)
-            except SenselessError as error:
-                problems.append(f"row {number}: {error}")
-            else:
-                events.append((payload, values))
-        for problem in problems:
-            output.error(problem)
+        name = reference or f"manual-{uuid.uuid4()}"
+        problems: list[str] = []
+        fine: list[Decimal] = []
         added = 0
-        if yes and not problems:
-            name = reference or f"manual-{uuid.uuid4()}"
-            added = sum(
-                queue.add(ledger, f"{name}-{number}", payload) for number, (payload, _) in enumerate(events, start=1)
-            )
-    total = sum((values["amount"] for _, values in events), Decimal(0))
+        for number, row in enumerate(given, start=1):
+            try:
+                payload = _payload(row)
+                fine.append(sense(Received(0, payload), definitions, refuse_long=refuse_long)["amount"])
+            except SenselessError as error:
+                problems.append(f"line {row.line}: {error}" if path else str(error))
+            else:
+                added += yes and queue.add(ledger, f"{name}-{number}", payload)
+    for problem in problems:
+        output.error(problem)
+    total = sum(fine, Decimal(0))
     if as_json:
         output.print_json({"status": "failed" if problems else "ok", "checked": len(given), "problems": problems,
-                           "points": str(total), "added": added, "dry_run": not yes})  # fmt: skip
+                           "points": str(total), "added": added, "dry_run": not yes, "reference": name})  # fmt: skip
     else:
-        output.say(f"{len(events):,} of {len(given):,} are fine, {total:,} points in total; {added:,} added.")
-        if not yes and not problems:
-            output.say("Nothing was added yet: the same with --yes adds them.")
+        output.say(f"{len(fine):,} of {len(given):,} are fine, {total:,} points in total; {added:,} added.")
+        if fine and not yes:
+            output.say("Nothing was added yet: the same with --yes adds what is fine.")
+        elif fine and problems:
+            output.say(f"Mend the other lines where they are and add with --reference {name}: none is added twice.")
     ctx.exit(SettingsError.exit_code if problems else 0)
 
 
@@ -179,25 +188,20 @@ def _ledger(settings: Settings) -> Ledger:
     return open_ledger(settings, instance.prepare(settings).ledger_url)
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise SettingsError(f"{path.name} is no UTF-8 text; save it as CSV in UTF-8.") from None
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    if missing := [name for name in ("contact", "amount") if name not in (reader.fieldnames or ())]:
-        raise SettingsError(f"{path.name} has no column {missing[0]!r}; its first line must name the columns.")
-    return [{name: row.get(name) or "" for name in _COLUMNS} for row in reader]
-
-
-def _payload(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row as the payload that Engage would send; what is no number stays as it is, to be refused."""
-    amount, definition = row["amount"], str(row["definition_id"] or 1).strip()
-    with suppress(InvalidOperation):
-        amount = Decimal(str(amount).strip())
+def _payload(row: Row | WrongLine) -> dict[str, Any]:
+    """Return a row as the payload that Engage would send. Raises SenselessError for what is no plain number."""
+    if isinstance(row, WrongLine):
+        raise SenselessError(row.advice)
+    amount, definition = row.fields["amount"].strip(" "), row.fields["definition_id"].strip(" ") or "1"
+    if not _NUMBER.fullmatch(amount):
+        raise SenselessError(
+            f"amount ({people.said(shown(amount))}) must be a number such as 1000.5: digits 0 to 9, and a point."
+        )
+    if not (definition.isascii() and definition.isdecimal()):
+        raise SenselessError(f"definition_id ({people.said(shown(definition))}) must be a whole number.")
     return {
-        "contactId": (row["contact"] or "").strip(),
-        "amount": amount,
-        "pointDefinitionId": int(definition) if definition.isdecimal() else definition,
-        "description": row["description"],
+        "contactId": row.fields["contact"].strip(),
+        "amount": Decimal(amount),
+        "pointDefinitionId": int(definition),
+        "description": row.fields["description"],
     }

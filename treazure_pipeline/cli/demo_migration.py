@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -46,7 +45,7 @@ def play(members: int = 5000) -> dict[str, Any]:
         if delivered["status"] != "waiting":
             return delivered | {"status": "failed"}
         output.note("The files are delivered, and the audit says: not imported yet. Engage imports them now.")
-        imported = [box.import_points(file) for file in sorted(Path(settings.home).rglob("delivered/club-*.csv"))]
+        imported = [answer for folder in settings.home.rglob("delivered") for answer in box.import_folder(folder)]
         box.play_hour(share=0.01)
         output.note("Some members shop meanwhile: their movements are the hourly sync's, after the migration.")
         result = run_migration(settings, programme)

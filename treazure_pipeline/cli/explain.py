@@ -34,7 +34,7 @@ def command(*, contact: str, names: tuple[str, ...], as_json: bool) -> None:
     except ValueError:
         raise SettingsError(f"{contact!r} is no contact: it must be a GUID, as both systems show it.") from None
     place = instance.locate(settings)
-    if instance.uses_embedded(settings):
+    if embedded.uses_embedded(settings):
         embedded.start(settings.home)
     with open_ledger(settings, place.ledger_url) as ledger:
         found = [one for one in (explain(ledger, programme, guid) for programme in programmes) if one is not None]

@@ -16,6 +16,7 @@ from treazure_pipeline import private
 from treazure_pipeline.cli import output
 from treazure_pipeline.connections import open_ledger
 from treazure_pipeline.database import embedded, homes, schema
+from treazure_pipeline.database.embedded import uses_embedded
 from treazure_pipeline.database.urls import sibling
 from treazure_pipeline.errors import DatabaseUnavailableError, SettingsError
 from treazure_pipeline.settings import Settings, Storage
@@ -56,12 +57,6 @@ class Instance:
             "DAGSTER_POSTGRES_URL_FILE": "",
             "DAGSTER_HOME": str(self.dagster_home),
         }
-
-
-def uses_embedded(storage: Storage) -> bool:
-    """Whether the ledger is in the embedded server, also where its URL has been exported by `env`."""
-    given = storage.database_url
-    return given is None or given.get_secret_value() == embedded.urls(storage.home).ledger
 
 
 def locate(storage: Storage) -> Instance:

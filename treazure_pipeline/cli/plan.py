@@ -40,7 +40,7 @@ def command(*, names: tuple[str, ...], path: Path | None, as_json: bool) -> None
     from treazure_pipeline.ledger import plans
 
     settings = load_settings()
-    if instance.uses_embedded(settings):
+    if embedded.uses_embedded(settings):
         embedded.start(settings.home)
     shown: list[dict[str, Any]] = []
     if path is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -27,6 +26,8 @@ SHOWN = (
     "findings", "points", "target", "sent", "sent_before", "read", "equal", "differing", "missing_in_engage", "pending",
     "report",
 )  # fmt: skip
+
+_MOST_SHOWN = 20
 
 
 def command(names: Sequence[str], *, as_json: bool, abandon: str | None, by_whom: str | None, **options: Any) -> int:
@@ -72,11 +73,12 @@ def run_migration(
         jobs = _Jobs(settings, programme, dagster, bar.advance)
         before = jobs.state()
         if before is None:
-            jobs.check(mapping)
+            jobs.check(mapping, deliver_by)
         if before is None or before.state == "roster":
             bar.phase("reading the contacts")
             if not jobs.run("prepare_migration", {
-                "migration_roster": {"although_loaded": although_loaded} | ({"mapping": mapping} if mapping else {})
+                "migration_roster": {"although_loaded": although_loaded, "deliver_by": deliver_by}
+                | ({"mapping": mapping} if mapping else {})
             }):  # fmt: skip
                 return jobs.summary()
         if before is None or before.state != "delivered":
@@ -156,12 +158,17 @@ class _Jobs:
         with self._connected() as (connections, account):
             return migrations.current(connections.ledger, account)
 
-    def check(self, mapping: str | None) -> None:
+    def check(self, mapping: str | None, by: str) -> None:
         """Check all that can be before there is a run, and before anything changes."""
         from treazure_pipeline.migration import steps
 
         with self._connected() as (connections, _):
-            steps.check(connections, self._programme, mapping=None if mapping is None else Path(mapping))
+            found = steps.check(connections, self._programme, mapping=mapping, by=by)
+        for each in found[:_MOST_SHOWN]:
+            output.note(f"Mapping, line {each.line}, {each.field}: {each.advice}")
+        if found:
+            left_out = sum(not each.taken for each in found)
+            output.note(f"{left_out} lines of the mapping are left out, {len(found) - left_out} have a remark.")
 
     def shards(self) -> tuple[list[str], int]:
         """The shards that have no files yet, and the contacts that are still to be read."""

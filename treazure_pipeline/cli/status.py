@@ -26,7 +26,7 @@ def command(*, names: tuple[str, ...], as_json: bool) -> None:
     settings = load_settings()
     programmes = chosen(settings, names)
     place = instance.locate(settings)
-    if instance.uses_embedded(settings):
+    if embedded.uses_embedded(settings):
         embedded.start(settings.home)
     with open_ledger(settings, place.ledger_url) as ledger:
         accounts = [ledger.account(programme) for programme in programmes]

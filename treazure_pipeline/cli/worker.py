@@ -11,6 +11,7 @@ import click
 
 from treazure_pipeline.cli import instance, output
 from treazure_pipeline.cli.signals import Deferred
+from treazure_pipeline.database import embedded
 from treazure_pipeline.errors import PipelineError, SettingsError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def command() -> None:
     from treazure_pipeline.settings import load_settings
 
     settings = load_settings()
-    if instance.uses_embedded(settings):
+    if embedded.uses_embedded(settings):
         settings = settings.model_copy(update={"database_url": None})
         instance.prepare(settings)
     with Deferred() as signals, Connections(settings, Priority.ADJUSTMENT) as connections:

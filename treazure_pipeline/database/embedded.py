@@ -31,7 +31,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import psycopg
 import psycopg.sql
@@ -40,6 +40,9 @@ from treazure_pipeline.database import binaries
 from treazure_pipeline.database.homes import make_folder, private_folder
 from treazure_pipeline.database.urls import joined
 from treazure_pipeline.errors import DatabaseUnavailableError, SettingsError
+
+if TYPE_CHECKING:
+    from treazure_pipeline.settings import Storage
 
 LEDGER = "treazure"
 DAGSTER = "dagster"
@@ -95,6 +98,12 @@ def urls(home: Path) -> Urls:
     """The URLs that the server of this home has while it runs; asks nothing and starts nothing."""
     server = _server(home)
     return Urls(ledger=server.url(LEDGER), dagster=server.url(DAGSTER))
+
+
+def uses_embedded(storage: Storage) -> bool:
+    """Whether the ledger is in the embedded server, also where its URL has been exported by `env`."""
+    given = storage.database_url
+    return given is None or given.get_secret_value() == urls(storage.home).ledger
 
 
 def running_url(home: Path) -> str | None:

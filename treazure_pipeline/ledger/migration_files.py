@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     import psycopg
 
     from treazure_pipeline.ledger.migrations import Migration
-    from treazure_pipeline.ledger.store import Ledger
+    from treazure_pipeline.ledger.store import Account, Ledger
 
 
 @dataclass(frozen=True)
 class File:
-    """A written file; `state`: written, uploaded (under its temporary name) or delivered."""
+    """A written file; `state`: written, uploaded (it may stand at the target) or delivered."""
 
     shard: int
     name: str
@@ -127,6 +127,25 @@ def mark_file(ledger: Ledger, migration: Migration, name: str, state: str) -> No
             "where migration = %(id)s and name = %(name)s",
             {"state": state, "id": migration.id, "name": name},
         )
+
+
+@retried
+def ledger_has_moved(ledger: Ledger, migration: Migration) -> bool:
+    """Tell whether the ledger has been restored or failed over since the migration began."""
+    with ledger.transaction() as connection:
+        row = connection.execute(
+            "select ledger is distinct from ledger_identity() from migration where id = %s and ledger is not null",
+            (migration.id,),
+        ).fetchone()
+    return row is not None and bool(row[0])
+
+
+@retried
+def numbers(ledger: Ledger, account: Account) -> set[int]:
+    """Return the numbers of all migrations of a programme, the ended ones too."""
+    with ledger.transaction() as connection:
+        rows = connection.execute("select id from migration where programme = %s", (account.id,)).fetchall()
+    return {number for (number,) in rows}
 
 
 @retried

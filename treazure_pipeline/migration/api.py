@@ -20,13 +20,12 @@ from treazure_pipeline.clients.transport import now
 from treazure_pipeline.errors import PipelineError, RemoteError
 from treazure_pipeline.ledger import migration_files
 from treazure_pipeline.ledger.migrations import Finding, MigrationError
-from treazure_pipeline.migration.delivery import DeliveryError, sha256_of, written_files
+from treazure_pipeline.migration.delivery import written_files
 from treazure_pipeline.migration.files import read_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from concurrent.futures import Future
-    from pathlib import Path
 
     from treazure_pipeline.clients.engage import EngageClient
     from treazure_pipeline.clients.transport import RetryPolicy
@@ -61,7 +60,7 @@ def add_by_api(
     engage: EngageClient,
     account: Account,
     migration: Migration,
-    folder: Path,
+    body: Callable[[File], bytes],
     *,
     batch_size: int,
     concurrency: int,
@@ -69,16 +68,12 @@ def add_by_api(
     uncertain_are_taken: bool | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Added:
-    """Add all rows of the migration's files in Engage; go on where an earlier run was.
+    """Add all rows of the migration's files in Engage; go on where an earlier run was. `body` gives a file's bytes.
 
     `uncertain_are_taken` is a person's decision on requests that nobody can tell of. Raises UncertainRowsError, after
     all others were sent, where some are left; what ends every call (credentials) at once.
     """
-    if migration.key_type != "ContactId":
-        raise MigrationError(
-            f"By API contacts are named by their id, not by {migration.key_type}.",
-            hint="Migrate with MIGRATION_KEY_TYPE=ContactId, or deliver files.",
-        )
+    require_contact_ids(migration.key_type)
     files = written_files(ledger, migration)
     if any(file.state != "written" for file in files):
         raise MigrationError("Files of this migration have been delivered; by API their rows would be added again.")
@@ -96,7 +91,7 @@ def add_by_api(
                 progress(rows, run.result.rows)
 
         for file in files:
-            for first, rows in _batches(folder, file, batch_size):
+            for first, rows in _batches(body(file), batch_size):
                 under_way.append((len(rows), threads.submit(run.add, file.name, first, rows)))
                 if len(under_way) >= 2 * concurrency:
                     finish_one()
@@ -105,6 +100,15 @@ def add_by_api(
     _require_answers(ledger, migration, run.result)
     migration_files.complete_delivery(ledger, migration, by="api", to="the API")
     return run.result
+
+
+def require_contact_ids(key_type: str) -> None:
+    """Raise MigrationError unless contacts are named as the API names them."""
+    if key_type != "ContactId":
+        raise MigrationError(
+            f"By API contacts are named by their id, not by {key_type}.",
+            hint="Migrate with MIGRATION_KEY_TYPE=ContactId, or deliver files.",
+        )
 
 
 def _require_answers(ledger: Ledger, migration: Migration, result: Added) -> None:
@@ -214,15 +218,9 @@ def _new_key() -> str:
     return str(uuid.uuid4())
 
 
-def _batches(folder: Path, file: File, size: int) -> Iterator[tuple[int, list[wire.AddedPoints]]]:
-    path = folder / file.name
-    if not path.is_file() or sha256_of(path) != file.sha256:
-        raise DeliveryError(
-            f"{path} is missing or not what was written.",
-            hint=f"Run point_migration for shard {file.shard} again: it writes the same bytes.",
-        )
+def _batches(body: bytes, size: int) -> Iterator[tuple[int, list[wire.AddedPoints]]]:
     first = 1
-    for some in read_rows(path.read_bytes()).iter_slices(size):
+    for some in read_rows(body).iter_slices(size):
         yield first, [_added(row) for row in some.iter_rows(named=True)]
         first += some.height
 

@@ -1,46 +1,36 @@
-"""Migration files on their way to Engage's importer: a folder, an SFTP server or an object store, each file once.
+"""Migration files on their way to Engage's importer, each once, since an import adds points each time.
 
-    written ──upload──▶ uploaded (under NAME.part) ──rename──▶ delivered
+Beside the importer's folder, in `manifest`, notes tell how far each file is; they outlive the ledger:
 
-`uploaded` is recorded before the rename. A file of that state whose temporary name is gone has been renamed, and the
-importer may have taken it already: it is never sent again, since an import adds points each time.
+    NAME.part        where files can be renamed: the file, before it gets its place
+    NAME.sending     it is about to get its place
+    NAME.delivered   it got its place, and the importer may have taken it
+
+A name holds the digest of its content, so what stands under it is that file. After a crash, or a restore of the ledger,
+the notes decide. What they leave open is asked of a person and never written again by a guess.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import tempfile
-from contextlib import contextmanager
+import re
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING, Literal
 
-import fsspec
-import paramiko
-from fsspec.implementations.sftp import SFTPFileSystem
-
-from treazure_pipeline import private
-from treazure_pipeline.clients.transport import redacted
-from treazure_pipeline.errors import PipelineError, SettingsError
 from treazure_pipeline.ledger import migration_files, migrations
 from treazure_pipeline.ledger.migrations import MigrationError
+from treazure_pipeline.migration.target import DeliveryError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from treazure_pipeline.ledger.migration_files import File
     from treazure_pipeline.ledger.migrations import Migration
     from treazure_pipeline.ledger.store import Account, Ledger
+    from treazure_pipeline.migration.target import Place, Target
 
-_TEMPORARY = ".part"
-_CONNECT_SECONDS = 30.0
-_HASH_BLOCK = 1 << 20
-
-
-class DeliveryError(PipelineError):
-    """The target could not be used, or a file is not what was written."""
+PART, SENDING, DELIVERED = ".part", ".sending", ".delivered"
+Left = Literal["nothing", "write", "undecided", "other"]
 
 
 @dataclass(frozen=True)
@@ -56,128 +46,92 @@ class Delivered:
     total: str
 
 
-class Target:
-    """A place for files, by its URL; `str` shows no secret."""
+def what_is_left(
+    file: File, there: Mapping[str, int], beside: Mapping[str, int], *, renames: bool, blind: bool = False
+) -> Left:
+    """Tell from what lies in both folders (names, sizes) whether a file is still to be written.
 
-    def __init__(self, url: str, known_hosts: Sequence[Path] = ()) -> None:
-        self._url = url
-        self._parts = urlsplit(url)
-        self._known_hosts = known_hosts
-        host = self._parts.hostname or ""
-        port = f":{self._parts.port}" if self._parts.port else ""
-        self._shown = f"{self._parts.scheme or 'file'}://{host}{port}{self._parts.path}"
-
-    def __str__(self) -> str:
-        return self._shown
-
-    def __repr__(self) -> str:
-        return f"Target({self._shown!r})"
-
-    @contextmanager
-    def opened(self) -> Iterator[tuple[Any, str]]:
-        """Hand out the file system and the folder in it. Errors leave as DeliveryError, without secrets."""
-        system = None
-        try:
-            system, folder = self._connect()
-            private.make_folder(system, folder)
-            yield system, folder
-        except (OSError, paramiko.SSHException, EOFError) as error:
-            raise DeliveryError(
-                f"{self} can't be used: {self._said(error)}.",
-                hint="Check MIGRATION_DELIVERY_URL, the account and its rights. What has arrived is not sent again.",
-            ) from None
-        finally:
-            if isinstance(system, SFTPFileSystem):
-                system.ftp.close()
-                system.client.close()
-
-    def _connect(self) -> tuple[Any, str]:
-        if self._parts.scheme in {"sftp", "ssh"}:
-            if not self._parts.hostname:
-                raise SettingsError("MIGRATION_DELIVERY_URL must name a host: sftp://user@host/folder.")
-            password = self._parts.password
-            system = SFTPFileSystem(
-                self._parts.hostname,
-                port=self._parts.port or 22,
-                username=unquote(self._parts.username) if self._parts.username else None,
-                password=unquote(password) if password else None,
-                host_key_policy=_KnownHosts(self._known_hosts, self._parts.port or 22),
-                timeout=_CONNECT_SECONDS,
-                skip_instance_cache=True,
-            )
-            return system, unquote(self._parts.path).rstrip("/") or "/"
-        try:
-            system, folder = fsspec.core.url_to_fs(self._url)
-        except (ImportError, ValueError) as error:
-            raise SettingsError(
-                f"MIGRATION_DELIVERY_URL: files can't be written to {self._parts.scheme}:// ({self._said(error)}).",
-                hint="Install the package that fsspec needs for it, such as s3fs, gcsfs or adlfs.",
-            ) from None
-        return system, str(folder).rstrip("/")
-
-    def _said(self, error: Exception) -> str:
-        secrets = [self._url, self._parts.password or "", unquote(self._parts.password or ""), self._parts.query]
-        return redacted(str(error), secrets).rstrip(".") or type(error).__name__
-
-
-class _KnownHosts(paramiko.MissingHostKeyPolicy):
-    """Accepts the host keys that an operator has written down, and no other."""
-
-    def __init__(self, paths: Sequence[Path], port: int) -> None:
-        self._paths = paths
-        self._port = port
-
-    def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:  # noqa: ARG002
-        """Look the key up; paramiko calls it `[host]:port` where the port is not 22."""
-        known = paramiko.HostKeys()
-        for path in self._paths:
-            if path.is_file():
-                known.load(str(path))
-        if not known.check(hostname, key):
-            places = " or ".join(map(str, self._paths))
-            raise paramiko.SSHException(
-                f"the host key of {hostname} ({key.get_name()} {key.fingerprint}) is not the one in {places}"
-            )
+    `renames`: a part that is gone has been renamed. `blind`: the ledger may not know what it did before, and no note
+    tells of its migration. `other`: something else stands under its name.
+    """
+    if file.name in there:
+        return "nothing" if there[file.name] == file.size else "other"
+    if file.name + DELIVERED in beside:
+        return "nothing"
+    if file.name + PART in beside:
+        return "write"
+    if file.name + SENDING in beside:
+        return "nothing" if renames else "undecided"
+    return "undecided" if blind or file.state == "uploaded" else "write"
 
 
 def deliver(
     ledger: Ledger,
     account: Account,
     migration: Migration,
-    folder: Path,
+    body: Callable[[File], bytes],
     target: Target,
     *,
     again: bool = False,
+    uncertain_are_taken: bool | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Delivered:
-    """Bring every file of the migration to the target, each atomically and once, and a manifest after them.
+    """Bring every file of the migration to the target once, and a manifest beside it; `body` gives a file's bytes.
 
-    `again` sends all of them once more, by a person's decision: an import adds points each time it is done.
+    `uncertain_are_taken` is a person's decision on files of which nobody can tell. `again` sends all of them once more,
+    by a person's decision too: an import adds points each time it is done. Raises DeliveryError, after all others were
+    sent, where some files are undecided.
     """
     files = written_files(ledger, migration)
     if migration_files.has_requests(ledger, migration):
         raise MigrationError("Rows of this migration have gone to Engage by API; a file would add them again.")
-    if again:
-        for file in files:
-            migration_files.mark_file(ledger, migration, file.name, "written")
-        files = migration_files.files(ledger, migration)
-    left = [file for file in files if file.state != "delivered"]
-    taken = 0
-    with target.opened() as (system, place):
-        for file in files:
-            there = f"{place}/{file.name}"
-            if file.state == "delivered":
-                taken += not system.exists(there)
-            else:
-                _deliver(ledger, migration, folder / file.name, file, system, there)
-                if progress is not None:
-                    progress(file.rows, sum(each.rows for each in left))
-        if left or again:
-            _put_manifest(system, f"{place}/{manifest_name(account, migration)}", manifest(account, migration, files))
+    with target.opened() as place:
+        if again:
+            files = _forget(ledger, migration, files, place)
+        there, beside = place.listed(place.folder), place.listed(place.beside)
+        known = _require_known(ledger, account, migration, files, beside, target)
+        blind = not known and migration_files.ledger_has_moved(ledger, migration)
+        left = [file for file in files if file.state != "delivered"]
+        taken = sum(file.name not in there for file in files if file.state == "delivered")
+        open_files: list[File] = []
+        sent = []
+        for file in left:
+            what = what_is_left(file, there, beside, renames=place.renames, blind=blind)
+            if what == "undecided" and uncertain_are_taken is not None:
+                what = "nothing" if uncertain_are_taken else "write"
+            if what in {"undecided", "other"}:
+                open_files.append(file)
+                continue
+            if what == "write":
+                _write(ledger, migration, file, body(file), place)
+                sent.append(file)
+            if file.name + DELIVERED not in beside:
+                place.write(f"{place.beside}/{file.name}{DELIVERED}", _note(file))
+            migration_files.mark_file(ledger, migration, file.name, "delivered")
+            if progress is not None:
+                progress(file.rows, sum(each.rows for each in left))
+        if open_files:
+            raise DeliveryError(_told(open_files, there, target, blind=blind), hint=_OPEN_HINT)
+        place.write(f"{place.beside}/{manifest_name(account, migration)}", manifest(account, migration, files))
     migration_files.complete_delivery(ledger, migration, by="files", to=str(target))
     total = sum((file.total for file in files), start=files[0].total * 0) if files else 0
-    return Delivered(str(target), len(files), len(left), len(files) - len(left), taken,
-                     sum(file.rows for file in left), f"{total:f}")  # fmt: skip
+    return Delivered(str(target), len(files), len(sent), len(files) - len(sent), taken,
+                     sum(file.rows for file in sent), f"{total:f}")  # fmt: skip
+
+
+_OPEN_HINT = (
+    "Read some of its contacts in Engage: has it been imported? Then run finish_migration again with "
+    "uncertain_are_taken: true or false. It is not written again before."
+)
+
+
+def _told(files: Sequence[File], there: Mapping[str, int], target: Target, *, blind: bool) -> str:
+    names = ", ".join(file.name for file in files[:5])
+    others = [file.name for file in files if file.name in there]
+    if others:
+        return f"{', '.join(others[:5])} stands at {target} with other content; remove it or bring it to its end."
+    why = " The ledger has been restored or failed over since, and nothing there tells of this migration." * blind
+    return f"Of {len(files)} files nobody can tell whether they have reached {target}: {names}.{why}"
 
 
 def written_files(ledger: Ledger, migration: Migration) -> list[File]:
@@ -193,7 +147,7 @@ def written_files(ledger: Ledger, migration: Migration) -> list[File]:
 
 
 def manifest_name(account: Account, migration: Migration) -> str:
-    """Return the name of the manifest beside the files."""
+    """Return the name of the manifest."""
     return f"{account.name}-{migration.id}-manifest.json"
 
 
@@ -215,41 +169,53 @@ def manifest(account: Account, migration: Migration, files: Sequence[File]) -> b
     return (json.dumps(content, indent=1) + "\n").encode()
 
 
-def sha256_of(path: Path) -> str:
-    """Return a file's SHA-256 as hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as opened:
-        while block := opened.read(_HASH_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+def _note(file: File) -> bytes:
+    return json.dumps({"name": file.name, "size": file.size, "sha256": file.sha256}).encode()
 
 
-def _deliver(ledger: Ledger, migration: Migration, source: Path, file: File, system: Any, there: str) -> None:
-    temporary = there + _TEMPORARY
-    if file.state == "uploaded" and not system.exists(temporary):
-        migration_files.mark_file(ledger, migration, file.name, "delivered")
-        return
-    if not source.is_file() or sha256_of(source) != file.sha256:
-        raise DeliveryError(
-            f"{source} is missing or not what was written.",
-            hint=f"Run point_migration for shard {file.shard} again: it writes the same bytes.",
-        )
-    private.make_file(system, temporary)
-    system.put_file(str(source), temporary)
-    arrived = system.info(temporary)["size"]
-    if arrived != file.size:
-        raise DeliveryError(
-            f"{file.name} arrived with {arrived} of {file.size} bytes.", hint="Run finish_migration again."
-        )
+def _write(ledger: Ledger, migration: Migration, file: File, body: bytes, place: Place) -> None:
+    """Bring a file to its place, the note before it."""
+    there, beside = f"{place.folder}/{file.name}", f"{place.beside}/{file.name}"
+    if place.renames:
+        place.write(beside + PART, body)
+    place.write(beside + SENDING, _note(file))
     migration_files.mark_file(ledger, migration, file.name, "uploaded")
-    system.mv(temporary, there)
-    migration_files.mark_file(ledger, migration, file.name, "delivered")
+    if place.renames:
+        place.rename(beside + PART, there)
+    else:
+        place.write(there, body)
 
 
-def _put_manifest(system: Any, there: str, content: bytes) -> None:
-    with tempfile.NamedTemporaryFile() as source:
-        source.write(content)
-        source.flush()
-        private.make_file(system, there + _TEMPORARY)
-        system.put_file(source.name, there + _TEMPORARY)
-    system.mv(there + _TEMPORARY, there)
+def _require_known(
+    ledger: Ledger,
+    account: Account,
+    migration: Migration,
+    files: Sequence[File],
+    beside: Mapping[str, int],
+    target: Target,
+) -> bool:
+    """Tell whether notes tell of this migration; raise MigrationError where some tell what the ledger doesn't know."""
+    names = {file.name for file in files}
+    numbers = migration_files.numbers(ledger, account)
+    pattern = re.compile(rf"({re.escape(account.name)}-([0-9]+)-.*\.csv)\.(?:sending|delivered)")
+    notes = {(found[1], int(found[2])) for note in beside if (found := pattern.fullmatch(note))}
+    strange = sorted(
+        name for name, number in notes if number not in numbers or (number == migration.id and name not in names)
+    )
+    if strange:
+        raise MigrationError(
+            f"Files that this ledger does not know have been brought to {target}: {', '.join(strange[:5])}.",
+            hint="The ledger is older than they are, or their shards were written anew. Where Engage has imported "
+            "them, abandon the migration: the sync sets the balances. Where it will not, remove them and their notes.",
+        )
+    return any(number == migration.id for _, number in notes)
+
+
+def _forget(ledger: Ledger, migration: Migration, files: Sequence[File], place: Place) -> list[File]:
+    """Let all files count as written only."""
+    for file in files:
+        migration_files.mark_file(ledger, migration, file.name, "written")
+    for file in files:
+        for note in (DELIVERED, SENDING):
+            place.remove(f"{place.beside}/{file.name}{note}")
+    return migration_files.files(ledger, migration)

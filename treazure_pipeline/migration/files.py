@@ -38,11 +38,12 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file that was written: name in the folder, rows without the header, sum of the amounts, SHA-256."""
+    """A file that was written: name in the folder, rows without the header, sum of the amounts, bytes, SHA-256."""
 
     name: str
     rows: int
     amount: Decimal
+    size: int
     sha256: str
 
 
@@ -71,7 +72,7 @@ def write_files(
     decimals: int,
     rows_per_file: int = MOST_ROWS,
 ) -> FilesReport:
-    """Write `{prefix}-0001.csv` and so on into the folder, in place of all earlier files of that prefix.
+    """Write `{prefix}-0001-{digest}.csv` and so on into the folder, in place of all earlier files of that prefix.
 
     `parts` are those of `parts.encode`, `balances` blocks of `parts.roster`, each in ascending order of contacts; every
     contact is in one part and one block. In mode `balance` no part is looked at.
@@ -82,7 +83,7 @@ def write_files(
     """
     private.folder(folder)
     for old in folder.iterdir():
-        if re.fullmatch(rf"{re.escape(prefix)}-\d+\.csv", old.name):
+        if re.fullmatch(rf"{re.escape(prefix)}-\d+-[0-9a-f]+\.csv", old.name):
             old.unlink()
 
     def converted(some: _Some) -> tuple[Chunk, pl.DataFrame]:
@@ -227,10 +228,11 @@ class _Files:
         ).cast(FINDINGS)
 
     def _write(self, rows: pl.DataFrame) -> None:
-        name = f"{self.prefix}-{len(self.written) + 1:04d}.csv"
         text = io.BytesIO()
         rows.write_csv(text, separator=";", quote_style="never")
-        body = text.getbuffer()
+        body = text.getvalue()
+        sha256 = hashlib.sha256(body).hexdigest()
+        name = f"{self.prefix}-{len(self.written) + 1:04d}-{sha256[:12]}.csv"
         private.write(self.folder / name, body)
         total = Decimal(rows["Amount"].sum())
-        self.written.append(File(name, rows.height, total, hashlib.sha256(body).hexdigest()))
+        self.written.append(File(name, rows.height, total, len(body), sha256))

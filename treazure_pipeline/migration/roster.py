@@ -25,12 +25,10 @@ from treazure_pipeline.errors import (
 )
 from treazure_pipeline.ledger import batches, migration_roster, migrations
 from treazure_pipeline.ledger.migrations import Finding, MigrationError
-from treazure_pipeline.migration.keys import KeyFile, KeyRow, unknown
+from treazure_pipeline.migration.keys import KeyFile, KeyFinding, KeyRow, unknown
 from treazure_pipeline.sync.exports import begin_export
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from treazure_pipeline.clients.transport import RetryPolicy
     from treazure_pipeline.clients.treazure import TreazureClient
     from treazure_pipeline.ledger.migration_roster import ExportWindow
@@ -62,7 +60,7 @@ def prepare(
     run_id: str,
     retry: RetryPolicy,
     although_loaded: bool = False,
-    mapping: Path | None = None,
+    mapping: str | None = None,
 ) -> Roster:
     """Put the programme into mode migrating, fix the cut-off and read all contacts; go on where an earlier run was.
 
@@ -71,7 +69,6 @@ def prepare(
     where its times can't be compared, RemoteError where Treazure can't be read.
     """
     began = time.perf_counter()
-    check(terms, mapping)
     with migrations.holding(ledger, account):
         if migrations.current(ledger, account) is None:
             now = ledger.now()
@@ -93,22 +90,28 @@ def prepare(
         return Roster(migration, migration_roster.roster_figures(ledger, migration), time.perf_counter() - began)
 
 
-def check(terms: Terms, mapping: Path | None) -> None:
-    """Raise SettingsError unless there is a mapping file with keys where, and only where, one is needed."""
+def check(terms: Terms, mapping: str | None) -> list[KeyFinding]:
+    """Go through the mapping file, where one is needed, and return what is odd in it.
+
+    Raises SettingsError where there is none with keys, or one without any use.
+    """
     if (mapping is None) is not (terms.key_type == "ContactId"):
         raise SettingsError(
             f"Contacts are named by {terms.key_type} (MIGRATION_KEY_TYPE), "
             + ("which needs a mapping file." if mapping is None else "and so no mapping file has any use."),
-            hint="The file is a CSV with the columns contact and key; give its path as `mapping`.",
+            hint="The file is a CSV with the columns contact and key; give its path or URL as `mapping`.",
         )
     if mapping is None:
-        return
-    try:
-        found = next(KeyFile(mapping).blocks(rows=1), None)
-    except OSError as error:
-        raise SettingsError(f"The mapping file {mapping} can't be read: {error.strerror}.") from None
-    if found is None:
-        raise SettingsError(f"The mapping file {mapping} has no line with a contact and a key.")
+        return []
+    file = KeyFile(mapping)
+    for _ in file.blocks():
+        pass
+    if not file.taken:
+        listed = " ".join(f"Line {each.line}: {each.advice}" for each in file.findings[:5])
+        raise SettingsError(
+            f"The mapping file has no line with a contact and a key that can be taken. {listed}".rstrip()
+        )
+    return file.findings
 
 
 def _switch(
@@ -155,12 +158,9 @@ def _read(
         return migration_roster.add_to_roster(ledger, migration, window, decode_balances(chunks, account.loyalty_id))
 
 
-def _read_keys(ledger: Ledger, migration: Migration, mapping: Path) -> None:
+def _read_keys(ledger: Ledger, migration: Migration, mapping: str) -> None:
     file = KeyFile(mapping)
-    try:
-        strangers = migration_roster.add_keys(ledger, migration, (row for block in file.blocks() for row in block))
-    except OSError as error:
-        raise SettingsError(f"The mapping file {mapping} can't be read: {error.strerror}.") from None
+    strangers = migration_roster.add_keys(ledger, migration, (row for block in file.blocks() for row in block))
     odd = [*file.findings, *unknown(KeyRow(*row) for row in strangers)]
     findings = [
         Finding(None, "key_line", each.field, f"line {each.line}: {each.value}", remedy=each.advice) for each in odd

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from decimal import Decimal
 from typing import TYPE_CHECKING
@@ -58,21 +60,8 @@ def write_shard(ledger: Ledger, account: Account, shard: int, home: Path) -> Wri
                 hint="Materialise migration_points_log for this shard first.",
             )
         folder = folder_of(home, account, migration) / "files"
-        report = write_files(
-            migration_roster.parts(ledger, migration, shard) if migration.mode == "log" else (),
-            map(parts.roster, migration_roster.roster(ledger, migration, shard)),
-            folder,
-            definition_id=account.definition_id,
-            cut_off=migration.cut_off,
-            mode=migration.mode,
-            key_type=migration.key_type,
-            prefix=f"{account.name}-{migration.id}-{shard:03}",
-            decimals=migration.decimals,
-        )
-        files = [
-            File(shard, file.name, file.rows, file.amount, (folder / file.name).stat().st_size, file.sha256)
-            for file in report.files
-        ]
+        report = _write(ledger, account, migration, shard, folder)
+        files = [File(shard, file.name, file.rows, file.amount, file.size, file.sha256) for file in report.files]
         migration_files.record_files(
             ledger,
             migration,
@@ -90,6 +79,40 @@ def write_shard(ledger: Ledger, account: Account, shard: int, home: Path) -> Wri
         contacts=state.contacts,
         movements=state.movements,
         seconds=time.perf_counter() - began,
+    )
+
+
+def body_of(ledger: Ledger, account: Account, migration: Migration, file: File, home: Path) -> bytes:
+    """Return a file's bytes; where this machine has not written them, they are written again from what was fetched.
+
+    Raises MigrationError where they are not what was recorded.
+    """
+    folder = folder_of(home, account, migration) / "files"
+    for written in (False, True):
+        if written:
+            with migrations.holding(ledger, account, file.shard):
+                _write(ledger, account, migration, file.shard, folder)
+        with suppress(FileNotFoundError):
+            body = (folder / file.name).read_bytes()
+            if hashlib.sha256(body).hexdigest() == file.sha256:
+                return body
+    raise MigrationError(
+        f"{file.name} can't be written again as it was: what it is made of has changed, or how files are written.",
+        hint=f"Run point_migration for shard {file.shard} again.",
+    )
+
+
+def _write(ledger: Ledger, account: Account, migration: Migration, shard: int, folder: Path) -> FilesReport:
+    return write_files(
+        migration_roster.parts(ledger, migration, shard) if migration.mode == "log" else (),
+        map(parts.roster, migration_roster.roster(ledger, migration, shard)),
+        folder,
+        definition_id=account.definition_id,
+        cut_off=migration.cut_off,
+        mode=migration.mode,
+        key_type=migration.key_type,
+        prefix=f"{account.name}-{migration.id}-{shard:03}",
+        decimals=migration.decimals,
     )
 
 

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from treazure_pipeline.database.embedded import uses_embedded
+from treazure_pipeline.errors import SettingsError
 from treazure_pipeline.ledger import migrations
 from treazure_pipeline.ledger.migrations import Terms
 from treazure_pipeline.migration import audit as auditing
 from treazure_pipeline.migration import roster
-from treazure_pipeline.migration.api import add_by_api
-from treazure_pipeline.migration.delivery import Target, written_files
+from treazure_pipeline.migration.api import add_by_api, require_contact_ids
 from treazure_pipeline.migration.delivery import deliver as deliver_files
+from treazure_pipeline.migration.delivery import written_files
 from treazure_pipeline.migration.logs import Fetched, fetch_shard
-from treazure_pipeline.migration.shards import Written, folder_of, write_shard
+from treazure_pipeline.migration.shards import Written, body_of, folder_of, write_shard
+from treazure_pipeline.migration.target import Target
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from treazure_pipeline.connections import Connections
+    from treazure_pipeline.ledger.migration_files import File
     from treazure_pipeline.ledger.store import Account
     from treazure_pipeline.migration.audit import Audited
+    from treazure_pipeline.migration.keys import KeyFinding
     from treazure_pipeline.migration.roster import Roster
     from treazure_pipeline.settings import Programme, Settings
 
@@ -33,24 +38,49 @@ def prepare(
     *,
     run_id: str,
     although_loaded: bool = False,
-    mapping: Path | None = None,
+    mapping: str | None = None,
+    by: str = "files",
 ) -> Roster:
-    """Begin or continue the programme's migration and complete its roster."""
+    """Begin or continue the programme's migration and complete its roster; `by`: how it will reach Engage."""
     if migrations.current(connections.ledger, account) is None:
-        check(connections, programme, mapping=mapping)
+        check(connections, programme, mapping=mapping, by=by)
+    else:
+        roster.check(_terms(connections.settings, programme), mapping)
     return roster.prepare(
         connections.ledger, connections.treazure, account, _terms(connections.settings, programme), run_id=run_id,
         retry=connections.retry, although_loaded=although_loaded, mapping=mapping,
     )  # fmt: skip
 
 
-def check(connections: Connections, programme: Programme, *, mapping: Path | None = None) -> None:
-    """Check all that can be before the programme's mode changes (I11): the mapping, the place for the files."""
+def check(
+    connections: Connections, programme: Programme, *, mapping: str | None = None, by: str = "files"
+) -> list[KeyFinding]:
+    """Check all that can be before the programme's mode changes (I11): the mapping, the way to Engage.
+
+    Returns what is odd in the mapping; such lines are left out, or taken with a remark.
+    """
     settings = connections.settings
-    roster.check(_terms(settings, programme), mapping)
-    if settings.migration_delivery_url is not None:
-        with Target(settings.migration_delivery_url.get_secret_value(), known_hosts=_known_hosts(settings)).opened():
+    terms = _terms(settings, programme)
+    found = roster.check(terms, mapping)
+    if by == "api":
+        require_contact_ids(terms.key_type)
+    elif (url := _delivery_url(settings)) is not None:
+        with Target(url, known_hosts=_known_hosts(settings)).opened():
             pass
+    return found
+
+
+def _delivery_url(settings: Settings) -> str | None:
+    """Return where files go, None for the home; raise SettingsError where other machines would not find them there."""
+    if settings.migration_delivery_url is not None:
+        return settings.migration_delivery_url.get_secret_value()
+    if not uses_embedded(settings):
+        raise SettingsError(
+            "MIGRATION_DELIVERY_URL is not set: the ledger is on a server, so runs may be on any machine, and files "
+            "would stay on the one that delivers them.",
+            hint="Name the importer's folder, such as sftp://user@host/integration/pointTransactionImport.",
+        )
+    return None
 
 
 def _terms(settings: Settings, programme: Programme) -> Terms:
@@ -93,11 +123,14 @@ def deliver(
         by = migration.delivered_by or by
     written_files(connections.ledger, migration)
     auditing.require_conserved(connections.ledger, migration)
-    folder = folder_of(settings.home, account, migration)
+
+    def body(file: File) -> bytes:
+        return body_of(connections.ledger, account, migration, file, settings.home)
+
     with migrations.holding(connections.ledger, account):
         if by == "api":
             added = add_by_api(
-                connections.ledger, connections.engage, account, migration, folder / "files",
+                connections.ledger, connections.engage, account, migration, body,
                 batch_size=settings.engage_batch_size, concurrency=settings.engage_concurrency,
                 retry=connections.retry, uncertain_are_taken=uncertain_are_taken, progress=connections.on_progress,
             )  # fmt: skip
@@ -105,14 +138,11 @@ def deliver(
                 "target": "the API", "rows": added.rows, "sent": added.sent, "sent_before": added.sent_before,
                 "refused": added.refused, "refused_requests": added.refused_requests, "requests": added.requests,
             }  # fmt: skip
-        url = settings.migration_delivery_url
-        target = Target(
-            url.get_secret_value() if url is not None else (folder / "delivered").as_uri(),
-            known_hosts=_known_hosts(settings),
-        )
+        local = folder_of(settings.home, account, migration) / "delivered"
+        target = Target(_delivery_url(settings) or local.as_uri(), known_hosts=_known_hosts(settings))
         done = deliver_files(
-            connections.ledger, account, migration, folder / "files", target, again=again,
-            progress=connections.on_progress,
+            connections.ledger, account, migration, body, target, again=again,
+            uncertain_are_taken=uncertain_are_taken, progress=connections.on_progress,
         )  # fmt: skip
     return {
         "target": done.target, "files": done.files, "sent": done.sent, "sent_before": done.sent_before,

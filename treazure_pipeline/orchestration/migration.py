@@ -6,7 +6,6 @@ Belongs here: assets, partitions, run config, what a run shows. Does not: how po
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal
 
 import dagster as dg
@@ -46,7 +45,11 @@ class RosterConfig(dg.Config):
     )
     mapping: str | None = Field(
         default=None,
-        description="Path of the retailer's CSV (contact, key) where MIGRATION_KEY_TYPE is not ContactId.",
+        description="Path or fsspec URL of the CSV (contact, key), where MIGRATION_KEY_TYPE is not ContactId.",
+    )
+    deliver_by: Literal["files", "api"] = Field(
+        default="files",
+        description="How the rows will get to Engage: what that needs is checked before the mode changes.",
     )
 
 
@@ -69,7 +72,8 @@ class DeliveryConfig(dg.Config):
         default=False, description="Send files that have been delivered once more. An import adds points each time."
     )
     uncertain_are_taken: bool | None = Field(
-        default=None, description="By API: what became of requests that nobody can tell of, as Engage's accounts show."
+        default=None,
+        description="What became of files, or requests by API, that nobody can tell of, as Engage's accounts show.",
     )
 
 
@@ -130,7 +134,7 @@ def build_migration(programme: Programme, names: Names, *, shards: int) -> dg.De
         with _working(context, programme) as (connections, account):
             roster = steps.prepare(
                 connections, account, programme, run_id=context.run.run_id, although_loaded=config.although_loaded,
-                mapping=None if config.mapping is None else Path(config.mapping),
+                mapping=config.mapping, by=config.deliver_by,
             )  # fmt: skip
         found = roster.figures
         return dg.MaterializeResult(

@@ -15,6 +15,7 @@ from treazure_pipeline_tests import processes
 from treazure_pipeline_tests.adjustments.desk import Desk, assert_each_once
 
 Call = Callable[..., tuple[int, dict[str, Any]]]
+DATA = Path(__file__).parent / "data"
 
 
 @pytest.fixture
@@ -61,24 +62,35 @@ def test_a_reference_is_added_once_however_often_the_command_is_repeated(
     assert desk.process().done == 6
 
 
-def test_a_file_with_a_bad_row_adds_nothing_and_names_every_bad_row(desk: Desk, call: Call, tmp_path: Path) -> None:
+def test_good_rows_are_added_bad_ones_named_and_once_mended_nothing_is_added_twice(
+    desk: Desk, call: Call, tmp_path: Path
+) -> None:
     contact = desk.contacts(1)[0]
+    bad = ["many", "1_000", "\uff11\uff10", "1e3", "NaN", "1 000", "1000,1"]
+    lines = [f"{contact},5,1,fine", *(f"{contact},{amount},1,bad" for amount in bad), "nobody,5,1,", f"{contact},5,7,",
+             f"{contact},5,²,", contact, f"{contact},2,,fine too"]  # fmt: skip
     file = tmp_path / "points.csv"
-    file.write_text(
-        "\ufeffcontact,amount,definition_id,description\n"
-        f"{contact},5,1,fine\n{contact},many,1,\nnobody,5,1,\n{contact},5,7,\n{contact},5,²,\n{contact}\n{contact},NaN,1,\n",
-        encoding="utf-8",
-    )
+    file.write_text("\n".join(["\ufeffcontact,amount,definition_id,description", *lines]), encoding="utf-8")
+    code, said = call("add", "--csv", str(file))
+    assert (code, said["added"]) == (2, 0)
     code, said = call("add", "--csv", str(file), "--yes")
-    assert code == 2
-    assert (said["status"], said["checked"], said["added"]) == ("failed", 7, 0)
-    assert [problem.split(":")[0] for problem in said["problems"]] == [f"row {n}" for n in range(2, 8)]
-    assert desk.states() == []
+    assert (code, said["status"], said["checked"], said["added"], said["points"]) == (2, "failed", 13, 2, "7")
+    assert [problem.split(":")[0] for problem in said["problems"]] == [f"line {number}" for number in range(3, 14)]
+    assert "quote the value that holds a comma" in said["problems"][6]
+    lines[1] = f"{contact},1000,1,mended"
+    file.write_text("\n".join(["contact,amount,definition_id,description", *lines]), encoding="utf-8")
+    code, said = call("add", "--csv", str(file), "--yes", "--reference", said["reference"])
+    assert (code, said["added"], said["points"]) == (2, 1, "1007")
+    assert desk.process().done == 3
 
 
-@pytest.mark.parametrize(
-    "content", [b"contact;amount\n", b"", b"a,b\n1,2\n", b"contact,amount,description\n\xff,1,\xe9\n"]
-)
+def test_a_decimal_comma_is_not_a_thousandth_and_odd_digits_are_no_numbers(call: Call) -> None:
+    code, said = call("add", "--csv", str(DATA / "adjustments-decimal-comma.csv"), "--yes")
+    assert (code, said["checked"], said["added"], said["points"]) == (2, 4, 1, "5")
+    assert [problem.split(":")[0] for problem in said["problems"]] == ["line 2", "line 4", "line 5"]
+
+
+@pytest.mark.parametrize("content", [b"contact|amount\n", b"", b"a,b\n1,2\n", b"contact,amount,desription\n"])
 def test_a_file_that_is_no_such_csv_is_a_clear_message(call: Call, tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "points.csv"
     file.write_bytes(content)

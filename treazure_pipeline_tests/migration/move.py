@@ -36,11 +36,13 @@ class Move:
         connections.priority = Priority.BACKGROUND
         return connections
 
-    def prepare(self, *, mapping: Path | None = None, although_loaded: bool = False, **changes: str) -> Roster:
+    def prepare(
+        self, *, mapping: Path | None = None, although_loaded: bool = False, by: str = "files", **changes: str
+    ) -> Roster:
         with self.connect(**changes) as connections:
             return steps.prepare(
                 connections, account_of(connections), connections.settings.programmes[0], run_id="prepare",
-                mapping=mapping, although_loaded=although_loaded,
+                mapping=None if mapping is None else str(mapping), although_loaded=although_loaded, by=by,
             )  # fmt: skip
 
     def fetch(self, shard: int, *, leave_out_unreadable: bool = False, **changes: str) -> Fetched:
@@ -67,10 +69,8 @@ class Move:
             return steps.audit(connections, account_of(connections), run_id=uuid.uuid4().hex, accepted_by=accepted_by)
 
     def import_files(self) -> list[dict[str, Any]]:
-        """Let Engage import what was delivered, in the order of the names; it refuses no row."""
-        answers = [self.shop.sandbox.import_points(file) for file in sorted(self.delivered.glob("*.csv"))]
-        assert not any(answer["refused"] for answer in answers)
-        return answers
+        """Let Engage import what was delivered, in the order of the names."""
+        return self.shop.sandbox.import_folder(self.delivered)
 
     def by_files(self) -> Audited:
         """All steps, by files."""
@@ -98,15 +98,19 @@ class Move:
 
     @property
     def delivered(self) -> Path:
-        """Where files go that have no other target."""
-        return self.home / "migration" / "points" / str(self.migration().id) / "delivered"
+        """The importer's folder."""
+        return self.home / "engage" / "import"
 
 
 @pytest.fixture
 def new_move(new_shop: Callable[..., Shop], tmp_path: Path) -> Callable[..., Move]:
     def new(*, environ: dict[str, str] | None = None, **seed: Any) -> Move:
         home = tmp_path / "home"
-        given = {"TREAZURE_PIPELINE_HOME": str(home), "MIGRATION_SHARDS": str(SHARDS)} | (environ or {})
+        given = {
+            "TREAZURE_PIPELINE_HOME": str(home),
+            "MIGRATION_SHARDS": str(SHARDS),
+            "MIGRATION_DELIVERY_URL": (home / "engage" / "import").as_uri(),
+        } | (environ or {})
         behaviour = {"max_requests_per_second": 100_000} | seed.pop("behaviour", {})
         return Move(new_shop(environ=given, behaviour=behaviour, **seed), home)
 

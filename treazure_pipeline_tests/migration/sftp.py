@@ -47,10 +47,29 @@ class _Access(paramiko.ServerInterface):
         return OPEN_SUCCEEDED if kind == "session" and chanid >= 0 else 1
 
 
-def _files(root: Path) -> type[paramiko.SFTPServerInterface]:
-    class Files(paramiko.SFTPServerInterface):
-        def _at(self, path: str) -> Path:
-            return root / self.canonicalize(path).lstrip("/")
+class _Changes(paramiko.SFTPServerInterface):
+    root: Path
+
+    def _at(self, path: str) -> Path:
+        return self.root / self.canonicalize(path).lstrip("/")
+
+    def posix_rename(self, oldpath: str, newpath: str) -> int:
+        self._at(oldpath).replace(self._at(newpath))
+        return SFTP_OK
+
+    def mkdir(self, path: str, attr: paramiko.SFTPAttributes) -> int:
+        assert attr is not None
+        self._at(path).mkdir()
+        return SFTP_OK
+
+    def remove(self, path: str) -> int:
+        self._at(path).unlink()
+        return SFTP_OK
+
+
+def _files(folder: Path) -> type[paramiko.SFTPServerInterface]:
+    class Files(_Changes):
+        root = folder
 
         def list_folder(self, path: str) -> list[paramiko.SFTPAttributes] | int:
             try:
@@ -78,15 +97,6 @@ def _files(root: Path) -> type[paramiko.SFTPServerInterface]:
             handle.readfile = opened  # type: ignore[attr-defined]
             handle.stat = lambda: paramiko.SFTPAttributes.from_stat(os.fstat(opened.fileno()))  # type: ignore[method-assign]
             return handle
-
-        def posix_rename(self, oldpath: str, newpath: str) -> int:
-            self._at(oldpath).replace(self._at(newpath))
-            return SFTP_OK
-
-        def mkdir(self, path: str, attr: paramiko.SFTPAttributes) -> int:
-            assert attr is not None
-            self._at(path).mkdir()
-            return SFTP_OK
 
     return Files
 

@@ -61,8 +61,9 @@ def test_contacts_that_differ_are_listed_and_only_they_are_read_again(delivered:
 
 
 def test_points_that_were_imported_twice_are_noticed_and_once_accepted_the_sync_mends_them(delivered: Move) -> None:
+    bodies = [file.read_bytes() for file in delivered.delivered.iterdir()]
     delivered.import_files()
-    twice = delivered.import_files()
+    twice = [delivered.shop.sandbox.import_points(body) for body in bodies]
     assert sum(answer["imported"] for answer in twice) > 0
     with pytest.raises(DifferencesError):
         delivered.audit()
@@ -106,7 +107,7 @@ def test_the_report_holds_totals_files_findings_and_every_contact(delivered: Mov
     assert "All 60 contacts have in Engage what was imported for them." in text
     assert f"{found.in_engage:,f}".rstrip("0").rstrip(".") in text
     assert "<svg" in text
-    assert "points-1-000-0001.csv" in text
+    assert "points-1-000-0001-" in text
     with (found.report.parent / "contacts.csv").open(newline="") as opened:
         rows = list(csv.DictReader(opened))
     assert len(rows) == 60

@@ -70,8 +70,9 @@ def is_over(shop: Shop) -> Callable[[], bool]:
 def test_a_backfill_over_all_shards_runs_through_the_daemon(
     database_url: str, empty_database_url: str, home: Path
 ) -> None:
+    variables = {"MIGRATION_SHARDS": str(SHARDS), "MIGRATION_DELIVERY_URL": (home / "engage" / "import").as_uri()}
     with sandbox_process("--members", "400", "--set", "apply_delay=0", "--set", "export_polls=0") as sandbox:
-        shop = Shop(sandbox, database_url, {"MIGRATION_SHARDS": str(SHARDS)})
+        shop = Shop(sandbox, database_url, variables)
         given = {
             **os.environ, **shop.variables, "TREAZURE_LOYALTY_ID": LOYALTY_ID,
             "DAGSTER_POSTGRES_URL": empty_database_url, "TREAZURE_PIPELINE_HOME": str(home),
@@ -79,15 +80,15 @@ def test_a_backfill_over_all_shards_runs_through_the_daemon(
         place = instance.prepare(load_settings(given))
         environment = given | place.environment
         workspace = place.dagster_home / "workspace.yaml"
-        Move(shop, home).prepare()
+        move = Move(shop, home)
+        move.prepare()
         with Family(environment) as family:
             family.start("daemon", [sys.executable, "-m", "dagster._daemon", "run", "-w", str(workspace)])
             launch_backfill(environment, workspace)
             family.wait(is_over(shop))
         code, waiting = command(environment)
         assert (code, waiting["status"], waiting["sent"]) == (6, "waiting", SHARDS)
-        for file in sorted(home.rglob("delivered/*.csv")):
-            sandbox.import_points(file)
+        move.import_files()
         code, closed = command(environment)
         assert (code, closed["status"], closed["programme_mode"]) == (0, "ok", "live"), closed
         assert closed["equal"] + closed["missing_in_engage"] == 400

@@ -52,7 +52,8 @@ def test_a_file_is_exactly_as_engage_documents_it(tmp_path: Path) -> None:
     one.load(Decimal("100.5"), timedelta(days=365))
     one.use(Decimal("0.25"))
     report = migrate(tmp_path, {contact(1): one.log}, {contact(1): one.balance}, definition_id=7, decimals=3)
-    body = (tmp_path / "points-0001.csv").read_bytes()
+    (file,) = report.files
+    body = (tmp_path / file.name).read_bytes()
     key, date = contact(1), "2025-05-02T00:00:00.829Z"
     assert body.decode().split("\n") == [
         HEADER,
@@ -61,8 +62,9 @@ def test_a_file_is_exactly_as_engage_documents_it(tmp_path: Path) -> None:
         f"{key};ContactId;7;-0.250;RewardVoucher;{date};{date};;Treazure;Points used;Treazure;",
         "",
     ]
-    (file,) = report.files
-    assert (file.rows, file.amount, file.sha256) == (3, Decimal("100.25"), hashlib.sha256(body).hexdigest())
+    digest = hashlib.sha256(body).hexdigest()
+    assert (file.name, file.rows, file.amount) == (f"points-0001-{digest[:12]}.csv", 3, Decimal("100.25"))
+    assert (file.size, file.sha256) == (len(body), digest)
 
 
 @pytest.mark.parametrize(
@@ -261,8 +263,8 @@ def test_contacts_stay_together_where_they_fit_and_no_file_is_too_long(
     balances = {name: Decimal(len(log)) for name, log in logs.items()}
     report = migrate(tmp_path, logs, balances)
     assert [file.rows for file in report.files] == sizes
-    assert [(file.name, file.amount) for file in report.files] == [
-        (f"points-{number:04d}.csv", Decimal(size)) for number, size in enumerate(sizes, start=1)
+    assert [(file.name[:12], file.amount) for file in report.files] == [
+        (f"points-{number:04d}-", Decimal(size)) for number, size in enumerate(sizes, start=1)
     ]
     rows = rows_of(tmp_path, report)
     assert [row["Key"] for row in rows] == [name for name in sorted(logs) for _ in logs[name]]
@@ -290,8 +292,8 @@ def test_files_of_an_earlier_run_with_the_same_prefix_are_replaced(tmp_path: Pat
     others = {"others-0001.csv", "points-others-0001.csv"}
     for name in others:
         (tmp_path / name).write_text("not ours")
-    migrate(tmp_path, {contact(1): loads(5)}, {contact(1): Decimal(5)}, rows_per_file=10)
-    assert {path.name for path in tmp_path.iterdir()} == others | {"points-0001.csv"}
+    (file,) = migrate(tmp_path, {contact(1): loads(5)}, {contact(1): Decimal(5)}, rows_per_file=10).files
+    assert {path.name for path in tmp_path.iterdir()} == others | {file.name}
 
 
 def test_files_are_written_while_parts_still_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

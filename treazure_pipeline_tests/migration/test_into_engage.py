@@ -131,7 +131,7 @@ def test_importing_the_same_file_twice_shows_as_doubled_points(
 def test_one_row_too_many_is_what_engage_refuses(sandbox: Sandbox, tmp_path: Path) -> None:
     one = sandbox.contact_ids()[0]
     sandbox.set_points({one: 1})
-    migrate(tmp_path, {one: []}, {one: Decimal(1)}, mode="balance")
-    header, row, _ = (tmp_path / "points-0001.csv").read_bytes().split(b"\n")
+    (file,) = migrate(tmp_path, {one: []}, {one: Decimal(1)}, mode="balance").files
+    header, row, _ = (tmp_path / file.name).read_bytes().split(b"\n")
     with pytest.raises(httpx.HTTPStatusError):
         sandbox.import_points(b"\n".join([header, *[row] * 20_001, b""]))

@@ -115,7 +115,11 @@ def test_several_programmes_have_a_migration_each(new_shop: Callable[..., Shop],
     listed.write_text(
         "- {name: gold, loyalty_id: GOLD, definition_id: 1}\n- {name: silver, loyalty_id: SILVER, definition_id: 2}\n"
     )
-    shop = new_shop(environ={"TREAZURE_PIPELINE_PROGRAMMES": str(listed)}, programmes={"GOLD": 1, "SILVER": 2})
+    environ = {
+        "TREAZURE_PIPELINE_PROGRAMMES": str(listed),
+        "MIGRATION_DELIVERY_URL": (tmp_path / "engage" / "import").as_uri(),
+    }
+    shop = new_shop(environ=environ, programmes={"GOLD": 1, "SILVER": 2})
     definitions = build_definitions(shop.settings())
     with dg.DagsterInstance.ephemeral() as instance:
         job = definitions.resolve_job_def("silver_prepare_migration")

@@ -7,7 +7,7 @@ import pytest
 
 from treazure_pipeline.errors import SettingsError
 from treazure_pipeline.ledger.migrations import MigrationError
-from treazure_pipeline.migration.delivery import DeliveryError
+from treazure_pipeline.migration.target import DeliveryError
 from treazure_pipeline_tests.migration.move import Move
 from treazure_pipeline_tests.sync.shop import assert_in_step
 

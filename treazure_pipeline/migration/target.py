@@ -1,0 +1,167 @@
+"""Where import files go: a folder, an SFTP server or an object store, by URL, and the folder `manifest` beside it.
+
+The importer takes whatever lies in its folder for a file of points, so all else is kept in the other one.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+import fsspec
+import paramiko
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.sftp import SFTPFileSystem
+
+from treazure_pipeline import private
+from treazure_pipeline.clients.transport import redacted
+from treazure_pipeline.errors import PipelineError, SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+BESIDE = "manifest"
+_CONNECT_SECONDS = 30.0
+_RENAMING = frozenset({"", "file", "local", "sftp", "ssh", "ftp", "smb"})
+"""Where a file is renamed in one step. Elsewhere a move is a copy and a removal, but what is written appears whole."""
+
+
+class DeliveryError(PipelineError):
+    """The target could not be used, or does not tell what became of a file."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """An opened target: the importer's folder, the one beside it, and whether files can be renamed from there."""
+
+    system: Any
+    folder: str
+    beside: str
+    renames: bool
+
+    def listed(self, folder: str) -> Mapping[str, int]:
+        """Return what lies in a folder: names and sizes in bytes."""
+        try:
+            entries = self.system.ls(folder, detail=True)
+        except FileNotFoundError:
+            return {}
+        return {entry["name"].rstrip("/").rsplit("/", 1)[-1]: int(entry["size"] or 0) for entry in entries}
+
+    def write(self, path: str, body: bytes) -> None:
+        """Write a file, in place of one of that name."""
+        private.make_file(self.system, path)
+        self.system.pipe_file(path, body)
+        arrived = int(self.system.info(path)["size"])
+        if arrived != len(body):
+            raise DeliveryError(
+                f"{path} arrived with {arrived} of {len(body)} bytes.", hint="Run finish_migration again."
+            )
+
+    def rename(self, old: str, new: str) -> None:
+        """Give a file its place in one step; only where `renames`."""
+        if isinstance(self.system, LocalFileSystem):
+            Path(old).replace(new)  # the library's own move copies where a rename is refused
+        else:
+            self.system.mv(old, new)
+
+    def remove(self, path: str) -> None:
+        """Remove a file if it is there."""
+        if self.system.exists(path):
+            self.system.rm_file(path)
+
+
+class Target:
+    """A place for files, by its URL; `str` shows no secret."""
+
+    def __init__(self, url: str, known_hosts: Sequence[Path] = ()) -> None:
+        self._url = url
+        self._parts = urlsplit(url)
+        self._known_hosts = known_hosts
+        host = self._parts.hostname or ""
+        port = f":{self._parts.port}" if self._parts.port else ""
+        self._shown = f"{self._parts.scheme or 'file'}://{host}{port}{self._parts.path}"
+
+    def __str__(self) -> str:
+        return self._shown
+
+    def __repr__(self) -> str:
+        return f"Target({self._shown!r})"
+
+    @contextmanager
+    def opened(self) -> Iterator[Place]:
+        """Hand out the place, its folders made. Errors leave as DeliveryError, without secrets."""
+        system = None
+        try:
+            system, folder = self._connect()
+            parent, _, name = folder.rpartition("/")
+            if not name or not (parent or folder.startswith("/")):
+                raise SettingsError(
+                    f"MIGRATION_DELIVERY_URL: {self} names no folder inside another; the manifest goes beside it.",
+                    hint="Name a folder, such as sftp://host/integration/pointTransactionImport or s3://bucket/import.",
+                )
+            beside = f"{parent}/{BESIDE}"
+            if beside == folder:
+                raise SettingsError(f"MIGRATION_DELIVERY_URL: a folder called {BESIDE} is where the manifest goes.")
+            for each in (folder, beside):
+                private.make_folder(system, each)
+            yield Place(system, folder, beside, renames=self._parts.scheme in _RENAMING)
+        except (OSError, paramiko.SSHException, EOFError) as error:
+            raise DeliveryError(
+                f"{self} can't be used: {self._said(error)}.",
+                hint="Check MIGRATION_DELIVERY_URL, the account and its rights. What has arrived is not sent again.",
+            ) from None
+        finally:
+            if isinstance(system, SFTPFileSystem):
+                system.ftp.close()
+                system.client.close()
+
+    def _connect(self) -> tuple[Any, str]:
+        if self._parts.scheme in {"sftp", "ssh"}:
+            if not self._parts.hostname:
+                raise SettingsError("MIGRATION_DELIVERY_URL must name a host: sftp://user@host/folder.")
+            password = self._parts.password
+            system = SFTPFileSystem(
+                self._parts.hostname,
+                port=self._parts.port or 22,
+                username=unquote(self._parts.username) if self._parts.username else None,
+                password=unquote(password) if password else None,
+                host_key_policy=_KnownHosts(self._known_hosts, self._parts.port or 22),
+                timeout=_CONNECT_SECONDS,
+                skip_instance_cache=True,
+            )
+            return system, unquote(self._parts.path).rstrip("/")
+        try:
+            system, folder = fsspec.core.url_to_fs(self._url, skip_instance_cache=True, use_listings_cache=False)
+        except (ImportError, ValueError) as error:
+            raise SettingsError(
+                f"MIGRATION_DELIVERY_URL: files can't be written to {self._parts.scheme}:// ({self._said(error)}).",
+                hint="Install the package that fsspec needs for it, such as s3fs, gcsfs or adlfs.",
+            ) from None
+        return system, str(folder).rstrip("/")
+
+    def _said(self, error: Exception) -> str:
+        secrets = [self._url, self._parts.password or "", unquote(self._parts.password or ""), self._parts.query]
+        return redacted(str(error), secrets).rstrip(".") or type(error).__name__
+
+
+class _KnownHosts(paramiko.MissingHostKeyPolicy):
+    """Accepts the host keys that an operator has written down, and no other."""
+
+    def __init__(self, paths: Sequence[Path], port: int) -> None:
+        self._paths = paths
+        self._port = port
+
+    def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:  # noqa: ARG002
+        """Look the key up; paramiko calls it `[host]:port` where the port is not 22."""
+        known = paramiko.HostKeys()
+        for path in self._paths:
+            if path.is_file():
+                known.load(str(path))
+        if not known.check(hostname, key):
+            places = " or ".join(map(str, self._paths))
+            raise paramiko.SSHException(
+                f"the host key of {hostname} ({key.get_name()} {key.fingerprint}) is not the one in {places}"
+            )
