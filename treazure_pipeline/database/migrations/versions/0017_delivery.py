@@ -1,14 +1,14 @@
 """What the delivery of a migration's files needs to know after a restore.
 
-Revision ID: 0014
+Revision ID: 0017
 """
 
 from __future__ import annotations
 
 from alembic import op
 
-revision = "0014"
-down_revision = "0013"
+revision = "0017"
+down_revision = "0016"
 
 SCHEMA = """
 alter table migration add column ledger text;

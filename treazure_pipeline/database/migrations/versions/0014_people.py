@@ -1,14 +1,14 @@
 """Texts that are kept for a while only, and who had a contact's erased.
 
-Revision ID: 0016
+Revision ID: 0014
 """
 
 from __future__ import annotations
 
 from alembic import op
 
-revision = "0016"
-down_revision = "0015"
+revision = "0014"
+down_revision = "0013"
 
 SCHEMA = """
 create table erasure (

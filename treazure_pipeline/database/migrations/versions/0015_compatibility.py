@@ -2,15 +2,15 @@
 
 A migration that takes something away, which an older version still uses, sets it to itself.
 
-Revision ID: 0017
+Revision ID: 0015
 """
 
 from __future__ import annotations
 
 from alembic import op
 
-revision = "0017"
-down_revision = "0016"
+revision = "0015"
+down_revision = "0014"
 
 SCHEMA = """
 create table compatibility (
@@ -18,7 +18,7 @@ create table compatibility (
     compatible_since text not null
 );
 comment on table compatibility is 'versions that know this revision go on working beside a newer schema; one row';
-insert into compatibility (compatible_since) values ('0017');
+insert into compatibility (compatible_since) values ('0015');
 """
 
 

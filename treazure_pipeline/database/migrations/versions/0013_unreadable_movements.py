@@ -1,13 +1,13 @@
 """Movements of a log that can't be read are counted; informational ones may have no balance.
 
-Revision ID: 0015
+Revision ID: 0013
 """
 
 from __future__ import annotations
 
 from alembic import op
 
-revision = "0015"
+revision = "0013"
 down_revision = "0012"
 
 SCHEMA = """

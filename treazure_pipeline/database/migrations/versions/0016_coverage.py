@@ -1,14 +1,14 @@
 """When everything was asked for last; accounts to be read once more keep their tries; answers that reads may lag behind.
 
-Revision ID: 0013
+Revision ID: 0016
 """
 
 from __future__ import annotations
 
 from alembic import op
 
-revision = "0013"
-down_revision = "0017"
+revision = "0016"
+down_revision = "0015"
 
 SCHEMA = """
 alter table programme add column full_asked_at timestamptz;
