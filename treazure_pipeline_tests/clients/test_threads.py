@@ -3,12 +3,14 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 # Threads that are switched as often as can be, and meet each type of the wire for the first time together.
 TOGETHER = """
 import sys, threading
 from treazure_pipeline.clients import engage_wire, movements, wire
-
-pytestmark = pytest.mark.slow
 
 sys.setswitchinterval(1e-6)
 threading.setprofile(lambda *_: None)
