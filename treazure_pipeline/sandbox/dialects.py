@@ -57,6 +57,10 @@ class Dialects(BaseModel):
         "count",
         description="Engage: how a page says how many accounts there are: by `count`, by `totalCount`, or not",
     )
+    content_type: Literal["with_body", "always"] = Field(
+        "with_body",
+        description="Engage: which requests need a Content-Type; the SDK sends none on GET, the pages ask for it",
+    )
     cookies: bool = Field(False, description="Both: every answer sets a cookie; one that comes back is a problem")
     bom: bool = Field(False, description="Both: a byte order mark stands before every body")
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from fastapi import APIRouter, Query, Request
@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from treazure_pipeline.sandbox.batches import BatchError, Refusals, accept, new_transaction_id
 from treazure_pipeline.sandbox.behaviour import API_KEY
-from treazure_pipeline.sandbox.follower import Added, other_id
+from treazure_pipeline.sandbox.follower import MOST_DEFINITIONS, Added, account_number
 from treazure_pipeline.sandbox.points import AmountError, moment_text, to_decimal, to_micros, to_units
 from treazure_pipeline.sandbox.wire import answer, call_of, documented_body, world_of
 from treazure_pipeline.sandbox.world import SECOND, World, WrongRequestError
@@ -23,6 +23,7 @@ from treazure_pipeline.sandbox.world import SECOND, World, WrongRequestError
 router = APIRouter(tags=["Engage"])
 
 _MOST_ADDED_ROWS = 1000
+_MOST_OF_ACCOUNT = 100_000
 _IDEMPOTENCY_SECONDS = 86_400
 _USER_AGENT = re.compile(r"\S+/\S+.*")
 _EXAMPLE_ROW = {
@@ -46,9 +47,9 @@ class _AddedRow(msgspec.Struct, rename="camel"):
     contact_id: str
     amount: Decimal
     definition_id: int
-    time_stamp: datetime
     source: _Required
     description: _Required
+    time_stamp: datetime | None = None
     valid_from: datetime | None = None
     valid_to: datetime | None = None
 
@@ -74,12 +75,18 @@ def definitions(
     """The point definitions."""
 
     def work(world: World) -> Response:
-        named = sorted((definition, loyalty_id) for loyalty_id, definition in world.seed.programmes.items())
-        items = [
-            {"id": definition, "name": f"Points {loyalty_id}", "description": f"Points of {loyalty_id}"}
-            for definition, loyalty_id in named
-        ]
-        return answer(items[offset : offset + count])
+        return answer(_definitions(world)[offset : offset + count])
+
+    return _checked(request, work)
+
+
+@router.get("/point-accounts/definitions/{definition_id}")
+def read_definition(definition_id: int, request: Request) -> Response:
+    """One point definition."""
+
+    def work(world: World) -> Response:
+        found = next((one for one in _definitions(world) if one["id"] == definition_id), None)
+        return answer({"message": "Not found"}, 404) if found is None else answer(found)
 
     return _checked(request, work)
 
@@ -87,13 +94,44 @@ def definitions(
 @router.get("/point-accounts/transactions")
 def read_transactions(
     request: Request,
-    contact_id: Annotated[str, Query(alias="contactId")],
+    contact_id: Annotated[str | None, Query(alias="contactId")] = None,
     definition_id: Annotated[int | None, Query(alias="definitionId")] = None,
+    account_id: Annotated[int | None, Query(alias="accountId")] = None,
+    filter_: Annotated[Literal["All", "Active", "Pending"], Query(alias="filter")] = "All",
     offset: Annotated[int, Query(ge=0)] = 0,
     count: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> Response:
-    """The transactions that were added to a contact's accounts. Set balances are none."""
-    return _checked(request, lambda world: _read_transactions(world, contact_id, definition_id, offset, count))
+    """The transactions that were added to an account, or to a contact's accounts. Set balances are none."""
+
+    def work(world: World) -> Response:
+        if contact_id is None and account_id is None:
+            return answer({"message": "accountId, or contactId with definitionId, is required"}, 400)
+        with world.lock:
+            if account_id is None:
+                found, numbers = int(world.members.find([contact_id or ""])[0]), [definition_id or 0]
+                numbers = list(world.followers) if definition_id is None else numbers
+            else:
+                found, number = _of_account(world, account_id)
+                numbers = [number]
+            items = [item for number in numbers for item in _transactions(world, found, number)]
+        now = moment_text(world.engage_now())
+        wanted = {"All": (False, True), "Active": (False,), "Pending": (True,)}[filter_]
+        return _page(world, [item for item in items if ((item["validFrom"] or "") > now) in wanted], offset, count)
+
+    return _checked(request, work)
+
+
+@router.get("/point-accounts/transactions/{transaction_id}")
+def read_transaction(transaction_id: int, request: Request) -> Response:
+    """One transaction."""
+
+    def work(world: World) -> Response:
+        with world.lock:
+            found, number = _of_account(world, transaction_id // _MOST_OF_ACCOUNT)
+            known = {item["id"]: item for item in _transactions(world, found, number)}
+        return answer(known[transaction_id]) if transaction_id in known else answer({"message": "Not found"}, 404)
+
+    return _checked(request, work)
 
 
 @router.get("/point-accounts")
@@ -121,12 +159,9 @@ def read_account(account_id: str, request: Request) -> Response:
 
     def work(world: World) -> Response:
         with world.lock:
-            for number in world.followers:
-                found = int(world.members.find([other_id(account_id, number)])[0])
-                account = _point_account(world, found, number) if found >= 0 else None
-                if account is not None:
-                    return answer(account)
-        return answer({"message": "Not found"}, 404)
+            found, number = _of_account(world, int(account_id) if account_id.isdecimal() else 0)
+            account = _point_account(world, found, number) if found >= 0 else None
+        return answer({"message": "Not found"}, 404) if account is None else answer(account)
 
     return _checked(request, work)
 
@@ -137,10 +172,17 @@ def contact_count(request: Request) -> Response:
     return _checked(request, lambda world: answer(int(world.known.sum())))
 
 
+@router.get("/contacts/{contact_type}/count")
+def contact_count_of_type(contact_type: str, request: Request) -> Response:
+    """How many contacts of a type Engage has: all are members here."""
+    return _checked(request, lambda world: answer(int(world.known.sum()) if contact_type.lower() == "member" else 0))
+
+
 def _checked(request: Request, work: Callable[[World], Response]) -> Response:
     """Do the work for a caller that sends the mandatory headers and the key."""
     world, headers = world_of(request), request.headers
-    if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+    is_asked_for = request.method != "GET" or world.behaviour.content_type == "always"
+    if is_asked_for and headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         return answer({"message": "An error has occurred"}, 500)
     if not _USER_AGENT.fullmatch(headers.get("user-agent", "")):
         return answer({"message": "User-Agent must be <system>/<version>"}, 400)
@@ -209,7 +251,7 @@ def _add_transaction(world: World, raw: msgspec.Raw, refusals: Refusals) -> None
         refusals.missing_contact_ids.append(row.contact_id)
     else:
         follower = world.follower(row.definition_id)
-        stamp = to_micros(row.time_stamp)
+        stamp = world.engage_now() if row.time_stamp is None else to_micros(row.time_stamp)
         due = world.engage_now() + int(world.behaviour.apply_delay * SECOND)
         expires = to_micros(row.valid_to) if row.valid_to else 0
         follower.accept_addition(due, found, units, stamp, expires)
@@ -221,25 +263,40 @@ def _add_transaction(world: World, raw: msgspec.Raw, refusals: Refusals) -> None
         follower.settle(world.engage_now(), world.behaviour)
 
 
-def _read_transactions(world: World, contact_id: str, definition_id: int | None, offset: int, count: int) -> Response:
-    with world.lock:
-        found = int(world.members.find([contact_id])[0])
-        items = [
-            {
-                "contactId": contact_id.lower(),
-                "definitionId": number,
-                "amount": to_decimal(added.amount),
-                "timeStamp": moment_text(added.stamp),
-                "source": added.source,
-                "description": added.description,
-                "validFrom": added.valid_from,
-                "validTo": added.valid_to,
-            }
-            for number, follower in world.followers.items()
-            if definition_id in {None, number}
-            for added in follower.added.get(found, ())
-        ]
-    return _page(world, items, offset, count)
+def _definitions(world: World) -> list[dict[str, Any]]:
+    named = sorted((definition, loyalty_id) for loyalty_id, definition in world.seed.programmes.items())
+    return [
+        {"id": definition, "name": f"Points {loyalty_id}", "description": f"Points of {loyalty_id}"}
+        for definition, loyalty_id in named
+    ]
+
+
+def _of_account(world: World, account_id: int) -> tuple[int, int]:
+    """Return the member and the definition of an account; a member of -1 where there is no such account."""
+    member, number = divmod(account_id, MOST_DEFINITIONS)
+    is_there = number in world.followers and 0 < member <= len(world.known)
+    return (member - 1, number) if is_there else (-1, number)
+
+
+def _transactions(world: World, member: int, definition_id: int) -> list[dict[str, Any]]:
+    if member < 0 or definition_id not in world.followers:
+        return []
+    account = account_number(member, definition_id)
+    return [
+        {
+            "id": account * _MOST_OF_ACCOUNT + position,
+            "accountId": account,
+            "amount": to_decimal(added.amount),
+            "transactionDate": moment_text(added.stamp),
+            "createdOn": moment_text(added.stamp),
+            "type": "Adjustment",
+            "source": added.source,
+            "description": added.description,
+            "validFrom": added.valid_from,
+            "validTo": added.valid_to,
+        }
+        for position, added in enumerate(world.followers[definition_id].added.get(member, ()), 1)
+    ]
 
 
 def _page(world: World, items: list[Any], offset: int, count: int) -> Response:
@@ -257,7 +314,7 @@ def _point_account(world: World, member: int, definition_id: int) -> dict[str, A
         return None
     contact = world.members.text(member)
     return {
-        "id": other_id(contact, definition_id),
+        "id": account_number(member, definition_id),
         "contactId": contact,
         "definitionId": definition_id,
         "balance": to_decimal(int(follower.balance[member])),

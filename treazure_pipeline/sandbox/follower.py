@@ -6,7 +6,6 @@ micro-points, times microseconds since 1970.
 
 from __future__ import annotations
 
-import uuid
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -52,12 +51,13 @@ class _Addition:
     expires: int
 
 
-def other_id(guid: str, definition_id: int) -> str:
-    """The id of a contact's account by the contact's GUID, and the other way round; empty for no GUID."""
-    try:
-        return str(uuid.UUID(int=uuid.UUID(guid).int ^ (definition_id << 16 | 0xA5A5)))
-    except ValueError:
-        return ""
+MOST_DEFINITIONS = 10_000
+"""Engage's definitions have numbers below this in the sandbox."""
+
+
+def account_number(member: int, definition_id: int) -> int:
+    """Return the id of a member's account, an integer under v2."""
+    return (member + 1) * MOST_DEFINITIONS + definition_id
 
 
 @dataclass(slots=True)

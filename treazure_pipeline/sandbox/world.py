@@ -17,7 +17,7 @@ import numpy.typing as npt
 from treazure_pipeline.sandbox.adjustments import Adjustments
 from treazure_pipeline.sandbox.behaviour import LOYALTY_ID, Behaviour
 from treazure_pipeline.sandbox.faults import Faults
-from treazure_pipeline.sandbox.follower import PointAccounts, other_id
+from treazure_pipeline.sandbox.follower import PointAccounts, account_number
 from treazure_pipeline.sandbox.members import Members, is_guid
 from treazure_pipeline.sandbox.observations import Observations
 from treazure_pipeline.sandbox.points import UNIT, rounded, to_decimal, to_text
@@ -201,11 +201,11 @@ class World:
         if self.behaviour.webhook_url is None:
             return
         balance = self.followers[definition_id].balance[member].tolist()
-        for contact, units in zip(self.members.texts(member), balance, strict=True):
+        for number, contact, units in zip(member.tolist(), self.members.texts(member), balance, strict=True):
             payload = {
                 "balance": to_decimal(units),
                 "contactId": contact,
-                "accountId": other_id(contact, definition_id),
+                "accountId": account_number(number, definition_id),
                 "definitionId": definition_id,
                 "balanceExpires": None,
             }

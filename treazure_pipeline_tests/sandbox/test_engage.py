@@ -40,7 +40,8 @@ def test_a_balance_changed_by_hand_is_shown_at_once_and_a_later_one_replaces_it(
     assert [held(sandbox, contact) for contact in contacts[:2]] == ["5", "6"]
 
 
-def test_every_mandatory_header_is_demanded(caller: Caller) -> None:
+def test_every_mandatory_header_is_demanded(sandbox: Sandbox, caller: Caller) -> None:
+    sandbox.behave(content_type="always")
     path = f"{caller.http.base_url}/api/v2/contacts/count"
     assert caller.engage("GET", "/api/v2/contacts/count").json() == 50
     for missing, status in (("Content-Type", 500), ("apikey", 401)):
