@@ -42,7 +42,7 @@ COMMANDS = {
     "adjustments": "List adjustments, add some by hand, retry or discard what needs a person.",
     "contact": "Export all that is kept of a contact, or erase its texts.",
     "receiver": "Receive Engage's webhooks: POST /webhooks/engage stores adjustments for `run adjustments`.",
-    "worker": "Process adjustments as they arrive, until a signal ends it; needs the database and both systems, not Dagster.",
+    "worker": "Process adjustments as they arrive, until a signal ends it; Dagster need not run.",
     "db": "Start or stop the embedded database, bring the schema up to date, give roles their rights.",
 }
 
