@@ -81,6 +81,7 @@ def test_no_log_no_metadata_no_error_and_no_alert_shows_more_of_a_person_than_th
         "TREAZURE_PIPELINE_HOME": str(home),
         "TREAZURE_PIPELINE_ALERT_URLS": target.url,
         "MIGRATION_SHARDS": "1",
+        "MIGRATION_DELIVERY_URL": (tmp_path / "engage" / "import").as_uri(),
     }
     contact, other = desk.contacts(2)
     sandbox = desk.sandbox
