@@ -75,6 +75,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.seen: list[Seen] = []
+        self._host: str | None = None
 
     def __call__(self, response: httpx.Response) -> None:
         """Note an answer, and the beginning of its body while the client reads it."""
@@ -82,7 +83,7 @@ class Recorder:
         target = response.headers.get("location") if response.is_redirect else None
         same = target is None or request.url.join(target).host == request.url.host
         seen = Seen(
-            f"{request.method} {_IDS.sub('…', request.url.path)}",
+            f"{request.method} {self._path(request.url)}",
             response.status_code,
             response.headers.get("content-type", "no content type").partition(";")[0],
             http_date(response.headers.get("date", "")),
@@ -92,6 +93,11 @@ class Recorder:
         self.seen.append(seen)
         assert isinstance(response.stream, httpx.SyncByteStream)
         response.stream = _Tee(response.stream, seen.raw)
+
+    def _path(self, url: httpx.URL) -> str:
+        """Name a path without ids; of another host than the first nothing but that it is one."""
+        self._host = self._host or url.netloc.decode()
+        return _IDS.sub("…", url.path) if url.netloc.decode() == self._host else "a storage host"
 
 
 class _Tee(httpx.SyncByteStream):

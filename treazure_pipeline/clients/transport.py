@@ -247,6 +247,7 @@ class Http:
         self._base = urlsplit(self.base_url)
         self._shown = f"//{self._base.netloc}" if is_foreign else ""
         self._timeout = timeout
+        self._on_answer = on_answer
         self._secrets = tuple(secrets)
         self._impersonal = frozenset(impersonal)
         connections = concurrency + 2
@@ -371,7 +372,7 @@ class Http:
             raise InvalidAnswerError(message, answer.call, hint="Nothing was sent there.")
         other = Http(
             self.system, f"{link.scheme}://{link.netloc}", timeout=self._timeout, concurrency=1, secrets=self._secrets,
-            transport=None, is_foreign=True,
+            transport=None, is_foreign=True, on_answer=self._on_answer,
         )  # fmt: skip
         return other, f"{link.path or '/'}{f'?{link.query}' if link.query else ''}"
 

@@ -143,7 +143,10 @@ def test_the_contract_is_as_assumed_where_the_systems_answer_so(run: Run, sandbo
 
 
 def test_other_legal_answers_are_told_as_understood_with_what_came(run: Run, sandbox: Sandbox) -> None:
-    sandbox.behave(href="links.hRef", export_not_ready=404, account_key="contactId", mutated_at=False, upper_case=True)
+    sandbox.behave(
+        href="links.hRef", export_not_ready=404, export_delivery=302, account_key="contactId", mutated_at=False,
+        upper_case=True,
+    )  # fmt: skip
     code, lines, _ = contract(run, sandbox)
     assert code == 0
     assert lines["Treazure: export: request"]["verdict"] == "otherwise, understood"
