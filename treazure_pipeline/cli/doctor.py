@@ -195,16 +195,23 @@ def _databases(storage: Storage, settings: Settings | None) -> Iterator[Finding]
 def _other_writers(settings: Settings) -> Iterator[Finding]:
     """Look whether receipts come back, and for signs of somebody else who moves the same points.
 
-    Needs systems and a ledger that can be used.
+    Needs systems and a ledger that can be used. One that nobody has used yet is not opened for work: that would make it
+    the ledger of these two systems.
     """
     try:
+        with Ledger(instance.locate(settings).ledger_url, connections=2) as ledger:
+            is_used = owner.check(ledger, owner.systems(settings))
+        if not is_used:
+            yield _receipts(None)
+            for programme in settings.programmes:
+                yield from _nothing_synced(programme)
+            return
         with Connections(settings, Priority.BACKGROUND) as connections:
             yield _receipts(adjustments.receipts_of(connections.ledger, connections.treazure.address))
             for programme in settings.programmes:
                 account = connections.ledger.find(programme)
                 if account is None:
-                    for system in ("Treazure", "Engage"):
-                        yield Finding(f"other writers: {system}, {programme.name}", "ok", "nothing was synced yet")
+                    yield from _nothing_synced(programme)
                     continue
                 movements = foreign_transactions(connections.ledger, connections.treazure, account)
                 yield _signs(f"other writers: Treazure, {programme.name}", movements,
@@ -219,6 +226,11 @@ def _other_writers(settings: Settings) -> Iterator[Finding]:
         return  # what can't be used is among the findings already
 
 
+def _nothing_synced(programme: Programme) -> Iterator[Finding]:
+    for system in ("Treazure", "Engage"):
+        yield Finding(f"other writers: {system}, {programme.name}", "ok", "nothing was synced yet")
+
+
 def _receipts(returned: adjustments.Returned | None) -> Finding:
     """Say how receipts come back, and what follows for adjustments whose answer is lost."""
     check = "Treazure: receipts"
@@ -226,8 +238,10 @@ def _receipts(returned: adjustments.Returned | None) -> Finding:
         "An adjustment whose answer is lost is never sent again by itself; it ends `uncertain`, and a person decides."
     )
     if returned is None:
-        how = "the first adjustment that Treazure answers shows it, or `doctor --contract --test-contact`; until then"
-        return Finding(check, "note", f"not known yet whether they come back in the history; {how}: {by_hand}")
+        how = "the first adjustment that Treazure answers shows it"
+        return Finding(
+            check, "note", f"not known yet whether they come back in the history; {how}. Until then: {by_hand}"
+        )
     if returned.found == "whole":
         return Finding(check, "ok", "they come back whole in the history")
     if returned.identifies:

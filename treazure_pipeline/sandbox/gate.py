@@ -38,10 +38,10 @@ _ROUTES: tuple[tuple[str, str, Operation], ...] = (
     ("GET", r"/api/v1\.0/LoyaltyVault/Account/[^/]+/LoyaltyPrograms/[^/]+/History", "history"),
     ("POST", r"/api/v[23]/point-accounts/balances", "set_balances"),
     ("POST", r"/api/v[23]/point-accounts/transactions", "add_transactions"),
-    ("GET", r"/api/v[23]/point-accounts/transactions", "read_transactions"),
-    ("GET", r"/api/v[23]/point-accounts/definitions", "definitions"),
+    ("GET", r"/api/v[23]/point-accounts/transactions(?:/[^/]+)?", "read_transactions"),
+    ("GET", r"/api/v[23]/point-accounts/definitions(?:/[^/]+)?", "definitions"),
     ("GET", r"/api/v[23]/point-accounts(?:/[^/]+)?", "read_accounts"),
-    ("GET", r"/api/v[23]/contacts/count", "contact_count"),
+    ("GET", r"/api/v[23]/contacts(?:/[^/]+)?/count", "contact_count"),
 )
 _PATTERNS = [(method, re.compile(pattern), operation) for method, pattern, operation in _ROUTES]
 

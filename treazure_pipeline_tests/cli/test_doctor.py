@@ -62,6 +62,8 @@ def test_where_all_is_well_everything_is_tried_and_found_fine(
         "other writers: Engage, points": "ok",
     }
     assert found["Engage: contacts"]["detail"] == "10 contacts"
+    with psycopg.connect(database_url) as connection:
+        assert connection.execute("select count(*) from treazure_pipeline.owner").fetchone() == (0,)
 
 
 def test_it_is_a_table_for_people(run: Run, sandbox: Sandbox) -> None:
