@@ -27,12 +27,10 @@ import httpx
 import psycopg
 from databases import running_server, sibling
 
-from treazure_pipeline.cli import instance
-from treazure_pipeline.cli.processes import Family
+from treazure_pipeline.adjustments import queue
 from treazure_pipeline.clients import wire
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.database import schema
-from treazure_pipeline.ledger import adjustments as queue
 from treazure_pipeline.sandbox import (
     API_KEY,
     CLIENT_ID,
@@ -43,6 +41,8 @@ from treazure_pipeline.sandbox import (
     sandbox_process,
 )
 from treazure_pipeline.settings import Settings, load_settings
+from treazure_pipeline.terminal import instance
+from treazure_pipeline.terminal.processes import Family
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "benchmarks-adjustments.md"
@@ -118,7 +118,7 @@ def bare(stand_in: Sandbox, count: int) -> float:
 
 def process(settings: Settings, url: str, stand_in: Sandbox, count: int) -> float:
     """Process as many adjustments as the job does, from the first look into the queue until Engage has accepted all."""
-    from treazure_pipeline.sync.adjustments import process, work_of
+    from treazure_pipeline.adjustments.processing import process, work_of
 
     with Connections(settings) as connections:
         for contact in stand_in.contact_ids(limit=count):

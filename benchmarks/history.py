@@ -14,16 +14,16 @@ from pathlib import Path
 import psycopg
 from databases import running_server
 
+from treazure_pipeline.balance_sync.snapshot import merge_snapshot, take_snapshot
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.database import schema
 from treazure_pipeline.ledger.coverage import next_window
 from treazure_pipeline.ledger.limiter import Priority
 from treazure_pipeline.ledger.store import Account
+from treazure_pipeline.points_history.export import export
+from treazure_pipeline.points_history.refresh import refresh
 from treazure_pipeline.sandbox import API_KEY, CLIENT_ID, CLIENT_SECRET, LOYALTY_ID, sandbox_process
 from treazure_pipeline.settings import Settings, load_settings
-from treazure_pipeline.sync.balances import merge_snapshot, take_snapshot
-from treazure_pipeline.sync.history import refresh
-from treazure_pipeline.sync.history_export import export
 
 _FILL = """
 insert into points_history (programme, contact, position, date_time, amount, balance, transaction_type, shop_id,

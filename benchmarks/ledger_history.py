@@ -17,8 +17,8 @@ import members
 import psycopg
 
 from treazure_pipeline.ledger import frames
-from treazure_pipeline.ledger.retention import megabytes, prune
 from treazure_pipeline.ledger.store import Ledger
+from treazure_pipeline.retention.prune import megabytes, prune
 from treazure_pipeline.settings import Programme
 
 BASE = 1_000_000

@@ -130,11 +130,11 @@ def settings(stub: str, database: str) -> Any:
 
 def pipeline(stub: str, database: str) -> dict[str, Any]:
     """The domain code without Dagster, called as the assets call it."""
+    from treazure_pipeline.balance_sync.guards import judge
+    from treazure_pipeline.balance_sync.push import push
+    from treazure_pipeline.balance_sync.snapshot import merge_snapshot, take_snapshot
     from treazure_pipeline.connections import Connections
     from treazure_pipeline.ledger import coverage
-    from treazure_pipeline.sync.balances import merge_snapshot, take_snapshot
-    from treazure_pipeline.sync.guards import judge
-    from treazure_pipeline.sync.push import push
 
     configured = settings(stub, database)
     began = time.perf_counter()
@@ -176,7 +176,7 @@ def job(stub: str, database: str) -> dict[str, Any]:
     """The Dagster job in this process on an instance with PostgreSQL storage, beside the domain code for the same."""
     import dagster as dg
 
-    from treazure_pipeline.orchestration.definitions import build_definitions
+    from treazure_pipeline.definitions import build_definitions
 
     definitions = build_definitions(settings(stub, database))
     with dg.DagsterInstance.get() as instance:

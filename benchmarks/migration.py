@@ -135,7 +135,7 @@ def logs(folder: str, size: str, expiry: str) -> dict[str, Any]:
     import numpy as np
     import polars as pl
 
-    from treazure_pipeline.migration.parts import MOMENT, POINTS, SCHEMA
+    from treazure_pipeline.point_migration.parts import MOMENT, POINTS, SCHEMA
 
     Path(folder).mkdir()
     rng = np.random.default_rng(1)
@@ -175,7 +175,7 @@ def product(folder: str, files: str) -> dict[str, Any]:
     """Write the files of stored logs, as the asset does."""
     import polars as pl
 
-    from treazure_pipeline.migration.files import write_files
+    from treazure_pipeline.point_migration.files import write_files
 
     began, processor = time.perf_counter(), time.process_time()
     report = write_files(

@@ -14,7 +14,7 @@ from databases import running_server
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.database import schema
 from treazure_pipeline.ledger.limiter import Priority
-from treazure_pipeline.migration import steps
+from treazure_pipeline.point_migration import steps
 from treazure_pipeline.sandbox import API_KEY, CLIENT_ID, CLIENT_SECRET, LOYALTY_ID, sandbox_process
 from treazure_pipeline.settings import load_settings
 

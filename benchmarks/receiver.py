@@ -33,7 +33,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from treazure_pipeline.database import schema
-from treazure_pipeline.receiver.app import bind, server
+from treazure_pipeline.service.app import bind, server
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "benchmarks-receiver.md"

@@ -23,14 +23,14 @@ from databases import cloned, fill, running_server, sibling
 
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.database.schema import SCHEMA
-from treazure_pipeline.ledger import verification
-from treazure_pipeline.ledger.explain import explain
 from treazure_pipeline.ledger.store import Account
-from treazure_pipeline.ledger.verification import Chunk, Reading, Tally
-from treazure_pipeline.orchestration.verification import work_of
 from treazure_pipeline.sandbox import API_KEY, CLIENT_ID, CLIENT_SECRET, sandbox_process
 from treazure_pipeline.settings import Settings, load_settings
-from treazure_pipeline.sync.verification import CHUNK, verify
+from treazure_pipeline.verification import rounds as verification_rounds
+from treazure_pipeline.verification.definitions import work_of
+from treazure_pipeline.verification.explain import explain
+from treazure_pipeline.verification.read_back import CHUNK, verify
+from treazure_pipeline.verification.rounds import Chunk, Reading, Tally
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks-verification.md"
 T = TypeVar("T")
@@ -73,14 +73,14 @@ def statements(url: str, base: int) -> dict[str, float]:
     with cloned(url, base) as database, Connections(settings("http://127.0.0.1:9", database)) as connections:
         ledger, (programme,) = connections.ledger, connections.settings.programmes
         account = ledger.account(programme)
-        run = verification.begin(ledger, account, "run")
-        rounds, lately = verification.next_of_round, verification.sent_lately
+        run = verification_rounds.begin(ledger, account, "run")
+        rounds, lately = verification_rounds.next_of_round, verification_rounds.sent_lately
 
         def record(chunk: Chunk, shown: int | None) -> None:
             readings = [
                 Reading(row, row.sent if shown is None else Decimal(shown), equal=shown is None) for row in chunk.rows
             ]
-            verification.record(ledger, account, run, "run", chunk, readings, Tally(), finished=True)
+            verification_rounds.record(ledger, account, run, "run", chunk, readings, Tally(), finished=True)
 
         def in_turn(shown: int | None) -> tuple[float, float]:
             chunk, asked = timed(lambda: rounds(ledger, account, grace=1800, size=CHUNK))
@@ -95,7 +95,7 @@ def statements(url: str, base: int) -> dict[str, float]:
             f"the next {CHUNK} of what was sent lately": statistics.median(turns),
             f"keeping {CHUNK} equal": statistics.median(kept for _, kept in equal),
             f"keeping {CHUNK} that differ, marked": statistics.median(kept for _, kept in drift),
-            "how it stands (`status`)": timed(lambda: verification.standing(ledger, account))[1],
+            "how it stands (`status`)": timed(lambda: verification_rounds.standing(ledger, account))[1],
             "beginning a run and a round": restarted(connections, account),
             "`explain` of one contact": statistics.median(
                 timed(lambda: explain(ledger, programme, contact))[1] for _ in range(3)
@@ -107,7 +107,7 @@ def restarted(connections: Connections, account: Account) -> float:
     """Return the milliseconds that the beginning of the first run takes."""
     with connections.ledger.transaction() as connection:
         connection.execute("delete from verification_progress")
-    return timed(lambda: verification.begin(connections.ledger, account, "again"))[1]
+    return timed(lambda: verification_rounds.begin(connections.ledger, account, "again"))[1]
 
 
 def timed(work: Callable[[], T]) -> tuple[T, float]:

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
+    from treazure_pipeline.balance_sync.guards import Judgement
     from treazure_pipeline.clients.transport import Pacer
     from treazure_pipeline.errors import PipelineError
     from treazure_pipeline.settings import MasterSettings, Settings
-    from treazure_pipeline.sync.guards import Judgement
 
 
 class Connections:

@@ -1,8 +1,65 @@
-"""The code location: `dagster dev`, `dg dev` and the workspace load this module."""
+"""The code location, which `dagster dev`, `dg dev` and the workspace load: asks each capability for its definitions.
+
+Tests and commands call `build_definitions` with connections of their own.
+"""
 
 from __future__ import annotations
 
-from treazure_pipeline.orchestration.definitions import build_definitions
-from treazure_pipeline.settings import load_settings
+from collections.abc import Callable, Iterator
 
-defs = build_definitions(load_settings())
+import dagster as dg
+
+from treazure_pipeline.adjustments.definitions import build_adjustments
+from treazure_pipeline.alerts.definitions import build_alerts
+from treazure_pipeline.balance_sync.definitions import CONNECTIONS, build_balance_sync
+from treazure_pipeline.balance_sync.guard_definitions import build_approval
+from treazure_pipeline.connections import Connections
+from treazure_pipeline.orchestration.names import names_of
+from treazure_pipeline.point_migration.definitions import build_migration
+from treazure_pipeline.points_history.definitions import build_points_history
+from treazure_pipeline.retention.definitions import build_maintenance
+from treazure_pipeline.settings import Settings, load_settings
+from treazure_pipeline.verification.definitions import build_verification
+
+
+def build_definitions(settings: Settings, connect: Callable[[Settings], Connections] = Connections) -> dg.Definitions:
+    """Assemble the definitions for the programmes in `settings`; nothing is connected to.
+
+    `connect` makes the connections of a run from the settings; they are closed with the run.
+    """
+
+    @dg.resource(description="The ledger and the clients of both systems, made from the settings in the environment.")
+    def connections(_context: dg.InitResourceContext) -> Iterator[Connections]:
+        with connect(settings) as opened:
+            yield opened
+
+    names = names_of(settings)
+    shared = dg.Definitions(
+        jobs=[build_approval(CONNECTIONS, names)],
+        resources={CONNECTIONS: connections},
+        # Also for what is materialised by hand: one process keeps one lock and its connections from step to step.
+        executor=dg.in_process_executor,
+    )
+    of_programmes = [
+        build(programme, names_of(settings, programme))
+        for programme in settings.programmes
+        for build in (build_balance_sync, build_verification, build_points_history)
+    ]
+    migrations = [
+        build_migration(programme, names_of(settings, programme), shards=settings.migration_shards)
+        for programme in settings.programmes
+    ]
+    return dg.Definitions.merge(
+        shared,
+        *of_programmes,
+        *migrations,
+        build_adjustments(settings.programmes, names),
+        build_alerts(names),
+        build_maintenance(settings, names),
+    )
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    """Everything of the programmes in the environment's settings."""
+    return build_definitions(load_settings())

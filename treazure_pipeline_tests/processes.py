@@ -28,11 +28,11 @@ _FORKS.set_forkserver_preload(
         "treazure_pipeline.cli",
         "treazure_pipeline.cli.doctor",
         "treazure_pipeline.cli.run",
-        "treazure_pipeline.orchestration.definitions",
+        "treazure_pipeline.definitions",
         "treazure_pipeline_tests.adjustments.victim",
-        "treazure_pipeline_tests.history.dying_refresh",
-        "treazure_pipeline_tests.migration.victim",
-        "treazure_pipeline_tests.sync.dying_run",
+        "treazure_pipeline_tests.points_history.dying_refresh",
+        "treazure_pipeline_tests.point_migration.victim",
+        "treazure_pipeline_tests.balance_sync.dying_run",
         "treazure_pipeline_tests.verification.dying_verification",
     ]
 )

@@ -4,7 +4,7 @@ One module a command, imported when it is needed, so that ``--help`` is quick. W
 
 - they raise; :class:`Commands` turns what was raised into a message on standard error and an exit code;
 - with ``--json`` the last line on standard output is one JSON object, whatever happened;
-- what is for people goes through :mod:`treazure_pipeline.cli.output`.
+- what is for people goes through :mod:`treazure_pipeline.terminal.output`.
 
 Exit codes: 0 done, 1 unexpected, 2 usage or settings, 3 a guard tripped, 4 busy, 5 a system or the database
 could not be used or the run failed, 6 waiting for a person's next step, 130 stopped by Ctrl-C, 143 by SIGTERM, 129 by a
@@ -23,27 +23,42 @@ from typing import Any
 import click
 
 from treazure_pipeline import __version__
-from treazure_pipeline.cli import output, signals
 from treazure_pipeline.errors import BusyError
+from treazure_pipeline.terminal import output, signals
 
-# In the order of the help. treazure_pipeline.cli.<name>.command is imported only to be run; this is its first sentence.
+# In the order of the help: the module whose `command` is imported only to be run, and its first sentence.
 COMMANDS = {
-    "demo": "Sync a seeded sandbox of both systems, from nothing, and show that they agree.",
-    "dev": "Run the Dagster UI and daemon on the configured systems; Ctrl-C stops all of it.",
-    "env": "Print the exports with which Dagster's own commands work.",
-    "sandbox": "Run only the sandbox of both systems, with its fault switches (--help lists them).",
-    "doctor": "Check settings, both systems, database and Dagster; say what to mend.",
-    "run": "Run a job once, in the foreground.",
-    "status": "Show last window, coverage, pending, held, refused and rejected rows, and adjustments.",
-    "plan": "Show the plan that waits for approval, else what a push would change now.",
-    "approve": "Approve the plan with this DIGEST: the next push sends its rows, within APPROVAL_LIFETIME_HOURS.",
-    "explain": "Show everything that is known of CONTACT's balance, oldest first, and how it stands.",
-    "rejections": "List rows that were rejected or refused, have them tried again, or discard a row of an export.",
-    "adjustments": "List adjustments, add some by hand, retry or discard what needs a person.",
-    "contact": "Export all that is kept of a contact, or erase its texts.",
-    "receiver": "Receive Engage's webhooks: POST /webhooks/engage stores adjustments for `run adjustments`.",
-    "worker": "Process adjustments as they arrive, until a signal ends it; Dagster need not run.",
-    "db": "Start or stop the embedded database, bring the schema up to date, give roles their rights.",
+    "demo": ("cli.demo", "Sync a seeded sandbox of both systems, from nothing, and show that they agree."),
+    "dev": ("cli.dev", "Run the Dagster UI and daemon on the configured systems; Ctrl-C stops all of it."),
+    "env": ("cli.env", "Print the exports with which Dagster's own commands work."),
+    "sandbox": ("cli.sandbox", "Run only the sandbox of both systems, with its fault switches (--help lists them)."),
+    "doctor": ("cli.doctor", "Check settings, both systems, database and Dagster; say what to mend."),
+    "run": ("cli.run", "Run a job once, in the foreground."),
+    "status": ("cli.status", "Show last window, coverage, pending, held, refused and rejected rows, and adjustments."),
+    "plan": ("balance_sync.cli", "Show the plan that waits for approval, else what a push would change now."),
+    "approve": (
+        "balance_sync.approve",
+        "Approve the plan with this DIGEST: the next push sends its rows, within APPROVAL_LIFETIME_HOURS.",
+    ),
+    "explain": (
+        "verification.cli",
+        "Show everything that is known of CONTACT's balance, oldest first, and how it stands.",
+    ),
+    "rejections": (
+        "balance_sync.rejections_cli",
+        "List rows that were rejected or refused, have them tried again, or discard a row of an export.",
+    ),
+    "adjustments": ("adjustments.cli", "List adjustments, add some by hand, retry or discard what needs a person."),
+    "contact": ("retention.cli", "Export all that is kept of a contact, or erase its texts."),
+    "receiver": (
+        "service.cli",
+        "Receive Engage's webhooks: POST /webhooks/engage stores adjustments for `run adjustments`.",
+    ),
+    "worker": (
+        "adjustments.worker",
+        "Process adjustments as they arrive, until a signal ends it; Dagster need not run.",
+    ),
+    "db": ("cli.db", "Start or stop the embedded database, bring the schema up to date, give roles their rights."),
 }
 
 
@@ -58,13 +73,14 @@ class Commands(click.Group):
         """Import the command of this name."""
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"{__name__}.{cmd_name}").command
+        module, _sentence = COMMANDS[cmd_name]
+        command: click.Command = importlib.import_module(f"treazure_pipeline.{module}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """List the commands without importing any."""
         with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+            formatter.write_dl([(name, sentence) for name, (_module, sentence) in COMMANDS.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; say what went wrong on standard error and end with its exit code."""

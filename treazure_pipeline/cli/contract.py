@@ -15,6 +15,7 @@ from decimal import Decimal
 from itertools import islice
 from typing import Literal
 
+from treazure_pipeline.adjustments.evidence import returned
 from treazure_pipeline.clients import wire
 from treazure_pipeline.clients.engage import EngageClient
 from treazure_pipeline.clients.movements import Log
@@ -23,7 +24,6 @@ from treazure_pipeline.clients.transport import RetryPolicy
 from treazure_pipeline.clients.treazure import TreazureClient
 from treazure_pipeline.errors import NotFoundError, PipelineError
 from treazure_pipeline.settings import Programme, Settings
-from treazure_pipeline.sync.evidence import returned
 
 Verdict = Literal["as assumed", "otherwise, understood", "not understood", "not observed"]
 

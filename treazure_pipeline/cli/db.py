@@ -6,10 +6,10 @@ from importlib import resources
 
 import click
 
-from treazure_pipeline.cli import instance, output
 from treazure_pipeline.database import embedded, schema
 from treazure_pipeline.errors import SettingsError
 from treazure_pipeline.settings import Storage, load_settings, load_storage
+from treazure_pipeline.terminal import instance, output
 
 
 @click.group("db")

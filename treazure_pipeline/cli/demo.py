@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.table import Table
 
-from treazure_pipeline.cli import demo_drift, demo_guards, demo_migration, instance, output, receiver, sandbox
+from treazure_pipeline.cli import demo_drift, demo_guards, demo_migration, sandbox
 from treazure_pipeline.cli.dev import serve
-from treazure_pipeline.cli.processes import Family, require_free
 from treazure_pipeline.cli.run import print_results, run_adjustments, run_balance_sync
 from treazure_pipeline.database import embedded
 from treazure_pipeline.errors import RunIncompleteError
+from treazure_pipeline.service import cli
 from treazure_pipeline.settings import Settings, load_settings
+from treazure_pipeline.terminal import instance, output
+from treazure_pipeline.terminal.processes import Family, require_free
 
 if TYPE_CHECKING:
     from treazure_pipeline.sandbox import Sandbox
@@ -101,7 +103,7 @@ def _play(box: Sandbox, settings: Settings) -> list[dict[str, Any]]:
 
 @contextmanager
 def _running_receiver() -> Iterator[str]:
-    process = subprocess.Popen(receiver.command_line("--port", "0"), stdout=subprocess.PIPE, text=True)  # noqa: S603
+    process = subprocess.Popen(cli.command_line("--port", "0"), stdout=subprocess.PIPE, text=True)  # noqa: S603
     assert process.stdout is not None
     try:
         yield process.stdout.readline().strip()

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from treazure_pipeline.cli import output
 from treazure_pipeline.cli.run import run_balance_sync, run_verify
+from treazure_pipeline.terminal import output
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

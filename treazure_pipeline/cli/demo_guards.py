@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from treazure_pipeline.cli import instance, output
+from treazure_pipeline.balance_sync import plans
 from treazure_pipeline.cli.run import run_balance_sync
 from treazure_pipeline.connections import open_ledger
-from treazure_pipeline.ledger import plans
+from treazure_pipeline.terminal import instance, output
 
 if TYPE_CHECKING:
     from treazure_pipeline.sandbox import Sandbox

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from treazure_pipeline.cli import output, sandbox
+from treazure_pipeline.cli import sandbox
 from treazure_pipeline.cli.run import run_balance_sync
 from treazure_pipeline.cli.run_migration import run_migration
 from treazure_pipeline.settings import load_settings
+from treazure_pipeline.terminal import output
 
 if TYPE_CHECKING:
     from treazure_pipeline.sandbox import Sandbox

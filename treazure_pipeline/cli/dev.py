@@ -8,17 +8,19 @@ import sys
 import click
 import httpx
 
-from treazure_pipeline.cli import instance, output, receiver, sandbox
-from treazure_pipeline.cli.processes import Family, require_free
+from treazure_pipeline.cli import sandbox
 from treazure_pipeline.database import embedded
+from treazure_pipeline.service import cli
 from treazure_pipeline.settings import load_settings
+from treazure_pipeline.terminal import instance, output
+from treazure_pipeline.terminal.processes import Family, require_free
 
 
 @click.command("dev")
 @click.option("--port", default=3000, show_default=True, help="Where the Dagster UI is.")
 @click.option("--sandbox", "with_sandbox", is_flag=True, help="Run the sandbox and the receiver too.")
 @click.option("--sandbox-port", default=sandbox.PORT, show_default=True, help="Where the sandbox is.")
-@click.option("--receiver-port", default=receiver.PORT, show_default=True, help="Where its receiver is.")
+@click.option("--receiver-port", default=cli.PORT, show_default=True, help="Where its receiver is.")
 def command(*, port: int, with_sandbox: bool, sandbox_port: int, receiver_port: int) -> None:
     """Run the Dagster UI and daemon on the configured systems; Ctrl-C stops all of it.
 
@@ -40,7 +42,7 @@ def command(*, port: int, with_sandbox: bool, sandbox_port: int, receiver_port: 
                 family.start("sandbox", sandbox.command_line("--port", str(sandbox_port), "--webhook-url", webhooks))
                 family.wait(lambda: _answers(f"http://127.0.0.1:{sandbox_port}/openapi.json"))
                 output.say(f"Sandbox     http://127.0.0.1:{sandbox_port}/docs")
-                family.start("receiver", receiver.command_line("--port", str(receiver_port)))
+                family.start("receiver", cli.command_line("--port", str(receiver_port)))
             serve(family, place, port)
     finally:
         if started_here:

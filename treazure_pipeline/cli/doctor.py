@@ -14,8 +14,8 @@ import psycopg
 from rich.table import Table
 from rich.text import Text
 
-from treazure_pipeline.alerts import misunderstood
-from treazure_pipeline.cli import instance, output
+from treazure_pipeline.adjustments import queue
+from treazure_pipeline.alerts.notify import misunderstood
 from treazure_pipeline.cli.contract import observe
 from treazure_pipeline.clients.engage import EngageClient
 from treazure_pipeline.clients.transport import RetryPolicy
@@ -23,12 +23,13 @@ from treazure_pipeline.clients.treazure import TreazureClient
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.database import embedded, schema
 from treazure_pipeline.errors import DatabaseError, PipelineError, SettingsError
-from treazure_pipeline.ledger import adjustments, owner, rights
+from treazure_pipeline.ledger import owner, rights
 from treazure_pipeline.ledger.limiter import Priority
 from treazure_pipeline.ledger.store import Ledger
 from treazure_pipeline.settings import Programme, Settings, Storage, load_settings, load_storage
 from treazure_pipeline.surroundings import understood
-from treazure_pipeline.sync.other_writers import Sign, foreign_balances, foreign_transactions
+from treazure_pipeline.terminal import instance, output
+from treazure_pipeline.verification.other_writers import Sign, foreign_balances, foreign_transactions
 
 _VERDICTS = {
     "as assumed": "green",
@@ -207,7 +208,7 @@ def _other_writers(settings: Settings) -> Iterator[Finding]:
                 yield from _nothing_synced(programme)
             return
         with Connections(settings, Priority.BACKGROUND) as connections:
-            yield _receipts(adjustments.receipts_of(connections.ledger, connections.treazure.address))
+            yield _receipts(queue.receipts_of(connections.ledger, connections.treazure.address))
             for programme in settings.programmes:
                 account = connections.ledger.find(programme)
                 if account is None:
@@ -231,7 +232,7 @@ def _nothing_synced(programme: Programme) -> Iterator[Finding]:
         yield Finding(f"other writers: {system}, {programme.name}", "ok", "nothing was synced yet")
 
 
-def _receipts(returned: adjustments.Returned | None) -> Finding:
+def _receipts(returned: queue.Returned | None) -> Finding:
     """Say how receipts come back, and what follows for adjustments whose answer is lost."""
     check = "Treazure: receipts"
     by_hand = (

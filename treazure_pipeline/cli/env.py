@@ -7,10 +7,10 @@ import shlex
 
 import click
 
-from treazure_pipeline.cli import instance
 from treazure_pipeline.database import embedded, urls
 from treazure_pipeline.errors import SettingsError
 from treazure_pipeline.settings import load_settings
+from treazure_pipeline.terminal import instance
 
 
 @click.command("env")

@@ -13,8 +13,8 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from treazure_pipeline.cli import instance, output, signals
 from treazure_pipeline.errors import BusyError, PipelineError, SettingsError
+from treazure_pipeline.terminal import instance, output, signals
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance, ExecuteInProcessResult, JobDefinition
@@ -79,7 +79,7 @@ def balance_sync(
     as_json: bool,
 ) -> None:
     """Fetch what changed in Treazure, compare, and set it in Engage."""
-    from treazure_pipeline.orchestration.windows import window_asked_for
+    from treazure_pipeline.balance_sync.windows import window_asked_for
     from treazure_pipeline.settings import load_settings
 
     settings = load_settings()
@@ -123,8 +123,8 @@ def adjustments(ctx: click.Context, *, as_json: bool) -> None:
 @click.pass_context
 def history(ctx: click.Context, *, names: tuple[str, ...], full: bool, url: str | None, as_json: bool) -> None:
     """Read the points logs of the contacts whose balance changed into the table points_history."""
+    from treazure_pipeline.points_history.export import check_url
     from treazure_pipeline.settings import load_settings
-    from treazure_pipeline.sync.history_export import check_url
 
     settings = load_settings()
     programmes = chosen(settings, names)
@@ -141,7 +141,7 @@ def history(ctx: click.Context, *, names: tuple[str, ...], full: bool, url: str 
 def run_history(settings: Settings, programme: Programme, config: dict[str, Any]) -> dict[str, Any]:
     """Run one programme's job; return what `--json` prints, and the `exit_code`."""
     from treazure_pipeline.connections import Connections
-    from treazure_pipeline.orchestration.definitions import build_definitions
+    from treazure_pipeline.definitions import build_definitions
     from treazure_pipeline.orchestration.names import names_of
 
     opened: list[Connections] = []
@@ -188,9 +188,9 @@ def verify(ctx: click.Context, *, names: tuple[str, ...], as_json: bool) -> None
 def run_verify(settings: Settings, programme: Programme) -> dict[str, Any]:
     """Run one programme's verification; return what `--json` prints, and the `exit_code`."""
     from treazure_pipeline.connections import Connections
-    from treazure_pipeline.ledger import verification
-    from treazure_pipeline.orchestration.definitions import build_definitions
+    from treazure_pipeline.definitions import build_definitions
     from treazure_pipeline.orchestration.names import names_of
+    from treazure_pipeline.verification import rounds
 
     opened: list[Connections] = []
 
@@ -203,7 +203,7 @@ def run_verify(settings: Settings, programme: Programme) -> dict[str, Any]:
         job = build_definitions(settings, connect).resolve_job_def(names.of("verify_balances"))
         with Connections(settings) as connections:
             try:
-                with verification.holding(connections.ledger, connections.ledger.account(programme)):
+                with rounds.holding(connections.ledger, connections.ledger.account(programme)):
                     _report_dead_runs(dagster, job.name)
             except BusyError as error:
                 output.error(str(error))
@@ -253,7 +253,7 @@ def migration(ctx: click.Context, /, *, names: tuple[str, ...], as_json: bool, *
 def run_adjustments(settings: Settings) -> dict[str, Any]:
     """Run the job once; return what `--json` prints, and the `exit_code`."""
     from treazure_pipeline.connections import Connections
-    from treazure_pipeline.orchestration.definitions import build_definitions
+    from treazure_pipeline.definitions import build_definitions
     from treazure_pipeline.orchestration.names import names_of
 
     opened: list[Connections] = []
@@ -288,7 +288,7 @@ def run_balance_sync(
 ) -> dict[str, Any]:
     """Run one programme's job; return what `--json` prints, and the `exit_code`."""
     from treazure_pipeline.connections import Connections
-    from treazure_pipeline.orchestration.definitions import build_definitions
+    from treazure_pipeline.definitions import build_definitions
     from treazure_pipeline.orchestration.names import names_of
 
     opened: list[Connections] = []
@@ -370,7 +370,7 @@ def execute(
     """Run a job in this process; a failure is in the result. Raises StoppedError where a signal has ended the run."""
     from dagster import DagsterExecutionInterruptedError
 
-    from treazure_pipeline.orchestration.balance_sync import FOREGROUND
+    from treazure_pipeline.balance_sync.definitions import FOREGROUND
 
     loggers = {"console": {"config": {"log_level": "CRITICAL"}}}
     with signals.noted() as numbers:
@@ -443,7 +443,7 @@ def _report_dead_runs(dagster: DagsterInstance, job: str) -> None:
     """Mark foreground runs as failed whose process is gone; called while their lock is ours."""
     from dagster import DagsterRunStatus, RunsFilter
 
-    from treazure_pipeline.orchestration.balance_sync import FOREGROUND
+    from treazure_pipeline.balance_sync.definitions import FOREGROUND
 
     unfinished = RunsFilter(job_name=job, statuses=[DagsterRunStatus.STARTED], tags=FOREGROUND)
     for run in dagster.get_runs(unfinished):

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from treazure_pipeline.cli import instance, output
 from treazure_pipeline.cli.run import _outcome, _values, chosen, conclude, execute
+from treazure_pipeline.terminal import instance, output
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance, ExecuteInProcessResult
 
     from treazure_pipeline.connections import Connections
-    from treazure_pipeline.ledger.migrations import Migration
     from treazure_pipeline.ledger.store import Account
+    from treazure_pipeline.point_migration.backfill import Migration
     from treazure_pipeline.settings import Programme, Settings
 
 SHOWN = (
@@ -49,11 +49,11 @@ def command(names: Sequence[str], *, as_json: bool, abandon: str | None, by_whom
 def give_up(settings: Settings, programme: Programme, *, by: str, reason: str) -> dict[str, Any]:
     """Give the programme's migration up."""
     from treazure_pipeline.connections import Connections
-    from treazure_pipeline.ledger import migrations
+    from treazure_pipeline.point_migration import backfill
 
     with Connections(settings) as connections:
         account = connections.ledger.account(programme)
-        migration = migrations.abandon(connections.ledger, account, by=by, reason=reason)
+        migration = backfill.abandon(connections.ledger, account, by=by, reason=reason)
     return {"programme": programme.name, "status": "ok", "migration": migration.id, "abandoned": True, "exit_code": 0}
 
 
@@ -127,7 +127,7 @@ class _Jobs:
         advance: Callable[[int, int], None],
     ) -> None:
         from treazure_pipeline.connections import Connections
-        from treazure_pipeline.orchestration.definitions import build_definitions
+        from treazure_pipeline.definitions import build_definitions
         from treazure_pipeline.orchestration.names import names_of
 
         self._settings = settings
@@ -153,14 +153,14 @@ class _Jobs:
 
     def state(self) -> Migration | None:
         """The programme's open migration."""
-        from treazure_pipeline.ledger import migrations
+        from treazure_pipeline.point_migration import backfill
 
         with self._connected() as (connections, account):
-            return migrations.current(connections.ledger, account)
+            return backfill.current(connections.ledger, account)
 
     def check(self, mapping: str | None, by: str) -> None:
         """Check all that can be before there is a run, and before anything changes."""
-        from treazure_pipeline.migration import steps
+        from treazure_pipeline.point_migration import steps
 
         with self._connected() as (connections, _):
             found = steps.check(connections, self._programme, mapping=mapping, by=by)
@@ -172,18 +172,18 @@ class _Jobs:
 
     def shards(self) -> tuple[list[str], int]:
         """The shards that have no files yet, and the contacts that are still to be read."""
-        from treazure_pipeline.ledger import migrations
-        from treazure_pipeline.orchestration.migration import shard_names
+        from treazure_pipeline.point_migration import backfill
+        from treazure_pipeline.point_migration.definitions import shard_names
 
         with self._connected() as (connections, account):
-            migration = migrations.opened(connections.ledger, account)
+            migration = backfill.opened(connections.ledger, account)
             names = shard_names(migration.shards)
             left = [
                 name
                 for number, name in enumerate(names)
-                if not migrations.progress(connections.ledger, migration, number).shards_written
+                if not backfill.progress(connections.ledger, migration, number).shards_written
             ]
-            whole = migrations.progress(connections.ledger, migration)
+            whole = backfill.progress(connections.ledger, migration)
         return left, whole.contacts - whole.fetched - whole.left_out
 
     def run(self, name: str, config: dict[str, dict[str, Any]], shard: str | None = None) -> bool:
@@ -206,14 +206,14 @@ class _Jobs:
         from dagster import DagsterRunStatus, RunsFilter
         from dagster._core.storage.tags import PARTITION_NAME_TAG
 
-        from treazure_pipeline.ledger import migrations
-        from treazure_pipeline.orchestration.balance_sync import FOREGROUND
+        from treazure_pipeline.balance_sync.definitions import FOREGROUND
+        from treazure_pipeline.point_migration import backfill
 
         tags = FOREGROUND | ({} if shard is None else {PARTITION_NAME_TAG: shard})
         unfinished = RunsFilter(job_name=job, statuses=[DagsterRunStatus.STARTED], tags=tags)
         with (
             self._connected() as (connections, account),
-            migrations.holding(connections.ledger, account, None if shard is None else int(shard)),
+            backfill.holding(connections.ledger, account, None if shard is None else int(shard)),
         ):
             for run in self._dagster.get_runs(unfinished):
                 self._dagster.report_run_failed(run, "The process of this run ended before the run did.")

@@ -8,9 +8,9 @@ from datetime import datetime, timedelta
 import click
 from rich.table import Table
 
-from treazure_pipeline.cli import instance, output
 from treazure_pipeline.cli.run import chosen
 from treazure_pipeline.settings import load_settings
+from treazure_pipeline.terminal import instance, output
 
 
 @click.command("status")
@@ -18,10 +18,12 @@ from treazure_pipeline.settings import load_settings
 @output.json_option
 def command(*, names: tuple[str, ...], as_json: bool) -> None:
     """Show last window, coverage, pending, held, refused and rejected rows, and adjustments. Changes nothing."""
+    from treazure_pipeline.adjustments import queue
+    from treazure_pipeline.alerts import state as alerts_state
     from treazure_pipeline.connections import open_ledger
     from treazure_pipeline.database import embedded
-    from treazure_pipeline.ledger import adjustments as queue
-    from treazure_pipeline.ledger import alerts, figures, verification
+    from treazure_pipeline.ledger import figures
+    from treazure_pipeline.verification import rounds
 
     settings = load_settings()
     programmes = chosen(settings, names)
@@ -31,9 +33,9 @@ def command(*, names: tuple[str, ...], as_json: bool) -> None:
     with open_ledger(settings, place.ledger_url) as ledger:
         accounts = [ledger.account(programme) for programme in programmes]
         found = [(figures.status(ledger, account), ledger.is_held(account)) for account in accounts]
-        standings = [verification.standing(ledger, account) for account in accounts]
+        standings = [rounds.standing(ledger, account) for account in accounts]
         queued = queue.figures(ledger, lookup_wait=settings.treazure_lookup_wait_seconds)
-        wrong = alerts.firing(ledger)
+        wrong = alerts_state.firing(ledger)
     if as_json:
         programmes_found = [
             asdict(status) | {"running": running, "verification": asdict(standing)}

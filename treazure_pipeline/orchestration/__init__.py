@@ -1,1 +1,1 @@
-"""Everything that is Dagster, and nothing that moves points by itself."""
+"""What the Dagster parts of all capabilities share: names, metadata, failures. Nothing here moves points."""

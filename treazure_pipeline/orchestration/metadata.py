@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from treazure_pipeline import people
-from treazure_pipeline.ledger.rejections import Group
+from treazure_pipeline.balance_sync.rejections import Group
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     import pandas as pd
 
-    from treazure_pipeline.sync.first_send import Sides
+    from treazure_pipeline.balance_sync.first_send import Sides
 
 SAMPLE_ROWS = 10
 _GROUP = [field.name for field in fields(Group)]

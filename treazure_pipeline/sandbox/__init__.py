@@ -23,14 +23,7 @@ the witnesses, `handle` is for tests.
 
 from __future__ import annotations
 
-from treazure_pipeline.sandbox.behaviour import (
-    API_KEY,
-    CLIENT_ID,
-    CLIENT_SECRET,
-    LOYALTY_ID,
-    WEBHOOK_SECRET,
-    Behaviour,
-)
+from treazure_pipeline.sandbox.behaviour import API_KEY, CLIENT_ID, CLIENT_SECRET, LOYALTY_ID, WEBHOOK_SECRET, Behaviour
 from treazure_pipeline.sandbox.faults import Fault
 from treazure_pipeline.sandbox.handle import Sandbox, running_sandbox, sandbox_process
 from treazure_pipeline.sandbox.world import Seed

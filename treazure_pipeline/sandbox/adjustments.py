@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from treazure_pipeline.ledger.adjustments import receipt_of
+from treazure_pipeline.adjustments.queue import receipt_of
 from treazure_pipeline.sandbox.observations import Findings
 from treazure_pipeline.sandbox.points import to_text
 

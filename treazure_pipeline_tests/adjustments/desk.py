@@ -14,11 +14,11 @@ from typing import Any
 import httpx
 import pytest
 
-from treazure_pipeline.receiver.app import bind, build_app, server
+from treazure_pipeline.adjustments.processing import Processed, Work, process, work_of
 from treazure_pipeline.sandbox import WEBHOOK_SECRET, Sandbox, running_sandbox
 from treazure_pipeline.sandbox.webhooks import sign
-from treazure_pipeline.sync.adjustments import Processed, Work, process, work_of
-from treazure_pipeline_tests.sync.shop import Shop
+from treazure_pipeline.service.app import bind, build_app, server
+from treazure_pipeline_tests.balance_sync.shop import Shop
 
 WAITS = {"TREAZURE_TIMEOUT_SECONDS": "5", "TREAZURE_LOOKUP_WAIT_SECONDS": "5"}
 """Long enough for a busy machine; tests let the time pass by `Desk.later`."""

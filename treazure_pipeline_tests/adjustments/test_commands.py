@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from treazure_pipeline.adjustments import queue
 from treazure_pipeline.cli import commands
-from treazure_pipeline.ledger import adjustments as queue
 from treazure_pipeline_tests import processes
 from treazure_pipeline_tests.adjustments.desk import Desk, assert_each_once
 

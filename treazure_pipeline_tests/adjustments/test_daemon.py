@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from treazure_pipeline.cli import instance
-from treazure_pipeline.cli.processes import Family
 from treazure_pipeline.sandbox import WEBHOOK_SECRET, Sandbox, sandbox_process
 from treazure_pipeline.settings import load_settings
+from treazure_pipeline.terminal import instance
+from treazure_pipeline.terminal.processes import Family
 from treazure_pipeline_tests.adjustments.desk import Desk, assert_each_once
 from treazure_pipeline_tests.cli.conftest import COMMAND
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from treazure_pipeline import texts
-from treazure_pipeline.sync.adjustments import LONGEST_DESCRIPTION
+from treazure_pipeline.adjustments.processing import LONGEST_DESCRIPTION
 from treazure_pipeline.texts import length
 from treazure_pipeline_tests.adjustments.desk import Desk, assert_each_once
 

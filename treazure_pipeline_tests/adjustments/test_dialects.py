@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from treazure_pipeline_tests.adjustments.desk import Desk, assert_each_once
-from treazure_pipeline_tests.sync.test_dialects import SEEDS
+from treazure_pipeline_tests.balance_sync.test_dialects import SEEDS
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from treazure_pipeline_tests.adjustments.desk import Desk, assert_each_once
-from treazure_pipeline_tests.sync.shop import account_of, fetch, merge, send
+from treazure_pipeline_tests.balance_sync.shop import account_of, fetch, merge, send
 
 NOBODY = "http://127.0.0.1:9"
 

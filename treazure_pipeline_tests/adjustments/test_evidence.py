@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 
+from treazure_pipeline.adjustments.evidence import Call, Reading, decide
+from treazure_pipeline.adjustments.queue import receipt_of
 from treazure_pipeline.clients.movements import Unreadable
 from treazure_pipeline.clients.wire import Movement
-from treazure_pipeline.ledger.adjustments import receipt_of
-from treazure_pipeline.sync.evidence import Call, Reading, decide
 from treazure_pipeline_tests.adjustments.desk import Desk, assert_each_once
 from treazure_pipeline_tests.roles import administrators
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from treazure_pipeline.sync.balances import read_account
+from treazure_pipeline.balance_sync.snapshot import read_account
 from treazure_pipeline_tests.adjustments.desk import Desk, assert_each_once
-from treazure_pipeline_tests.sync.shop import account_of
+from treazure_pipeline_tests.balance_sync.shop import account_of
 
 
 def adjusted(desk: Desk) -> tuple[str, str]:

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from treazure_pipeline.adjustments import queue
+from treazure_pipeline.adjustments.processing import Processed, judge
 from treazure_pipeline.errors import AuthenticationError
-from treazure_pipeline.ledger import adjustments as queue
-from treazure_pipeline.sync.adjustments import Processed, judge
 from treazure_pipeline_tests.adjustments.desk import Desk, assert_each_once
 
 

@@ -8,8 +8,8 @@ from decimal import Decimal
 
 import psycopg
 
+from treazure_pipeline.adjustments.queue import RECEIVE, receipt_of
 from treazure_pipeline.database.schema import SCHEMA
-from treazure_pipeline.ledger.adjustments import RECEIVE, receipt_of
 from treazure_pipeline_tests.adjustments.desk import Desk
 
 EVENTS, DELIVERIES, CONTACTS, ROUNDS = 600, 10_000, 120, 5

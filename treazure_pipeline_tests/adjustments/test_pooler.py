@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from treazure_pipeline.errors import BusyError
 from treazure_pipeline_tests.adjustments.desk import Desk, assert_each_once
-from treazure_pipeline_tests.sync.shop import account_of
+from treazure_pipeline_tests.balance_sync.shop import account_of
 
 PGBOUNCER = shutil.which("pgbouncer", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin:/opt/homebrew/bin")
 

@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pytest
 
-from treazure_pipeline.ledger import adjustments as queue
+from treazure_pipeline.adjustments import queue
 from treazure_pipeline_tests.adjustments.desk import Desk, assert_each_once
 
 CONTACT = "{contact}"

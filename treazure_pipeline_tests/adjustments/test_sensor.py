@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import dagster as dg
 import pytest
 
-from treazure_pipeline.orchestration.balance_sync import CONNECTIONS, FOREGROUND
-from treazure_pipeline.orchestration.definitions import build_definitions
+from treazure_pipeline.balance_sync.definitions import CONNECTIONS, FOREGROUND
+from treazure_pipeline.definitions import build_definitions
 from treazure_pipeline_tests.adjustments.desk import Desk, assert_each_once
 
 SENSOR, JOB = "adjustment_queue_sensor", "process_adjustments"

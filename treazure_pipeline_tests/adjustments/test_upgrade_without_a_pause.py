@@ -7,9 +7,9 @@ import asyncio
 import psycopg
 import pytest
 
+from treazure_pipeline.adjustments.inbox import Store
 from treazure_pipeline.database import schema
 from treazure_pipeline.errors import SchemaOutdatedError
-from treazure_pipeline.receiver.store import Store
 from treazure_pipeline_tests import roles
 from treazure_pipeline_tests.adjustments.desk import Desk, assert_each_once
 

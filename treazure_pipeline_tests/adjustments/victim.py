@@ -11,12 +11,11 @@ import threading
 from types import FrameType
 from typing import Any
 
+from treazure_pipeline.adjustments import processing, queue
+from treazure_pipeline.adjustments.processing import work_of
+from treazure_pipeline.balance_sync import push
 from treazure_pipeline.connections import Connections
-from treazure_pipeline.ledger import adjustments as queue
 from treazure_pipeline.settings import load_settings
-from treazure_pipeline.sync import adjustments as processing
-from treazure_pipeline.sync import push
-from treazure_pipeline.sync.adjustments import work_of
 from treazure_pipeline_tests import processes
 
 _FILES = {queue.__file__, processing.__file__, push.__file__}

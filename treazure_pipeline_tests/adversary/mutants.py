@@ -26,7 +26,7 @@ class Part:
 
 
 def _no_reading_before_a_second_call(_: Callable[..., Any]) -> Callable[..., Any]:
-    from treazure_pipeline.ledger import adjustments as queue  # noqa: PLC0415
+    from treazure_pipeline.adjustments import queue  # noqa: PLC0415
 
     def send_again(work: Any, _account: Any, adjustment: Any, _result: Any, *_: Any, **__: Any) -> None:
         queue.settle(work.ledger, adjustment, "queued", reason="sent again unread", looked=True, run_id=work.run_id)
@@ -35,7 +35,7 @@ def _no_reading_before_a_second_call(_: Callable[..., Any]) -> Callable[..., Any
 
 
 def _believes_whatever_is_read(_: Any) -> Callable[..., Any]:
-    from treazure_pipeline.sync.evidence import Verdict, stands_for  # noqa: PLC0415
+    from treazure_pipeline.adjustments.evidence import Verdict, stands_for  # noqa: PLC0415
 
     def decide(call: Any, reading: Any, **_: Any) -> Verdict:
         found = any(stands_for(movement.receipt_nr, call.receipt, ()) for movement in reading.movements)
@@ -70,9 +70,9 @@ async def _nothing(*_: Any) -> set[str]:
     return set()
 
 
-_ADJUSTMENTS = "treazure_pipeline.sync.adjustments"
-_QUEUE = "treazure_pipeline.ledger.adjustments"
-_EVIDENCE = "treazure_pipeline.sync.evidence"
+_ADJUSTMENTS = "treazure_pipeline.adjustments.processing"
+_QUEUE = "treazure_pipeline.adjustments.queue"
+_EVIDENCE = "treazure_pipeline.adjustments.evidence"
 _ENGAGE = "treazure_pipeline.clients.engage"
 _NO_ORDER = ("e.state = 'sending' or e.id < a.id", "false and e.id < a.id")
 
@@ -85,15 +85,15 @@ PARTS: dict[str, Part] = {
     "restored ledgers noticed": Part(_QUEUE, "_NOTICE", lambda _: "select 1", ["restore"]),
     "old ones looked up first": Part(_QUEUE, "claim", _with(first_after=1e9), ["rollback"]),
     "one at a time, in order": Part(_QUEUE, "_CLAIM", lambda sql: sql.replace(*_NO_ORDER), ["lost", "burst"]),
-    "another event under an id": Part("treazure_pipeline.receiver.store", "Store._insert_others", lambda _: _nothing,
+    "another event under an id": Part("treazure_pipeline.adjustments.inbox", "Store._insert_others", lambda _: _nothing,
                                       ["same_id"]),
     "nothing sent too late": Part(_ENGAGE, "EngageClient.set_balances", _with(before=math.inf),
                                   ["freeze"]),
     "rows of a request leased": Part("treazure_pipeline.ledger.batches", "claim", _with(lease=0), ["crowd", "lost"]),
-    "accounts that overlap read again": Part("treazure_pipeline.sync.balances", "reread_accounts", _always(value=0),
-                                             ["crowd"]),
+    "accounts that overlap read again": Part("treazure_pipeline.balance_sync.snapshot", "reread_accounts",
+                                             _always(value=0), ["crowd"]),
     "windows that overlap": Part("treazure_pipeline.ledger.coverage", "OVERLAP", lambda _: timedelta(0), ["tardy"]),
-    "reading back marks": Part("treazure_pipeline.sync.verification", "is_same", _always(value=True), ["slow"]),
+    "reading back marks": Part("treazure_pipeline.verification.read_back", "is_same", _always(value=True), ["slow"]),
     "the shared rate": Part("treazure_pipeline.connections", "shared_rate", lambda _: lambda *_, **__: Unpaced(),
                             ["rate", "crowd"]),
 }  # fmt: skip

@@ -16,17 +16,17 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import TupleRow
 
+from treazure_pipeline.adjustments.processing import Processed
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.database.schema import SCHEMA
 from treazure_pipeline.ledger.store import Ledger
 from treazure_pipeline.sandbox import WEBHOOK_SECRET
 from treazure_pipeline.sandbox.webhooks import sign
-from treazure_pipeline.sync.adjustments import Processed
-from treazure_pipeline.sync.verification import Verified
+from treazure_pipeline.verification.read_back import Verified
 from treazure_pipeline_tests.adjustments.desk import Desk
 from treazure_pipeline_tests.adversary.clocks import Clocks
+from treazure_pipeline_tests.balance_sync.shop import Run
 from treazure_pipeline_tests.roles import administrators
-from treazure_pipeline_tests.sync.shop import Run
 from treazure_pipeline_tests.verification.watch import Watch
 
 _PROCESS: ContextVar[str] = ContextVar("process", default="first")

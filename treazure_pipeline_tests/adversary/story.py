@@ -10,16 +10,16 @@ from decimal import Decimal
 from typing import Any
 from unittest import mock
 
+from treazure_pipeline.adjustments import queue
+from treazure_pipeline.balance_sync import push
 from treazure_pipeline.clients.engage import EngageClient
 from treazure_pipeline.clients.treazure import TreazureClient
 from treazure_pipeline.errors import PipelineError
-from treazure_pipeline.ledger import adjustments as queue
 from treazure_pipeline.sandbox import adversary, dialects
-from treazure_pipeline.sync import push
 from treazure_pipeline_tests.adversary import oracle
 from treazure_pipeline_tests.adversary.oracle import Violation
 from treazure_pipeline_tests.adversary.stage import Death, Dump, Stage
-from treazure_pipeline_tests.sync.dying_run import POINTS
+from treazure_pipeline_tests.balance_sync.dying_run import POINTS
 
 SETTINGS = {
     "ENGAGE_BATCH_SIZE": "5",

@@ -12,9 +12,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import dagster as dg
 import pytest
 
-from treazure_pipeline.orchestration.definitions import build_definitions
+from treazure_pipeline.definitions import build_definitions
 from treazure_pipeline_tests.adjustments.desk import _desk_sandbox, desk, new_desk
-from treazure_pipeline_tests.sync.shop import Shop, new_shop, one_sandbox, shop
+from treazure_pipeline_tests.balance_sync.shop import Shop, new_shop, one_sandbox, shop
 
 __all__ = ["_desk_sandbox", "desk", "new_desk", "new_shop", "one_sandbox", "shop"]
 

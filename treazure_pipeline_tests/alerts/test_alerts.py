@@ -15,20 +15,20 @@ import pytest
 from click.testing import CliRunner
 from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, WILL_RETRY_TAG
 
-from treazure_pipeline.alerts import Alert, misunderstood, tell
+from treazure_pipeline.alerts import state as memory
+from treazure_pipeline.alerts.notify import Alert, misunderstood, tell
+from treazure_pipeline.balance_sync import plans
 from treazure_pipeline.cli import commands
-from treazure_pipeline.ledger import alerts as memory
-from treazure_pipeline.ledger import plans
-from treazure_pipeline.orchestration.definitions import build_definitions
+from treazure_pipeline.definitions import build_definitions
 from treazure_pipeline_tests.adjustments.desk import Desk
 from treazure_pipeline_tests.alerts.conftest import SECRET, TOKEN, Target, Watch
-from treazure_pipeline_tests.sync.shop import Shop, assert_in_step
+from treazure_pipeline_tests.balance_sync.shop import Shop, assert_in_step
 
 FAILED = "hourly_balance_sync failed"
 TELLS = """
-from treazure_pipeline.alerts import Alert, tell
+from treazure_pipeline.alerts.notify import Alert, tell
 from treazure_pipeline.connections import Connections
-from treazure_pipeline.ledger.alerts import evaluating
+from treazure_pipeline.alerts.state import evaluating
 from treazure_pipeline.settings import load_settings
 with Connections(load_settings()) as connections, evaluating(connections.ledger) as alone:
     assert alone

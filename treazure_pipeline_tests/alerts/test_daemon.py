@@ -5,12 +5,12 @@ import sys
 import time
 from pathlib import Path
 
-from treazure_pipeline.cli import instance
-from treazure_pipeline.cli.processes import Family
 from treazure_pipeline.settings import load_settings
+from treazure_pipeline.terminal import instance
+from treazure_pipeline.terminal.processes import Family
 from treazure_pipeline_tests import processes
 from treazure_pipeline_tests.alerts.conftest import Target
-from treazure_pipeline_tests.sync.shop import Shop
+from treazure_pipeline_tests.balance_sync.shop import Shop
 
 PATIENCE = 150
 

@@ -7,7 +7,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from treazure_pipeline.cli import COMMANDS, Commands, commands, output
+from treazure_pipeline.cli import COMMANDS, Commands, commands
 from treazure_pipeline.errors import (
     AuthenticationError,
     BusyError,
@@ -17,6 +17,7 @@ from treazure_pipeline.errors import (
     SchemaOutdatedError,
     SettingsError,
 )
+from treazure_pipeline.terminal import output
 from treazure_pipeline_tests.cli.conftest import SYSTEMS, Run
 
 
@@ -92,7 +93,7 @@ def test_the_help_lists_every_command_with_its_own_first_sentence() -> None:
 
     assert result.exit_code == 0
     shown = " ".join(result.stdout.split())
-    for name, sentence in COMMANDS.items():
+    for name, (_module, sentence) in COMMANDS.items():
         command = commands.get_command(click.Context(commands), name)
         assert command is not None
         assert command.get_short_help_str(200) == sentence

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from treazure_pipeline.cli import instance, sandbox
+from treazure_pipeline.cli import sandbox
 from treazure_pipeline.settings import load_settings
+from treazure_pipeline.terminal import instance
 
 
 @pytest.mark.parametrize("name", ["sandbox", "demo"])

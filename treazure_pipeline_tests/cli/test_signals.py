@@ -22,7 +22,7 @@ from treazure_pipeline_tests.cli.test_doctor import settings
 FAMILY = """
 import os, sys
 from treazure_pipeline.cli import signals
-from treazure_pipeline.cli.processes import Family
+from treazure_pipeline.terminal.processes import Family
 signals.listen()
 child = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(300)']); "
 child += "print('ready', flush=True); time.sleep(300)"

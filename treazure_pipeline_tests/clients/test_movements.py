@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from treazure_pipeline.clients.movements import Log, read_log
+from treazure_pipeline.clients.points_log import balance_of, lost, oldest_first, reaches, sum_of
 from treazure_pipeline.clients.wire import Movement, WireError
-from treazure_pipeline.sync.logs import balance_of, lost, oldest_first, reaches, sum_of
 
 DATA = Path(__file__).parent / "data"
 GOOD = {"dateTime": "2026-03-01T10:00:00Z", "amount": 5, "transactionType": "Load", "balance": 5}

@@ -12,9 +12,9 @@ import pytest
 
 from treazure_pipeline.errors import DatabaseUnavailableError
 from treazure_pipeline.ledger import batches, store
-from treazure_pipeline.ledger.retention import prune
 from treazure_pipeline.ledger.store import Account, Ledger
-from treazure_pipeline_tests.sync.shop import Shop, account_of, assert_in_step, fetch, merge, send
+from treazure_pipeline.retention.prune import prune
+from treazure_pipeline_tests.balance_sync.shop import Shop, account_of, assert_in_step, fetch, merge, send
 
 
 def accepted_twice(shop: Shop, *, contacts: int = 300, lots: int = 12) -> None:

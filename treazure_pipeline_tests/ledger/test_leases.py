@@ -14,7 +14,7 @@ import pytest
 
 from treazure_pipeline.errors import BusyError, LeaseLostError
 from treazure_pipeline.ledger import leases
-from treazure_pipeline_tests.sync.shop import Shop, account_of, assert_in_step, fetch, merge, send
+from treazure_pipeline_tests.balance_sync.shop import Shop, account_of, assert_in_step, fetch, merge, send
 
 FROZEN = """
 import uuid
@@ -22,8 +22,8 @@ from treazure_pipeline.connections import Connections
 from treazure_pipeline.errors import LeaseLostError
 from treazure_pipeline.ledger import leases
 from treazure_pipeline.settings import load_settings
-from treazure_pipeline.sync import push
-from treazure_pipeline_tests.sync.shop import account_of, fetch, merge, send
+from treazure_pipeline.balance_sync import push
+from treazure_pipeline_tests.balance_sync.shop import account_of, fetch, merge, send
 leases.LEASE_SECONDS, leases.RENEW_SECONDS = 2.0, 0.4
 take_stock = push.batches.abandon
 def stop(*arguments):

@@ -15,8 +15,8 @@ from treazure_pipeline.ledger.limiter import Priority, SharedRate, shared_rate
 from treazure_pipeline.ledger.store import Ledger
 from treazure_pipeline.settings import load_settings
 from treazure_pipeline_tests import processes
+from treazure_pipeline_tests.balance_sync.shop import Shop
 from treazure_pipeline_tests.roles import administrators
-from treazure_pipeline_tests.sync.shop import Shop
 
 
 def count_contacts(environ: dict[str, str]) -> None:

@@ -9,14 +9,15 @@ from decimal import Decimal
 import psycopg
 import pytest
 
+from treazure_pipeline.balance_sync import merge as balance_sync_merge
+from treazure_pipeline.balance_sync.snapshot import reread_accounts
 from treazure_pipeline.clients.engage_wire import encode_balances
 from treazure_pipeline.connections import Connections
-from treazure_pipeline.ledger import batches, snapshots
+from treazure_pipeline.ledger import batches
 from treazure_pipeline.ledger.batches import Batch
-from treazure_pipeline.ledger.explain import explain
 from treazure_pipeline.ledger.store import Account
-from treazure_pipeline.sync.balances import reread_accounts
-from treazure_pipeline_tests.sync.shop import (
+from treazure_pipeline.verification.explain import explain
+from treazure_pipeline_tests.balance_sync.shop import (
     Shop,
     account_of,
     assert_adds_up,
@@ -48,7 +49,7 @@ class Counter:
         began = asked or self.ledger.now()
         balance = self.connections.treazure.account_balance(self.contact, self.account.loyalty_id)
         assert balance is not None
-        return snapshots.record_account(self.ledger, self.account, self.contact, balance, began, "adjustment")  # type: ignore[arg-type]
+        return balance_sync_merge.record_account(self.ledger, self.account, self.contact, balance, began, "adjustment")  # type: ignore[arg-type]
 
     def claim(self, lease: float = 30) -> Batch:
         """Claim all planned rows for one request."""

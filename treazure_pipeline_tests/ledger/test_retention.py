@@ -9,14 +9,15 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from treazure_pipeline.balance_sync import merge, staging
+from treazure_pipeline.balance_sync.snapshot import read_account
 from treazure_pipeline.connections import Connections
-from treazure_pipeline.ledger import coverage, frames, snapshots, staging
-from treazure_pipeline.ledger.retention import Pruned, prune
-from treazure_pipeline.orchestration.definitions import build_definitions
+from treazure_pipeline.definitions import build_definitions
+from treazure_pipeline.ledger import coverage, frames
+from treazure_pipeline.retention.prune import Pruned, prune
 from treazure_pipeline.settings import load_settings
-from treazure_pipeline.sync.balances import read_account
 from treazure_pipeline_tests import processes
-from treazure_pipeline_tests.sync.shop import Shop, account_of, assert_adds_up, assert_in_step, fetch
+from treazure_pipeline_tests.balance_sync.shop import Shop, account_of, assert_adds_up, assert_in_step, fetch
 
 NOBODY = "http://127.0.0.1:9"
 YEARS = 24 * 500
@@ -103,7 +104,7 @@ def test_what_is_planned_pending_or_under_way_stays_however_old_it_is(shop: Shop
         fetch(connections, account)
         observation = staging.staged(connections.ledger, account)
         assert observation is not None
-        snapshots.merge(connections.ledger, account, observation, lot=50)
+        merge.merge(connections.ledger, account, observation, lot=50)
     before = shop.sql("select * from unsettled order by contact")
     assert before
     lots = shop.sql("select * from change where planned order by id")

@@ -12,8 +12,8 @@ import pytest
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 from dagster._daemon.sensor import MIN_INTERVAL_LOOP_TIME
 
-from treazure_pipeline.orchestration.definitions import build_definitions
-from treazure_pipeline_tests.sync.shop import Shop, account_of
+from treazure_pipeline.definitions import build_definitions
+from treazure_pipeline_tests.balance_sync.shop import Shop, account_of
 
 JOB = "hourly_balance_sync"
 CHAIN = [
@@ -181,7 +181,7 @@ def test_the_daemon_asks_the_queue_s_sensor_at_every_look(definitions: dg.Defini
 @pytest.mark.slow
 def test_a_run_s_process_starts_without_the_libraries_that_only_tables_and_files_need() -> None:
     heavy = {"matplotlib", "pandas", "polars", "pyarrow"}
-    code = f"import sys, treazure_pipeline.orchestration.definitions; print(*sorted({heavy} & sys.modules.keys()))"
+    code = f"import sys, treazure_pipeline.definitions; print(*sorted({heavy} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
 

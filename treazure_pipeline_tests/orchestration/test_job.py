@@ -8,9 +8,9 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from treazure_pipeline.orchestration.definitions import build_definitions
+from treazure_pipeline.definitions import build_definitions
 from treazure_pipeline.sandbox import API_KEY, CLIENT_SECRET
-from treazure_pipeline_tests.sync.shop import Shop, account_of, assert_in_step
+from treazure_pipeline_tests.balance_sync.shop import Shop, account_of, assert_in_step
 
 JOB = "hourly_balance_sync"
 SNAPSHOT, DIFF, PUSH = "treazure_balance_snapshot", "balance_diff", "engage_balance_push"

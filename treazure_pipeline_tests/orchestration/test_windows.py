@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
+from treazure_pipeline.balance_sync.windows import SnapshotConfig, chosen_window, full_resync_is_due
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.errors import RemoteError, SettingsError
 from treazure_pipeline.ledger.coverage import LastFull, Window
-from treazure_pipeline.orchestration.windows import SnapshotConfig, chosen_window, full_resync_is_due
 from treazure_pipeline.settings import load_settings
-from treazure_pipeline_tests.sync.shop import Shop, account_of, assert_in_step
+from treazure_pipeline_tests.balance_sync.shop import Shop, account_of, assert_in_step
 
 SUNDAY = datetime(2026, 11, 22, 2, 37, tzinfo=UTC)
 WEEKLY = "37 2 * * 0"

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from treazure_pipeline.cli import commands
-from treazure_pipeline.ledger import contacts, retention
+from treazure_pipeline.retention import contacts, prune
 from treazure_pipeline_tests.adjustments.desk import Desk, assert_each_once
 from treazure_pipeline_tests.people.test_marks import COMMENT, MAIL, MARKS, NAME, PERSON
 
@@ -151,14 +151,14 @@ def test_texts_are_blanked_after_their_retention_and_not_before(desk: Desk) -> N
     life(desk, contact)
     waiting = desk.give(contact, 9, description="still to be sent")
     with desk.connect() as connections:
-        assert sum(retention.blank_texts(connections.ledger, 90, rows=1).values()) == 0
+        assert sum(prune.blank_texts(connections.ledger, 90, rows=1).values()) == 0
         assert marks_in(dump(desk)) == list(MARKS)
         desk.sql("update adjustment set finished_at = finished_at - interval '91 days'")
         desk.sql("update adjustment_transition set at = at - interval '91 days'")
         desk.sql("update dead_letter set received_at = received_at - interval '91 days'")
         desk.sql("update rejection set last_seen = last_seen - interval '91 days'")
         desk.sql("update points_history_read set read_at = read_at - interval '91 days'")
-        blanked = retention.blank_texts(connections.ledger, 90, rows=1)
+        blanked = prune.blank_texts(connections.ledger, 90, rows=1)
 
     assert {name: count for name, count in blanked.items() if count} == {
         "rejection": 1, "adjustment": 3, "adjustment_transition": 2, "dead_letter": 1, "points_history_read": 1,

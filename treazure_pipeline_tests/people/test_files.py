@@ -10,14 +10,14 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from treazure_pipeline import private
-from treazure_pipeline.cli import instance
-from treazure_pipeline.ledger import history
+from treazure_pipeline.points_history import store
+from treazure_pipeline.points_history.export import export
+from treazure_pipeline.points_history.refresh import refresh
 from treazure_pipeline.settings import load_storage
-from treazure_pipeline.sync.history import refresh
-from treazure_pipeline.sync.history_export import export
-from treazure_pipeline_tests.migration.conftest import new_move
-from treazure_pipeline_tests.migration.move import SHARDS, Move
-from treazure_pipeline_tests.sync.shop import account_of, new_shop, one_sandbox
+from treazure_pipeline.terminal import instance
+from treazure_pipeline_tests.balance_sync.shop import account_of, new_shop, one_sandbox
+from treazure_pipeline_tests.point_migration.conftest import new_move
+from treazure_pipeline_tests.point_migration.move import SHARDS, Move
 
 __all__ = ["new_move", "new_shop", "one_sandbox"]
 
@@ -47,7 +47,7 @@ def test_a_migration_and_an_export_of_the_history_are_private(new_move: Callable
     with move.connect() as connections:
         account = account_of(connections)
         refresh(connections.ledger, connections.treazure, account, everybody=True)
-        assert history.state(connections.ledger, account).rows
+        assert store.state(connections.ledger, account).rows
         export(connections.ledger, account, str(tmp_path / "made" / "exported"))
 
     written = [path for path in move.home.rglob("*") if path.suffix in {".csv", ".html", ".json"}]

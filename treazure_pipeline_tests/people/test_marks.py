@@ -11,9 +11,9 @@ import dagster as dg
 import pytest
 
 from treazure_pipeline.connections import Connections
+from treazure_pipeline.definitions import build_definitions
 from treazure_pipeline.errors import PipelineError
 from treazure_pipeline.orchestration import failures
-from treazure_pipeline.orchestration.definitions import build_definitions
 from treazure_pipeline_tests.adjustments.desk import Desk
 from treazure_pipeline_tests.alerts.conftest import Target
 

@@ -6,8 +6,8 @@ import pytest
 from rich.table import Table
 
 from treazure_pipeline import people
-from treazure_pipeline.cli import output
 from treazure_pipeline.errors import Call, PermanentError, PipelineError
+from treazure_pipeline.terminal import output
 
 
 @pytest.mark.parametrize(

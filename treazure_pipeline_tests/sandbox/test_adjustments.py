@@ -8,7 +8,7 @@ from decimal import Decimal
 import httpx
 import pytest
 
-from treazure_pipeline.ledger.adjustments import receipt_of
+from treazure_pipeline.adjustments.queue import receipt_of
 from treazure_pipeline.sandbox import Sandbox
 from treazure_pipeline_tests.sandbox.caller import VAULT, Caller
 from treazure_pipeline_tests.sandbox.receiver import Receiver, running_receiver

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from treazure_pipeline.connections import Connections
-from treazure_pipeline.orchestration.verification import work_of
 from treazure_pipeline.settings import load_settings
-from treazure_pipeline.sync.verification import verify
+from treazure_pipeline.verification.definitions import work_of
+from treazure_pipeline.verification.read_back import verify
 from treazure_pipeline_tests import processes
 
 

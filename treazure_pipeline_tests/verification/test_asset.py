@@ -8,9 +8,9 @@ import dagster as dg
 import pytest
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 
-from treazure_pipeline.ledger import verification
-from treazure_pipeline.orchestration.definitions import build_definitions
-from treazure_pipeline_tests.sync.shop import account_of, assert_in_step
+from treazure_pipeline.definitions import build_definitions
+from treazure_pipeline.verification import rounds
+from treazure_pipeline_tests.balance_sync.shop import account_of, assert_in_step
 from treazure_pipeline_tests.verification.watch import Watch
 
 JOB = "verify_balances"
@@ -141,7 +141,7 @@ def test_the_schedule_is_hourly_and_skips_while_a_run_verifies_but_not_behind_a_
     origin = RemoteJobOrigin(repository, JOB)
     instance.add_run(dg.DagsterRun(JOB, status=dg.DagsterRunStatus.STARTED, remote_job_origin=origin))
     assert requests() == 1
-    with watch.connect() as running, verification.holding(running.ledger, account_of(running)):
+    with watch.connect() as running, rounds.holding(running.ledger, account_of(running)):
         assert requests() == 0
     instance.add_run(dg.DagsterRun(JOB, status=dg.DagsterRunStatus.QUEUED, remote_job_origin=origin))
     assert requests() == 0

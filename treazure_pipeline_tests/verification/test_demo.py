@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from treazure_pipeline.cli import demo_drift, instance
-from treazure_pipeline_tests.sync.shop import assert_in_step
+from treazure_pipeline.cli import demo_drift
+from treazure_pipeline.terminal import instance
+from treazure_pipeline_tests.balance_sync.shop import assert_in_step
 from treazure_pipeline_tests.verification.watch import Watch
 
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from treazure_pipeline.adjustments import queue
+from treazure_pipeline.adjustments.processing import process, work_of
 from treazure_pipeline.cli import commands
-from treazure_pipeline.ledger import adjustments as queue
-from treazure_pipeline.ledger.explain import Explanation, explain
-from treazure_pipeline.sync.adjustments import process, work_of
-from treazure_pipeline_tests.sync.shop import account_of, fetch, merge
+from treazure_pipeline.verification.explain import Explanation, explain
+from treazure_pipeline_tests.balance_sync.shop import account_of, fetch, merge
 from treazure_pipeline_tests.verification.watch import Watch
 
 STRANGER = "00000000-0000-0000-0000-00000000dead"

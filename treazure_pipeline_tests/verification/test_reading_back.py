@@ -6,9 +6,9 @@ from decimal import ROUND_DOWN, ROUND_HALF_EVEN, ROUND_HALF_UP, Decimal
 import pytest
 
 from treazure_pipeline.errors import BusyError
-from treazure_pipeline.ledger import verification
-from treazure_pipeline.sync.verification import is_same
-from treazure_pipeline_tests.sync.shop import account_of, assert_in_step
+from treazure_pipeline.verification import rounds
+from treazure_pipeline.verification.read_back import is_same
+from treazure_pipeline_tests.balance_sync.shop import account_of, assert_in_step
 from treazure_pipeline_tests.verification.watch import Watch
 
 
@@ -133,15 +133,13 @@ def test_a_row_that_was_sent_anew_between_reading_and_recording_is_not_judged(wa
     contact = watch.members(1)[0]
     with watch.connect() as connections:
         account = account_of(connections)
-        number = verification.begin(connections.ledger, account, "run")
-        chunk = verification.next_of_round(connections.ledger, account, grace=0, size=1000)
+        number = rounds.begin(connections.ledger, account, "run")
+        chunk = rounds.next_of_round(connections.ledger, account, grace=0, size=1000)
         watch.sandbox.set_points({contact: "77.5"})
         watch.sync()
-        tally = verification.Tally()
-        wrong = [
-            verification.Reading(row, Decimal("77.5"), equal=False) for row in chunk.rows if row.contact == contact
-        ]
-        verification.record(connections.ledger, account, number, "run", chunk, wrong, tally, finished=True, grace=0)
+        tally = rounds.Tally()
+        wrong = [rounds.Reading(row, Decimal("77.5"), equal=False) for row in chunk.rows if row.contact == contact]
+        rounds.record(connections.ledger, account, number, "run", chunk, wrong, tally, finished=True, grace=0)
     assert (tally.read, tally.drift, tally.unsettled) == (1, 0, 1)
     assert watch.marked() == {}
 
@@ -150,14 +148,14 @@ def test_a_row_that_became_pending_between_reading_and_recording_is_not_judged(w
     contact = watch.members(1)[0]
     with watch.connect() as connections:
         account = account_of(connections)
-        number = verification.begin(connections.ledger, account, "run")
-        chunk = verification.next_of_round(connections.ledger, account, grace=0, size=1000)
+        number = rounds.begin(connections.ledger, account, "run")
+        chunk = rounds.next_of_round(connections.ledger, account, grace=0, size=1000)
         watch.sandbox.set_points({contact: "77.5"})
         watch.sandbox.set_fault("server_error", count=None)
         watch.sync(complete=False)
-        tally = verification.Tally()
-        wrong = [verification.Reading(row, None, equal=False) for row in chunk.rows if row.contact == contact]
-        verification.record(connections.ledger, account, number, "run", chunk, wrong, tally, finished=True, grace=0)
+        tally = rounds.Tally()
+        wrong = [rounds.Reading(row, None, equal=False) for row in chunk.rows if row.contact == contact]
+        rounds.record(connections.ledger, account, number, "run", chunk, wrong, tally, finished=True, grace=0)
     assert (tally.missing, tally.unsettled) == (0, 1)
     assert watch.pending() == {contact: Decimal("77.5")}
     assert watch.marked() == {}
@@ -175,8 +173,8 @@ def test_a_second_verification_is_busy_and_one_beside_a_sync_is_not(watch: Watch
         account = account_of(other)
         other.ledger.hold(account)
         assert watch.verify().tally.read == 80
-        with verification.holding(other.ledger, account):
-            assert other.ledger.is_leased(verification.lease(account))
+        with rounds.holding(other.ledger, account):
+            assert other.ledger.is_leased(rounds.lease(account))
             with pytest.raises(BusyError):
                 watch.verify()
-        assert not other.ledger.is_leased(verification.lease(account))
+        assert not other.ledger.is_leased(rounds.lease(account))

@@ -9,9 +9,9 @@ from decimal import Decimal
 
 import pytest
 
-from treazure_pipeline.ledger import verification
-from treazure_pipeline.sync.verification import Verified, verify
-from treazure_pipeline_tests.sync.shop import account_of, assert_in_step
+from treazure_pipeline.verification import rounds
+from treazure_pipeline.verification.read_back import Verified, verify
+from treazure_pipeline_tests.balance_sync.shop import account_of, assert_in_step
 from treazure_pipeline_tests.verification.dying_verification import killed
 from treazure_pipeline_tests.verification.watch import Watch
 
@@ -76,8 +76,8 @@ def test_rows_sent_more_than_a_day_ago_are_left_to_the_rounds(watch: Watch) -> N
     watch.sql("update batch set claimed_at = claimed_at - interval '25 hours'")
     with watch.connect() as connections:
         account = account_of(connections)
-        verification.begin(connections.ledger, account, "run")
-        assert verification.sent_lately(connections.ledger, account, grace=0, size=100).is_last
+        rounds.begin(connections.ledger, account, "run")
+        assert rounds.sent_lately(connections.ledger, account, grace=0, size=100).is_last
     assert watch.verify().tally.read == 80
 
 
@@ -87,8 +87,8 @@ def test_after_a_first_load_what_was_sent_last_does_not_wait_for_all_of_it(watch
     changed = watch.sync().diff.figures.changed
     with watch.connect() as connections:
         account = account_of(connections)
-        verification.begin(connections.ledger, account, "run")
-        chunk = verification.sent_lately(connections.ledger, account, grace=0, size=100)
+        rounds.begin(connections.ledger, account, "run")
+        chunk = rounds.sent_lately(connections.ledger, account, grace=0, size=100)
         assert chunk.passed == 30 + changed
     assert watch.verify().tally.read == 80
 
@@ -101,9 +101,9 @@ def test_rows_behind_a_request_under_way_wait_for_it_and_are_not_forgotten(watch
     watch.sql("update verification_progress set batch = 0")
     with watch.connect() as connections:
         account = account_of(connections)
-        assert verification.sent_lately(connections.ledger, account, grace=0, size=100).is_last
+        assert rounds.sent_lately(connections.ledger, account, grace=0, size=100).is_last
         watch.sql("update batch set state = 'folded' where id = 1")
-        chunk = verification.sent_lately(connections.ledger, account, grace=0, size=100)
+        chunk = rounds.sent_lately(connections.ledger, account, grace=0, size=100)
         assert len(chunk.rows) == changed
 
 

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from treazure_pipeline.connections import Connections
-from treazure_pipeline.ledger import verification
-from treazure_pipeline.ledger.verification import Standing
-from treazure_pipeline.orchestration.verification import work_of
 from treazure_pipeline.sandbox import Sandbox
-from treazure_pipeline.sync.verification import Verified, verify
-from treazure_pipeline_tests.sync.shop import Shop, account_of
+from treazure_pipeline.verification import rounds
+from treazure_pipeline.verification.definitions import work_of
+from treazure_pipeline.verification.read_back import Verified, verify
+from treazure_pipeline.verification.rounds import Standing
+from treazure_pipeline_tests.balance_sync.shop import Shop, account_of
 
 AT_ONCE = {"ENGAGE_VERIFY_GRACE_SECONDS": "0"}
 
@@ -47,7 +47,7 @@ class Watch(Shop):
     def standing(self) -> Standing:
         """What is outstanding."""
         with self.connect() as connections:
-            return verification.standing(connections.ledger, account_of(connections))
+            return rounds.standing(connections.ledger, account_of(connections))
 
     def grace_passes(self, seconds: float = 3600) -> None:
         """Let so much time pass for what Engage has accepted."""

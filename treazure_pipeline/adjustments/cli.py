@@ -1,0 +1,207 @@
+"""``adjustments``: the queue in the hands of a person."""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.table import Column, Table
+
+from treazure_pipeline import people
+from treazure_pipeline.adjustments import queue
+from treazure_pipeline.adjustments.processing import SenselessError, sense
+from treazure_pipeline.adjustments.queue import Received
+from treazure_pipeline.connections import open_ledger
+from treazure_pipeline.errors import SettingsError
+from treazure_pipeline.ledger import frames
+from treazure_pipeline.ledger.store import Ledger
+from treazure_pipeline.settings import Settings, load_settings
+from treazure_pipeline.tables import CsvFile, Row, WrongLine, shown
+from treazure_pipeline.terminal import instance, output
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_COLUMNS = {
+    "contact": ("contact", "contactid"),
+    "amount": ("amount",),
+    "definition_id": ("definitionid", "definition", "pointdefinitionid"),
+    "description": ("description",),
+}
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
+_SHOWN = ("id", "state", "contact", "amount", "comment", "receipt", "tries", "reason", "received_at")
+STATES = ("received", "queued", "sending", "posted", "done", "rejected", "uncertain", "discarded")
+
+
+@click.group("adjustments")
+def command() -> None:
+    """List adjustments, add some by hand, retry or discard what needs a person."""
+
+
+@command.command("list")
+@click.option("--state", "states", multiple=True, type=click.Choice(STATES), help="Only these (repeatable).")
+@click.option("--limit", default=50, show_default=True, help="The newest so many.")
+@output.json_option
+def list_(*, states: tuple[str, ...], limit: int, as_json: bool) -> None:
+    """Show adjustments, the newest first, and dead letters: deliveries that could not be read."""
+    with _ledger(load_settings()) as ledger:
+        rows = _rows(frames.adjustments(ledger, states or None, limit=limit))
+        letters = _rows(frames.dead_letters(ledger, limit=limit))
+        counts = queue.figures(ledger)
+    if as_json:
+        output.print_json({"status": "ok", "states": {state: getattr(counts, state) for state in STATES},
+                           "adjustments": rows, "dead_letters": letters})  # fmt: skip
+        return
+    table = Table(*(Column(name.replace("_", " "), overflow="fold") for name in _SHOWN), box=None)
+    for row in rows:
+        table.add_row(*("" if row[name] is None else str(row[name]) for name in _SHOWN))
+    output.console().print(table)
+    output.say(", ".join(f"{getattr(counts, state):,} {state}" for state in STATES))
+    if letters:
+        table = Table(*(Column(name.replace("_", " "), overflow="fold") for name in letters[0]), box=None)
+        for row in letters:
+            table.add_row(*map(str, row.values()))
+        output.say("\nDead letters (their bodies are in the table dead_letter):")
+        output.console().print(table)
+
+
+@command.command()
+@click.option("--contact", help="The contact's GUID.")
+@click.option("--amount", help="Points to add, or to take where negative.")
+@click.option("--definition-id", type=int, default=1, show_default=True, help="Engage's point definition.")
+@click.option("--description", default="", help="What Treazure shows; cut to 100 characters.")
+@click.option(
+    "--csv",
+    "path",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Many, from a file with the columns contact, amount, definition_id, description; commas, semicolons or tabs.",
+)
+@click.option("--reference", help="Names this addition: the same one is added once only. Default: new each time.")
+@click.option("--yes", is_flag=True, help="Add them; without it they are only checked and shown.")
+@output.json_option
+@click.pass_context
+def add(
+    ctx: click.Context,
+    *,
+    contact: str | None,
+    amount: str | None,
+    definition_id: int,
+    description: str,
+    path: Path | None,
+    reference: str | None,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Add adjustments by hand or from a CSV file. Checks and shows them; adds those that are fine with --yes."""
+    settings = load_settings()
+    given: list[Row | WrongLine] = (
+        list(CsvFile(str(path), _COLUMNS, needed=("contact", "amount")).rows())
+        if path
+        else [Row(0, dict(zip(_COLUMNS, (contact or "", amount or "", str(definition_id), description), strict=True)))]
+    )
+    with _ledger(settings) as ledger:
+        definitions = {account.definition_id: account for account in map(ledger.account, settings.programmes)}
+        refuse_long = settings.adjustment_long_description == "reject"
+        name = reference or f"manual-{uuid.uuid4()}"
+        problems: list[str] = []
+        fine: list[Decimal] = []
+        added = 0
+        for number, row in enumerate(given, start=1):
+            try:
+                payload = _payload(row)
+                fine.append(sense(Received(0, payload), definitions, refuse_long=refuse_long)["amount"])
+            except SenselessError as error:
+                problems.append(f"line {row.line}: {error}" if path else str(error))
+            else:
+                added += yes and queue.add(ledger, f"{name}-{number}", payload)
+    for problem in problems:
+        output.error(problem)
+    total = sum(fine, Decimal(0))
+    if as_json:
+        output.print_json({"status": "failed" if problems else "ok", "checked": len(given), "problems": problems,
+                           "points": str(total), "added": added, "dry_run": not yes, "reference": name})  # fmt: skip
+    else:
+        output.say(f"{len(fine):,} of {len(given):,} are fine, {total:,} points in total; {added:,} added.")
+        if fine and not yes:
+            output.say("Nothing was added yet: the same with --yes adds what is fine.")
+        elif fine and problems:
+            output.say(f"Mend the other lines where they are and add with --reference {name}: none is added twice.")
+    ctx.exit(SettingsError.exit_code if problems else 0)
+
+
+@command.command()
+@click.argument("numbers", nargs=-1, type=int, required=True)
+@output.json_option
+def retry(*, numbers: tuple[int, ...], as_json: bool) -> None:
+    """Send rejected or uncertain adjustments again.
+
+    An uncertain one may stand in Treazure already: look into its history for the receipt number first.
+    """
+    with _ledger(load_settings()) as ledger:
+        changed = [number for number in numbers if queue.retry(ledger, number)]
+    _say_changed(changed, numbers, "sent again", as_json=as_json)
+
+
+@command.command()
+@click.argument("numbers", nargs=-1, type=int, required=True)
+@click.option("--reason", required=True, help="Why; it is kept.")
+@click.option("--posted", is_flag=True, help="It stands in Treazure: nothing more is to be done.")
+@click.option("--dead-letters", is_flag=True, help="The numbers are those of dead letters; they are kept.")
+@output.json_option
+def discard(*, numbers: tuple[int, ...], reason: str, posted: bool, dead_letters: bool, as_json: bool) -> None:
+    """Give up adjustments that are not finished, or say that an uncertain one stands in Treazure."""
+    if posted and dead_letters:
+        raise SettingsError("--posted and --dead-letters do not go together.")
+    with _ledger(load_settings()) as ledger:
+        if dead_letters:
+            changed = [number for number in numbers if queue.settle_dead_letter(ledger, number, reason)]
+        else:
+            changed = [number for number in numbers if queue.discard(ledger, number, reason, posted=posted)]
+    _say_changed(changed, numbers, "posted" if posted else "discarded", as_json=as_json)
+
+
+def _say_changed(changed: list[int], numbers: tuple[int, ...], what: str, *, as_json: bool) -> None:
+    unchanged = [number for number in numbers if number not in changed]
+    if as_json:
+        output.print_json({"status": "ok", "changed": changed, "unchanged": unchanged})
+        return
+    output.say(f"{len(changed)} {what}.")
+    if unchanged:
+        output.say(f"Not in a state for this: {', '.join(map(str, unchanged))}.")
+
+
+def _rows(found: pd.DataFrame) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads(
+        found.astype(object)
+        .where(found.notna(), None)
+        .to_json(orient="records", date_format="iso", default_handler=str)
+    )
+    return rows
+
+
+def _ledger(settings: Settings) -> Ledger:
+    return open_ledger(settings, instance.prepare(settings).ledger_url)
+
+
+def _payload(row: Row | WrongLine) -> dict[str, Any]:
+    """Return a row as the payload that Engage would send. Raises SenselessError for what is no plain number."""
+    if isinstance(row, WrongLine):
+        raise SenselessError(row.advice)
+    amount, definition = row.fields["amount"].strip(" "), row.fields["definition_id"].strip(" ") or "1"
+    if not _NUMBER.fullmatch(amount):
+        raise SenselessError(
+            f"amount ({people.said(shown(amount))}) must be a number such as 1000.5: digits 0 to 9, and a point."
+        )
+    if not (definition.isascii() and definition.isdecimal()):
+        raise SenselessError(f"definition_id ({people.said(shown(definition))}) must be a whole number.")
+    return {
+        "contactId": row.fields["contact"].strip(),
+        "amount": Decimal(amount),
+        "pointDefinitionId": int(definition),
+        "description": row.fields["description"],
+    }

@@ -1,0 +1,147 @@
+"""Adjustments in Dagster: the queue's asset, its job, and the sensor that starts it when something is due.
+
+Belongs here: when a run is started and what it shows. Does not: what becomes of an adjustment
+(`treazure_pipeline.adjustments.processing`). See https://docs.dagster.io/guides/automate/sensors
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import dagster as dg
+
+from treazure_pipeline.adjustments import queue
+from treazure_pipeline.adjustments.processing import process, work_of
+from treazure_pipeline.balance_sync.definitions import ACTIVE, CONNECTIONS, FOREGROUND, OWNERS
+from treazure_pipeline.connections import Connections
+from treazure_pipeline.ledger import frames
+from treazure_pipeline.orchestration import failures
+from treazure_pipeline.orchestration import metadata as md
+from treazure_pipeline.orchestration.names import FIRST, Names
+from treazure_pipeline.settings import Programme
+
+GROUP = "adjustments"
+SENSOR_SECONDS = 2  # the daemon looks every 5 s; of an interval as long it misses every other look by a hair
+LINGER_SECONDS = 10.0
+WARN_SECONDS = 3600.0
+FAIL_SECONDS = 12 * 3600.0
+
+
+def build_adjustments(programmes: Sequence[Programme], names: Names) -> dg.Definitions:
+    """Assemble the queue's asset, job and sensor; one for all programmes, since events arrive at one address."""
+    events = dg.AssetSpec(
+        names.key("engage_adjustment_events"), group_name=names.group(GROUP), kinds={"voyado"}, owners=OWNERS,
+        description="`loyalty.addPoints` webhooks of Engage: points given by hand or by an automation.",
+    )  # fmt: skip
+
+    key = names.key("processed_adjustments")
+
+    @dg.asset(
+        key=key,
+        deps=[events],
+        group_name=names.group(GROUP),
+        owners=OWNERS,
+        kinds={"treazure", "postgres", "voyado"},
+        code_version="1",
+        required_resource_keys={CONNECTIONS},
+        metadata={
+            "dagster/table_name": "treazure_pipeline.adjustment",
+            "dagster/column_schema": md.ADJUSTMENT_COLUMNS,
+            "dagster/column_lineage": md.lineage(
+                {
+                    "contact": (events.key, "contactId"),
+                    "amount": (events.key, "amount"),
+                    "comment": (events.key, "description"),
+                }
+            ),
+        },
+        check_specs=[
+            dg.AssetCheckSpec("nothing_is_uncertain", asset=key,
+                              description="No adjustment waits for a person to say whether Treazure has it (I4)."),
+            dg.AssetCheckSpec("queue_moves", asset=key,
+                              description="Nothing has waited for long; Engage itself gives up after 27.5 hours."),
+            dg.AssetCheckSpec("nothing_is_rejected", asset=key,
+                              description="No adjustment was rejected and no delivery unreadable."),
+        ],
+        description=(
+            "Points given in Engage, posted to Treazure exactly once each, in the order of their arrival, and set in "
+            "Engage as the new balance."
+        ),
+    )  # fmt: skip
+    def processed_adjustments(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        connections: Connections = getattr(context.resources, CONNECTIONS)
+        with failures.shown(connections):
+            foreground = context.run.tags.keys() >= FOREGROUND.keys()
+            linger = 0.0 if foreground else LINGER_SECONDS * connections.retry.scale
+            done = process(replace(work_of(connections, programmes, context.run.run_id), linger=linger))
+            state = queue.figures(connections.ledger)
+            persons = frames.adjustments(connections.ledger, ("uncertain", "rejected"), limit=md.SAMPLE_ROWS)
+        figures: dict[str, Any] = {
+            "queued": done.queued, "shortened": done.shortened, "posted": done.posted,
+            "done": done.done, "rejected": done.rejected,
+            "waiting": done.waiting, "looked_up": done.looked_up, "uncertain": done.uncertain,
+            "points": md.number(done.points), "points_exact": str(done.points),
+            "dagster/row_count": done.posted,
+            "seconds_process": round(done.seconds, 3),
+            "oldest_hours": round(state.oldest_seconds / 3600, 3),
+            **{f"state_{name}": value for name, value in asdict(state).items() if isinstance(value, int)},
+            "for_a_person": md.sample(persons),
+        }  # fmt: skip
+        if done.error is not None:
+            connections.failures.append(done.error)
+            raise dg.Failure(
+                f"The adjustments wait; nothing is lost. {done.error}", metadata=figures, allow_retries=False
+            )
+        late = state.oldest_seconds >= WARN_SECONDS
+        return dg.MaterializeResult(
+            metadata=figures,
+            check_results=[
+                dg.AssetCheckResult(
+                    check_name="nothing_is_uncertain",
+                    passed=not state.uncertain,
+                    metadata={"uncertain": state.uncertain, "rows": figures["for_a_person"]},
+                ),
+                dg.AssetCheckResult(
+                    check_name="queue_moves",
+                    passed=not late,
+                    severity=dg.AssetCheckSeverity.ERROR
+                    if state.oldest_seconds >= FAIL_SECONDS
+                    else dg.AssetCheckSeverity.WARN,
+                    metadata={"oldest_hours": figures["oldest_hours"]},
+                ),
+                dg.AssetCheckResult(
+                    check_name="nothing_is_rejected",
+                    passed=not state.rejected and not state.dead_letters,
+                    severity=dg.AssetCheckSeverity.WARN,
+                    metadata={"rejected": state.rejected, "dead_letters": state.dead_letters},
+                ),
+            ],
+        )
+
+    job = dg.define_asset_job(
+        names.of("process_adjustments"),
+        selection=dg.AssetSelection.assets(processed_adjustments),
+        executor_def=dg.in_process_executor,
+        tags=FIRST,
+        description="Posts what is due in the queue of adjustments to Treazure, and sets the balances in Engage.",
+    )
+
+    @dg.sensor(
+        name=names.of("adjustment_queue_sensor"),
+        job=job,
+        minimum_interval_seconds=SENSOR_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        required_resource_keys={CONNECTIONS},
+        description="Starts a run when something is due and none is under way. No run key: the queue itself remembers.",
+    )
+    def adjustment_queue_sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        connections: Connections = getattr(context.resources, CONNECTIONS)
+        if not queue.is_due(connections.ledger, lookup_wait=connections.settings.treazure_lookup_wait_seconds):
+            return dg.SkipReason("Nothing is due.")
+        runs = context.instance.get_runs(dg.RunsFilter(job_name=job.name, statuses=ACTIVE), limit=10)
+        launched = [run for run in runs if not run.tags.keys() >= FOREGROUND.keys()]
+        if launched:
+            return dg.SkipReason(f"Run {launched[0].run_id} is queued or running.")
+        return dg.RunRequest()
+
+    return dg.Definitions(assets=[events, processed_adjustments], jobs=[job], sensors=[adjustment_queue_sensor])

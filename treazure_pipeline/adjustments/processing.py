@@ -1,0 +1,439 @@
+"""From the queue of adjustments to Treazure, exactly once, and back to Engage as the new balance (I4, I5).
+
+Threads post; one thread pushes what they have posted, many rows a request, so that Engage's rate is no bottleneck.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from decimal import Decimal, InvalidOperation
+from typing import TYPE_CHECKING, Any
+
+from treazure_pipeline import people
+from treazure_pipeline.adjustments import evidence, queue
+from treazure_pipeline.balance_sync import merge
+from treazure_pipeline.balance_sync.push import push_contacts
+from treazure_pipeline.balance_sync.snapshot import read_account, reread_accounts
+from treazure_pipeline.clients import outcome
+from treazure_pipeline.clients.points_log import reaches
+from treazure_pipeline.clients.transport import LEASE_MARGIN_SECONDS, now
+from treazure_pipeline.errors import AuthenticationError, GatewayError, PipelineError, RemoteError, TransientError
+from treazure_pipeline.ledger.limiter import Priority
+from treazure_pipeline.texts import clean, cut, length
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from treazure_pipeline.adjustments.queue import Adjustment, Received
+    from treazure_pipeline.clients.engage import EngageClient
+    from treazure_pipeline.clients.transport import Pacer, RetryPolicy
+    from treazure_pipeline.clients.treazure import TreazureClient
+    from treazure_pipeline.connections import Connections
+    from treazure_pipeline.ledger.store import Account, Ledger
+    from treazure_pipeline.settings import Programme
+
+logger = logging.getLogger(__name__)
+
+LONGEST_DESCRIPTION = 100  # UTF-16 units
+LARGEST_AMOUNT = Decimal(10) ** 12
+MOST_DECIMALS = 6
+_LOOKS = 2
+_UNDECIDED_LOOKS = 5
+_WAIT_GROWS = 4
+_PROVE_EVERY = 86_400.0
+_REPLAYED = timedelta(days=30)  # what a restored ledger has lost may be sent again so long after
+_PUSH_AT_ONCE = 1000
+_LINGER_NO_LONGER = 60.0
+_LOOK_EVERY = 0.25
+_GUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+
+class SenselessError(ValueError):
+    """An event that can't be an adjustment; the text names the field, its value and what is expected."""
+
+
+@dataclass
+class Processed:
+    """What a run did with the queue, in adjustments.
+
+    `shortened`: queued ones whose description was cut; `looked_up`: looks into a history after a lost answer.
+    """
+
+    queued: int = 0
+    shortened: int = 0
+    rejected: int = 0
+    posted: int = 0
+    done: int = 0
+    waiting: int = 0
+    looked_up: int = 0
+    uncertain: int = 0
+    points: Decimal = Decimal(0)
+    seconds: float = 0.0
+    error: RemoteError | None = None
+    _guard: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def count(self, **more: int | Decimal) -> None:
+        """Add to the figures; safe in threads."""
+        with self._guard:
+            for name, value in more.items():
+                setattr(self, name, getattr(self, name) + value)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What processing works with; times in seconds. `accounts`: by number; those in migration wait (I11).
+
+    `linger`: how long to wait for more events once there was one, since the next run takes seconds to start.
+    """
+
+    ledger: Ledger
+    treazure: TreazureClient
+    engage: EngageClient
+    pacer: Pacer
+    accounts: Mapping[int, Account]
+    retry: RetryPolicy
+    run_id: str
+    concurrency: int = 8
+    batch_size: int = 1000
+    treazure_timeout: float = 30.0
+    engage_timeout: float = 60.0
+    lookup_wait: float = 60.0
+    lookup_first_after: float = 300.0
+    refuse_long: bool = False
+    linger: float = 0.0
+
+    @property
+    def live(self) -> list[Account]:
+        """The programmes that are not in migration."""
+        return [account for account in self.accounts.values() if account.mode == "live"]
+
+
+def work_of(connections: Connections, programmes: Sequence[Programme], run_id: str) -> Work:
+    """Gather what processing needs; programmes in migration wait (I11)."""
+    settings = connections.settings
+    connections.priority = Priority.ADJUSTMENT
+    accounts = [connections.ledger.account(programme) for programme in programmes]
+    return Work(
+        ledger=connections.ledger,
+        treazure=connections.treazure,
+        engage=connections.engage,
+        pacer=connections.engage_pacer,
+        accounts={account.id: account for account in accounts},
+        retry=connections.retry,
+        run_id=run_id,
+        concurrency=settings.treazure_concurrency,
+        batch_size=settings.engage_batch_size,
+        treazure_timeout=settings.treazure_timeout_seconds,
+        engage_timeout=settings.engage_timeout_seconds,
+        lookup_wait=settings.treazure_lookup_wait_seconds,
+        lookup_first_after=settings.treazure_lookup_first_after_seconds,
+        refuse_long=settings.adjustment_long_description == "reject",
+    )
+
+
+def process(work: Work) -> Processed:
+    """Judge what was received, post what is due, and set the new balances in Engage, until nothing more is due.
+
+    A failure of one adjustment is its own: it waits, is rejected or becomes uncertain, and the others go on. `error`
+    is set where Treazure refuses our credentials, which ends the run. Errors of the database are raised.
+    """
+    last_start = time.monotonic() + _LINGER_NO_LONGER
+    result = Processed()
+    queue.notice_identity(work.ledger)
+    _read_again(work)
+    prove_receipts(work)
+    while True:
+        began = time.perf_counter()
+        judge(work, result)
+        _post_all(work, result)
+        result.seconds += time.perf_counter() - began
+        linger = work.linger if result.queued and time.monotonic() < last_start else 0.0
+        if result.error is not None or not _more_arrives(work, linger):
+            break
+    queue.postpone_posted(work.ledger, work.retry.wait_after(2))
+    return result
+
+
+def _more_arrives(work: Work, linger: float) -> bool:
+    until = time.monotonic() + linger
+    while not queue.received(work.ledger, limit=1):
+        if time.monotonic() >= until or not work.retry.sleep(_LOOK_EVERY):
+            return False
+    return True
+
+
+def _post_all(work: Work, result: Processed) -> None:
+    posted = threading.Event()
+    over = threading.Event()
+    with ThreadPoolExecutor(work.concurrency + 1, thread_name_prefix="adjust") as threads:
+        pusher = threads.submit(_push_posted, work, result, posted, over)
+        workers = [threads.submit(_work, work, result, posted) for _ in range(work.concurrency)]
+        try:
+            for worker in workers:
+                worker.result()
+        finally:
+            over.set()
+            posted.set()
+        pusher.result()
+
+
+def judge(work: Work, result: Processed) -> None:
+    """Queue every received event that makes sense, and reject the others with a reason."""
+    definitions = {account.definition_id: account for account in work.accounts.values()}
+    while events := queue.received(work.ledger):
+        with queue.judging(work.ledger) as verdicts:
+            for event in events:
+                try:
+                    values = sense(event, definitions, refuse_long=work.refuse_long)
+                except (SenselessError, RecursionError) as error:
+                    queue.reject(verdicts, event, str(error))
+                    result.count(rejected=1)
+                else:
+                    queue.accept(verdicts, event, **values)
+                    result.count(queued=1, shortened=int(values["comment"] != values["description"]))
+
+
+def sense(event: Received, definitions: Mapping[int, Account], *, refuse_long: bool) -> dict[str, Any]:
+    """Return what an event asks for: account, contact, amount, description, comment. Raises SenselessError."""
+    if event.unreadable is not None:
+        raise SenselessError(event.unreadable)
+    payload = event.payload
+    definition = payload.get("pointDefinitionId")
+    if type(definition) is not int or definition not in definitions:
+        known = ", ".join(map(str, sorted(definitions))) or "none"
+        raise SenselessError(f"pointDefinitionId ({people.value(definition)}) is none of the programmes' ({known}).")
+    contact = payload.get("contactId")
+    if not isinstance(contact, str) or not _GUID.fullmatch(contact):
+        raise SenselessError(f"contactId ({people.value(str(contact))}) must be a GUID.")
+    amount = exact_amount(payload.get("amount"))
+    description = payload.get("description")
+    description = "" if description is None else clean(str(description))
+    if refuse_long and length(description) > LONGEST_DESCRIPTION:
+        raise SenselessError(
+            f"description has {length(description)} characters as Treazure counts them (an emoji is two or more); it "
+            f"takes {LONGEST_DESCRIPTION} at most (ADJUSTMENT_LONG_DESCRIPTION=reject)."
+        )
+    return {
+        "account": definitions[definition],
+        "contact": contact.lower(),
+        "amount": amount,
+        "description": description,
+        "comment": cut(description, LONGEST_DESCRIPTION),
+    }
+
+
+def exact_amount(value: object) -> Decimal:
+    """Return an amount of points as JSON gave it, exactly. Raises SenselessError for what is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        raise SenselessError(f"amount ({people.value(value)}) must be a number.")
+    try:
+        amount = Decimal(str(value))
+    except InvalidOperation:
+        raise SenselessError(f"amount ({people.value(value)}) must be a number.") from None
+    if not amount.is_finite() or abs(amount) > LARGEST_AMOUNT:
+        raise SenselessError(f"amount ({people.value(value)}) must be at most {LARGEST_AMOUNT:,} in size.")
+    if amount == 0:
+        raise SenselessError("amount (0) changes nothing.")
+    if amount != round(amount, MOST_DECIMALS):
+        raise SenselessError(f"amount ({people.value(value)}) must have at most {MOST_DECIMALS} decimals.")
+    return amount
+
+
+def _work(work: Work, result: Processed, posted: threading.Event) -> None:
+    # A call begins within one timeout of its claim, and its effect is looked for the whole wait after that at least.
+    lease = work.treazure_timeout + max(work.treazure_timeout, work.lookup_wait) + LEASE_MARGIN_SECONDS
+    while result.error is None and not (work.retry.stop is not None and work.retry.stop.is_set()):
+        began = now()
+        claimed = queue.claim(work.ledger, work.live, lease=lease, lookup_wait=work.lookup_wait,
+                              first_after=work.lookup_first_after)  # fmt: skip
+        if claimed is None:
+            return
+        account = work.accounts[claimed.programme]
+        if claimed.state == "queued" and not claimed.look_first:
+            _post(work, account, claimed, result, before=began + work.treazure_timeout)
+        else:
+            _look_up(work, account, claimed, result)
+        posted.set()
+
+
+def _post(work: Work, account: Account, adjustment: Adjustment, result: Processed, *, before: float) -> None:
+    asked = adjustment.asked
+    assert asked is not None
+    try:
+        balance = work.treazure.post_transaction(
+            adjustment.contact, account.loyalty_id, adjustment.amount,
+            receipt=adjustment.receipt, comment=adjustment.comment, before=before,
+        )  # fmt: skip
+    except RemoteError as error:
+        _handle(work, adjustment, result, error)
+        return
+    if balance is None or not merge.record_account(
+        work.ledger, account, adjustment.contact, balance, asked, work.run_id, lag=work.lookup_wait
+    ):
+        try:
+            read_account(work.ledger, work.treazure, account, adjustment.contact, run_id=work.run_id)
+        except RemoteError:
+            _posted(
+                work, adjustment, result, balance, "Treazure has taken it; its account can't be read yet", reread=True
+            )
+            return
+    _posted(work, adjustment, result, balance, f"Treazure answered with the balance {balance}")
+
+
+def _posted(
+    work: Work, adjustment: Adjustment, result: Processed, balance: Decimal | None, answer: str, *, reread: bool = False
+) -> None:
+    if queue.settle(work.ledger, adjustment, "posted", answer=answer, balance=balance, reread=reread,
+                    wait=work.retry.wait_after(2), run_id=work.run_id):  # fmt: skip
+        result.count(posted=1, points=adjustment.amount)
+
+
+def _handle(work: Work, adjustment: Adjustment, result: Processed, error: RemoteError) -> None:
+    became = outcome.of(error)
+    if became.blames == "credentials":
+        queue.settle(work.ledger, adjustment, "queued", reason=str(error), wait=work.retry.wait_after(1),
+                     run_id=work.run_id)  # fmt: skip
+        result.error = error
+    elif became.blames == "row" or (became.blames == "path" and not _may_know(work, adjustment)):
+        queue.settle(work.ledger, adjustment, "rejected", reason=error.message, answer=str(error), run_id=work.run_id)
+        result.count(rejected=1)
+    elif became.effect != "none":
+        queue.settle(work.ledger, adjustment, "sending", reason="no usable answer; to be looked up in the history",
+                     answer=str(error), wait=work.lookup_wait, run_id=work.run_id)  # fmt: skip
+        result.count(waiting=1)
+    else:
+        wait = work.retry.wait_after(max(adjustment.tries, 1), error) if became.wait is None else became.wait
+        queue.settle(work.ledger, adjustment, "queued", reason="Treazure could not take it", answer=str(error),
+                     wait=wait, run_id=work.run_id)  # fmt: skip
+        result.count(waiting=1)
+
+
+def _may_know(work: Work, adjustment: Adjustment) -> bool:
+    """Tell whether Treazure may have the account: only its own word that it has not counts."""
+    try:
+        return work.treazure.knows(adjustment.contact, work.accounts[adjustment.programme].loyalty_id)
+    except RemoteError:
+        return True
+
+
+def _look_up(work: Work, account: Account, adjustment: Adjustment, result: Processed) -> None:
+    """Find out what became of a call without an answer; what can't be decided is uncertain, never guessed."""
+    result.count(looked_up=1)
+    assert adjustment.asked is not None
+    call = evidence.Call(adjustment.receipt, adjustment.amount, adjustment.asked,
+                         called=adjustment.tries > 0 or adjustment.restored,
+                         since=adjustment.received_at - _REPLAYED * adjustment.restored)  # fmt: skip
+    try:
+        reading = _read(work, account, adjustment)
+    except RemoteError as error:  # nothing was looked at, so no look is counted
+        queue.settle(work.ledger, adjustment, "sending", reason=str(error), wait=work.lookup_wait * _WAIT_GROWS,
+                     run_id=work.run_id)  # fmt: skip
+        result.count(waiting=1)
+        if isinstance(error, AuthenticationError):
+            result.error = error
+        return
+    returned = queue.receipts_of(work.ledger, work.treazure.address)
+    verdict = evidence.decide(
+        call, reading, others=adjustment.others, proved=returned is not None and returned.identifies,
+        wait=max(work.lookup_wait, work.treazure_timeout) if call.called else 0.0,
+    )  # fmt: skip
+    if verdict.outcome == "happened":
+        unread = reading.account_failure is not None
+        _posted(work, adjustment, result, reading.balance, verdict.reason, reread=unread)
+    elif verdict.outcome == "undecided":
+        _undecided(work, adjustment, result, verdict.reason)
+    elif adjustment.tries > 0 and adjustment.lookups + 1 < _LOOKS:
+        queue.settle(work.ledger, adjustment, "sending", reason=f"{verdict.reason}; one more look",
+                     wait=work.lookup_wait, looked=True, run_id=work.run_id)  # fmt: skip
+        result.count(waiting=1)
+    else:
+        again = "sent again" if adjustment.tries else "to be sent"
+        queue.settle(work.ledger, adjustment, "queued", reason=f"{verdict.reason}: {again}", looked=True,
+                     run_id=work.run_id)  # fmt: skip
+
+
+def _read(work: Work, account: Account, adjustment: Adjustment) -> evidence.Reading:
+    """Read the history and, after it, the account; failures are in it.
+
+    Raises AuthenticationError and, for one that was never called, what passes with Treazure's outage: it only waits.
+    """
+    asked = work.ledger.now()
+    try:
+        log = work.treazure.history(adjustment.contact, account.loyalty_id)
+    except AuthenticationError:
+        raise
+    except RemoteError as error:
+        if isinstance(error, TransientError | GatewayError) and not (adjustment.tries or adjustment.restored):
+            raise
+        return evidence.Reading(asked, failure=str(error))
+    try:
+        balance = read_account(work.ledger, work.treazure, account, adjustment.contact, run_id=work.run_id)
+    except RemoteError as error:
+        return evidence.Reading(asked, log.movements, account_failure=str(error), unreadable=log.unreadable)
+    return evidence.Reading(asked, log.movements, balance, unreadable=log.unreadable)
+
+
+def _undecided(work: Work, adjustment: Adjustment, result: Processed, reason: str) -> None:
+    if adjustment.lookups + 1 < _UNDECIDED_LOOKS:
+        queue.settle(work.ledger, adjustment, "sending", reason=reason, looked=True,
+                     wait=work.lookup_wait * _WAIT_GROWS**adjustment.lookups, run_id=work.run_id)  # fmt: skip
+        result.count(waiting=1)
+    else:
+        queue.settle(work.ledger, adjustment, "uncertain", reason=reason, looked=True, run_id=work.run_id)
+        result.count(uncertain=1)
+
+
+def prove_receipts(work: Work, *, every: float = _PROVE_EVERY) -> None:
+    """Look what became of the receipt of the latest posted adjustment in the history, now and then."""
+    wait = max(work.lookup_wait, work.treazure_timeout)
+    for account in work.live:
+        sample = queue.to_prove(work.ledger, account, work.treazure.address, wait=wait, every=every)
+        if sample is not None:
+            contact, receipt = sample
+            try:
+                movements = work.treazure.history(contact, account.loyalty_id).movements
+                balance = work.treazure.account_balance(contact, account.loyalty_id)
+            except RemoteError as error:
+                logger.warning("Whether receipts come back could not be looked at. %s", error)
+                continue
+            returned = evidence.returned(receipt, movements)
+            if returned.length or reaches(movements, balance):  # a history that lags says nothing of what it lacks
+                queue.keep_receipts(work.ledger, work.treazure.address, returned)
+
+
+def _read_again(work: Work) -> None:
+    """Read accounts once more that are due for it, those of posted adjustments among them."""
+    for account in work.live:
+        try:
+            reread_accounts(work.ledger, work.treazure, account, run_id=work.run_id, concurrency=work.concurrency,
+                            scale=work.retry.scale)  # fmt: skip
+        except AuthenticationError as error:
+            logger.warning("%s Accounts are read again later.", error)
+
+
+def _push_posted(work: Work, result: Processed, posted: threading.Event, over: threading.Event) -> None:
+    """Set the balances of posted adjustments in Engage, as many as there are in one request, until the work is over."""
+    once = replace(work.retry, waits=())
+    last = False
+    while not last:
+        posted.wait()
+        posted.clear()
+        last = over.is_set()
+        for account in work.live:
+            contacts = queue.contacts_to_push(work.ledger, account, limit=_PUSH_AT_ONCE)
+            if contacts:
+                try:
+                    push_contacts(
+                        work.ledger, work.engage, work.pacer, account, contacts, run_id=work.run_id, retry=once,
+                        batch_size=work.batch_size, timeout=work.engage_timeout,
+                    )  # fmt: skip
+                except PipelineError as error:
+                    logger.warning("%s The hourly sync sends these balances.", error)
+        result.count(done=queue.finish_posted(work.ledger, work.run_id))
+        last = last and not posted.is_set()

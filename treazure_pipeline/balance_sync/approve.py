@@ -1,0 +1,45 @@
+"""``approve``: let a plan that a guard has stopped through, once."""
+
+from __future__ import annotations
+
+import getpass
+from datetime import timedelta
+
+import click
+
+from treazure_pipeline.errors import PipelineError
+from treazure_pipeline.settings import load_settings
+from treazure_pipeline.terminal import instance, output
+
+
+@click.command("approve")
+@click.argument("digest")
+@click.option("--by", metavar="NAME", help="Who approves; it is kept. Default: the user of this session.")
+@output.json_option
+def command(*, digest: str, by: str | None, as_json: bool) -> None:
+    """Approve the plan with this DIGEST: the next push sends its rows, within APPROVAL_LIFETIME_HOURS.
+
+    Rows whose balance in Treazure has moved since are judged anew, with whatever else is pending.
+    """
+    from treazure_pipeline.balance_sync import plans
+    from treazure_pipeline.connections import open_ledger
+
+    settings = load_settings()
+    with open_ledger(settings, instance.prepare(settings).ledger_url) as ledger:
+        lifetime = timedelta(hours=settings.approval_lifetime_hours)
+        plan = plans.approve(ledger, None, digest, by=by or _user(), lifetime=lifetime)
+    if as_json:
+        output.print_json(
+            {"status": "ok", "digest": plan.digest, "approved_by": plan.approved_by, "approved_at": plan.approved_at,
+             "expires_at": plan.expires_at, "run_id": plan.run_id, "reasons": plan.reasons}
+        )  # fmt: skip
+        return
+    output.say(f"Plan {plan.digest} is approved by {plan.approved_by} until {plan.expires_at:%Y-%m-%d %H:%M} UTC.")
+    output.say("The next push sends its rows: the hourly run, or `treazure-pipeline run balance-sync` now.")
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # no name for this user id, as in some containers
+        raise PipelineError("This session has no user name.", hint="Say who approves with --by NAME.") from None

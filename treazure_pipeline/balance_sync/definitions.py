@@ -1,0 +1,403 @@
+"""The hourly balance sync in Dagster: snapshot → diff → push, its job, its schedule, its checks.
+
+Belongs here: asset keys, metadata, checks, what becomes of an error. Does not: how a balance gets from one system to
+the other modules of this folder. See https://docs.dagster.io/guides/build/assets
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import timedelta
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from treazure_pipeline.balance_sync import first_send, guard_definitions, merge, rejections
+from treazure_pipeline.balance_sync.guards import Judgement
+from treazure_pipeline.balance_sync.push import PushFigures, push
+from treazure_pipeline.balance_sync.snapshot import merge_snapshot, take_snapshot
+from treazure_pipeline.balance_sync.windows import SnapshotConfig, chosen_window
+from treazure_pipeline.connections import Connections
+from treazure_pipeline.errors import PipelineError
+from treazure_pipeline.ledger import batches, coverage, figures, frames
+from treazure_pipeline.ledger.store import Account
+from treazure_pipeline.orchestration import failures
+from treazure_pipeline.orchestration import metadata as md
+from treazure_pipeline.orchestration.names import Names
+from treazure_pipeline.settings import Programme
+
+GROUP = "balance_sync"
+OWNERS = ["team:loyalty"]
+CONNECTIONS = "connections"
+# Marks runs whose process is a command, which Dagster's run monitoring can't watch.
+FOREGROUND = {"treazure_pipeline/foreground": "1"}
+ACTIVE = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
+
+
+class PushConfig(dg.Config):
+    """Whether to begin with a few contacts."""
+
+    limit: int | None = Field(
+        default=None,
+        ge=1,
+        le=first_send.MOST,
+        description="Send only so many contacts, wait until Engage shows them, and show both sides; the rest is left.",
+    )
+
+
+def build_balance_sync(programme: Programme, names: Names) -> dg.Definitions:
+    """Assemble one programme's chain of assets."""
+    key = names.key
+    tags = {"programme": programme.name}
+    common: dict[str, Any] = {
+        "group_name": names.group(GROUP),
+        "owners": OWNERS,
+        "tags": tags,
+        "required_resource_keys": {CONNECTIONS},
+        "pool": names.of("balance_sync"),
+    }
+
+    treazure_balances = dg.AssetSpec(
+        key("treazure_balances"), group_name=names.group(GROUP), kinds={"treazure"}, owners=OWNERS, tags=tags,
+        description=f"The points of programme `{programme.loyalty_id}` in Treazure, the points master.",
+        metadata={"dagster/column_schema": md.BALANCE_COLUMNS},
+    )  # fmt: skip
+
+    @dg.asset(
+        key=key("treazure_balance_snapshot"),
+        deps=[treazure_balances.key],
+        kinds={"treazure", "postgres"},
+        code_version="1",
+        metadata={
+            "dagster/column_schema": md.BALANCE_COLUMNS,
+            "dagster/column_lineage": md.lineage(
+                {name: (treazure_balances.key, name) for name in ("contact", "balance", "mutated_at")}
+            ),
+        },
+        description=(
+            "The balances that changed in Treazure since the end of unbroken coverage (with two hours of overlap), "
+            "exported and staged in the ledger's database; once a week all of them. Rows that can't be understood are "
+            "kept as rejections."
+        ),
+        **common,
+    )
+    def treazure_balance_snapshot(context: dg.AssetExecutionContext, config: SnapshotConfig) -> dg.MaterializeResult:
+        with _working(context, programme) as (connections, account):
+            snapshot = take_snapshot(
+                connections.ledger, connections.treazure, account, chosen_window(connections, account, config),
+                run_id=context.run.run_id, retry=connections.retry,
+                max_rejected_share=programme.guards.max_rejected_share,
+            )  # fmt: skip
+            rejected = frames.rejections(connections.ledger, account, limit=md.SAMPLE_ROWS)
+        return dg.MaterializeResult(
+            metadata={
+                "window_from": dg.MetadataValue.timestamp(snapshot.window.start),
+                "window_to": dg.MetadataValue.timestamp(snapshot.window.end),
+                "full": snapshot.window.is_full,
+                "dagster/row_count": snapshot.fetched,
+                "fetched": snapshot.fetched,
+                "rejected": snapshot.rejected,
+                "seconds_export": round(snapshot.seconds, 3),
+                **({} if snapshot.clock_ahead is None else {"clock_apart_seconds": round(snapshot.clock_ahead, 1)}),
+                "rejections": md.sample(rejected),
+            }
+        )
+
+    @dg.asset(
+        key=key("balance_diff"),
+        deps=[treazure_balance_snapshot],
+        kinds={"postgres"},
+        code_version="1",
+        metadata={
+            "dagster/column_schema": md.CHANGE_COLUMNS,
+            "dagster/table_name": "treazure_pipeline.change",
+            "dagster/column_lineage": md.lineage(
+                {
+                    "contact": (key("treazure_balance_snapshot"), "contact"),
+                    "after": (key("treazure_balance_snapshot"), "balance"),
+                }
+            ),
+        },
+        check_specs=[
+            dg.AssetCheckSpec("coverage_has_no_hole", asset=key("balance_diff"),
+                              description="Every mutation time since the programme's beginning has been fetched (I1)."),
+            dg.AssetCheckSpec("rows_add_up", asset=key("balance_diff"),
+                              description="fetched = duplicate + rejected + superseded + unchanged + changed (I6)."),
+            dg.AssetCheckSpec(guard_definitions.CHECK, asset=key("balance_diff"), blocking=True, description=guard_definitions.DESCRIPTION),
+            dg.AssetCheckSpec("points_are_conserved", asset=key("balance_diff"),
+                              description="Opening total + changes = closing total, summed anew once a day (I10)."),
+        ],
+        description=(
+            "The snapshot merged into the ledger: what differs from the newest known master balance becomes pending. "
+            "Older observations never replace newer ones."
+        ),
+        **common,
+    )  # fmt: skip
+    def balance_diff(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        with _working(context, programme) as (connections, account):
+            diff = merge_snapshot(
+                connections.ledger, connections.treazure, account, run_id=context.run.run_id,
+                batch_size=connections.settings.engage_batch_size,
+                concurrency=connections.settings.treazure_concurrency, scale=connections.retry.scale,
+            )  # fmt: skip
+            changes = frames.diff(connections.ledger, account, context.run.run_id, limit=md.SAMPLE_ROWS)
+            status = figures.status(connections.ledger, account)
+            holes = coverage.holes(connections.ledger, account)
+            audit = figures.audit(connections.ledger, account)
+            judgement = guard_definitions.judged(connections, account, programme, context.run.run_id)
+            guard_check = guard_definitions.guard_check(connections, account, judgement)
+            connections.judgements[account.id] = judgement
+        if judgement.holds_all:
+            connections.failures.append(judgement.error())
+        merged = diff.figures
+        counted = merged.duplicate + merged.rejected + merged.superseded + merged.unchanged + merged.changed
+        return dg.MaterializeResult(
+            metadata={
+                **{name: value for name, value in asdict(merged).items() if isinstance(value, int)},
+                "dagster/row_count": merged.changed,
+                "points_before": str(merged.points_before),
+                "points_after": str(merged.points_after),
+                "points_total": md.number(merged.points_after),
+                "reread": diff.reread,
+                "seconds_diff": round(diff.seconds, 3),
+                "covered_until": dg.MetadataValue.timestamp(status.covered_until or programme.beginning),
+                "data_age_hours": md.age_hours(status.covered_until, status.now),
+                "vanished_outstanding": status.vanished,
+                "held_by_guards": judgement.shift.rows if judgement.holds_all else 0,
+                "changes": md.sample(changes),
+            },
+            check_results=[
+                guard_check,
+                dg.AssetCheckResult(
+                    check_name="coverage_has_no_hole",
+                    passed=not holes,
+                    metadata={
+                        "covered_until": str(status.covered_until),
+                        "holes": ", ".join(f"{start} to {end}" for start, end in holes) or "none",
+                    },
+                ),
+                dg.AssetCheckResult(
+                    check_name="rows_add_up",
+                    passed=merged.fetched == counted,
+                    metadata={"fetched": merged.fetched, "accounted_for": counted},
+                ),
+                dg.AssetCheckResult(
+                    check_name="points_are_conserved",
+                    passed=audit.total == audit.summed
+                    and merged.points_before + merged.points_change == merged.points_after,
+                    metadata={
+                        "points_before": str(merged.points_before),
+                        "points_change": str(merged.points_change),
+                        "points_after": str(merged.points_after),
+                        "total": str(audit.total),
+                        **({"sum_of_its_own": str(audit.summed)} if audit.audited else {}),
+                        "last_summed_at": dg.MetadataValue.timestamp(audit.audited_at),
+                    },
+                ),
+            ],
+        )
+
+    @dg.asset(
+        key=key("engage_balance_push"),
+        deps=[balance_diff],
+        kinds={"postgres", "voyado"},
+        code_version="1",
+        metadata={
+            "dagster/column_schema": md.LEDGER_COLUMNS,
+            "dagster/table_name": "treazure_pipeline.ledger",
+            "dagster/column_lineage": md.lineage(
+                {"contact": (key("balance_diff"), "contact"), "sent": (key("balance_diff"), "after")}
+            ),
+        },
+        check_specs=[
+            dg.AssetCheckSpec("pending_adds_up", asset=key("engage_balance_push"),
+                              description="changed + carried over = sent + refused + held + left pending (I6)."),
+            dg.AssetCheckSpec("nothing_is_held_back", asset=key("engage_balance_push"),
+                              description="No guard and no balance below zero keeps rows from being sent (I7)."),
+            dg.AssetCheckSpec("nothing_is_rejected", asset=key("engage_balance_push"),
+                              description="No row of an export and no row of Engage's answers is outstanding."),
+        ],
+        freshness_policy=dg.FreshnessPolicy.time_window(
+            fail_window=timedelta(hours=3), warn_window=timedelta(minutes=90)
+        ),
+        description=(
+            "What is pending, sent to Engage in batches and recorded batch by batch. Materialised alone it sends what "
+            "is pending. Whatever is not accepted stays pending and is sent by a later run."
+        ),
+        **common,
+    )  # fmt: skip
+    def engage_balance_push(
+        context: dg.AssetExecutionContext, config: PushConfig
+    ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
+        yield from _push(context, programme, config.limit)
+
+    engage_accounts = dg.AssetSpec(
+        key("engage_point_accounts"),
+        deps=[key("engage_balance_push"), names.shared.key("processed_adjustments")],
+        group_name=names.group(GROUP),
+        kinds={"voyado"},
+        owners=OWNERS,
+        tags=tags,
+        description=f"The point accounts of definition {programme.definition_id} in Engage, the point follower.",
+    )
+    assets = [treazure_balance_snapshot, balance_diff, engage_balance_push]
+    job = dg.define_asset_job(
+        names.of("hourly_balance_sync"),
+        selection=dg.AssetSelection.assets(*assets),
+        executor_def=dg.in_process_executor,
+        tags=tags,
+        description="Fetches what changed in Treazure, compares, and sets it in Engage.",
+    )
+
+    def is_busy(connections: Connections) -> bool:
+        return connections.ledger.is_held(connections.ledger.account(programme))
+
+    schedule = hourly(job, 7, is_busy, "a missed hour leaves no hole.")
+    return dg.Definitions(assets=[treazure_balances, *assets, engage_accounts], jobs=[job], schedules=[schedule])
+
+
+def _push(
+    context: dg.AssetExecutionContext, programme: Programme, limit: int | None
+) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
+    with _working(context, programme) as (connections, account):
+        merged = merge.merged(connections.ledger, account, context.run.run_id)
+        judgement = guard_definitions.judged(connections, account, programme, context.run.run_id)
+        if judgement.holds_all:
+            raise judgement.error()
+        first = None if limit is None else batches.first_due(connections.ledger, account, limit)
+        pushed = push(
+            connections.ledger, connections.engage, connections.engage_pacer, account, run_id=context.run.run_id,
+            retry=connections.retry, batch_size=connections.settings.engage_batch_size,
+            concurrency=connections.settings.engage_concurrency,
+            timeout=connections.settings.engage_timeout_seconds,
+            since=None if merged is None else merged.stock, judgement=judgement, only=first,
+            progress=connections.on_progress,
+        )  # fmt: skip
+        status = figures.status(connections.ledger, account)
+        outstanding = frames.pending(connections.ledger, account, limit=md.SAMPLE_ROWS)
+        rejected = rejections.groups(connections.ledger, account)
+        changed = 0 if merged is None else merged.changed
+        carried_over = (pushed.stock if merged is None else merged.carried_over) + pushed.entered
+        figures_of_run: dict[str, Any] = {
+            "changed": changed,
+            "carried_over": carried_over,
+            "dagster/row_count": pushed.sent,
+            "sent": pushed.sent,
+            "refused": pushed.refused,
+            "held": pushed.held,
+            "held_by_guards": judgement.shift.rows if judgement.reasons else 0,
+            "held_below_zero": status.negative,
+            "pending": pushed.pending,
+            "requests": pushed.requests,
+            "lost_answers": pushed.lost,
+            "oldest_pending_hours": md.age_hours(pushed.oldest_pending, status.now),
+            "points_total": md.number(status.points_total),
+            "rejected_outstanding": status.rejected + status.refused,
+            "gone_outstanding": status.gone,
+            "data_age_hours": md.age_hours(status.covered_until, status.now),
+            "mode": status.mode,
+            **{f"seconds_{phase}": round(value, 3) for phase, value in pushed.seconds.items()},
+            "pending_rows": md.sample(outstanding),
+        }
+        yield from _push_checks(pushed, changed, carried_over, judgement, status, rejected)
+        if judgement.reasons:
+            connections.failures.append(judgement.error())
+        if pushed.error is not None:
+            connections.failures.append(pushed.error)
+            raise dg.Failure(
+                f"Not everything could be sent; what was accepted is kept, {pushed.pending} rows are left for the "
+                f"next run. {pushed.error}",
+                metadata=figures_of_run,
+                allow_retries=False,
+            )
+        if first:
+            patience = connections.settings.engage_verify_grace_seconds
+            sides = first_send.compare(connections, account, first, decimals=programme.decimals, patience=patience)
+            figures_of_run |= md.both_sides(sides)
+            try:
+                first_send.require_shown(sides, patience)
+            except PipelineError as error:
+                connections.failures.append(error)
+                raise dg.Failure(str(error), metadata=figures_of_run, allow_retries=False) from error
+    yield dg.MaterializeResult(metadata=figures_of_run)
+
+
+def _push_checks(
+    pushed: PushFigures,
+    changed: int,
+    carried_over: int,
+    judgement: Judgement,
+    status: figures.Status,
+    rejected: list[rejections.Group],
+) -> Iterator[dg.AssetCheckResult]:
+    yield dg.AssetCheckResult(
+        check_name="pending_adds_up",
+        passed=changed + carried_over == pushed.sent + pushed.refused + pushed.held + pushed.pending,
+        metadata={
+            "changed": changed,
+            "carried_over": carried_over,
+            "sent": pushed.sent,
+            "refused": pushed.refused,
+            "held": pushed.held,
+            "left_pending": pushed.pending,
+        },
+    )
+    yield dg.AssetCheckResult(
+        check_name="nothing_is_held_back",
+        passed=not judgement.reasons and not status.negative,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={
+            "reasons": "; ".join(judgement.reasons) or "none",
+            "below_zero": status.negative,
+            "digest": status.plan or "none",
+        },
+    )
+    yield dg.AssetCheckResult(
+        check_name="nothing_is_rejected",
+        passed=not status.rejected and not status.refused,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={
+            "rows_of_exports": status.rejected,
+            "refused_by_engage": status.refused,
+            "gone": status.gone,
+            **md.rejections(rejected),
+        },
+    )
+
+
+def hourly(job: Any, minute: int, is_busy: Callable[[Connections], bool], why: str) -> dg.ScheduleDefinition:
+    """Make a schedule that skips while a run is queued or running; `why` that does no harm.
+
+    What only counts as running, since its process is dead, stops nothing: `is_busy` decides.
+    """
+
+    @dg.schedule(
+        name=f"{job.name}_schedule",
+        cron_schedule=f"{minute} * * * *",
+        job=job,
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        required_resource_keys={CONNECTIONS},
+        description=f"Minute {minute} of every hour. Skips while a run is queued or running; {why}",
+    )
+    def tick(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        runs = context.instance.get_runs(dg.RunsFilter(job_name=job.name, statuses=ACTIVE), limit=10)
+        if not runs:
+            return dg.RunRequest()
+        waiting = [run for run in runs if run.status is not dg.DagsterRunStatus.STARTED]
+        if waiting or is_busy(getattr(context.resources, CONNECTIONS)):
+            return dg.SkipReason(f"Run {(waiting or runs)[0].run_id} is queued or running.")
+        return dg.RunRequest()
+
+    return tick
+
+
+@contextmanager
+def _working(context: dg.AssetExecutionContext, programme: Programme) -> Iterator[tuple[Connections, Account]]:
+    """Hold the programme's lock until the run's resources are closed; show our errors as the run's failure."""
+    connections: Connections = getattr(context.resources, CONNECTIONS)
+    with failures.shown(connections):
+        account = connections.ledger.account(programme)
+        connections.ledger.hold(account)
+        yield connections, account

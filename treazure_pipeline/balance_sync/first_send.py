@@ -1,0 +1,119 @@
+"""A careful first send: a few contacts are sent, and both sides are shown before anybody lets the rest go.
+
+What Engage accepts is applied by a job of its own, so the accounts are read until they show it or the time is over.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from treazure_pipeline.errors import NotFoundError, PipelineError, RemoteError
+from treazure_pipeline.ledger import batches
+from treazure_pipeline.verification.read_back import is_same
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from decimal import Decimal
+
+    from treazure_pipeline.connections import Connections
+    from treazure_pipeline.ledger.store import Account
+
+logger = logging.getLogger(__name__)
+
+MOST = 1000
+_WAITS = (5.0, 10.0, 20.0, 30.0)
+"""Seconds between two looks; the last one repeats."""
+
+
+class FirstSendError(PipelineError):
+    """Engage shows another balance than it accepted."""
+
+
+@dataclass(frozen=True)
+class Sides:
+    """A contact of the first send. None: no account, not accepted, or not read.
+
+    `treazure`: the balance that Treazure shows now; `accepted`: what Engage accepted; `engage`: what Engage shows now.
+    """
+
+    contact: str
+    accepted: Decimal | None
+    treazure: Decimal | None = None
+    engage: Decimal | None = None
+    decimals: int = 2
+
+    @property
+    def verdict(self) -> str:
+        """Say how the sides compare."""
+        if self.accepted is None:
+            return "not accepted"
+        if self.engage is None:
+            return "Engage shows no account"
+        if not is_same(self.engage, self.accepted, self.decimals):
+            return "Engage shows another balance"
+        return "equal" if self.treazure == self.accepted else "equal; Treazure has moved on"
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether Engage shows what it accepted; what it did not accept is not expected of it."""
+        return self.accepted is None or self.verdict.startswith("equal")
+
+
+def compare(
+    connections: Connections, account: Account, contacts: Sequence[str], *, decimals: int, patience: float
+) -> list[Sides]:
+    """Read both sides of these contacts until Engage shows what it accepted, or `patience` seconds are over."""
+    accepted = batches.accepted_amounts(connections.ledger, account, contacts)
+    sides = [Sides(contact, accepted.get(contact), decimals=decimals) for contact in contacts]
+    waited = 0.0
+    with ThreadPoolExecutor(connections.settings.engage_concurrency, thread_name_prefix="first-send") as threads:
+        for wait in itertools.chain(_WAITS, itertools.repeat(_WAITS[-1])):
+            sides = list(threads.map(lambda one: _read_engage(connections, account, one), sides))
+            if all(one.is_shown for one in sides) or waited >= patience:
+                break
+            seconds = min(wait * connections.retry.scale, patience - waited)
+            logger.info("Engage has not applied all of it yet; looking again in %.0f s", seconds)
+            if not connections.retry.sleep(seconds):
+                break
+            waited += seconds
+        return list(threads.map(lambda one: _read_treazure(connections, account, one), sides))
+
+
+def require_shown(sides: Sequence[Sides], patience: float) -> None:
+    """Raise FirstSendError where Engage does not show what it accepted."""
+    wrong = [one for one in sides if not one.is_shown]
+    if wrong:
+        first = wrong[0]
+        raise FirstSendError(
+            f"{len(wrong)} of {len(sides)} contacts are not what Engage accepted, {patience:.0f} s after it did; "
+            f"contact {first.contact}: accepted {first.accepted}, {first.verdict}"
+            f"{'' if first.engage is None else f' ({first.engage})'}.",
+            hint="The rest is pending. Is the point follower switched on for this definition, and does anybody else "
+            "set balances? Ask Voyado with the request id of the batch; `explain CONTACT` shows it.",
+        )
+
+
+def _read_engage(connections: Connections, account: Account, one: Sides) -> Sides:
+    if one.is_shown and one.engage is not None:
+        return one
+    try:
+        accounts = connections.engage.point_accounts(one.contact)
+    except NotFoundError:
+        return one
+    except RemoteError as error:
+        logger.warning("not read: %s", error)
+        return one
+    shown = {each.definition_id: each.balance for each in accounts}.get(account.definition_id)
+    return replace(one, engage=shown)
+
+
+def _read_treazure(connections: Connections, account: Account, one: Sides) -> Sides:
+    try:
+        return replace(one, treazure=connections.treazure.account_balance(one.contact, account.loyalty_id))
+    except RemoteError as error:
+        logger.warning("not read: %s", error)
+        return one

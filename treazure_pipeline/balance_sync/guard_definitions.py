@@ -1,0 +1,101 @@
+"""Guards in Dagster: the blocking check between diff and push, and the job with which a person approves a plan.
+
+Belongs here: how a judgement is shown, and the launchpad's way to approve. Does not: what is suspicious
+(`treazure_pipeline.balance_sync.guards`). See https://docs.dagster.io/guides/test/asset-checks
+"""
+
+from dataclasses import asdict
+from datetime import timedelta
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from treazure_pipeline.balance_sync import plans
+from treazure_pipeline.balance_sync.guards import Judgement, judge
+from treazure_pipeline.connections import Connections
+from treazure_pipeline.errors import PipelineError
+from treazure_pipeline.ledger.store import Account
+from treazure_pipeline.orchestration import metadata as md
+from treazure_pipeline.orchestration.names import Names
+from treazure_pipeline.settings import Programme
+
+CHECK = "guards_hold"
+APPROVAL = "approve_plan"
+DESCRIPTION = "The push would not change suspiciously much, or a person has approved it (I7). Blocks the push."
+
+_COLUMNS = ("contact", "before", "after")
+
+
+def judged(connections: Connections, account: Account, programme: Programme, run_id: str) -> Judgement:
+    """Judge what is due, once a run: the push goes by what the check before it has shown."""
+    judgement = connections.judgements.pop(account.id, None)
+    return judgement or judge(connections.ledger, account, programme.guards, run_id=run_id)
+
+
+def guard_check(connections: Connections, account: Account, judgement: Judgement) -> dg.AssetCheckResult:
+    """Show a judgement with its figures, and a sample of the plan that waits where there is one."""
+    shift = judgement.shift
+    shown: dict[str, Any] = {
+        name: value if isinstance(value, int) else md.number(value)
+        for name, value in asdict(shift).items()
+        if name != "is_first_load"
+    }
+    shown |= {
+        "first_load": shift.is_first_load,
+        "reasons": "; ".join(judgement.reasons) or "none",
+        "changed_share": round(shift.changed / shift.known, 4) if shift.known else 0.0,
+        "zeroed_share": round(shift.zeroed / shift.known, 4) if shift.known else 0.0,
+    }
+    if judgement.plan is not None:
+        with connections.ledger.reading() as connection:
+            picture = plans.picture(connection, account, judgement.plan)
+        shown |= {
+            "digest": judgement.plan.digest,
+            "what_to_do": dg.MetadataValue.md(
+                f"`treazure-pipeline plan` shows all of it. If it is right: `treazure-pipeline approve "
+                f"{judgement.plan.digest}`, or the job `approve_plan` in the launchpad."
+            ),
+            "largest_changes": md.table(_COLUMNS, picture.largest),
+            "sample": md.table(_COLUMNS, picture.sample),
+        }
+    return dg.AssetCheckResult(
+        check_name=CHECK,
+        passed=not judgement.holds_all,
+        severity=dg.AssetCheckSeverity.ERROR,
+        metadata=shown,
+    )
+
+
+class Approval(dg.Config):
+    """The plan that may be pushed once."""
+
+    digest: str = Field(description="The plan's digest, as the failed check `guards_hold` shows it.")
+    approved_by: str = Field(description="Your name; it is kept with the approval.", min_length=1)
+
+
+def build_approval(resource: str, names: Names) -> dg.JobDefinition:
+    """Assemble the job that approves a stored plan; the next push of its programme sends the plan's rows."""
+
+    @dg.op(required_resource_keys={resource}, description="Lets a stored plan through once.")
+    def approve(context: dg.OpExecutionContext, config: Approval) -> None:
+        connections: Connections = getattr(context.resources, resource)
+        lifetime = timedelta(hours=connections.settings.approval_lifetime_hours)
+        try:
+            plan = plans.approve(connections.ledger, None, config.digest, by=config.approved_by, lifetime=lifetime)
+        except PipelineError as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
+        context.log.info(
+            "Plan %s of run %s is approved by %s until %s; the next push sends its rows.",
+            plan.digest, plan.run_id, plan.approved_by, plan.expires_at,
+        )  # fmt: skip
+
+    @dg.job(
+        name=names.of(APPROVAL),
+        executor_def=dg.in_process_executor,
+        description="Approves the plan of a push that a guard has stopped. The next push sends its rows, once.",
+    )
+    def approve_plan() -> None:
+        approve()
+
+    return approve_plan

@@ -1,0 +1,92 @@
+"""How much a push may change before a person has to approve it (I7).
+
+A guard that can't be evaluated counts as tripped. The first load of a programme passes; shares say nothing about a
+small programme, so there only the largest single change is watched. A negative balance holds its row, whatever the
+guards say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from treazure_pipeline.balance_sync import plans
+from treazure_pipeline.errors import GuardTrippedError
+
+if TYPE_CHECKING:
+    from treazure_pipeline.balance_sync.plans import Plan, Shift
+    from treazure_pipeline.ledger.store import Account, Ledger
+    from treazure_pipeline.settings import Guards
+
+SHARES_FROM = 1000
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the guards say of the rows that are due: `reasons` why they are kept back, and the `plan` that holds them.
+
+    Rows of an approved plan (`shift.approved`) are sent in any case.
+    """
+
+    shift: Shift
+    reasons: tuple[str, ...]
+    plan: Plan | None
+
+    @property
+    def holds_all(self) -> bool:
+        """Whether nothing may be pushed."""
+        return bool(self.reasons) and not self.shift.approved
+
+    def error(self) -> GuardTrippedError:
+        """Say what was kept back, and what a person can do."""
+        assert self.plan is not None
+        return GuardTrippedError(
+            f"{self.shift.rows:,} rows were not pushed: {'; '.join(self.reasons)}.",
+            digest=self.plan.digest,
+            hint="They stay pending. Look at them with `treazure-pipeline plan`; if they are right: "
+            f"`treazure-pipeline approve {self.plan.digest}`.",
+        )
+
+
+def judge(ledger: Ledger, account: Account, guards: Guards, *, run_id: str) -> Judgement:
+    """Judge what a push would change, and keep it as a plan where a guard trips or a balance is negative."""
+    plans.expire(ledger, account)
+    shift = plans.shift(ledger, account)
+    reasons = tuple(tripped(shift, guards)) if account.mode == "live" else ()
+    if reasons or shift.negative:
+        return Judgement(shift, reasons, plans.store(ledger, account, shift, reasons, run_id=run_id))
+    plans.close_open(ledger, account)
+    return Judgement(shift, reasons, None)
+
+
+def tripped(shift: Shift, guards: Guards) -> list[str]:
+    """Return why these changes are suspicious, none where they are not."""
+    if shift.is_first_load or not shift.rows:
+        return []
+    found = []
+    if shift.known >= SHARES_FROM:
+        found = [
+            _share(shift.changed, shift.known, guards.max_changed_share,
+                   f"of {shift.known:,} known contacts would change", "GUARD_MAX_CHANGED_SHARE"),
+            _share(shift.zeroed, shift.known, guards.max_zeroed_share,
+                   f"of {shift.known:,} known contacts would be set to zero", "GUARD_MAX_ZEROED_SHARE"),
+            _share(abs(shift.net), shift.total, guards.max_total_share,
+                   f"of {shift.total:,} points in total would be {'added' if shift.net > 0 else 'taken'}",
+                   "GUARD_MAX_TOTAL_SHARE"),
+        ]  # fmt: skip
+    if shift.largest > guards.max_single_change:
+        found.append(
+            f"one balance would change by {shift.largest:,} points, more than the {guards.max_single_change:,} of "
+            "GUARD_MAX_SINGLE_CHANGE"
+        )
+    return [reason for reason in found if reason]
+
+
+def _share(part: Decimal | int, whole: Decimal | int, most: Decimal, what: str, setting: str) -> str | None:
+    if part == 0:
+        return None
+    if whole <= 0:
+        return f"a share {what}, which can't be told of a total of {whole} ({setting})"
+    share = Decimal(part) / whole
+    return f"{share:.1%} {what}, more than the {most:.1%} of {setting}" if share > most else None

@@ -1,0 +1,196 @@
+"""``rejections``: the dead letters of the balance sync in the hands of a person."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime
+
+import click
+
+from treazure_pipeline.balance_sync import rejections as kept
+from treazure_pipeline.cli.run import chosen
+from treazure_pipeline.connections import open_ledger
+from treazure_pipeline.errors import SettingsError
+from treazure_pipeline.ledger.store import Account, Ledger
+from treazure_pipeline.settings import load_settings
+from treazure_pipeline.terminal import instance, output
+
+_SHORTEST_DIGEST = 6
+_ORIGINS = {"export": "row of an export", "engage": "refused by Engage"}
+
+_programme_option = click.option(
+    "--programme", "names", multiple=True, metavar="NAME", help="Only this programme (repeatable)."
+)
+_contact_option = click.option("--contact", metavar="GUID", help="Only of this contact.")
+_reason_option = click.option("--reason", metavar="TEXT", help="Only where the reason contains this.")
+
+
+@click.group("rejections")
+def command() -> None:
+    """List rows that were rejected or refused, have them tried again, or discard a row of an export."""
+
+
+@command.command("list")
+@_programme_option
+@_contact_option
+@_reason_option
+@click.option("--rows", "as_rows", is_flag=True, help="Each by itself; by default so with --contact.")
+@click.option("--all", "resolved", is_flag=True, help="Each by itself, resolved rows of exports too.")
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(min=1), help="So many at most.")
+@output.json_option
+def list_(
+    *,
+    names: tuple[str, ...],
+    contact: str | None,
+    reason: str | None,
+    as_rows: bool,
+    resolved: bool,
+    limit: int,
+    as_json: bool,
+) -> None:
+    """Show what is outstanding: by reason, with since when and the next try, or each by itself."""
+    contact = _guid(contact)
+    as_rows = as_rows or resolved or contact is not None
+    results = []
+    with _accounts(names) as (ledger, accounts):
+        for account in accounts:
+            groups = kept.groups(ledger, account, contact=contact, reason=reason)
+            rows = (
+                kept.rows(ledger, account, contact=contact, reason=reason, resolved=resolved, limit=limit)
+                if as_rows
+                else []
+            )
+            results.append((account, groups, rows))
+    if as_json:
+        output.print_json({"status": "ok", "programmes": [_as_json(*result, limit=limit) for result in results]})
+        return
+    for account, groups, rows in results:
+        outstanding = sum(group.rows for group in groups)
+        oldest = min((group.since for group in groups), default=None)
+        since = f", the oldest since {_time(oldest)} (all times UTC)" if oldest else ""
+        output.say(f"{account.name}: {outstanding:,} outstanding{since}")
+        for row in rows:
+            _say_row(row)
+        for group in () if as_rows else groups[:limit]:
+            _say_group(group)
+
+
+@command.command()
+@_programme_option
+@_contact_option
+@_reason_option
+@click.option("--all", "everything", is_flag=True, help="All that is outstanding.")
+@output.json_option
+def retry(*, names: tuple[str, ...], contact: str | None, reason: str | None, everything: bool, as_json: bool) -> None:
+    """Have the next run try again, also what is gone: refused rows are sent, accounts of rejected rows are read.
+
+    Chosen by contact, by reason, or all. A row of an export that names no contact can't be read by itself; a full
+    resync resolves it where Treazure does not list it any more.
+    """
+    contact = _guid(contact)
+    if everything == bool(contact or reason):
+        raise SettingsError("Choose what to try again: --contact, --reason, or --all alone.")
+    results = []
+    with _accounts(names) as (ledger, accounts):
+        for account in accounts:
+            done = kept.retry(ledger, account, contact=contact, reason=reason)
+            results.append({"programme": account.name, **asdict(done)})
+    if as_json:
+        output.print_json({"status": "ok", "programmes": results})
+        return
+    for result in results:
+        output.say(
+            f"{result['programme']}: the next run sends {result['refused']:,} refused rows again and reads "
+            f"{result['to_read']:,} accounts."
+        )
+        if result["nameless"]:
+            output.say(
+                f"{result['nameless']:,} rows of exports name no contact: `run balance-sync --full-resync` resolves "
+                "them where Treazure does not list them any more, `rejections discard` ends them."
+            )
+
+
+@command.command()
+@click.argument("digest")
+@_programme_option
+@click.option("--reason", required=True, help="Why; it is kept.")
+@output.json_option
+def discard(*, digest: str, names: tuple[str, ...], reason: str, as_json: bool) -> None:
+    """End a rejected row of an export for good; DIGEST stands in `list --rows`, its first characters will do.
+
+    The same row stays discarded when it comes again. Nothing changes for its contact.
+    """
+    if len(digest) < _SHORTEST_DIGEST:
+        raise SettingsError(f"DIGEST ({digest!r}) must have {_SHORTEST_DIGEST} characters at least.")
+    with _accounts(names) as (ledger, accounts):
+        discarded = sum(kept.discard(ledger, account, digest.lower(), reason) for account in accounts)
+    if not discarded:
+        raise SettingsError(
+            f"No outstanding row of an export has a digest that begins with {digest!r}. "
+            "`treazure-pipeline rejections list --rows` shows them; what Engage refuses can't be discarded."
+        )
+    if as_json:
+        output.print_json({"status": "ok", "discarded": discarded})
+    else:
+        output.say(f"{discarded:,} discarded.")
+
+
+@contextmanager
+def _accounts(names: Sequence[str]) -> Iterator[tuple[Ledger, list[Account]]]:
+    settings = load_settings()
+    programmes = chosen(settings, names)
+    with open_ledger(settings, instance.prepare(settings).ledger_url) as ledger:
+        yield ledger, [ledger.account(programme) for programme in programmes]
+
+
+def _guid(contact: str | None) -> str | None:
+    if contact is None:
+        return None
+    try:
+        return str(uuid.UUID(contact))
+    except ValueError:
+        raise SettingsError(f"--contact ({contact!r}) must be a GUID.") from None
+
+
+def _as_json(
+    account: Account, groups: Sequence[kept.Group], rows: Sequence[kept.Rejection], *, limit: int
+) -> dict[str, object]:
+    return {
+        "programme": account.name,
+        "outstanding": sum(group.rows for group in groups),
+        "since": min((group.since for group in groups), default=None),
+        "reasons": [asdict(group) for group in groups[:limit]],
+        "rows": [asdict(row) for row in rows],
+    }
+
+
+def _say_group(group: kept.Group) -> None:
+    facts = [_ORIGINS[group.origin], f"first {_time(group.first_seen)}", f"last {_time(group.last_seen)}"]
+    if group.next_try:
+        facts.append(f"next try {_time(group.next_try)}")
+    if group.gone:
+        facts.append(f"{group.gone:,} gone")
+    output.say(f"{group.rows:>9,}  {group.reason}")
+    output.say(f"{'':>9}  {', '.join(facts)}")
+
+
+def _say_row(row: kept.Rejection) -> None:
+    facts = [_ORIGINS[row.origin], f"count {row.times:,}", f"since {_time(row.since)}", f"last {_time(row.last_seen)}"]
+    if row.digest:
+        facts.append(f"digest {row.digest[:12]}")
+    if row.resolved_at:
+        facts.append(f"resolved {_time(row.resolved_at)} by {row.resolved_by}: {row.note or 'its cause is gone'}")
+    elif row.gone:
+        facts.append("gone")
+    elif row.next_try:
+        facts.append(f"next try {_time(row.next_try)}")
+    output.say(f"{row.contact or 'no contact'}  {', '.join(facts)}")
+    output.say(f"    {row.reason}")
+    output.say(f"    {row.raw}" if row.raw is not None else f"    balance {row.balance}")
+
+
+def _time(moment: datetime | None) -> str:
+    return "never" if moment is None else f"{moment:%Y-%m-%d %H:%M}"

@@ -1,0 +1,186 @@
+"""From Treazure into the ledger: fetching a snapshot and merging it. From there to Engage it goes on in `push`."""
+
+from __future__ import annotations
+
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from treazure_pipeline.balance_sync import merge, staging
+from treazure_pipeline.balance_sync.exports import begin_export
+from treazure_pipeline.clients.decoding import decode_balances
+from treazure_pipeline.errors import (
+    AuthenticationError,
+    ExportExpiredError,
+    NoAnswerError,
+    NotFoundError,
+    PipelineError,
+    RemoteError,
+)
+from treazure_pipeline.ledger import batches
+
+if TYPE_CHECKING:
+    from decimal import Decimal
+
+    from treazure_pipeline.balance_sync.merge import MergeFigures
+    from treazure_pipeline.clients.transport import RetryPolicy
+    from treazure_pipeline.clients.treazure import TreazureClient
+    from treazure_pipeline.ledger.coverage import Window
+    from treazure_pipeline.ledger.store import Account, Ledger
+
+logger = logging.getLogger(__name__)
+
+_MOST_EXPIRED_EXPORTS = 3
+_MOST_REREADS = 3
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """An export that is staged in the ledger and waits for its merge; `seconds` it took.
+
+    `clock_ahead`: by how many seconds Treazure's clock is ahead of the database's, None where it does not say.
+    """
+
+    observation: int
+    window: Window
+    fetched: int
+    rejected: int
+    seconds: float
+    clock_ahead: float | None
+
+
+@dataclass(frozen=True)
+class Diff:
+    """A merged export; `reread`: accounts that were read once more, since two observations overlapped."""
+
+    figures: MergeFigures
+    reread: int
+    seconds: float
+
+
+class NoSnapshotError(PipelineError):
+    """There is no staged export to merge."""
+
+
+def take_snapshot(
+    ledger: Ledger,
+    treazure: TreazureClient,
+    account: Account,
+    window: Window,
+    *,
+    run_id: str,
+    retry: RetryPolicy,
+    max_rejected_share: Decimal,
+) -> Snapshot:
+    """Have Treazure export the balances that changed in `window` and stage them in the ledger.
+
+    An export that has expired, or whose body breaks off, is requested again; other tries are the client's. Raises
+    RemoteError when it can't be had, ClocksApartError when its window could not be trusted, UntrustedExportError when
+    more than `max_rejected_share` of its rows can't be understood; then nothing has changed.
+    """
+    began = time.perf_counter()
+    broken = expired = 0
+    while True:
+        observation = staging.ask(ledger, account, window, run_id)
+        path, ahead = begin_export(ledger, treazure, account, window.start, window.end)
+        try:
+            with treazure.open_balances(path) as chunks:
+                try:
+                    rows = decode_balances(chunks, account.loyalty_id)
+                    fetched, rejected = staging.stage(
+                        ledger, account, observation, rows, max_rejected_share=max_rejected_share
+                    )
+                    return Snapshot(observation, window, fetched, rejected, time.perf_counter() - began, ahead)
+                except NoAnswerError as error:
+                    broken += 1
+                    if broken >= retry.attempts or not retry.sleep(retry.wait_after(broken, error)):
+                        raise
+                    logger.warning("%s A new export is requested.", error)
+        except ExportExpiredError as error:
+            expired += 1
+            if expired >= _MOST_EXPIRED_EXPORTS:
+                raise
+            logger.warning("%s", error)
+
+
+def merge_snapshot(
+    ledger: Ledger,
+    treazure: TreazureClient,
+    account: Account,
+    *,
+    run_id: str,
+    batch_size: int = 1000,
+    concurrency: int = 8,
+    scale: float = 1.0,
+) -> Diff:
+    """Merge the staged export into the ledger: what differs becomes pending.
+
+    Where the export overlaps in time with another observation of an account and differs, the account is read once
+    more; `scale` multiplies the waits after one that can't be read. Raises NoSnapshotError when nothing is staged.
+    """
+    began = time.perf_counter()
+    batches.fold(ledger, account)
+    batches.return_rows(ledger, account)
+    observation = staging.staged(ledger, account)
+    if observation is None:
+        message = f"Programme {account.name!r} has no fetched snapshot to compare."
+        raise NoSnapshotError(message, hint="Materialise treazure_balance_snapshot first.")
+    figures = merge.merge(ledger, account, observation, lot=batch_size)
+    reread = reread_accounts(ledger, treazure, account, run_id=run_id, concurrency=concurrency, scale=scale)
+    return Diff(figures, reread, time.perf_counter() - began)
+
+
+def reread_accounts(
+    ledger: Ledger,
+    treazure: TreazureClient,
+    account: Account,
+    *,
+    run_id: str,
+    concurrency: int = 8,
+    scale: float = 1.0,
+) -> int:
+    """Read the accounts once more whose observations overlapped and differed; return how many were due.
+
+    One that can't be read keeps what is known of it: unknown to Treazure it is given up, else it is tried again after a
+    wait that grows.
+    """
+    contacts = merge.to_reread(ledger, account)
+
+    def read(contact: str) -> None:
+        try:
+            read_account(ledger, treazure, account, contact, run_id=run_id)
+        except AuthenticationError:
+            raise
+        except RemoteError as error:
+            logger.warning("Contact %s can't be read once more; what is known of it stays. %s", contact, error)
+            if isinstance(error, NotFoundError):
+                merge.drop_reread(ledger, account, contact)
+            else:
+                answer = "no usable answer" if error.status is None else f"status {error.status}"
+                merge.postpone_reread(ledger, account, contact, answer, scale)
+
+    with ThreadPoolExecutor(concurrency, thread_name_prefix="reread") as threads:
+        for _ in threads.map(read, contacts):
+            pass
+    return len(contacts)
+
+
+def read_account(
+    ledger: Ledger, treazure: TreazureClient, account: Account, contact: str, *, run_id: str
+) -> Decimal | None:
+    """Read one account and record its balance; return it, None where the account is not in the programme.
+
+    Raises NotFoundError where Treazure says 404.
+    """
+    balance = None
+    for _ in range(_MOST_REREADS):
+        asked = ledger.now()
+        balance = treazure.account_balance(contact, account.loyalty_id)
+        if balance is None:
+            merge.drop_reread(ledger, account, contact)
+            break
+        if merge.record_account(ledger, account, contact, balance, asked, run_id):
+            break
+    return balance

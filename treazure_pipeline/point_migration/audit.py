@@ -1,0 +1,179 @@
+"""The audit of a migration: do the files hold the roster, does Engage hold the files, and who answers for what differs.
+
+It closes the migration: every contact is read back from Engage, compared, and what Engage shows becomes what the ledger
+knows as sent. Only then is the programme live again.
+"""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from treazure_pipeline import people
+from treazure_pipeline.errors import NotFoundError, PipelineError
+from treazure_pipeline.point_migration import audit_store, backfill
+from treazure_pipeline.point_migration.backfill import MigrationError
+from treazure_pipeline.point_migration.report import write_report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from treazure_pipeline.clients.engage import EngageClient
+    from treazure_pipeline.ledger.store import Account, Ledger
+    from treazure_pipeline.point_migration.audit_store import ReadBack
+    from treazure_pipeline.point_migration.backfill import Migration
+
+_PROBED = 50
+_CHUNK = 500
+
+
+class NotImportedYetError(PipelineError):
+    """Engage shows no points yet of contacts that the files give some: a person imports them next."""
+
+    exit_code = 6
+
+
+class DifferencesError(PipelineError):
+    """Engage shows other balances than were imported."""
+
+
+@dataclass(frozen=True)
+class Audited:
+    """What an audit found, in contacts, and where its report is. `pending`: left to the hourly sync."""
+
+    contacts: int
+    read: int
+    equal: int
+    differing: int
+    missing: int
+    left_out: int
+    pending: int
+    balance: Decimal
+    imported: Decimal
+    in_engage: Decimal
+    report: Path
+    seconds: float
+
+
+def require_conserved(ledger: Ledger, migration: Migration) -> None:
+    """Raise MigrationError where a contact's rows do not add up to its balance, or a key stands for two contacts."""
+    wrong = audit_store.unequal(ledger, migration, limit=5)
+    doubled = audit_store.doubled_keys(ledger, migration, limit=5)
+    if doubled:
+        keys = ", ".join(f"{people.said(f'{key:.60}')} ({count} contacts)" for key, count in doubled)
+        raise MigrationError(
+            f"Keys stand for several contacts: {keys}.", hint="Mend the mapping file, then prepare_migration again."
+        )
+    if wrong:
+        listed = "; ".join(f"{contact}: balance {balance}, rows {rows}" for contact, balance, rows in wrong)
+        raise MigrationError(
+            f"Rows do not add up to the balance at the cut-off: {listed}.",
+            hint="Run point_migration for these shards again. Nothing is delivered before they do.",
+        )
+
+
+def audit(
+    ledger: Ledger,
+    engage: EngageClient,
+    account: Account,
+    folder: Path,
+    *,
+    concurrency: int,
+    run_id: str,
+    accepted_by: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Audited:
+    """Read every balance back from Engage, compare, report; close the migration where nothing differs.
+
+    What was read and equal is not read again by a later run. `accepted_by` is the person who answers for what still
+    differs: those contacts become pending, so the hourly sync sets them. Raises NotImportedYetError and
+    DifferencesError; the programme then stays in migration.
+    """
+    began = time.perf_counter()
+    with backfill.holding(ledger, account):
+        migration = backfill.opened(ledger, account)
+        backfill.require(migration, "delivered")
+        try:
+            _require_import(ledger, engage, account, migration, concurrency)
+            _read_back(ledger, engage, account, migration, concurrency, progress)
+        finally:
+            report = write_report(ledger, account, migration, folder, accepted_by=accepted_by)
+        found = audit_store.shards(ledger, migration)
+        differing = sum(shard.differing for shard in found)
+        if differing and not accepted_by:
+            listed = "; ".join(
+                f"{each.contact}: imported {each.imported or 0}, "
+                f"Engage shows {'no account' if each.shown is None else each.shown}"
+                for each in audit_store.differences(ledger, migration, limit=5)
+            )
+            raise DifferencesError(
+                f"{differing} contacts differ in Engage from what was imported: {listed}.",
+                hint=f"See {report}. Run finish_migration again when Engage's import has ended; what can't be mended "
+                "is accepted with accepted_by, and the hourly sync then sets these balances.",
+            )
+        with ledger.holding(account):
+            reason = f"{differing} contacts differed" if differing else "all balances are equal"
+            closed = audit_store.close(
+                ledger, account, migration, run_id=run_id, accepted_by=accepted_by, reason=reason
+            )
+    return Audited(
+        contacts=sum(shard.contacts for shard in found),
+        read=sum(shard.read for shard in found),
+        equal=sum(shard.equal for shard in found),
+        differing=differing,
+        missing=sum(shard.missing for shard in found),
+        left_out=sum(shard.left_out for shard in found),
+        pending=closed["pending"],
+        balance=sum((shard.balance for shard in found), Decimal(0)),
+        imported=sum((shard.imported for shard in found), Decimal(0)),
+        in_engage=sum((shard.in_engage for shard in found), Decimal(0)),
+        report=report,
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _require_import(
+    ledger: Ledger, engage: EngageClient, account: Account, migration: Migration, concurrency: int
+) -> None:
+    """Look at a few contacts before reading all: an import that has not begun shows in them."""
+    probed = audit_store.probe(ledger, migration, _PROBED)
+    with ThreadPoolExecutor(concurrency, thread_name_prefix="probe") as threads:
+        shown = list(threads.map(lambda row: balance_in_engage(engage, account, row.contact), probed))
+    if probed and not any(shown):
+        raise NotImportedYetError(
+            f"Not imported yet: none of {len(probed)} contacts that the files give points has any in Engage.",
+            hint="Run finish_migration again when Engage has imported the files; until then nothing is sent to Engage.",
+        )
+
+
+def _read_back(
+    ledger: Ledger,
+    engage: EngageClient,
+    account: Account,
+    migration: Migration,
+    concurrency: int,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    started = ledger.now()
+    total = audit_store.read_back_left(ledger, migration, started)
+    after: ReadBack | None = None
+    with ThreadPoolExecutor(concurrency, thread_name_prefix="read-back") as threads:
+        while rows := audit_store.to_read_back(ledger, migration, before=started, after=after, limit=_CHUNK):
+            shown = list(threads.map(lambda row: balance_in_engage(engage, account, row.contact), rows))
+            audit_store.record_read_back(ledger, migration, rows, shown)
+            after = rows[-1]
+            if progress is not None:
+                progress(len(rows), total)
+
+
+def balance_in_engage(engage: EngageClient, account: Account, contact: str) -> Decimal | None:
+    """Return what Engage shows of a contact in this programme, None where it has no account or no such contact."""
+    try:
+        accounts = engage.point_accounts(contact)
+    except NotFoundError:
+        return None
+    return next((one.balance for one in accounts if one.definition_id == account.definition_id), None)

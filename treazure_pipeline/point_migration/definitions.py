@@ -1,0 +1,365 @@
+"""The point migration in Dagster: roster, points log and files by shard, delivery, audit, and their jobs.
+
+Belongs here: assets, partitions, run config, what a run shows. Does not: how points are migrated
+in the other modules of this folder. See https://docs.dagster.io/guides/build/partitions-and-backfills
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import dagster as dg
+from pydantic import Field
+
+from treazure_pipeline.balance_sync.definitions import CONNECTIONS, OWNERS
+from treazure_pipeline.connections import Connections
+from treazure_pipeline.ledger.limiter import Priority
+from treazure_pipeline.ledger.store import Account
+from treazure_pipeline.orchestration import failures
+from treazure_pipeline.orchestration import metadata as md
+from treazure_pipeline.orchestration.names import BACKGROUND, FOR_DAYS, Names
+from treazure_pipeline.point_migration import audit_store, backfill
+from treazure_pipeline.settings import Programme
+
+GROUP = "point_migration"
+AUDITED = "engage_holds_what_was_imported"
+
+ROSTER_COLUMNS = dg.TableSchema(
+    columns=[
+        dg.TableColumn("contact", "uuid", "The contact's GUID."),
+        dg.TableColumn("balance", "numeric", "Points in Treazure at the cut-off, exact, once settled."),
+        dg.TableColumn("settled", "boolean", "False while a movement after the cut-off is still to be taken back."),
+        dg.TableColumn("key", "text", "The retailer's key where files name contacts by one."),
+        dg.TableColumn("imported", "numeric", "Sum of the contact's rows in the files, read back from them."),
+        dg.TableColumn("read_back", "numeric", "What Engage showed after the import."),
+    ]
+)
+
+
+class RosterConfig(dg.Config):
+    """What a person decides when a migration begins."""
+
+    although_loaded: bool = Field(
+        default=False,
+        description="Begin although the sync has sent balances to Engage: an import adds to them.",
+    )
+    mapping: str | None = Field(
+        default=None,
+        description="Path or fsspec URL of the CSV (contact, key), where MIGRATION_KEY_TYPE is not ContactId.",
+    )
+    deliver_by: Literal["files", "api"] = Field(
+        default="files",
+        description="How the rows will get to Engage: what that needs is checked before the mode changes.",
+    )
+
+
+class LogConfig(dg.Config):
+    """What a person decides about contacts whose log can't be read."""
+
+    leave_out_unreadable: bool = Field(
+        default=False,
+        description="Import the shard without them; the hourly sync sets their balances when the programme is live.",
+    )
+
+
+class DeliveryConfig(dg.Config):
+    """How the rows get to Engage."""
+
+    by: Literal["files", "api"] = Field(
+        default="files", description="`api` is for a tenant that is already active; contacts are named by their id."
+    )
+    deliver_again: bool = Field(
+        default=False, description="Send files that have been delivered once more. An import adds points each time."
+    )
+    uncertain_are_taken: bool | None = Field(
+        default=None,
+        description="What became of files, or requests by API, that nobody can tell of, as Engage's accounts show.",
+    )
+
+
+class AuditConfig(dg.Config):
+    """Who answers for what still differs."""
+
+    accepted_by: str | None = Field(
+        default=None, description="Close the audit although contacts differ; the hourly sync sets their balances."
+    )
+
+
+class AbandonConfig(dg.Config):
+    """Who gives a migration up, and why."""
+
+    by: str = Field(description="The person who decides.")
+    reason: str = Field(description="Why; kept with the migration.")
+
+
+def shard_names(shards: int) -> list[str]:
+    """Return the names of the partitions."""
+    return [f"{number:03}" for number in range(shards)]
+
+
+def build_migration(programme: Programme, names: Names, *, shards: int) -> dg.Definitions:
+    """Assemble one programme's migration."""
+    key = names.key
+    partitions = dg.StaticPartitionsDefinition(shard_names(shards))
+    tags = {"programme": programme.name}
+    common: dict[str, Any] = {
+        "group_name": names.group(GROUP),
+        "owners": OWNERS,
+        "tags": tags,
+        "required_resource_keys": {CONNECTIONS},
+        "pool": names.of("point_migration"),
+        "code_version": "1",
+    }
+
+    @dg.asset(
+        key=key("migration_roster"),
+        deps=[key("treazure_balances")],
+        kinds={"treazure", "postgres"},
+        metadata={
+            "dagster/column_schema": ROSTER_COLUMNS,
+            "dagster/table_name": "treazure_pipeline.migration_contact",
+            "dagster/column_lineage": md.lineage(
+                {name: (key("treazure_balances"), name) for name in ("contact", "balance")}
+            ),
+        },
+        description=(
+            "Puts the programme into state migrating, fixes the cut-off once, and lists every contact with its "
+            "balance, from one export or, where that fails, from halves of it."
+        ),
+        **common,
+    )
+    def migration_roster(context: dg.AssetExecutionContext, config: RosterConfig) -> dg.MaterializeResult:
+        from treazure_pipeline.point_migration import steps
+
+        with _working(context, programme) as (connections, account):
+            roster = steps.prepare(
+                connections, account, programme, run_id=context.run.run_id, although_loaded=config.although_loaded,
+                mapping=config.mapping, by=config.deliver_by,
+            )  # fmt: skip
+        found = roster.figures
+        return dg.MaterializeResult(
+            metadata={
+                "dagster/row_count": found["contacts"],
+                "migration": roster.migration.id,
+                "cut_off": dg.MetadataValue.timestamp(roster.migration.cut_off),
+                "mode": roster.migration.mode,
+                "key_type": roster.migration.key_type,
+                "shards": roster.migration.shards,
+                **{name: value for name, value in found.items() if name != "points"},
+                "points_total": md.number(found["points"]),
+                "points_exact": str(found["points"]),
+                "seconds_roster": round(roster.seconds, 3),
+            }
+        )
+
+    @dg.asset(
+        key=key("migration_points_log"),
+        deps=[migration_roster],
+        partitions_def=partitions,
+        kinds={"treazure", "postgres"},
+        metadata={"dagster/table_name": "treazure_pipeline.migration_log"},
+        description=(
+            "The points log of each contact of the shard, fetched in parallel within the shared rate and kept part by "
+            "part; a run goes on where the last one stopped."
+        ),
+        **common,
+    )
+    def migration_points_log(context: dg.AssetExecutionContext, config: LogConfig) -> dg.MaterializeResult:
+        from treazure_pipeline.point_migration import steps
+
+        with _working(context, programme) as (connections, account):
+            fetched = steps.fetch(
+                connections, account, _shard(context), leave_out_unreadable=config.leave_out_unreadable
+            )
+            whole = backfill.progress(connections.ledger, backfill.opened(connections.ledger, account))
+        return dg.MaterializeResult(
+            metadata={
+                "dagster/row_count": fetched.progress.movements,
+                "dagster/partition_row_count": fetched.progress.movements,
+                "contacts": fetched.progress.contacts,
+                "fetched": fetched.contacts,
+                "left_out": fetched.progress.left_out,
+                "movements": fetched.movements,
+                "unreadable_movements": fetched.unreadable,
+                "contacts_a_second": round(fetched.contacts / fetched.seconds, 1) if fetched.seconds else 0.0,
+                "fetched_of_all_shards": whole.fetched,
+                "contacts_of_all_shards": whole.contacts,
+                "hours_left_of_all_shards": _hours_left(whole, fetched.contacts, fetched.seconds),
+                "seconds_fetch": round(fetched.seconds, 3),
+            }
+        )
+
+    @dg.asset(
+        key=key("migration_files"),
+        deps=[migration_points_log],
+        partitions_def=partitions,
+        kinds={"csv", "postgres"},
+        metadata={"dagster/table_name": "treazure_pipeline.migration_file"},
+        check_specs=[
+            dg.AssetCheckSpec("rows_add_up_to_balances", asset=key("migration_files"),
+                              description="Each contact's rows add up to its balance at the cut-off, exactly (I10)."),
+        ],
+        description="The shard's files by Engage's import rules. The same logs give the same bytes.",
+        **common,
+    )  # fmt: skip
+    def migration_files(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        from treazure_pipeline.point_migration import steps
+
+        with _working(context, programme) as (connections, account):
+            written = steps.write(connections, account, _shard(context))
+            migration = backfill.opened(connections.ledger, account)
+            audits = audit_store.shards(connections.ledger, migration, _shard(context))
+        unequal = sum(each.unequal for each in audits)
+        return dg.MaterializeResult(
+            metadata={
+                "dagster/row_count": written.rows,
+                "dagster/partition_row_count": written.rows,
+                "files": written.files,
+                "contacts": written.contacts,
+                "movements": written.movements,
+                "findings": written.findings,
+                "points_total": md.number(written.total),
+                "points_exact": str(written.total),
+                "rows_a_second": round(written.rows / written.seconds) if written.seconds else 0,
+                "seconds_files": round(written.seconds, 3),
+                "dagster/uri": str(steps.folder_of(connections.settings.home, account, migration) / "files"),
+            },
+            check_results=[
+                dg.AssetCheckResult(
+                    check_name="rows_add_up_to_balances", passed=not unequal, metadata={"unequal": unequal}
+                )
+            ],
+        )
+
+    @dg.asset(
+        key=key("migration_delivery"),
+        deps=[migration_files],
+        kinds={"csv", "voyado"},
+        description=(
+            "Every file brought to MIGRATION_DELIVERY_URL atomically and once, with a manifest; or, for an active "
+            "tenant, every row added by API at most once."
+        ),
+        **common,
+    )
+    def migration_delivery(context: dg.AssetExecutionContext, config: DeliveryConfig) -> dg.MaterializeResult:
+        from treazure_pipeline.point_migration import steps
+
+        with _working(context, programme) as (connections, account):
+            figures = steps.deliver(
+                connections, account, by=config.by, again=config.deliver_again,
+                uncertain_are_taken=config.uncertain_are_taken,
+            )  # fmt: skip
+        return dg.MaterializeResult(metadata={"by": config.by, "dagster/row_count": figures["rows"], **figures})
+
+    @dg.asset(
+        key=key("migration_audit"),
+        deps=[migration_delivery],
+        kinds={"voyado", "postgres"},
+        output_required=False,
+        check_specs=[
+            dg.AssetCheckSpec(AUDITED, asset=key("migration_audit"),
+                              description="Every balance read back from Engage is the one that was imported."),
+        ],
+        description=(
+            "Every balance read back from Engage and compared. Equal, it closes the migration: the ledger knows what "
+            "Engage holds and the programme is live. Not materialised while Engage has not imported the files."
+        ),
+        **common,
+    )  # fmt: skip
+    def migration_audit_(
+        context: dg.AssetExecutionContext, config: AuditConfig
+    ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
+        yield from _audit(context, programme, config.accepted_by)
+
+    @dg.op(name=names.of("abandon"), required_resource_keys={CONNECTIONS})
+    def abandon(context: dg.OpExecutionContext, config: AbandonConfig) -> None:
+        with _working(context, programme) as (connections, account):
+            backfill.abandon(connections.ledger, account, by=config.by, reason=config.reason)
+
+    @dg.job(
+        name=names.of("abandon_migration"),
+        executor_def=dg.in_process_executor,
+        tags=tags,
+        description="Gives the open migration up: the programme is live again, and the sync sets what it knows.",
+    )
+    def abandon_migration() -> None:
+        abandon()
+
+    def job(name: str, description: str, assets: Sequence[dg.AssetsDefinition]) -> Any:
+        return dg.define_asset_job(
+            names.of(name),
+            selection=dg.AssetSelection.assets(*assets),
+            executor_def=dg.in_process_executor,
+            tags=tags | BACKGROUND | FOR_DAYS,
+            description=description,
+        )
+
+    return dg.Definitions(
+        assets=[migration_roster, migration_points_log, migration_files, migration_delivery, migration_audit_],
+        jobs=[
+            job("prepare_migration", "Puts the programme into migration and lists its contacts.", [migration_roster]),
+            job(
+                "point_migration",
+                "Fetches the logs of a shard and writes its files; a backfill over all shards migrates the programme.",
+                [migration_points_log, migration_files],
+            ),
+            job(
+                "finish_migration",
+                "Delivers the files; after their import reads all balances back and closes the migration.",
+                [migration_delivery, migration_audit_],
+            ),
+            abandon_migration,
+        ],
+    )
+
+
+def _audit(
+    context: dg.AssetExecutionContext, programme: Programme, accepted_by: str | None
+) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
+    from treazure_pipeline.point_migration import steps
+    from treazure_pipeline.point_migration.audit import NotImportedYetError
+
+    with _working(context, programme) as (connections, account):
+        try:
+            found = steps.audit(connections, account, run_id=context.run.run_id, accepted_by=accepted_by)
+        except NotImportedYetError as waiting:
+            connections.failures.append(waiting)
+            context.log.warning(str(waiting))
+            yield md.not_evaluated(AUDITED, str(waiting))
+            return
+    yield dg.AssetCheckResult(
+        check_name=AUDITED,
+        passed=not found.differing,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"differing": found.differing, "accepted_by": accepted_by or ""},
+    )
+    yield dg.MaterializeResult(
+        metadata={
+            "dagster/row_count": found.read,
+            "contacts": found.contacts, "read": found.read, "equal": found.equal, "differing": found.differing,
+            "missing_in_engage": found.missing, "left_out": found.left_out, "pending": found.pending,
+            "points_at_cut_off": md.number(found.balance), "points_imported": md.number(found.imported),
+            "points_in_engage": md.number(found.in_engage), "points_in_engage_exact": str(found.in_engage),
+            "report": dg.MetadataValue.path(str(found.report)),
+            "seconds_audit": round(found.seconds, 3),
+        },
+    )  # fmt: skip
+
+
+def _shard(context: dg.AssetExecutionContext) -> int:
+    return int(context.partition_key)
+
+
+def _hours_left(whole: backfill.Progress, contacts: int, seconds: float) -> float:
+    """Return the hours that all shards still need at this run's speed, 0 where it read nothing."""
+    left = whole.contacts - whole.fetched - whole.left_out
+    return round(left / contacts * seconds / 3600, 3) if contacts else 0.0
+
+
+@contextmanager
+def _working(context: Any, programme: Programme) -> Iterator[tuple[Connections, Account]]:
+    """Work in the background of the shared rates; show our errors as the run's failure."""
+    connections: Connections = getattr(context.resources, CONNECTIONS)
+    connections.priority = Priority.BACKGROUND
+    with failures.shown(connections):
+        yield connections, connections.ledger.account(programme)

@@ -1,0 +1,106 @@
+"""Which of a contact's points are still there at the cut-off, and when they expire.
+
+Treazure uses those points first that expire first (**assumed**); points without an expiry date come last, and points
+from before the log's beginning first. What is left of a row that expires after the cut-off becomes a row of its own
+with that date. So the rows without a date add up to the points that never expire, the others to what Engage takes at
+each date, and Engage agrees with Treazure before and after it.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from decimal import Decimal, localcontext
+
+import numpy as np
+import polars as pl
+
+from treazure_pipeline.point_migration.meaning import OPENING_KIND
+from treazure_pipeline.point_migration.parts import MOMENT, POINTS, PRECISION
+
+_FIRST = datetime(1, 1, 1, tzinfo=UTC)
+_NEVER = datetime(9999, 12, 31, tzinfo=UTC)
+_ZERO = pl.lit(0, POINTS)
+
+
+def with_expiry(rows: pl.DataFrame, cut_off: datetime) -> pl.DataFrame:
+    """Return the rows with a column `valid_to`, those divided of which only a part is still there.
+
+    `rows` has contacts `c` in ascending order, the rows of each in time order, and `kind`, `amount`, `expires_at`.
+    """
+    rows = rows.with_row_index("r")
+    expiring = rows.filter((pl.col("amount") > 0) & (pl.col("expires_at") > cut_off))
+    if expiring.is_empty():
+        return rows.with_columns(valid_to=pl.lit(None, MOMENT)).drop("r", "expires_at")
+    concerned = rows.join(expiring.select("c").unique(), on="c", how="semi", maintain_order="left")
+    left = _left(concerned).filter((pl.col("left") > 0) & (pl.col("expires_at") > cut_off)).select("r", "left")
+    rows = rows.join(left, on="r", how="left", maintain_order="left").with_columns(pl.col("left").fill_null(_ZERO))
+    divided = rows.select((pl.col("left") > 0) & (pl.col("left") < pl.col("amount"))).to_series()
+    rows = rows[np.repeat(np.arange(rows.height), divided.to_numpy() + 1)]
+    used_part = pl.col("r") == pl.col("r").shift(-1)
+    dated = (pl.col("left") > 0) & ~used_part.fill_null(value=False)
+    return rows.with_columns(
+        amount=pl.when(dated).then("left").otherwise(pl.col("amount") - pl.col("left")),
+        valid_to=pl.when(dated).then("expires_at"),
+    ).drop("r", "expires_at", "left")
+
+
+def left_of_lots(lots: Iterable[tuple[Decimal, datetime]]) -> list[Decimal]:
+    """Return what is left of each movement, amount and expiry in time order, of which negative ones use up others."""
+    left: list[Decimal] = []
+    open_lots: list[tuple[datetime, int]] = []
+    owed = Decimal(0)
+    for place, (amount, expires) in enumerate(lots):
+        left.append(max(amount, Decimal(0)))
+        if amount > 0:
+            heapq.heappush(open_lots, (expires, place))
+        else:
+            owed -= amount
+        while owed and open_lots:
+            _, first = open_lots[0]
+            used = min(owed, left[first])
+            left[first] -= used
+            owed -= used
+            if not left[first]:
+                heapq.heappop(open_lots)
+    return left
+
+
+def _left(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return `r`, `expires_at` and `left` of the rows that added points."""
+    expires = pl.when(pl.col("kind") == OPENING_KIND).then(_FIRST).otherwise(pl.col("expires_at").fill_null(_NEVER))
+    rows = rows.select("r", "c", "amount", "expires_at", expires=expires.cast(MOMENT))
+    lots = rows.filter(pl.col("amount") > 0)
+    follows = pl.col("c") == pl.col("c").shift(1)
+    unordered = lots.filter(follows & (pl.col("expires") < pl.col("expires").shift(1))).select("c").unique()
+    if unordered.is_empty():
+        return _left_in_order(rows, lots)
+    in_order = _left_in_order(
+        rows.join(unordered, on="c", how="anti", maintain_order="left"),
+        lots.join(unordered, on="c", how="anti", maintain_order="left"),
+    )
+    others = rows.join(unordered, on="c", how="semi", maintain_order="left").partition_by("c")
+    return pl.concat([in_order, *map(_left_one_by_one, others)])
+
+
+def _left_in_order(rows: pl.DataFrame, lots: pl.DataFrame) -> pl.DataFrame:
+    """Where no points expire earlier than older ones, what is left is the newest: all at once.
+
+    Of each lot that is what of the balance is not in later ones.
+    """
+    balances = rows.group_by("c").agg(balance=pl.col("amount").sum())
+    lots = lots.with_columns(reached=pl.col("amount").cum_sum())
+    ends = lots.group_by("c").agg(end=pl.col("reached").last()).join(balances, on="c")
+    later = pl.col("end") - pl.col("reached")
+    lots = lots.join(ends, on="c", how="left", maintain_order="left").with_columns(left=pl.col("balance") - later)
+    left = (
+        pl.when(pl.col("left") < 0).then(_ZERO).when(pl.col("left") > pl.col("amount")).then("amount").otherwise("left")
+    )
+    return lots.select("r", "expires_at", left=left)
+
+
+def _left_one_by_one(rows: pl.DataFrame) -> pl.DataFrame:
+    with localcontext(prec=PRECISION):
+        left = left_of_lots(zip(rows["amount"], rows["expires"], strict=True))
+    return rows.select("r", "expires_at", left=pl.Series(left, dtype=POINTS))

@@ -1,0 +1,174 @@
+"""The roster: who is migrated, with which balance, and the moment that separates what is imported from what is synced.
+
+The cut-off is the database's clock when the migration begins, compared with the times that Treazure gives its
+movements. A balance that an export lists is the balance at the cut-off unless the account moved after it. Which
+accounts did is told by their mutation times, and by a last export of what changed since shortly before the cut-off,
+asked for when all others have been answered. Those are marked, and `logs` works their balance out from their log.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from treazure_pipeline.balance_sync.exports import begin_export
+from treazure_pipeline.clients.decoding import decode_balances
+from treazure_pipeline.errors import (
+    BusyError,
+    ExportExpiredError,
+    InvalidAnswerError,
+    NoAnswerError,
+    RemoteError,
+    SettingsError,
+    TransientError,
+)
+from treazure_pipeline.ledger import batches
+from treazure_pipeline.point_migration import backfill, roster_store
+from treazure_pipeline.point_migration.backfill import Finding, MigrationError
+from treazure_pipeline.point_migration.keys import KeyFile, KeyFinding, KeyRow, unknown
+
+if TYPE_CHECKING:
+    from treazure_pipeline.clients.transport import RetryPolicy
+    from treazure_pipeline.clients.treazure import TreazureClient
+    from treazure_pipeline.ledger.store import Account, Ledger
+    from treazure_pipeline.point_migration.backfill import Migration, Terms
+    from treazure_pipeline.point_migration.roster_store import ExportWindow
+
+logger = logging.getLogger(__name__)
+
+_LOCK_PATIENCE_SECONDS = 900.0
+_LOCK_POLL_SECONDS = 2.0
+_FAILURES_IN_A_ROW = 6
+
+
+@dataclass(frozen=True)
+class Roster:
+    """A complete roster; `figures` are those of `migration_roster.roster_figures`."""
+
+    migration: Migration
+    figures: dict[str, Any]
+    seconds: float
+
+
+def prepare(
+    ledger: Ledger,
+    treazure: TreazureClient,
+    account: Account,
+    terms: Terms,
+    *,
+    run_id: str,
+    retry: RetryPolicy,
+    although_loaded: bool = False,
+    mapping: str | None = None,
+) -> Roster:
+    """Put the programme into mode migrating, fix the cut-off and read all contacts; go on where an earlier run was.
+
+    An export that fails is asked for again in halves, by mutation time. Raises MigrationError where the programme has
+    been synced to Engage before, BusyError where its sync does not end, ClocksApartError
+    where its times can't be compared, RemoteError where Treazure can't be read.
+    """
+    began = time.perf_counter()
+    with backfill.holding(ledger, account):
+        if backfill.current(ledger, account) is None:
+            now = ledger.now()
+            begin_export(ledger, treazure, account, now, now)  # the cut-off is a time of the database's, for good
+        migration = _switch(ledger, account, terms, run_id=run_id, retry=retry, although_loaded=although_loaded)
+        if migration.terms != terms:
+            raise MigrationError(
+                f"Migration {migration.id} began with mode {migration.mode}, key type {migration.key_type}, "
+                f"{migration.shards} shards and {migration.decimals} decimals.",
+                hint="Set MIGRATION_MODE, MIGRATION_KEY_TYPE, MIGRATION_SHARDS and the programme's decimals to these, "
+                "or abandon it first.",
+            )
+        if migration.state == "roster":
+            _read_all(ledger, treazure, account, migration)
+        if mapping is not None and migration.state in {"roster", "ready"}:
+            _read_keys(ledger, migration, mapping)
+        roster_store.complete_roster(ledger, migration)
+        migration = backfill.opened(ledger, account)
+        return Roster(migration, roster_store.roster_figures(ledger, migration), time.perf_counter() - began)
+
+
+def check(terms: Terms, mapping: str | None) -> list[KeyFinding]:
+    """Go through the mapping file, where one is needed, and return what is odd in it.
+
+    Raises SettingsError where there is none with keys, or one without any use.
+    """
+    if (mapping is None) is not (terms.key_type == "ContactId"):
+        raise SettingsError(
+            f"Contacts are named by {terms.key_type} (MIGRATION_KEY_TYPE), "
+            + ("which needs a mapping file." if mapping is None else "and so no mapping file has any use."),
+            hint="The file is a CSV with the columns contact and key; give its path or URL as `mapping`.",
+        )
+    if mapping is None:
+        return []
+    file = KeyFile(mapping)
+    for _ in file.blocks():
+        pass
+    if not file.taken:
+        listed = " ".join(f"Line {each.line}: {each.advice}" for each in file.findings[:5])
+        raise SettingsError(
+            f"The mapping file has no line with a contact and a key that can be taken. {listed}".rstrip()
+        )
+    return file.findings
+
+
+def _switch(
+    ledger: Ledger, account: Account, terms: Terms, *, run_id: str, retry: RetryPolicy, although_loaded: bool
+) -> Migration:
+    """Begin or find the migration between two runs of the sync, and wait for the requests that are on their way."""
+    deadline = time.monotonic() + _LOCK_PATIENCE_SECONDS * min(retry.scale, 1)
+    while True:
+        try:
+            with ledger.holding(account):
+                migration = backfill.begin(ledger, account, terms, run_id=run_id, although_loaded=although_loaded)
+                while left := batches.lease_left(ledger, account):
+                    if not retry.sleep(left):
+                        break
+                batches.abandon(ledger, account)
+                batches.fold(ledger, account)
+                return migration
+        except BusyError:
+            if time.monotonic() > deadline or not retry.sleep(min(_LOCK_POLL_SECONDS, retry.scale)):
+                raise
+
+
+def _read_all(ledger: Ledger, treazure: TreazureClient, account: Account, migration: Migration) -> None:
+    failures = 0
+    while (window := roster_store.next_window(ledger, migration)) is not None:
+        try:
+            fetched, _ = _read(ledger, treazure, account, migration, window)
+            logger.info("roster: %d accounts changed between %s and %s", fetched, window.start, window.end)
+            failures = 0
+        except (TransientError, ExportExpiredError, InvalidAnswerError) as error:
+            failures += 1
+            if not _may_be_too_large(error) or failures >= _FAILURES_IN_A_ROW:
+                raise
+            if not roster_store.split(ledger, window, str(error)):
+                raise
+            logger.warning("%s The window is split in halves.", error)
+
+
+def _read(
+    ledger: Ledger, treazure: TreazureClient, account: Account, migration: Migration, window: ExportWindow
+) -> tuple[int, int]:
+    path, _ = begin_export(ledger, treazure, account, window.start, window.end)
+    with treazure.open_balances(path) as chunks:
+        return roster_store.add_to_roster(ledger, migration, window, decode_balances(chunks, account.loyalty_id))
+
+
+def _read_keys(ledger: Ledger, migration: Migration, mapping: str) -> None:
+    file = KeyFile(mapping)
+    strangers = roster_store.add_keys(ledger, migration, (row for block in file.blocks() for row in block))
+    odd = [*file.findings, *unknown(KeyRow(*row) for row in strangers)]
+    findings = [
+        Finding(None, "key_line", each.field, f"line {each.line}: {each.value}", remedy=each.advice) for each in odd
+    ]
+    backfill.keep_findings(ledger, migration, "keys", findings)
+
+
+def _may_be_too_large(error: RemoteError) -> bool:
+    """Tell whether a smaller export could do better: not where there was no connection."""
+    return isinstance(error, NoAnswerError | ExportExpiredError | InvalidAnswerError) or error.status is not None

@@ -1,0 +1,160 @@
+"""The steps of a migration as assets, commands and tests call them: each from the connections and the settings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from treazure_pipeline.database.embedded import uses_embedded
+from treazure_pipeline.errors import SettingsError
+from treazure_pipeline.point_migration import audit as auditing
+from treazure_pipeline.point_migration import backfill, roster
+from treazure_pipeline.point_migration.api import add_by_api, require_contact_ids
+from treazure_pipeline.point_migration.backfill import Terms
+from treazure_pipeline.point_migration.delivery import deliver as deliver_files
+from treazure_pipeline.point_migration.delivery import written_files
+from treazure_pipeline.point_migration.logs import Fetched, fetch_shard
+from treazure_pipeline.point_migration.shards import Written, body_of, folder_of, write_shard
+from treazure_pipeline.point_migration.target import Target
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from treazure_pipeline.connections import Connections
+    from treazure_pipeline.ledger.store import Account
+    from treazure_pipeline.point_migration.audit import Audited
+    from treazure_pipeline.point_migration.file_store import File
+    from treazure_pipeline.point_migration.keys import KeyFinding
+    from treazure_pipeline.point_migration.roster import Roster
+    from treazure_pipeline.settings import Programme, Settings
+
+__all__ = ["audit", "check", "deliver", "fetch", "folder_of", "prepare", "write"]
+
+
+def prepare(
+    connections: Connections,
+    account: Account,
+    programme: Programme,
+    *,
+    run_id: str,
+    although_loaded: bool = False,
+    mapping: str | None = None,
+    by: str = "files",
+) -> Roster:
+    """Begin or continue the programme's migration and complete its roster; `by`: how it will reach Engage."""
+    if backfill.current(connections.ledger, account) is None:
+        check(connections, programme, mapping=mapping, by=by)
+    else:
+        roster.check(_terms(connections.settings, programme), mapping)
+    return roster.prepare(
+        connections.ledger, connections.treazure, account, _terms(connections.settings, programme), run_id=run_id,
+        retry=connections.retry, although_loaded=although_loaded, mapping=mapping,
+    )  # fmt: skip
+
+
+def check(
+    connections: Connections, programme: Programme, *, mapping: str | None = None, by: str = "files"
+) -> list[KeyFinding]:
+    """Check all that can be before the programme's mode changes (I11): the mapping, the way to Engage.
+
+    Returns what is odd in the mapping; such lines are left out, or taken with a remark.
+    """
+    settings = connections.settings
+    terms = _terms(settings, programme)
+    found = roster.check(terms, mapping)
+    if by == "api":
+        require_contact_ids(terms.key_type)
+    elif (url := _delivery_url(settings)) is not None:
+        with Target(url, known_hosts=_known_hosts(settings)).opened():
+            pass
+    return found
+
+
+def _delivery_url(settings: Settings) -> str | None:
+    """Return where files go, None for the home; raise SettingsError where other machines would not find them there."""
+    if settings.migration_delivery_url is not None:
+        return settings.migration_delivery_url.get_secret_value()
+    if not uses_embedded(settings):
+        raise SettingsError(
+            "MIGRATION_DELIVERY_URL is not set: the ledger is on a server, so runs may be on any machine, and files "
+            "would stay on the one that delivers them.",
+            hint="Name the importer's folder, such as sftp://user@host/integration/pointTransactionImport.",
+        )
+    return None
+
+
+def _terms(settings: Settings, programme: Programme) -> Terms:
+    return Terms(settings.migration_mode, settings.migration_key_type, settings.migration_shards, programme.decimals)
+
+
+def _known_hosts(settings: Settings) -> list[Path]:
+    return [settings.home / "known_hosts", settings.home.home() / ".ssh" / "known_hosts"]
+
+
+def fetch(connections: Connections, account: Account, shard: int, *, leave_out_unreadable: bool = False) -> Fetched:
+    """Fetch the logs that a shard still lacks."""
+    return fetch_shard(
+        connections.ledger, connections.treazure, account, shard,
+        concurrency=connections.settings.treazure_concurrency, retry=connections.retry,
+        leave_out_unreadable=leave_out_unreadable, progress=connections.on_progress,
+    )  # fmt: skip
+
+
+def write(connections: Connections, account: Account, shard: int) -> Written:
+    """Write a shard's files below the home."""
+    return write_shard(connections.ledger, account, shard, connections.settings.home)
+
+
+def deliver(
+    connections: Connections,
+    account: Account,
+    *,
+    by: str = "files",
+    again: bool = False,
+    uncertain_are_taken: bool | None = None,
+) -> dict[str, Any]:
+    """Deliver what the shards wrote, once every contact's rows add up; return what a run shows of it.
+
+    `by` counts until the delivery is complete; after that it is what it was.
+    """
+    settings = connections.settings
+    migration = backfill.opened(connections.ledger, account)
+    if migration.state == "delivered":
+        by = migration.delivered_by or by
+    written_files(connections.ledger, migration)
+    auditing.require_conserved(connections.ledger, migration)
+
+    def body(file: File) -> bytes:
+        return body_of(connections.ledger, account, migration, file, settings.home)
+
+    with backfill.holding(connections.ledger, account):
+        if by == "api":
+            added = add_by_api(
+                connections.ledger, connections.engage, account, migration, body,
+                batch_size=settings.engage_batch_size, concurrency=settings.engage_concurrency,
+                retry=connections.retry, uncertain_are_taken=uncertain_are_taken, progress=connections.on_progress,
+            )  # fmt: skip
+            return {
+                "target": "the API", "rows": added.rows, "sent": added.sent, "sent_before": added.sent_before,
+                "refused": added.refused, "refused_requests": added.refused_requests, "requests": added.requests,
+            }  # fmt: skip
+        local = folder_of(settings.home, account, migration) / "delivered"
+        target = Target(_delivery_url(settings) or local.as_uri(), known_hosts=_known_hosts(settings))
+        done = deliver_files(
+            connections.ledger, account, migration, body, target, again=again,
+            uncertain_are_taken=uncertain_are_taken, progress=connections.on_progress,
+        )  # fmt: skip
+    return {
+        "target": done.target, "files": done.files, "sent": done.sent, "sent_before": done.sent_before,
+        "no_longer_there": done.taken, "rows": done.rows, "points": done.total,
+    }  # fmt: skip
+
+
+def audit(connections: Connections, account: Account, *, run_id: str, accepted_by: str | None = None) -> Audited:
+    """Read all balances back and close the migration where they are equal, or accepted."""
+    settings = connections.settings
+    migration = backfill.opened(connections.ledger, account)
+    return auditing.audit(
+        connections.ledger, connections.engage, account, folder_of(settings.home, account, migration) / "audit",
+        concurrency=settings.engage_concurrency, run_id=run_id, accepted_by=accepted_by,
+        progress=connections.on_progress,
+    )  # fmt: skip

@@ -1,0 +1,220 @@
+"""The points history in Dagster: the asset, its job, its schedule (off by default), its checks.
+
+Belongs here: run config, metadata, checks. Does not: how a log gets into the table (`treazure_pipeline.points_history.refresh`)
+or into files (`treazure_pipeline.points_history.export`).
+"""
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from pydantic import Field
+
+from treazure_pipeline import people
+from treazure_pipeline.balance_sync.definitions import ACTIVE, CONNECTIONS, FOREGROUND, OWNERS
+from treazure_pipeline.connections import Connections
+from treazure_pipeline.errors import SettingsError
+from treazure_pipeline.ledger import frames
+from treazure_pipeline.ledger.limiter import Priority
+from treazure_pipeline.orchestration import failures
+from treazure_pipeline.orchestration import metadata as md
+from treazure_pipeline.orchestration.names import BACKGROUND, Names
+from treazure_pipeline.points_history import store
+from treazure_pipeline.points_history.refresh import Refreshed, refresh
+from treazure_pipeline.settings import Programme
+
+if TYPE_CHECKING:
+    from treazure_pipeline.points_history.export import Exported
+
+GROUP = "points_history"
+COLUMNS = dg.TableSchema(
+    columns=[
+        dg.TableColumn("programme", "smallint", "The programme's number (`programme.id`)."),
+        dg.TableColumn("contact", "uuid", "The contact's GUID, the same in both systems."),
+        dg.TableColumn("position", "integer", "The movement's place in the contact's log, from 1, oldest first."),
+        dg.TableColumn("date_time", "timestamptz", "When the points moved; UTC."),
+        dg.TableColumn("amount", "numeric", "Points, exact; negative where they go."),
+        dg.TableColumn("balance", "numeric", "The contact's balance after the movement, where Treazure names it."),
+        dg.TableColumn(
+            "transaction_type", "text",
+            "Load, Convert, Redeem, Expire, Transfer, RedeemVoucher (moves no points), or one that is new.",
+        ),
+        dg.TableColumn("expires_at", "timestamptz", "Only where points expire by the date they were earned."),
+        dg.TableColumn("comment", "text", "The description; may hold personal data."),
+        dg.TableColumn("operator_id", "text", "Who moved the points; may hold personal data."),
+        dg.TableColumn("shop_id", "text", "Where."),
+        dg.TableColumn("pos_id", "text", "At which till."),
+        dg.TableColumn("receipt_nr", "text", "The receipt; of an adjustment from Engage: `adjustment.receipt`."),
+        dg.TableColumn("properties", "jsonb", "What else Treazure says."),
+    ]
+)  # fmt: skip
+
+
+class HistoryConfig(dg.Config):
+    """Whose logs to read, and where to write files."""
+
+    full: bool = Field(default=False, description="Read the logs of all contacts, not only of those that changed.")
+    max_hours: float = Field(
+        default=5.0, gt=0, description="End in good order after so many hours; the next run goes on."
+    )
+    export_url: str | None = Field(
+        default=None,
+        description=(
+            "Afterwards write Parquet files by month: a folder, or a fsspec URL such as s3://bucket/points. An "
+            'address with a password comes from the environment: {"env": "NAME_OF_THE_VARIABLE"}.'
+        ),
+    )
+
+
+def build_points_history(programme: Programme, names: Names) -> dg.Definitions:
+    """Assemble one programme's history."""
+    key = names.key
+    tags = {"programme": programme.name}
+
+    @dg.asset(
+        key=key("points_history"),
+        deps=[key("balance_diff")],
+        group_name=names.group(GROUP),
+        owners=OWNERS,
+        tags=tags,
+        kinds={"treazure", "postgres", "parquet"},
+        code_version="1",
+        pool=names.of("points_history"),
+        required_resource_keys={CONNECTIONS},
+        metadata={
+            "dagster/column_schema": COLUMNS,
+            "dagster/table_name": "treazure_pipeline.points_history",
+            "dagster/column_lineage": md.lineage({"contact": (key("balance_diff"), "contact")}),
+        },
+        check_specs=[
+            dg.AssetCheckSpec("history_adds_up", asset=key("points_history"),
+                              description="Each log's amounts add up to the balance of its account (I10)."),
+            dg.AssetCheckSpec("every_log_is_read", asset=key("points_history"),
+                              description="Every log's last read was good, and every movement in it could be read."),
+        ],
+        description=(
+            "Treazure's points log of each contact whose balance changed since its log was last read. A contact's rows "
+            "are replaced in one transaction; Parquet files by month are written where `export_url` says."
+        ),
+    )  # fmt: skip
+    def points_history(context: dg.AssetExecutionContext, config: HistoryConfig) -> dg.MaterializeResult:
+        from treazure_pipeline.points_history import export
+
+        connections: Connections = getattr(context.resources, CONNECTIONS)
+        connections.priority = Priority.BACKGROUND
+        settings = connections.settings
+        with failures.shown(connections):
+            if config.export_url is not None:
+                export.check_url(config.export_url)
+                if export.has_secret(config.export_url):
+                    _refuse_stored(context, config.export_url)
+            account = connections.ledger.account(programme)
+            done = refresh(
+                connections.ledger, connections.treazure, account, everybody=config.full,
+                concurrency=settings.treazure_concurrency, keep_days=settings.ledger_history_days,
+                most_seconds=timedelta(hours=config.max_hours).total_seconds(), progress=connections.on_progress,
+            )  # fmt: skip
+            exported = None
+            if config.export_url is not None and done.error is None:
+                exported = export.export(connections.ledger, account, config.export_url)
+            state = store.state(connections.ledger, account)
+            differing = frames.history_differences(connections.ledger, account, limit=md.SAMPLE_ROWS)
+            failed = frames.history_failures(connections.ledger, account, limit=md.SAMPLE_ROWS)
+            unreadable = frames.history_unreadable(connections.ledger, account, limit=md.SAMPLE_ROWS)
+            newest = frames.points_history(connections.ledger, account, newest=md.SAMPLE_ROWS)
+            now = connections.ledger.now()
+        figures: dict[str, Any] = {
+            **_figures(done, exported),
+            "dagster/row_count": state.rows,
+            "differing_outstanding": state.differing,
+            "failed_outstanding": state.failed,
+            "unreadable_outstanding": state.unreadable,
+            "oldest_due_hours": md.age_hours(state.oldest_due, now),
+            "differences": md.sample(differing),
+            "failures": md.sample(failed),
+            "unreadable": md.sample(unreadable),
+            "newest": md.sample(newest),
+        }
+        if done.error is not None:
+            connections.failures.append(done.error)
+            raise dg.Failure(
+                f"Not every log could be read; {done.left} are left for the next run. {done.error}",
+                metadata=figures,
+                allow_retries=False,
+            )
+        return dg.MaterializeResult(
+            metadata=figures,
+            check_results=[
+                dg.AssetCheckResult(
+                    check_name="history_adds_up",
+                    passed=not state.differing,
+                    severity=dg.AssetCheckSeverity.WARN,
+                    metadata={"differing": state.differing, "rows": figures["differences"]},
+                ),
+                dg.AssetCheckResult(
+                    check_name="every_log_is_read",
+                    passed=not (state.failed or state.unreadable),
+                    severity=dg.AssetCheckSeverity.WARN,
+                    metadata={
+                        "failed": state.failed,
+                        "rows": figures["failures"],
+                        "unreadable_movements": state.unreadable,
+                        "unreadable": figures["unreadable"],
+                    },
+                ),
+            ],
+        )
+
+    job = dg.define_asset_job(
+        names.of("refresh_points_history"),
+        selection=dg.AssetSelection.assets(points_history),
+        executor_def=dg.in_process_executor,
+        tags=tags | BACKGROUND,
+        description="Reads the points logs of contacts whose balance changed, at half of Treazure's rate at most.",
+    )
+    return dg.Definitions(assets=[points_history], jobs=[job], schedules=[_schedule(job)])
+
+
+def _figures(done: Refreshed, exported: "Exported | None") -> dict[str, Any]:
+    unknown = ", ".join(f"{people.word(kind)}: {count}" for kind, count in sorted(done.unknown_types.items()))
+    figures: dict[str, Any] = {
+        "everybody": done.everybody, "due": done.due, "read": done.read, "failed": done.failed, "left": done.left,
+        "movements": done.movements, "rows_written": done.rows, "differing": done.differing,
+        "unknown_movements": done.unknown_types.total(), "unknown_types": people.public(unknown) or "none",
+        "unreadable_movements": done.unreadable,
+        "seconds_read": round(done.seconds, 3),
+    }  # fmt: skip
+    if exported is not None:
+        figures |= {
+            "dagster/uri": exported.url, "files_written": exported.written, "files_removed": exported.removed,
+            "months": exported.months, "rows_exported": exported.rows, "seconds_export": round(exported.seconds, 3),
+        }  # fmt: skip
+    return figures
+
+
+def _refuse_stored(context: dg.AssetExecutionContext, url: str) -> None:
+    """Refuse a secret that the run config holds as text, where Dagster keeps and shows it."""
+    if url in str(context.run.run_config):
+        raise SettingsError(
+            "export_url holds a password, and Dagster keeps and shows run config.",
+            hint='Put the address into an environment variable and give {"env": "ITS_NAME"} for export_url.',
+        )
+
+
+def _schedule(job: Any) -> dg.ScheduleDefinition:
+    @dg.schedule(
+        name=f"{job.name}_schedule",
+        cron_schedule="23 2 * * *",
+        job=job,
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.STOPPED,
+        description="Daily at 02:23 UTC; off until it is switched on. Skips while a run is queued or running.",
+    )
+    def daily(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        runs = context.instance.get_runs(dg.RunsFilter(job_name=job.name, statuses=ACTIVE), limit=10)
+        launched = [run for run in runs if not run.tags.keys() >= FOREGROUND.keys()]
+        if launched:
+            return dg.SkipReason(f"Run {launched[0].run_id} is queued or running.")
+        return dg.RunRequest()
+
+    return daily

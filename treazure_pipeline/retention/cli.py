@@ -1,0 +1,94 @@
+"""``contact``: all that is kept of one contact, and its erasure."""
+
+from __future__ import annotations
+
+import base64
+import json
+import uuid
+from typing import Any
+
+import click
+
+from treazure_pipeline.connections import open_ledger
+from treazure_pipeline.errors import SettingsError
+from treazure_pipeline.ledger.store import Ledger
+from treazure_pipeline.retention import contacts
+from treazure_pipeline.settings import load_settings
+from treazure_pipeline.terminal import instance, output
+
+WAITING = 6
+
+
+@click.group("contact")
+def command() -> None:
+    """Export all that is kept of a contact, or erase its texts."""
+
+
+@command.command()
+@click.argument("guid")
+def export(*, guid: str) -> None:
+    """Print all that the ledger keeps of the contact GUID, as one JSON object: its rows by table.
+
+    Not part of it: files that were exported or delivered, and what Treazure and Engage keep.
+    """
+    contact = _contact(guid)
+    with _ledger() as ledger:
+        tables = contacts.export(ledger, contact)
+    for log in tables["migration_log"]:
+        log["body"] = _movements(log["body"], contact)
+    click.echo(json.dumps({"contact": contact, "tables": tables}, default=str, indent=1))
+
+
+@command.command()
+@click.argument("guid")
+@click.option("--by", required=True, metavar="NAME", help="Who erases; it is kept.")
+@click.option("--why", required=True, metavar="TEXT", help="Why; it is kept.")
+@output.json_option
+@click.pass_context
+def erase(ctx: click.Context, *, guid: str, by: str, why: str, as_json: bool) -> None:
+    """Erase the texts that the ledger keeps of the contact GUID: descriptions, comments, bodies and rows as they came.
+
+    Ids, receipts, amounts and times stay, so that nothing can count twice. What waits to be sent keeps its texts:
+    then the exit code is 6, and the same command is to be run again. Erase the contact in both systems first.
+    """
+    contact = _contact(guid)
+    with _ledger() as ledger:
+        erased = contacts.erase(ledger, contact, by=by, why=why)
+    if as_json:
+        output.print_json({"status": "waiting" if erased.waiting else "ok", "contact": contact,
+                           "erased": erased.blanked, "waiting": erased.waiting})  # fmt: skip
+    else:
+        output.say(f"Erased in {_counts(erased.blanked)}.")
+        if erased.waiting:
+            output.say(f"Still needed, so run it again later: {_counts(erased.waiting)}.")
+    ctx.exit(WAITING if erased.waiting else 0)
+
+
+def _counts(rows: dict[str, int]) -> str:
+    return ", ".join(f"{table} ({count:,} rows)" for table, count in rows.items()) or "no table: there were no texts"
+
+
+def _movements(body: str, contact: str) -> list[dict[str, Any]]:
+    """Return the contact's movements of a part of fetched logs."""
+    from treazure_pipeline.point_migration import parts
+
+    stored = base64.b64decode(body)
+    if not stored:
+        return []
+    return [row for row in parts.decode(stored).iter_rows(named=True) if row["contact"] == contact]
+
+
+def _contact(guid: str) -> str:
+    try:
+        return str(uuid.UUID(guid.strip()))
+    except ValueError:
+        raise SettingsError("The contact must be a GUID, as both systems show it.") from None
+
+
+def _ledger() -> Ledger:
+    from treazure_pipeline.database import embedded
+
+    settings = load_settings()
+    if embedded.uses_embedded(settings):
+        embedded.start(settings.home)
+    return open_ledger(settings, instance.locate(settings).ledger_url)

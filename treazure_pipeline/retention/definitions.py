@@ -1,0 +1,86 @@
+"""The ledger's history in Dagster: what the data team reads, and the job that deletes what is older than its retention.
+
+Belongs here: asset, job, schedule. Does not: what may be deleted (`treazure_pipeline.retention.prune`).
+See https://docs.dagster.io/guides/automate/schedules
+"""
+
+from dataclasses import asdict
+
+import dagster as dg
+
+from treazure_pipeline.balance_sync.definitions import CONNECTIONS, OWNERS
+from treazure_pipeline.connections import Connections
+from treazure_pipeline.orchestration import failures
+from treazure_pipeline.orchestration.names import BACKGROUND, Names
+from treazure_pipeline.retention.prune import blank_texts, megabytes, prune
+from treazure_pipeline.settings import Settings
+
+_COLUMNS = dg.TableSchema(
+    columns=[
+        dg.TableColumn("programme", "text", "The programme's name."),
+        dg.TableColumn("contact", "uuid", "The contact's GUID."),
+        dg.TableColumn("before", "numeric", "The master balance known before; null for a new contact."),
+        dg.TableColumn("after", "numeric", "The master balance from then on."),
+        dg.TableColumn("points", "numeric", "The change."),
+        dg.TableColumn("noted_at", "timestamptz", "When the ledger learned of it (database clock)."),
+        dg.TableColumn("source", "text", "`export`, or `account`: one account read by itself, as after an adjustment."),
+        dg.TableColumn("run_id", "text", "The run in Dagster."),
+        dg.TableColumn("window_from", "timestamptz", "Begin of the mutation times that the export was asked for."),
+        dg.TableColumn("window_to", "timestamptz", "Their end."),
+        dg.TableColumn("asked", "timestamptz", "The balance was true between this ..."),
+        dg.TableColumn("answered", "timestamptz", "... and this."),
+        dg.TableColumn("observation", "bigint", "The observation's number."),
+    ]
+)
+
+
+def build_maintenance(settings: Settings, names: Names) -> dg.Definitions:
+    """Assemble the history's asset, and the job and schedule that keep it from growing for ever."""
+
+    @dg.asset(
+        key=names.key("ledger_history"),
+        group_name=names.group("maintenance"),
+        owners=OWNERS,
+        kinds={"postgres"},
+        code_version="1",
+        pool=names.of("maintenance"),
+        required_resource_keys={CONNECTIONS},
+        metadata={"dagster/table_name": "treazure_pipeline.balance_change", "dagster/column_schema": _COLUMNS},
+        description=(
+            "Every change of a master balance: from, to, when, why, in which run. Materialised, it is cut to "
+            f"LEDGER_HISTORY_DAYS ({settings.ledger_history_days} days), and so is what else is history only. "
+            f"Texts are blanked after TEXT_RETENTION_DAYS ({settings.text_retention_days} days)."
+        ),
+    )
+    def ledger_history(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        connections: Connections = getattr(context.resources, CONNECTIONS)
+        with failures.shown(connections):
+            pruned = prune(connections.ledger, connections.settings.ledger_history_days)
+            blanked = blank_texts(connections.ledger, connections.settings.text_retention_days)
+            sizes = {f"megabytes_{name}": value for name, value in megabytes(connections.ledger).items()}
+        deleted = {f"deleted_{name}": value for name, value in asdict(pruned).items() if isinstance(value, int)}
+        return dg.MaterializeResult(
+            metadata={
+                "reaches_back_to": dg.MetadataValue.timestamp(pruned.until),
+                **deleted,
+                **{f"blanked_{name}": value for name, value in blanked.items()},
+                **sizes,
+            }
+        )
+
+    job = dg.define_asset_job(
+        names.of("prune_history"),
+        selection=dg.AssetSelection.assets(ledger_history),
+        executor_def=dg.in_process_executor,
+        tags=BACKGROUND,
+        description="Deletes what is older than LEDGER_HISTORY_DAYS and needed for nothing, in small transactions.",
+    )
+    schedule = dg.ScheduleDefinition(
+        name=names.of("prune_history_schedule"),
+        cron_schedule="23 3 * * *",
+        job=job,
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Once a day. A day that was missed is made up for by the next.",
+    )
+    return dg.Definitions(assets=[ledger_history], jobs=[job], schedules=[schedule])

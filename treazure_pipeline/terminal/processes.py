@@ -1,0 +1,98 @@
+"""Several processes that live and die together."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from treazure_pipeline.errors import PipelineError, RunIncompleteError
+from treazure_pipeline.terminal import signals
+
+_GRACE_SECONDS = 20
+
+
+class Family:
+    """Processes, each in a group of its own with whatever it starts; leaving the block ends all of them.
+
+    While the block lasts, signals that ask for the end are noted and raised by `wait`, so that none is cut off.
+    """
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+        self._members: dict[str, subprocess.Popen[Any]] = {}
+        self._watched: dict[str, subprocess.Popen[Any]] = {}
+        self._signals = signals.Deferred()
+
+    def __enter__(self) -> Self:
+        self._signals.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # In the reverse order: what is used last is stopped last.
+        for member in reversed(self._members.values()):
+            _end(member)
+        self._signals.__exit__(kind, error, trace)
+
+    def start(self, name: str, command: Sequence[str]) -> None:
+        """Start one more."""
+        self._members[name] = subprocess.Popen(  # noqa: S603 - our own commands
+            command, env=dict(self._environment), stdin=subprocess.DEVNULL, start_new_session=True
+        )
+
+    def watch(self, name: str, process: subprocess.Popen[Any]) -> None:
+        """Count a process among the family that somebody else has started and ends."""
+        self._watched[name] = process
+
+    def wait(self, ready: Callable[[], bool] | None = None) -> None:
+        """Wait until something is ready, or for ever.
+
+        Raises:
+            StoppedError: A signal has asked for the end.
+            RunIncompleteError: One of the processes ended by itself.
+        """
+        while not self._signals.stop.is_set():
+            for name, member in (self._members | self._watched).items():
+                if (code := member.poll()) is not None:
+                    raise RunIncompleteError(
+                        f"The {name} has ended by itself (exit code {code}), so all else was stopped too.",
+                        hint="What it said stands above.",
+                    )
+            if ready is not None and ready():
+                return
+            self._signals.stop.wait(0.2)
+        self._signals.require()
+
+
+def require_free(port: int, what: str, option: str) -> None:
+    """Raise PipelineError where a port of this machine is taken: before its address is announced."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise PipelineError(
+                f"{what} can't listen on port {port} of this machine: {error.strerror}.",
+                hint=f"Choose another: {option}.",
+            ) from None
+
+
+def _end(member: subprocess.Popen[Any]) -> None:
+    """End a process and all in its group, also what it has left behind."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        deadline = time.monotonic() + _GRACE_SECONDS
+        try:
+            os.killpg(member.pid, number)
+            while time.monotonic() < deadline:
+                member.poll()
+                os.killpg(member.pid, 0)
+                time.sleep(0.05)
+        except ProcessLookupError:
+            return

@@ -1,0 +1,76 @@
+"""``explain``: why a contact has its balance, as one timeline."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from dataclasses import asdict
+from typing import Any
+
+import click
+from rich.table import Column, Table
+
+from treazure_pipeline.cli.run import chosen
+from treazure_pipeline.errors import SettingsError
+from treazure_pipeline.settings import load_settings
+from treazure_pipeline.terminal import instance, output
+from treazure_pipeline.verification.explain import Explanation
+
+
+@click.command("explain")
+@click.argument("contact")
+@click.option("--programme", "names", multiple=True, metavar="NAME", help="Only this programme (repeatable).")
+@output.json_option
+def command(*, contact: str, names: tuple[str, ...], as_json: bool) -> None:
+    """Show everything that is known of CONTACT's balance, oldest first, and how it stands. Changes nothing."""
+    from treazure_pipeline.connections import open_ledger
+    from treazure_pipeline.database import embedded
+    from treazure_pipeline.verification.explain import explain
+
+    settings = load_settings()
+    programmes = chosen(settings, names)
+    try:
+        guid = str(uuid.UUID(contact.strip()))
+    except ValueError:
+        raise SettingsError(f"{contact!r} is no contact: it must be a GUID, as both systems show it.") from None
+    place = instance.locate(settings)
+    if embedded.uses_embedded(settings):
+        embedded.start(settings.home)
+    with open_ledger(settings, place.ledger_url) as ledger:
+        found = [one for one in (explain(ledger, programme, guid) for programme in programmes) if one is not None]
+    if not found:
+        among = ", ".join(programme.name for programme in programmes)
+        raise SettingsError(
+            f"Nothing is known of contact {guid} in: {among}.",
+            hint="Neither an export of Treazure nor an adjustment has named it; look it up in Treazure.",
+        )
+    if as_json:
+        output.print_json({"status": "ok", "contact": guid, "programmes": [_plain(one) for one in found]})
+        return
+    for one in found:
+        _print(one)
+
+
+def _plain(one: Explanation) -> dict[str, Any]:
+    events = [asdict(event) | {"run_url": _url(event.run_id)} for event in one.events]
+    return asdict(one) | {"events": events}
+
+
+def _url(run_id: str | None) -> str | None:
+    """Return where the Dagster UI shows a run; None where nobody has said where the UI is."""
+    base = os.environ.get("DAGSTER_WEBSERVER_URL", "").rstrip("/")
+    return f"{base}/runs/{run_id}" if base and run_id else None
+
+
+def _print(one: Explanation) -> None:
+    output.say(f"{one.contact} in programme {one.programme}")
+    output.console().print(one.verdict, style="bold", soft_wrap=True)
+    table = Table(
+        Column("time (UTC)", no_wrap=True), Column("", no_wrap=True), Column("", overflow="fold"),
+        Column("run", overflow="fold"), box=None,
+    )  # fmt: skip
+    for event in one.events:
+        run = _url(event.run_id) or event.run_id or ""
+        table.add_row(f"{event.at:%Y-%m-%d %H:%M:%S}", event.kind.replace("_", " "), event.text, run)
+    output.console().print(table)
+    output.say("")

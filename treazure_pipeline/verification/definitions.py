@@ -1,0 +1,181 @@
+"""Reading balances back from Engage in Dagster: the asset, its job, its schedule, its checks.
+
+Belongs here: what a run shows and when it is started. Does not: what is read and what follows from it
+(`treazure_pipeline.verification.read_back`). See https://docs.dagster.io/guides/test/asset-checks
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from typing import Any
+
+import dagster as dg
+
+from treazure_pipeline.balance_sync.definitions import CONNECTIONS, OWNERS, hourly
+from treazure_pipeline.connections import Connections
+from treazure_pipeline.ledger import frames
+from treazure_pipeline.ledger.limiter import Priority
+from treazure_pipeline.orchestration import failures
+from treazure_pipeline.orchestration import metadata as md
+from treazure_pipeline.orchestration.names import BACKGROUND, Names
+from treazure_pipeline.settings import Programme
+from treazure_pipeline.verification import rounds
+from treazure_pipeline.verification.read_back import WAITS, Verified, Work, verify
+from treazure_pipeline.verification.rounds import Standing, Tally
+
+GROUP = "verification"
+# What the sync has sent from minute 7 on is past the default grace time by then.
+MINUTE = 47
+COLUMNS = dg.TableSchema(
+    columns=[
+        dg.TableColumn("contact", "uuid", "The contact's GUID."),
+        dg.TableColumn("verdict", "text", "equal, drift (another balance) or missing (no account)."),
+        dg.TableColumn("sent", "numeric", "What Engage had accepted last."),
+        dg.TableColumn("shown", "numeric", "What Engage showed; null where it has no account."),
+        dg.TableColumn("read_at", "timestamptz", "When it was read, by the database's clock."),
+        dg.TableColumn("since", "timestamptz", "When it was first found to differ; null while it is equal."),
+        dg.TableColumn("rounds", "integer", "How often in a row it was found to differ and marked."),
+    ]
+)
+
+
+def build_verification(programme: Programme, names: Names) -> dg.Definitions:
+    """Assemble one programme's verification."""
+    key = names.key
+    tags = {"programme": programme.name}
+
+    @dg.asset(
+        key=key("engage_balance_verification"),
+        deps=[key("engage_point_accounts"), key("treazure_balances")],
+        group_name=names.group(GROUP),
+        owners=OWNERS,
+        kinds={"voyado", "treazure", "postgres"},
+        tags=tags,
+        code_version="1",
+        required_resource_keys={CONNECTIONS},
+        pool=names.of("balance_verification"),
+        metadata={
+            "dagster/column_schema": COLUMNS,
+            "dagster/table_name": "treazure_pipeline.verification",
+            "dagster/column_lineage": md.lineage(
+                {
+                    "contact": (key("engage_balance_push"), "contact"),
+                    "sent": (key("engage_balance_push"), "sent"),
+                    "shown": (key("engage_point_accounts"), "balance"),
+                }
+            ),
+        },
+        check_specs=[
+            dg.AssetCheckSpec("no_drift", asset=key("engage_balance_verification"),
+                              description="Engage holds what it accepted; the next push sends again what differs."),
+            dg.AssetCheckSpec("master_agrees", asset=key("engage_balance_verification"),
+                              description="A sample of accounts in Treazure shows no change that the sync missed."),
+        ],
+        description=(
+            "Balances read back from Engage: those sent lately, once the grace time is over, and round by round the "
+            "whole programme. What differs is marked for sending again; the balances sent are never touched."
+        ),
+    )  # fmt: skip
+    def engage_balance_verification(
+        context: dg.AssetExecutionContext,
+    ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
+        connections: Connections = getattr(context.resources, CONNECTIONS)
+        with failures.shown(connections):
+            work = work_of(connections, programme, context.run.run_id)
+            verified = verify(work)
+            standing = rounds.standing(work.ledger, work.account)
+            outstanding = frames.differing(work.ledger, work.account, limit=md.SAMPLE_ROWS)
+        figures = _figures(verified, standing) | {
+            "mode": work.account.mode,
+            "differing": md.sample(outstanding),
+        }
+        yield _no_drift(verified, standing, figures["differing"])
+        yield _master_agrees(verified.tally)
+        if verified.error is not None:
+            connections.failures.append(verified.error)
+            raise dg.Failure(
+                f"Engage can't be read; what was read is kept, and the next run goes on from there. {verified.error}",
+                metadata=figures,
+                allow_retries=False,
+            )
+        yield dg.MaterializeResult(metadata=figures)
+
+    job = dg.define_asset_job(
+        names.of("verify_balances"),
+        selection=dg.AssetSelection.assets(engage_balance_verification),
+        executor_def=dg.in_process_executor,
+        tags=tags | BACKGROUND,
+        description="Reads balances back from Engage and marks what differs for sending again.",
+    )
+
+    def is_busy(connections: Connections) -> bool:
+        return connections.ledger.is_leased(rounds.lease(connections.ledger.account(programme)))
+
+    schedule = hourly(job, MINUTE, is_busy, "the next one goes on where it stopped.")
+    return dg.Definitions(assets=[engage_balance_verification], jobs=[job], schedules=[schedule])
+
+
+def work_of(connections: Connections, programme: Programme, run_id: str) -> Work:
+    """Gather what verifying needs: the background's priority, and few tries."""
+    settings = connections.settings
+    connections.priority = Priority.BACKGROUND
+    connections.retry = replace(connections.retry, waits=WAITS)
+    return Work(
+        ledger=connections.ledger,
+        engage=connections.engage,
+        treazure=connections.treazure,
+        account=connections.ledger.account(programme),
+        run_id=run_id,
+        decimals=programme.decimals,
+        grace=settings.engage_verify_grace_seconds,
+        seconds=settings.engage_verify_seconds,
+        engage_concurrency=settings.engage_concurrency,
+        treazure_concurrency=settings.treazure_concurrency,
+    )
+
+
+def _figures(verified: Verified, standing: Standing) -> dict[str, Any]:
+    figures: dict[str, Any] = {
+        **asdict(verified.tally),
+        "dagster/row_count": verified.tally.read,
+        "outstanding_drift": standing.drift,
+        "outstanding_missing": standing.missing,
+        "will_not_heal": standing.will_not_heal,
+        "oldest_drift_hours": md.age_hours(standing.oldest, standing.now),
+        "round": standing.round,
+        "round_share": standing.round_share,
+        "seconds_verify": round(verified.seconds, 3),
+    }
+    if standing.read_through_from is not None:
+        figures["least_lately_verified_hours"] = md.age_hours(standing.read_through_from, standing.now)
+    return figures
+
+
+def _no_drift(verified: Verified, standing: Standing, differing: dg.MarkdownMetadataValue) -> dg.AssetCheckResult:
+    found: dict[str, Any] = {
+        "outstanding_drift": standing.drift, "outstanding_missing": standing.missing,
+        "will_not_heal": standing.will_not_heal, "differing": differing,
+    }  # fmt: skip
+    tally = verified.tally
+    wrong = bool(standing.drift or standing.will_not_heal)
+    if not wrong and not tally.read and (tally.unsettled or tally.failed):
+        return md.not_evaluated(
+            "no_drift",
+            "no row could be read back and judged (within the grace time, on its way, or unreadable).",
+            **found,
+        )
+    return dg.AssetCheckResult(
+        check_name="no_drift",
+        passed=not wrong,
+        severity=dg.AssetCheckSeverity.ERROR if standing.will_not_heal else dg.AssetCheckSeverity.WARN,
+        metadata=found,
+    )
+
+
+def _master_agrees(tally: Tally) -> dg.AssetCheckResult:
+    found = {
+        "master_read": tally.master_read, "master_differs": tally.master_differs,
+        "master_recorded": tally.master_recorded, "master_failed": tally.master_failed,
+    }  # fmt: skip
+    if tally.master_failed and not tally.master_read:
+        return md.not_evaluated("master_agrees", "Treazure could not be read.", **found)
+    return dg.AssetCheckResult(check_name="master_agrees", passed=not tally.master_differs, metadata=found)

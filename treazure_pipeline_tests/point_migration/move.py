@@ -1,0 +1,122 @@
+"""A shop that moves its points into Engage: the steps of the migration as the assets call them."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from treazure_pipeline.connections import Connections
+from treazure_pipeline.ledger.limiter import Priority
+from treazure_pipeline.point_migration import backfill, steps
+from treazure_pipeline.point_migration.audit import Audited
+from treazure_pipeline.point_migration.backfill import Migration
+from treazure_pipeline.point_migration.logs import Fetched
+from treazure_pipeline.point_migration.roster import Roster
+from treazure_pipeline.point_migration.shards import Written
+from treazure_pipeline_tests.balance_sync.shop import Shop, account_of
+
+SHARDS = 3
+
+
+@dataclass
+class Move:
+    """A shop and the home in which its migration writes."""
+
+    shop: Shop
+    home: Path
+
+    def connect(self, **changes: str) -> Connections:
+        connections = self.shop.connect(**changes)
+        connections.priority = Priority.BACKGROUND
+        return connections
+
+    def prepare(
+        self, *, mapping: Path | None = None, although_loaded: bool = False, by: str = "files", **changes: str
+    ) -> Roster:
+        with self.connect(**changes) as connections:
+            return steps.prepare(
+                connections, account_of(connections), connections.settings.programmes[0], run_id="prepare",
+                mapping=None if mapping is None else str(mapping), although_loaded=although_loaded, by=by,
+            )  # fmt: skip
+
+    def fetch(self, shard: int, *, leave_out_unreadable: bool = False, **changes: str) -> Fetched:
+        with self.connect(**changes) as connections:
+            return steps.fetch(connections, account_of(connections), shard, leave_out_unreadable=leave_out_unreadable)
+
+    def write(self, shard: int) -> Written:
+        with self.connect() as connections:
+            return steps.write(connections, account_of(connections), shard)
+
+    def shards(self) -> list[Written]:
+        written = []
+        for shard in range(SHARDS):
+            self.fetch(shard)
+            written.append(self.write(shard))
+        return written
+
+    def deliver(self, *, by: str = "files", changes: dict[str, str] | None = None, **how: Any) -> dict[str, Any]:
+        with self.connect(**(changes or {})) as connections:
+            return steps.deliver(connections, account_of(connections), by=by, **how)
+
+    def audit(self, *, accepted_by: str | None = None, **changes: str) -> Audited:
+        with self.connect(**changes) as connections:
+            return steps.audit(connections, account_of(connections), run_id=uuid.uuid4().hex, accepted_by=accepted_by)
+
+    def import_files(self) -> list[dict[str, Any]]:
+        """Let Engage import what was delivered, in the order of the names."""
+        return self.shop.sandbox.import_folder(self.delivered)
+
+    def by_files(self) -> Audited:
+        """All steps, by files."""
+        self.prepare()
+        self.shards()
+        self.deliver()
+        self.import_files()
+        return self.audit()
+
+    def by_api(self) -> Audited:
+        """All steps, by API."""
+        self.prepare()
+        self.shards()
+        self.deliver(by="api")
+        self.shop.sandbox.apply_queue()
+        return self.audit()
+
+    def mode(self) -> str:
+        ((mode,),) = self.shop.sql("select mode from programme")
+        return str(mode)
+
+    def migration(self) -> Migration:
+        with self.connect() as connections:
+            return backfill.opened(connections.ledger, account_of(connections))
+
+    @property
+    def delivered(self) -> Path:
+        """The importer's folder."""
+        return self.home / "engage" / "import"
+
+
+@pytest.fixture
+def new_move(new_shop: Callable[..., Shop], tmp_path: Path) -> Callable[..., Move]:
+    def new(*, environ: dict[str, str] | None = None, **seed: Any) -> Move:
+        home = tmp_path / "home"
+        given = {
+            "TREAZURE_PIPELINE_HOME": str(home),
+            "MIGRATION_SHARDS": str(SHARDS),
+            "MIGRATION_DELIVERY_URL": (home / "engage" / "import").as_uri(),
+        } | (environ or {})
+        behaviour = {"max_requests_per_second": 100_000} | seed.pop("behaviour", {})
+        return Move(new_shop(environ=given, behaviour=behaviour, **seed), home)
+
+    return new
+
+
+@pytest.fixture
+def move(new_move: Callable[..., Move]) -> Move:
+    """A shop of 200 members, nothing of it in Engage."""
+    return new_move()

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from treazure_pipeline.sandbox import LOYALTY_ID, sandbox_process
+from treazure_pipeline.settings import load_settings
+from treazure_pipeline.terminal import instance
+from treazure_pipeline.terminal.processes import Family
+from treazure_pipeline_tests import processes
+from treazure_pipeline_tests.balance_sync.shop import Shop, assert_in_step
+from treazure_pipeline_tests.point_migration.move import Move
+
+PATIENCE = 400
+SHARDS = 3
+
+
+def command(environment: dict[str, str], *arguments: str) -> tuple[int, dict[str, Any]]:
+    done = processes.command("run", "migration", "--json", *arguments, environment=environment)
+    return done.returncode, json.loads(done.stdout.splitlines()[-1])
+
+
+def launch_backfill(environment: dict[str, str], workspace: Path) -> str:
+    """Launch it as the UI does; return its id."""
+    parameters = {
+        "selector": {
+            "partitionSetName": "point_migration_partition_set",
+            "repositorySelector": {
+                "repositoryLocationName": "treazure_pipeline", "repositoryName": "__repository__",
+            },
+        },
+        "partitionNames": [f"{number:03}" for number in range(SHARDS)],
+        "title": "Point migration",
+    }  # fmt: skip
+    mutation = (
+        "mutation ($backfillParams: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $backfillParams) "
+        "{ __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }"
+    )
+    graphql = [str(Path(sys.executable).with_name("dagster-graphql")), "-w", str(workspace), "-t", mutation]
+    done = subprocess.run(
+        [*graphql, "-v", json.dumps({"backfillParams": parameters})], env=environment, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (result,) = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    answer = json.loads(result)["data"]["launchPartitionBackfill"]
+    assert answer["__typename"] == "LaunchBackfillSuccess", answer
+    return str(answer["backfillId"])
+
+
+def is_over(shop: Shop) -> Callable[[], bool]:
+    patience = time.monotonic() + PATIENCE
+
+    def over() -> bool:
+        assert time.monotonic() < patience, f"the backfill is not over after {PATIENCE} s"
+        return shop.sql("select count(written_at) from migration_shard") == [(SHARDS,)]
+
+    return over
+
+
+@pytest.mark.timeout(600)
+def test_a_backfill_over_all_shards_runs_through_the_daemon(
+    database_url: str, empty_database_url: str, home: Path
+) -> None:
+    variables = {"MIGRATION_SHARDS": str(SHARDS), "MIGRATION_DELIVERY_URL": (home / "engage" / "import").as_uri()}
+    with sandbox_process("--members", "400", "--set", "apply_delay=0", "--set", "export_polls=0") as sandbox:
+        shop = Shop(sandbox, database_url, variables)
+        given = {
+            **os.environ, **shop.variables, "TREAZURE_LOYALTY_ID": LOYALTY_ID,
+            "DAGSTER_POSTGRES_URL": empty_database_url, "TREAZURE_PIPELINE_HOME": str(home),
+        }  # fmt: skip
+        place = instance.prepare(load_settings(given))
+        environment = given | place.environment
+        workspace = place.dagster_home / "workspace.yaml"
+        move = Move(shop, home)
+        move.prepare()
+        with Family(environment) as family:
+            family.start("daemon", [sys.executable, "-m", "dagster._daemon", "run", "-w", str(workspace)])
+            launch_backfill(environment, workspace)
+            family.wait(is_over(shop))
+        code, waiting = command(environment)
+        assert (code, waiting["status"], waiting["sent"]) == (6, "waiting", SHARDS)
+        move.import_files()
+        code, closed = command(environment)
+        assert (code, closed["status"], closed["programme_mode"]) == (0, "ok", "live"), closed
+        assert closed["equal"] + closed["missing_in_engage"] == 400
+        assert sandbox.report()["requests"]["history"] == 400
+        assert_in_step(shop)

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from treazure_pipeline.balance_sync.definitions import FOREGROUND
+from treazure_pipeline.cli.run_migration import run_migration
+from treazure_pipeline.definitions import build_definitions
+from treazure_pipeline.errors import BusyError
+from treazure_pipeline.point_migration import backfill
+from treazure_pipeline_tests.balance_sync.shop import account_of, assert_in_step
+from treazure_pipeline_tests.point_migration.move import SHARDS, Move
+
+
+@pytest.fixture
+def move(new_move: Callable[..., Move], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Move:
+    (tmp_path / "dagster").mkdir()
+    (tmp_path / "dagster" / "dagster.yaml").touch()
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "dagster"))
+    return new_move(members=60)
+
+
+def run(move: Move, **options: Any) -> dict[str, Any]:
+    settings = move.shop.settings()
+    return run_migration(settings, settings.programmes[0], **options)
+
+
+def test_the_command_waits_for_the_import_and_finishes_when_it_is_run_again(move: Move) -> None:
+    waiting = run(move)
+    assert (waiting["status"], waiting["exit_code"], waiting["programme_mode"]) == ("waiting", 6, "migrating")
+    assert (waiting["contacts"], waiting["files"], waiting["sent"]) == (60, SHARDS, SHARDS)
+    assert len(waiting["run_ids"]) == SHARDS + 2
+    move.import_files()
+    closed = run(move)
+    assert (closed["status"], closed["exit_code"], closed["programme_mode"]) == ("ok", 0, "live")
+    assert (closed["sent"], closed["equal"], len(closed["run_ids"])) == (0, 60, 1)
+    assert_in_step(move.shop)
+
+
+def test_a_run_whose_process_was_killed_does_not_keep_the_pool(move: Move) -> None:
+    job = build_definitions(move.shop.settings()).resolve_job_def("point_migration")
+    with dg.DagsterInstance.get() as instance:
+        tags = {**FOREGROUND, "dagster/partition": "001"}
+        killed = instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.STARTED).run_id
+        run(move)
+        found = instance.get_run_by_id(killed)
+    assert found is not None
+    assert found.status is dg.DagsterRunStatus.FAILURE
+
+
+def test_while_another_run_works_on_a_shard_the_command_is_busy(move: Move) -> None:
+    with move.connect() as connections:
+        account = account_of(connections)
+        with backfill.holding(connections.ledger, account, 0), pytest.raises(BusyError, match="shard 0"):
+            run(move)
+    assert run(move)["status"] == "waiting"

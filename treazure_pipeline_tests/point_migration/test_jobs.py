@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from treazure_pipeline.definitions import build_definitions
+from treazure_pipeline_tests.balance_sync.shop import Shop, assert_in_step
+from treazure_pipeline_tests.point_migration.move import SHARDS, Move
+
+ASSETS = ["migration_roster", "migration_points_log", "migration_files", "migration_delivery", "migration_audit"]
+
+
+class Execute:
+    """Runs jobs of a migration on one instance for the whole test."""
+
+    def __init__(self, move: Move, instance: dg.DagsterInstance) -> None:
+        self.move = move
+        self.instance = instance
+
+    def __call__(
+        self, job: str, shard: str | None = None, config: dict[str, dict[str, Any]] | None = None
+    ) -> dg.ExecuteInProcessResult:
+        definitions = build_definitions(self.move.shop.settings())
+        ops = {name: {"config": values} for name, values in (config or {}).items()}
+        return definitions.resolve_job_def(job).execute_in_process(
+            instance=self.instance, partition_key=shard, raise_on_error=False, run_config={"ops": ops}
+        )
+
+
+@pytest.fixture
+def execute(new_move: Callable[..., Move]) -> Iterator[Execute]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield Execute(new_move(members=60), instance)
+
+
+def metadata(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, Any]:
+    (event,) = result.asset_materializations_for_node(asset)
+    return {name: value.value for name, value in event.metadata.items()}
+
+
+def failure(result: dg.ExecuteInProcessResult) -> str:
+    (event,) = [event for event in result.all_events if event.event_type_value == "STEP_FAILURE"]
+    data = event.step_failure_data
+    assert data is not None
+    assert data.error is not None
+    return str(data.error.message)
+
+
+def test_three_jobs_migrate_a_programme_and_show_how_far_they_are(execute: Execute) -> None:
+    prepared = execute("prepare_migration")
+    assert prepared.success
+    assert metadata(prepared, "migration_roster")["contacts"] == 60
+    shown = []
+    for number in range(SHARDS):
+        result = execute("point_migration", f"{number:03}")
+        assert result.success
+        shown.append(metadata(result, "migration_points_log"))
+        assert metadata(result, "migration_files")["files"] == 1
+        assert all(check.passed for check in result.get_asset_check_evaluations())
+    assert [each["fetched_of_all_shards"] for each in shown][-1] == shown[0]["contacts_of_all_shards"] == 60
+    assert shown[0]["hours_left_of_all_shards"] >= 0
+    assert shown[-1]["hours_left_of_all_shards"] == 0
+    waiting = execute("finish_migration")
+    assert waiting.success
+    assert not waiting.asset_materializations_for_node("migration_audit")
+    (check,) = waiting.get_asset_check_evaluations()
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert "could not be evaluated: Not imported yet" in str(check.description)
+    assert metadata(waiting, "migration_delivery")["sent"] == 3
+    execute.move.import_files()
+    finished = execute("finish_migration")
+    assert finished.success
+    assert metadata(finished, "migration_delivery")["sent"] == 0
+    assert metadata(finished, "migration_audit")["equal"] == 60
+    assert execute.move.mode() == "live"
+    assert_in_step(execute.move.shop)
+
+
+def test_run_config_carries_what_a_person_decides(execute: Execute) -> None:
+    execute.move.shop.sync()
+    refused = execute("prepare_migration")
+    assert "has sent balances to Engage already" in failure(refused)
+    assert execute("prepare_migration", config={"migration_roster": {"although_loaded": True}}).success
+    given_up = execute("abandon_migration", config={"abandon": {"by": "Kim", "reason": "another weekend"}})
+    assert given_up.success
+    assert execute.move.mode() == "live"
+    assert "has no migration" in failure(execute("point_migration", "000"))
+
+
+def test_the_migration_is_a_group_and_a_pool_of_its_own_partitioned_by_sixteen_shards(shop: Shop) -> None:
+    definitions = build_definitions(shop.settings())
+    graph = definitions.resolve_asset_graph()
+    for name in ASSETS:
+        node = graph.get(dg.AssetKey(name))
+        assert node.group_name == "point_migration"
+        assert node.description
+        assert node.owners
+        assert node.pools == {"point_migration"}
+    partitions = graph.get(dg.AssetKey("migration_files")).partitions_def
+    assert partitions is not None
+    assert partitions.get_num_partitions() == 16
+    for job, assets in {
+        "prepare_migration": ASSETS[:1], "point_migration": ASSETS[1:3], "finish_migration": ASSETS[3:],
+    }.items():  # fmt: skip
+        resolved = definitions.resolve_job_def(job)
+        assert {key.to_user_string() for key in resolved.asset_layer.executable_asset_keys} == set(assets)
+
+
+def test_several_programmes_have_a_migration_each(new_shop: Callable[..., Shop], tmp_path: Path) -> None:
+    listed = tmp_path / "programmes.yaml"
+    listed.write_text(
+        "- {name: gold, loyalty_id: GOLD, definition_id: 1}\n- {name: silver, loyalty_id: SILVER, definition_id: 2}\n"
+    )
+    environ = {
+        "TREAZURE_PIPELINE_PROGRAMMES": str(listed),
+        "MIGRATION_DELIVERY_URL": (tmp_path / "engage" / "import").as_uri(),
+    }
+    shop = new_shop(environ=environ, programmes={"GOLD": 1, "SILVER": 2})
+    definitions = build_definitions(shop.settings())
+    with dg.DagsterInstance.ephemeral() as instance:
+        job = definitions.resolve_job_def("silver_prepare_migration")
+        assert job.execute_in_process(instance=instance).success
+    assert shop.sql("select name, mode from programme order by 1") == [("silver", "migrating")]
+    run = shop.sync(programme=0)
+    assert run.pushed.sent > 0

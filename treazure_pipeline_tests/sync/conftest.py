@@ -1,5 +1,0 @@
-from __future__ import annotations
-
-from treazure_pipeline_tests.sync.shop import new_shop, one_sandbox, shop
-
-__all__ = ["new_shop", "one_sandbox", "shop"]
