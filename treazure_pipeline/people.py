@@ -4,13 +4,14 @@ Of a member, logs, errors, alerts and Dagster show the contact id. Whatever othe
 that can't be understood) stands in a message between « and » (`said`). The ledger keeps it, for those who may read it
 and for TEXT_RETENTION_DAYS; everything else shows the message without it (`public`).
 
-Belongs here: these decisions, for texts of any kind. Does not: secrets (`clients.transport.redacted`).
+Belongs here: these decisions, for texts of any kind. Secrets are taken out of them here too (`redacted`).
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from decimal import Decimal
 
 SHOWN = frozenset({
@@ -28,6 +29,13 @@ _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
 # Where Markdown or an HTML parser would see more than a character. GUIDs, numbers and times stay as they are.
 _MARKUP = re.compile(r"[\\`*_\[\]<>|~$&#!@]|(?<=:)//|www\.")
 _LINES = {"\n", "\t"}
+_LOOKS_SECRET = re.compile(
+    r"""(?ix) (bearer|basic) \s+ [^\s"'<>,]+ | eyJ[\w-]{5,}(\.[\w-]+)* | whsec_[\w+/=-]+
+    | (?<= secret | apikey ) ["']? \s* [:=] \s* ["']? [^\s"'&,}<>]+
+    | (?<= api_key | api-key ) ["']? \s* [:=] \s* ["']? [^\s"'&,}<>]+
+    | (?<= token ) ["']? \s* [:=] \s* ["']? [^\s"'&,}<>]+
+    | (?<= password ) ["']? \s* [:=] \s* ["']? [^\s"'&,}<>]+"""
+)
 
 
 def said(text: str) -> str:
@@ -63,3 +71,11 @@ def printable(text: str) -> str:
 def markdown(text: str) -> str:
     """Return text as Markdown that shows nothing but the text, on one line."""
     return _MARKUP.sub(lambda found: "".join(f"\\{one}" for one in found[0]), " ".join(printable(text).split()))
+
+
+def redacted(text: str, secrets: Sequence[str] = ()) -> str:
+    """Return text without the given secrets and without whatever looks like one."""
+    for secret in secrets:
+        if secret:
+            text = text.replace(secret, "***")
+    return _LOOKS_SECRET.sub("***", text)

@@ -9,7 +9,7 @@ import binascii
 import os
 import re
 from base64 import b64decode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from ipaddress import ip_address
@@ -30,7 +30,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from treazure_pipeline.database import homes
+from treazure_pipeline.database import embedded, homes
 from treazure_pipeline.database.urls import canonical
 from treazure_pipeline.errors import SettingsError
 
@@ -226,6 +226,11 @@ class Storage(BaseModel):
     database_url: DatabaseUrl | None = Field(default=None, validation_alias="TREAZURE_PIPELINE_DATABASE_URL")
     dagster_postgres_url: DatabaseUrl | None = None
 
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the ledger is in the embedded server, also where its URL has been exported by `env`."""
+        return embedded.is_at(self.database_url, self.home)
+
 
 class MasterSettings(Storage):
     """What reading from Treazure needs.
@@ -242,6 +247,13 @@ class MasterSettings(Storage):
     treazure_concurrency: int = Field(default=8, ge=1, le=64)
     treazure_timeout_seconds: float = Field(default=30, gt=0, le=3600, allow_inf_nan=False)
     programmes: tuple[Programme, ...] = Field(min_length=1)
+
+    def chosen(self, names: Sequence[str]) -> list[Programme]:
+        """Return the programmes of these names, all where none is named; raise SettingsError for an unknown one."""
+        known = {programme.name: programme for programme in self.programmes}
+        if unknown := [name for name in names if name not in known]:
+            raise SettingsError(f"There is no programme {unknown[0]!r}; there are: {', '.join(known)}.")
+        return [known[name] for name in names] or list(self.programmes)
 
 
 class Settings(MasterSettings):

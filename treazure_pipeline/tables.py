@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import fsspec
 
 from treazure_pipeline import people
-from treazure_pipeline.clients.transport import redacted
 from treazure_pipeline.errors import SettingsError
+from treazure_pipeline.people import redacted
 
 if TYPE_CHECKING:
     from typing import IO

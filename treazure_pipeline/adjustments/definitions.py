@@ -26,6 +26,19 @@ LINGER_SECONDS = 10.0
 WARN_SECONDS = 3600.0
 FAIL_SECONDS = 12 * 3600.0
 
+COLUMNS = dg.TableSchema(
+    columns=[
+        dg.TableColumn("id", "bigint", "The number, in the order of arrival."),
+        dg.TableColumn("state", "text", "received, queued, sending, posted, done, rejected, uncertain or discarded."),
+        dg.TableColumn("contact", "uuid", "The contact's GUID."),
+        dg.TableColumn("amount", "numeric", "Points added, negative where taken; exact."),
+        dg.TableColumn("comment", "text", "The description as Treazure gets it, at most 100 characters."),
+        dg.TableColumn("receipt", "text", "The receipt number in Treazure's history."),
+        dg.TableColumn("balance", "numeric", "The balance that Treazure answered with."),
+        dg.TableColumn("received_at", "timestamptz", "When the event was stored; UTC."),
+    ]
+)
+
 
 def build_adjustments(programmes: Sequence[Programme], names: Names) -> dg.Definitions:
     """Assemble the queue's asset, job and sensor; one for all programmes, since events arrive at one address."""
@@ -46,7 +59,7 @@ def build_adjustments(programmes: Sequence[Programme], names: Names) -> dg.Defin
         required_resource_keys={CONNECTIONS},
         metadata={
             "dagster/table_name": "treazure_pipeline.adjustment",
-            "dagster/column_schema": md.ADJUSTMENT_COLUMNS,
+            "dagster/column_schema": COLUMNS,
             "dagster/column_lineage": md.lineage(
                 {
                     "contact": (events.key, "contactId"),

@@ -17,12 +17,15 @@ from typing import Any, Self
 import msgspec
 
 from treazure_pipeline.clients import wire
-from treazure_pipeline.service.limits import LIMITS
 from treazure_pipeline.texts import clean, clean_all
 
 ADJUSTMENT = "loyalty.addPoints"
 
-_LONG_NUMBER = re.compile(rf"[0-9]{{{LIMITS.digits + 1}}}")
+LONGEST_ID = 255
+"""Characters of an id; ids are unique keys, and no index takes endless ones. Svix's have 31."""
+_DEPTH = 64  # of nested JSON: far beyond any event's, far below what a parser, PostgreSQL's too, has a stack for
+_DIGITS = 10_000  # of a number in JSON
+_LONG_NUMBER = re.compile(rf"[0-9]{{{_DIGITS + 1}}}")
 _STRINGS_AND_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*+"|[\[{]|[\]}]', re.DOTALL)
 
 
@@ -108,9 +111,9 @@ def _spelt(found: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]
 def _object(text: str) -> dict[str, Any]:
     """Return the body's object. Raises _DeadError where it is none, or one that no database could hold."""
     if is_too_deep(text):
-        raise _DeadError(f"It is nested more than {LIMITS.depth} levels deep.")
+        raise _DeadError(f"It is nested more than {_DEPTH} levels deep.")
     if _LONG_NUMBER.search(text):
-        raise _DeadError(f"It holds a number of more than {LIMITS.digits:,} digits.")
+        raise _DeadError(f"It holds a number of more than {_DIGITS:,} digits.")
     try:
         found = _JSON.decode(text)
     except (ValueError, ArithmeticError, RecursionError) as error:
@@ -121,7 +124,7 @@ def _object(text: str) -> dict[str, Any]:
 
 
 def _kind(value: object) -> str:
-    if not isinstance(value, str) or not 0 < len(value) <= LIMITS.event_id or clean(value) != value:
+    if not isinstance(value, str) or not 0 < len(value) <= LONGEST_ID or clean(value) != value:
         raise _DeadError("The event has no usable eventType.")
     return ADJUSTMENT if value.casefold() == ADJUSTMENT.casefold() else value
 
@@ -144,8 +147,8 @@ def _payload(event_id: str, found: object) -> str:
     """Return an adjustment's payload as JSON text: names in our spelling, numbers as numbers, clean texts."""
     if not isinstance(found, dict):
         raise _DeadError("The payload is no object.")
-    if len(event_id) > LIMITS.event_id or clean(event_id) != event_id:
-        raise _DeadError(f"The event's id has more than {LIMITS.event_id} characters, or some that no id has.")
+    if len(event_id) > LONGEST_ID or clean(event_id) != event_id:
+        raise _DeadError(f"The event's id has more than {LONGEST_ID} characters, or some that no id has.")
     payload = _spelt(clean_all(found), _PAYLOAD)
     for name in _NUMBERS:
         points = wire.points_of(str(payload.get(name))) if isinstance(payload.get(name), str | Decimal) else None
@@ -164,12 +167,12 @@ def _same(value: object) -> str:
 
 def is_too_deep(text: str) -> bool:
     """Tell whether a JSON text nests objects and lists deeper than any event does."""
-    if text.count("[") + text.count("{") <= LIMITS.depth:
+    if text.count("[") + text.count("{") <= _DEPTH:
         return False
     depth = 0
     for found in _STRINGS_AND_BRACKETS.finditer(text):
         mark = found[0]
         depth += (mark in {"[", "{"}) - (mark in {"]", "}"})
-        if depth > LIMITS.depth:
+        if depth > _DEPTH:
             return True
     return False

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from treazure_pipeline.database import embedded
 from treazure_pipeline.errors import PipelineError, SettingsError
 from treazure_pipeline.terminal import instance, output
 from treazure_pipeline.terminal.signals import Deferred
@@ -35,7 +34,7 @@ def command() -> None:
     from treazure_pipeline.settings import load_settings
 
     settings = load_settings()
-    if embedded.uses_embedded(settings):
+    if settings.is_embedded:
         settings = settings.model_copy(update={"database_url": None})
         instance.prepare(settings)
     with Deferred() as signals, Connections(settings, Priority.ADJUSTMENT) as connections:

@@ -11,7 +11,6 @@ import click
 from rich.table import Table
 
 from treazure_pipeline import private
-from treazure_pipeline.cli.run import chosen
 from treazure_pipeline.settings import load_settings
 from treazure_pipeline.terminal import instance, output
 
@@ -40,13 +39,13 @@ def command(*, names: tuple[str, ...], path: Path | None, as_json: bool) -> None
     from treazure_pipeline.database import embedded
 
     settings = load_settings()
-    if embedded.uses_embedded(settings):
+    if settings.is_embedded:
         embedded.start(settings.home)
     shown: list[dict[str, Any]] = []
     if path is not None:
         private.write(path, b"programme,contact,before,after,change\r\n")
     with open_ledger(settings, instance.locate(settings).ledger_url) as ledger:
-        for programme in chosen(settings, names):
+        for programme in settings.chosen(names):
             account = ledger.find(programme)
             if account is None:
                 shown.append({"programme": programme.name, "plan": None, "rows": 0})

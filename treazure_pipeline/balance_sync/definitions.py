@@ -13,11 +13,11 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from treazure_pipeline.balance_sync import first_send, guard_definitions, merge, rejections
+from treazure_pipeline.balance_sync import first_send, guard_definitions, merge, metadata, rejections
 from treazure_pipeline.balance_sync.guards import Judgement
 from treazure_pipeline.balance_sync.push import PushFigures, push
 from treazure_pipeline.balance_sync.snapshot import merge_snapshot, take_snapshot
-from treazure_pipeline.balance_sync.windows import SnapshotConfig, chosen_window
+from treazure_pipeline.balance_sync.windows import chosen_window
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.errors import PipelineError
 from treazure_pipeline.ledger import batches, coverage, figures, frames
@@ -33,6 +33,25 @@ CONNECTIONS = "connections"
 # Marks runs whose process is a command, which Dagster's run monitoring can't watch.
 FOREGROUND = {"treazure_pipeline/foreground": "1"}
 ACTIVE = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
+
+
+class SnapshotConfig(dg.Config):
+    """Which window of mutation times to fetch; left empty, the one that leaves no hole, and once a week all there is.
+
+    What makes no sense is refused before anything is done.
+    """
+
+    window_from: str | None = Field(
+        default=None, description="Begin of an explicit window, ISO 8601 (UTC where it says nothing)."
+    )
+    window_to: str | None = Field(default=None, description="Its end; default: two hours from now.")
+    full_resync: bool = Field(
+        default=False,
+        description=(
+            "Fetch all balances from the programme's beginning; only what differs is sent. "
+            "A run without a window does so by itself once a week (FULL_RESYNC_CRON)."
+        ),
+    )
 
 
 class PushConfig(dg.Config):
@@ -61,7 +80,7 @@ def build_balance_sync(programme: Programme, names: Names) -> dg.Definitions:
     treazure_balances = dg.AssetSpec(
         key("treazure_balances"), group_name=names.group(GROUP), kinds={"treazure"}, owners=OWNERS, tags=tags,
         description=f"The points of programme `{programme.loyalty_id}` in Treazure, the points master.",
-        metadata={"dagster/column_schema": md.BALANCE_COLUMNS},
+        metadata={"dagster/column_schema": metadata.BALANCE_COLUMNS},
     )  # fmt: skip
 
     @dg.asset(
@@ -70,7 +89,7 @@ def build_balance_sync(programme: Programme, names: Names) -> dg.Definitions:
         kinds={"treazure", "postgres"},
         code_version="1",
         metadata={
-            "dagster/column_schema": md.BALANCE_COLUMNS,
+            "dagster/column_schema": metadata.BALANCE_COLUMNS,
             "dagster/column_lineage": md.lineage(
                 {name: (treazure_balances.key, name) for name in ("contact", "balance", "mutated_at")}
             ),
@@ -85,7 +104,7 @@ def build_balance_sync(programme: Programme, names: Names) -> dg.Definitions:
     def treazure_balance_snapshot(context: dg.AssetExecutionContext, config: SnapshotConfig) -> dg.MaterializeResult:
         with _working(context, programme) as (connections, account):
             snapshot = take_snapshot(
-                connections.ledger, connections.treazure, account, chosen_window(connections, account, config),
+                connections.ledger, connections.treazure, account, chosen_window(connections, account, **config.model_dump()),
                 run_id=context.run.run_id, retry=connections.retry,
                 max_rejected_share=programme.guards.max_rejected_share,
             )  # fmt: skip
@@ -110,7 +129,7 @@ def build_balance_sync(programme: Programme, names: Names) -> dg.Definitions:
         kinds={"postgres"},
         code_version="1",
         metadata={
-            "dagster/column_schema": md.CHANGE_COLUMNS,
+            "dagster/column_schema": metadata.CHANGE_COLUMNS,
             "dagster/table_name": "treazure_pipeline.change",
             "dagster/column_lineage": md.lineage(
                 {
@@ -204,7 +223,7 @@ def build_balance_sync(programme: Programme, names: Names) -> dg.Definitions:
         kinds={"postgres", "voyado"},
         code_version="1",
         metadata={
-            "dagster/column_schema": md.LEDGER_COLUMNS,
+            "dagster/column_schema": metadata.LEDGER_COLUMNS,
             "dagster/table_name": "treazure_pipeline.ledger",
             "dagster/column_lineage": md.lineage(
                 {"contact": (key("balance_diff"), "contact"), "sent": (key("balance_diff"), "after")}
@@ -314,7 +333,7 @@ def _push(
         if first:
             patience = connections.settings.engage_verify_grace_seconds
             sides = first_send.compare(connections, account, first, decimals=programme.decimals, patience=patience)
-            figures_of_run |= md.both_sides(sides)
+            figures_of_run |= metadata.both_sides(sides)
             try:
                 first_send.require_shown(sides, patience)
             except PipelineError as error:
@@ -361,7 +380,7 @@ def _push_checks(
             "rows_of_exports": status.rejected,
             "refused_by_engage": status.refused,
             "gone": status.gone,
-            **md.rejections(rejected),
+            **metadata.rejections(rejected),
         },
     )
 

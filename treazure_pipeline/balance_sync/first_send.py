@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from treazure_pipeline.clients.engage_wire import is_same
 from treazure_pipeline.errors import NotFoundError, PipelineError, RemoteError
 from treazure_pipeline.ledger import batches
-from treazure_pipeline.verification.read_back import is_same
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,7 +11,6 @@ from datetime import datetime
 import click
 
 from treazure_pipeline.balance_sync import rejections as kept
-from treazure_pipeline.cli.run import chosen
 from treazure_pipeline.connections import open_ledger
 from treazure_pipeline.errors import SettingsError
 from treazure_pipeline.ledger.store import Account, Ledger
@@ -141,7 +140,7 @@ def discard(*, digest: str, names: tuple[str, ...], reason: str, as_json: bool) 
 @contextmanager
 def _accounts(names: Sequence[str]) -> Iterator[tuple[Ledger, list[Account]]]:
     settings = load_settings()
-    programmes = chosen(settings, names)
+    programmes = settings.chosen(names)
     with open_ledger(settings, instance.prepare(settings).ledger_url) as ledger:
         yield ledger, [ledger.account(programme) for programme in programmes]
 

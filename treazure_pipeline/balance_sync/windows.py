@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-import dagster as dg
 from dagster._utils.schedules import get_latest_completed_cron_tick
-from pydantic import Field
 
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.errors import SettingsError
@@ -15,29 +13,17 @@ from treazure_pipeline.ledger.coverage import Window
 from treazure_pipeline.ledger.store import Account
 
 
-class SnapshotConfig(dg.Config):
-    """Which window of mutation times to fetch; left empty, the one that leaves no hole, and once a week all there is.
-
-    What makes no sense is refused before anything is done.
-    """
-
-    window_from: str | None = Field(
-        default=None, description="Begin of an explicit window, ISO 8601 (UTC where it says nothing)."
-    )
-    window_to: str | None = Field(default=None, description="Its end; default: two hours from now.")
-    full_resync: bool = Field(
-        default=False,
-        description=(
-            "Fetch all balances from the programme's beginning; only what differs is sent. "
-            "A run without a window does so by itself once a week (FULL_RESYNC_CRON)."
-        ),
-    )
-
-
-def chosen_window(connections: Connections, account: Account, config: SnapshotConfig) -> Window:
-    """Return the window that a run with this config fetches; raises SettingsError for one that makes no sense."""
-    asked = window_asked_for(config.window_from, config.window_to, full_resync=config.full_resync)
-    full = config.full_resync or (
+def chosen_window(
+    connections: Connections,
+    account: Account,
+    *,
+    window_from: str | None = None,
+    window_to: str | None = None,
+    full_resync: bool = False,
+) -> Window:
+    """Return the window that a run so configured fetches; raises SettingsError for one that makes no sense."""
+    asked = window_asked_for(window_from, window_to, full_resync=full_resync)
+    full = full_resync or (
         asked is None
         and full_resync_is_due(connections.settings.full_resync_cron, coverage.last_full(connections.ledger, account))
     )
@@ -57,7 +43,7 @@ def full_resync_is_due(cron: str, last: coverage.LastFull) -> bool:
         return False
     tick = get_latest_completed_cron_tick(cron, last.now, "UTC")
     tried_lately = last.tried_at is not None and last.now - coverage.BETWEEN_TRIES < last.tried_at <= last.now
-    return tick is not None and (last.merged_at is None or last.merged_at < tick) and not tried_lately
+    return (last.merged_at is None or last.merged_at < tick) and not tried_lately
 
 
 def window_asked_for(

@@ -96,7 +96,7 @@ def grant_reader(role: str, *, as_json: bool) -> None:
 
 def _embedded_storage() -> Storage:
     storage = load_storage()
-    if not embedded.uses_embedded(storage):
+    if not storage.is_embedded:
         raise SettingsError(
             "TREAZURE_PIPELINE_DATABASE_URL is set to a server of your own, "
             "so there is no embedded database to start or stop."

@@ -33,7 +33,7 @@ def command(*, port: int, with_sandbox: bool, sandbox_port: int, receiver_port: 
         require_free(receiver_port, "The receiver", "--receiver-port")
     require_free(port, "The Dagster UI", "--port")
     settings = load_settings()
-    started_here = embedded.uses_embedded(settings) and embedded.running_url(settings.home) is None
+    started_here = settings.is_embedded and embedded.running_url(settings.home) is None
     try:
         place = instance.prepare(settings)
         with Family(os.environ | place.environment) as family:

@@ -175,7 +175,7 @@ def _databases(storage: Storage, settings: Settings | None) -> Iterator[Finding]
     except SettingsError as error:
         yield Finding("Dagster: home", "failed", str(error))
         return
-    if embedded.uses_embedded(storage) and embedded.running_url(storage.home) is None:
+    if storage.is_embedded and embedded.running_url(storage.home) is None:
         yield Finding("database", "note", "embedded, stopped: whatever needs it starts it, as does `db start`")
         return
     server = _tried("database", lambda: _server(place.ledger_url))

@@ -7,7 +7,7 @@ import shlex
 
 import click
 
-from treazure_pipeline.database import embedded, urls
+from treazure_pipeline.database import urls
 from treazure_pipeline.errors import SettingsError
 from treazure_pipeline.settings import load_settings
 from treazure_pipeline.terminal import instance
@@ -30,7 +30,7 @@ def command() -> None:
             hint=f"Set it yourself, in this form: {form}",
         )
     environment = instance.prepare(settings).environment
-    if not embedded.uses_embedded(settings):
+    if not settings.is_embedded:
         del environment["TREAZURE_PIPELINE_DATABASE_URL"], environment["TREAZURE_PIPELINE_DATABASE_URL_FILE"]
     if is_set:
         del environment["DAGSTER_POSTGRES_URL"], environment["DAGSTER_POSTGRES_URL_FILE"]

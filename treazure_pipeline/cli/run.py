@@ -13,7 +13,7 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from treazure_pipeline.errors import BusyError, PipelineError, SettingsError
+from treazure_pipeline.errors import BusyError, PipelineError
 from treazure_pipeline.terminal import instance, output, signals
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def balance_sync(
 
     settings = load_settings()
     window = {"window_from": window_from, "window_to": window_to, "full_resync": full_resync}
-    programmes = chosen(settings, names)
+    programmes = settings.chosen(names)
     window_asked_for(window_from, window_to, full_resync=full_resync)
     place = instance.prepare(settings)
     os.environ.update(place.environment)
@@ -127,7 +127,7 @@ def history(ctx: click.Context, *, names: tuple[str, ...], full: bool, url: str 
     from treazure_pipeline.settings import load_settings
 
     settings = load_settings()
-    programmes = chosen(settings, names)
+    programmes = settings.chosen(names)
     if url is not None:
         check_url(url)
         # Dagster keeps run config, and the address may hold a password.
@@ -179,7 +179,7 @@ def verify(ctx: click.Context, *, names: tuple[str, ...], as_json: bool) -> None
     from treazure_pipeline.settings import load_settings
 
     settings = load_settings()
-    programmes = chosen(settings, names)
+    programmes = settings.chosen(names)
     os.environ.update(instance.prepare(settings).environment)
     results = [run_verify(settings, programme) for programme in programmes]
     ctx.exit(_shown(results, VERIFICATION, as_json=as_json))
@@ -273,14 +273,6 @@ def run_adjustments(settings: Settings) -> dict[str, Any]:
         "seconds": {"process": values.get("seconds_process", 0.0)},
         **_outcome(result, [error for connections in opened for error in connections.failures]),
     }
-
-
-def chosen(settings: Settings, names: Sequence[str]) -> list[Programme]:
-    """Return the programmes of these names, all where none is named; raise SettingsError for an unknown one."""
-    known = {programme.name: programme for programme in settings.programmes}
-    if unknown := [name for name in names if name not in known]:
-        raise SettingsError(f"There is no programme {unknown[0]!r}; there are: {', '.join(known)}.")
-    return [known[name] for name in names] or list(settings.programmes)
 
 
 def run_balance_sync(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from treazure_pipeline.cli.run import _outcome, _values, chosen, conclude, execute
+from treazure_pipeline.cli.run import _outcome, _values, conclude, execute
 from treazure_pipeline.terminal import instance, output
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def command(names: Sequence[str], *, as_json: bool, abandon: str | None, by_whom
     from treazure_pipeline.settings import load_settings
 
     settings = load_settings()
-    programmes = chosen(settings, names)
+    programmes = settings.chosen(names)
     os.environ.update(instance.prepare(settings).environment)
     results = [
         give_up(settings, programme, by=by_whom or "", reason=abandon)

@@ -8,7 +8,6 @@ from datetime import datetime, timedelta
 import click
 from rich.table import Table
 
-from treazure_pipeline.cli.run import chosen
 from treazure_pipeline.settings import load_settings
 from treazure_pipeline.terminal import instance, output
 
@@ -26,9 +25,9 @@ def command(*, names: tuple[str, ...], as_json: bool) -> None:
     from treazure_pipeline.verification import rounds
 
     settings = load_settings()
-    programmes = chosen(settings, names)
+    programmes = settings.chosen(names)
     place = instance.locate(settings)
-    if embedded.uses_embedded(settings):
+    if settings.is_embedded:
         embedded.start(settings.home)
     with open_ledger(settings, place.ledger_url) as ledger:
         accounts = [ledger.account(programme) for programme in programmes]

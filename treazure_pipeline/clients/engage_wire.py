@@ -315,3 +315,8 @@ def _list(answer: dict[str, Any], name: str) -> list[Any]:
     if not isinstance(value, list):
         raise WireError(f"its {name} is no list")
     return value
+
+
+def is_same(shown: Decimal, sent: Decimal, decimals: int) -> bool:
+    """Tell whether a balance is what was sent, however Engage rounds to the digits that it keeps."""
+    return abs(shown - sent) < Decimal(1).scaleb(-decimals)

@@ -60,13 +60,6 @@ LONGEST_STREAM_SECONDS = 2 * 3600.0
 """Limits of what a system may send us, after decompression; a stream is an export's body."""
 
 _GOES_OUT = frozenset({"http11.send_request_headers.started", "http11.send_request_body.started"})
-_LOOKS_SECRET = re.compile(
-    r"""(?ix) (bearer|basic) \s+ [^\s"'<>,]+ | eyJ[\w-]{5,}(\.[\w-]+)* | whsec_[\w+/=-]+
-    | (?<= secret | apikey ) ["']? \s* [:=] \s* ["']? [^\s"'&,}<>]+
-    | (?<= api_key | api-key ) ["']? \s* [:=] \s* ["']? [^\s"'&,}<>]+
-    | (?<= token ) ["']? \s* [:=] \s* ["']? [^\s"'&,}<>]+
-    | (?<= password ) ["']? \s* [:=] \s* ["']? [^\s"'&,}<>]+"""
-)
 
 
 class Pacer(Protocol):
@@ -187,17 +180,9 @@ def revealed(secret: SecretStr, setting: str) -> str:
     return value
 
 
-def redacted(text: str, secrets: Sequence[str] = ()) -> str:
-    """Return text without the given secrets and without whatever looks like one."""
-    for secret in secrets:
-        if secret:
-            text = text.replace(secret, "***")
-    return _LOOKS_SECRET.sub("***", text)
-
-
 def excerpt(body: bytes, secrets: Sequence[str] = (), *, longest: int = 80) -> str:
     """Return the beginning of a body for a message: one line, redacted, cut."""
-    text = people.printable(" ".join(redacted(body[:20_000].decode("utf-8", "replace"), secrets).split()))
+    text = people.printable(" ".join(people.redacted(body[:20_000].decode("utf-8", "replace"), secrets).split()))
     return f"{text[:longest]}…" if len(text) > longest else text
 
 
@@ -461,7 +446,7 @@ class Http:
             ) from error
 
     def _said(self, error: Exception) -> str:
-        return redacted(str(error), self._secrets).rstrip(".") or type(error).__name__
+        return people.redacted(str(error), self._secrets).rstrip(".") or type(error).__name__
 
 
 def _origin(url: SplitResult, scheme: str = "") -> tuple[str, str | None, int | None]:

@@ -42,7 +42,7 @@ from treazure_pipeline.database.urls import joined
 from treazure_pipeline.errors import DatabaseUnavailableError, SettingsError
 
 if TYPE_CHECKING:
-    from treazure_pipeline.settings import Storage
+    from pydantic import SecretStr
 
 LEDGER = "treazure"
 DAGSTER = "dagster"
@@ -100,10 +100,9 @@ def urls(home: Path) -> Urls:
     return Urls(ledger=server.url(LEDGER), dagster=server.url(DAGSTER))
 
 
-def uses_embedded(storage: Storage) -> bool:
-    """Whether the ledger is in the embedded server, also where its URL has been exported by `env`."""
-    given = storage.database_url
-    return given is None or given.get_secret_value() == urls(storage.home).ledger
+def is_at(url: SecretStr | None, home: Path) -> bool:
+    """Tell whether a ledger is in the embedded server of this home: no URL, or the one that `env` exports."""
+    return url is None or url.get_secret_value() == urls(home).ledger
 
 
 def running_url(home: Path) -> str | None:

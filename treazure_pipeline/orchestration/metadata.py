@@ -1,12 +1,11 @@
-"""What the Dagster UI shows of the balance sync: figures worth plotting, table schemas, samples.
+"""Figures, tables and samples as Dagster's metadata.
 
-Belongs here: turning figures into Dagster's metadata. Does not: computing them.
+Belongs here: what the definitions of several capabilities show alike. Does not: computing it.
 See https://docs.dagster.io/guides/build/assets/metadata-and-tags
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -14,56 +13,13 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from treazure_pipeline import people
-from treazure_pipeline.balance_sync.rejections import Group
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
     import pandas as pd
 
-    from treazure_pipeline.balance_sync.first_send import Sides
-
 SAMPLE_ROWS = 10
-_GROUP = [field.name for field in fields(Group)]
-
-BALANCE_COLUMNS = dg.TableSchema(
-    columns=[
-        dg.TableColumn("contact", "uuid", "The contact's GUID, the same in both systems."),
-        dg.TableColumn("balance", "numeric", "Points in Treazure at the time of the export, exact."),
-        dg.TableColumn(
-            "mutated_at", "timestamptz", "When Treazure says that the account changed; UTC, may be missing."
-        ),
-        dg.TableColumn("position", "bigint", "The row's place in the export, from 0."),
-    ]
-)
-CHANGE_COLUMNS = dg.TableSchema(
-    columns=[
-        dg.TableColumn("contact", "uuid", "The contact's GUID."),
-        dg.TableColumn("before", "numeric", "The master balance known before; null for a new contact."),
-        dg.TableColumn("after", "numeric", "The master balance now."),
-    ]
-)
-LEDGER_COLUMNS = dg.TableSchema(
-    columns=[
-        dg.TableColumn("contact", "uuid", "The contact's GUID."),
-        dg.TableColumn("sent", "numeric", "The balance that Engage accepted last."),
-        dg.TableColumn("batch", "bigint", "The request that carried it."),
-        dg.TableColumn("observation", "bigint", "The observation of the master that it comes from."),
-    ]
-)
-
-ADJUSTMENT_COLUMNS = dg.TableSchema(
-    columns=[
-        dg.TableColumn("id", "bigint", "The number, in the order of arrival."),
-        dg.TableColumn("state", "text", "received, queued, sending, posted, done, rejected, uncertain or discarded."),
-        dg.TableColumn("contact", "uuid", "The contact's GUID."),
-        dg.TableColumn("amount", "numeric", "Points added, negative where taken; exact."),
-        dg.TableColumn("comment", "text", "The description as Treazure gets it, at most 100 characters."),
-        dg.TableColumn("receipt", "text", "The receipt number in Treazure's history."),
-        dg.TableColumn("balance", "numeric", "The balance that Treazure answered with."),
-        dg.TableColumn("received_at", "timestamptz", "When the event was stored; UTC."),
-    ]
-)
 
 
 def lineage(columns: Mapping[str, tuple[dg.AssetKey, str]]) -> dg.TableColumnLineage:
@@ -99,29 +55,6 @@ def table(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> dg.MarkdownM
     return dg.MetadataValue.md("\n".join(f"| {' | '.join(line)} |" for line in lines))
 
 
-def rejections(groups: Sequence[Group]) -> dict[str, dg.MetadataValue]:
-    """Return since when rejections are outstanding, and a table of them by reason."""
-    if not groups:
-        return {"by_reason": dg.MetadataValue.md("*none*")}
-    return {
-        "outstanding_since": dg.MetadataValue.timestamp(min(group.since for group in groups)),
-        "by_reason": table(_GROUP, (asdict(group).values() for group in groups)),
-    }
-
-
-def both_sides(sides: Sequence[Sides]) -> dict[str, dg.MetadataValue]:
-    """Return the contacts of a careful first send, for people and for programs."""
-    rows = [
-        {"contact": one.contact, "treazure": _text(one.treazure), "accepted": _text(one.accepted),
-         "engage": _text(one.engage), "verdict": one.verdict}
-        for one in sides
-    ]  # fmt: skip
-    return {
-        "both_sides": table(["contact", "treazure", "accepted", "engage", "verdict"], [row.values() for row in rows]),
-        "first_send": dg.MetadataValue.json(rows),
-    }
-
-
 def not_evaluated(check: str, why: str, **shown: Any) -> dg.AssetCheckResult:
     """Return what stands for a check that could not be evaluated: not green, and a warning at most."""
     return dg.AssetCheckResult(
@@ -131,10 +64,6 @@ def not_evaluated(check: str, why: str, **shown: Any) -> dg.AssetCheckResult:
         description=f"could not be evaluated: {why}",
         metadata=shown,
     )
-
-
-def _text(value: Decimal | None) -> str | None:
-    return None if value is None else str(value)
 
 
 def _cell(value: Any) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from treazure_pipeline.database.embedded import uses_embedded
 from treazure_pipeline.errors import SettingsError
 from treazure_pipeline.point_migration import audit as auditing
 from treazure_pipeline.point_migration import backfill, roster
@@ -73,7 +72,7 @@ def _delivery_url(settings: Settings) -> str | None:
     """Return where files go, None for the home; raise SettingsError where other machines would not find them there."""
     if settings.migration_delivery_url is not None:
         return settings.migration_delivery_url.get_secret_value()
-    if not uses_embedded(settings):
+    if not settings.is_embedded:
         raise SettingsError(
             "MIGRATION_DELIVERY_URL is not set: the ledger is on a server, so runs may be on any machine, and files "
             "would stay on the one that delivers them.",

@@ -17,8 +17,8 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.sftp import SFTPFileSystem
 
 from treazure_pipeline import private
-from treazure_pipeline.clients.transport import redacted
 from treazure_pipeline.errors import PipelineError, SettingsError
+from treazure_pipeline.people import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

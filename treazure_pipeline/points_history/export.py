@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 from pyarrow import csv
 
 from treazure_pipeline import people, private
-from treazure_pipeline.clients.transport import redacted
 from treazure_pipeline.errors import PipelineError, SettingsError
+from treazure_pipeline.people import redacted
 from treazure_pipeline.points_history import store
 
 if TYPE_CHECKING:

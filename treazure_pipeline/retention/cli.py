@@ -89,6 +89,6 @@ def _ledger() -> Ledger:
     from treazure_pipeline.database import embedded
 
     settings = load_settings()
-    if embedded.uses_embedded(settings):
+    if settings.is_embedded:
         embedded.start(settings.home)
     return open_ledger(settings, instance.locate(settings).ledger_url)

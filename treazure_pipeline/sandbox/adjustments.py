@@ -6,6 +6,8 @@ with events and transactions, not with members.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import threading
 import time
 from collections import Counter
@@ -14,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from treazure_pipeline.adjustments.queue import receipt_of
 from treazure_pipeline.sandbox.observations import Findings
 from treazure_pipeline.sandbox.points import to_text
 
@@ -80,7 +81,7 @@ class Adjustments:
         """
         new = Given(event_id, contact.lower(), definition_id, units)
         with self._lock:
-            first = self._given.setdefault(receipt_of(event_id), new)
+            first = self._given.setdefault(_receipt_of(event_id), new)
             if (first.contact, first.definition_id, first.units) != (new.contact, definition_id, units):
                 new.event_id = f"{event_id}#{len(self._given)}"
                 self._given[new.event_id] = new
@@ -88,14 +89,14 @@ class Adjustments:
     def sent(self, event_id: str) -> None:
         """Note that the event is on its way to the receiver."""
         with self._lock:
-            given = self._given.get(receipt_of(event_id))
+            given = self._given.get(_receipt_of(event_id))
             if given and given.sent is None:
                 given.sent = time.monotonic()
 
     def acknowledged(self, event_id: str) -> None:
         """Note that the receiver has answered 2xx."""
         with self._lock:
-            given = self._given.get(receipt_of(event_id))
+            given = self._given.get(_receipt_of(event_id))
             if given and given.acknowledged is None:
                 given.acknowledged = time.monotonic()
 
@@ -175,3 +176,8 @@ class Adjustments:
             if every:
                 report["events"] = {given.event_id: given.report() for given in self._given.values()}
             return report
+
+
+def _receipt_of(event_id: str) -> str:
+    """Return the receipt number that an event is booked under, as docs/adjustments.md tells everybody."""
+    return "VE" + base64.b32encode(hashlib.sha256(event_id.encode()).digest()).decode()[:24]

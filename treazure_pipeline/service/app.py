@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from treazure_pipeline import people
-from treazure_pipeline.adjustments.events import Event
+from treazure_pipeline.adjustments.events import LONGEST_ID, Event
 from treazure_pipeline.adjustments.inbox import Store
 from treazure_pipeline.adjustments.signatures import MalformedError, UnsignedError, Verifier
 from treazure_pipeline.errors import DatabaseError
@@ -75,8 +75,8 @@ class Receiver:
             raise _RefusedError(401, "unsigned", str(error)) from None
         except MalformedError as error:
             raise _RefusedError(400, "malformed", str(error)) from None
-        if len(delivery_id) > LIMITS.event_id:
-            raise _RefusedError(400, "malformed", f"The delivery's id has more than {LIMITS.event_id} characters.")
+        if len(delivery_id) > LONGEST_ID:
+            raise _RefusedError(400, "malformed", f"The delivery's id has more than {LONGEST_ID} characters.")
         event = Event.read(delivery_id, body)
         try:
             stored = await self._store.add(event)

@@ -8,7 +8,6 @@ import sys
 
 import click
 
-from treazure_pipeline.database import embedded
 from treazure_pipeline.errors import PipelineError
 from treazure_pipeline.settings import load_receiver
 from treazure_pipeline.terminal import instance, output
@@ -35,7 +34,7 @@ def command(host: str, port: int) -> None:
 
     settings = load_receiver()
     # A server of one's own may be away for now: deliveries are refused until it is back, and /readyz says why.
-    found = instance.prepare(settings) if embedded.uses_embedded(settings) else instance.locate(settings)
+    found = instance.prepare(settings) if settings.is_embedded else instance.locate(settings)
     secrets = [secret.get_secret_value() for secret in settings.engage_webhook_secret]
     histories = None
     if settings.history_api_key is not None and settings.master is not None:

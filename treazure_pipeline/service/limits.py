@@ -32,9 +32,6 @@ class Limits:
         body_time: For all of a body.
         request_time: From a request's first byte, or the connection's begin, to the last byte of its answer.
         idle_time: Between two requests; longer than proxies keep connections.
-        depth: Of nested JSON, far beyond any event's and far below what a parser, PostgreSQL's too, has a stack for.
-        digits: Of a number in JSON.
-        event_id: Characters; ids are unique keys, and no index takes endless ones. Svix's have 31.
     """
 
     connections: int = 800
@@ -45,9 +42,6 @@ class Limits:
     body_time: float = 5.0
     request_time: float = 30.0
     idle_time: int = 75
-    depth: int = 64
-    digits: int = 10_000
-    event_id: int = 255
 
 
 LIMITS = Limits()

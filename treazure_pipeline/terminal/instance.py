@@ -15,7 +15,6 @@ from psycopg import sql
 from treazure_pipeline import private
 from treazure_pipeline.connections import open_ledger
 from treazure_pipeline.database import embedded, homes, schema
-from treazure_pipeline.database.embedded import uses_embedded
 from treazure_pipeline.database.urls import sibling
 from treazure_pipeline.errors import DatabaseUnavailableError, SettingsError
 from treazure_pipeline.settings import Settings, Storage
@@ -61,7 +60,7 @@ class Instance:
 
 def locate(storage: Storage) -> Instance:
     """Where everything is or would be; starts and writes nothing."""
-    if storage.database_url is None or uses_embedded(storage):
+    if storage.database_url is None or storage.is_embedded:
         urls = embedded.urls(storage.home)
     else:
         ledger = storage.database_url.get_secret_value()
@@ -87,7 +86,7 @@ def prepare(storage: Storage) -> Instance:
         SchemaOutdatedError: The schema of a server of one's own is not the one of this version.
     """
     instance = locate(storage)
-    if uses_embedded(storage):
+    if storage.is_embedded:
         say_where(storage.home)
         embedded.start(storage.home)
         schema.upgrade(instance.ledger_url)
@@ -107,11 +106,11 @@ def upgrade(storage: Storage) -> tuple[str | None, str]:
         DatabaseUnavailableError: A database can't be used.
     """
     instance = locate(storage)
-    if uses_embedded(storage):
+    if storage.is_embedded:
         say_where(storage.home)
         embedded.start(storage.home)
     revisions = schema.upgrade(instance.ledger_url)
-    if not uses_embedded(storage) and storage.dagster_postgres_url is None:
+    if not storage.is_embedded and storage.dagster_postgres_url is None:
         _create_dagster_database(instance)
     write_dagster_home(instance)
     return revisions

@@ -10,7 +10,6 @@ from typing import Any
 import click
 from rich.table import Column, Table
 
-from treazure_pipeline.cli.run import chosen
 from treazure_pipeline.errors import SettingsError
 from treazure_pipeline.settings import load_settings
 from treazure_pipeline.terminal import instance, output
@@ -28,13 +27,13 @@ def command(*, contact: str, names: tuple[str, ...], as_json: bool) -> None:
     from treazure_pipeline.verification.explain import explain
 
     settings = load_settings()
-    programmes = chosen(settings, names)
+    programmes = settings.chosen(names)
     try:
         guid = str(uuid.UUID(contact.strip()))
     except ValueError:
         raise SettingsError(f"{contact!r} is no contact: it must be a GUID, as both systems show it.") from None
     place = instance.locate(settings)
-    if embedded.uses_embedded(settings):
+    if settings.is_embedded:
         embedded.start(settings.home)
     with open_ledger(settings, place.ledger_url) as ledger:
         found = [one for one in (explain(ledger, programme, guid) for programme in programmes) if one is not None]

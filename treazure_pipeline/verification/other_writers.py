@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from treazure_pipeline import people
+from treazure_pipeline.clients.engage_wire import is_same
 from treazure_pipeline.errors import NotFoundError
-from treazure_pipeline.verification.read_back import is_same
 
 if TYPE_CHECKING:
     from treazure_pipeline.clients.engage import EngageClient

@@ -12,10 +12,10 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import TYPE_CHECKING, TypeVar
 
 from treazure_pipeline.balance_sync.snapshot import read_account
+from treazure_pipeline.clients.engage_wire import is_same
 from treazure_pipeline.errors import AuthenticationError, NotFoundError, RemoteError
 from treazure_pipeline.ledger import coverage
 from treazure_pipeline.verification import rounds
@@ -68,11 +68,6 @@ class Verified:
     tally: Tally
     seconds: float
     error: RemoteError | None
-
-
-def is_same(shown: Decimal, sent: Decimal, decimals: int) -> bool:
-    """Tell whether a balance is what was sent, however Engage rounds to the digits that it keeps."""
-    return abs(shown - sent) < Decimal(1).scaleb(-decimals)
 
 
 def verify(work: Work) -> Verified:

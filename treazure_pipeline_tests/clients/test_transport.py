@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from treazure_pipeline.clients.answers import retry_after_seconds
-from treazure_pipeline.clients.transport import VENDOR_WAITS, RetryPolicy, excerpt, redacted
+from treazure_pipeline.clients.transport import VENDOR_WAITS, RetryPolicy, excerpt
 from treazure_pipeline.errors import Call, RateLimitedError, TransientError
+from treazure_pipeline.people import redacted
 
 NOON = datetime(2024, 5, 16, 12, tzinfo=UTC)
 

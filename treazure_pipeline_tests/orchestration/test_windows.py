@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from treazure_pipeline.balance_sync.windows import SnapshotConfig, chosen_window, full_resync_is_due
+from treazure_pipeline.balance_sync.windows import chosen_window, full_resync_is_due
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.errors import RemoteError, SettingsError
 from treazure_pipeline.ledger.coverage import LastFull, Window
@@ -18,7 +18,7 @@ MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
 
 
 def chosen(connections: Connections, **config: Any) -> Window:
-    return chosen_window(connections, account_of(connections), SnapshotConfig(**config))
+    return chosen_window(connections, account_of(connections), **config)
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ from decimal import ROUND_DOWN, ROUND_HALF_EVEN, ROUND_HALF_UP, Decimal
 
 import pytest
 
+from treazure_pipeline.clients.engage_wire import is_same
 from treazure_pipeline.errors import BusyError
 from treazure_pipeline.verification import rounds
-from treazure_pipeline.verification.read_back import is_same
 from treazure_pipeline_tests.balance_sync.shop import account_of, assert_in_step
 from treazure_pipeline_tests.verification.watch import Watch
 

@@ -1,0 +1,74 @@
+"""What the Dagster UI shows of the balance sync: its tables, its rejections, both sides of a careful first send."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from treazure_pipeline.balance_sync.rejections import Group
+from treazure_pipeline.orchestration import metadata as md
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from decimal import Decimal
+
+    from treazure_pipeline.balance_sync.first_send import Sides
+
+_GROUP = [field.name for field in fields(Group)]
+
+BALANCE_COLUMNS = dg.TableSchema(
+    columns=[
+        dg.TableColumn("contact", "uuid", "The contact's GUID, the same in both systems."),
+        dg.TableColumn("balance", "numeric", "Points in Treazure at the time of the export, exact."),
+        dg.TableColumn(
+            "mutated_at", "timestamptz", "When Treazure says that the account changed; UTC, may be missing."
+        ),
+        dg.TableColumn("position", "bigint", "The row's place in the export, from 0."),
+    ]
+)
+CHANGE_COLUMNS = dg.TableSchema(
+    columns=[
+        dg.TableColumn("contact", "uuid", "The contact's GUID."),
+        dg.TableColumn("before", "numeric", "The master balance known before; null for a new contact."),
+        dg.TableColumn("after", "numeric", "The master balance now."),
+    ]
+)
+LEDGER_COLUMNS = dg.TableSchema(
+    columns=[
+        dg.TableColumn("contact", "uuid", "The contact's GUID."),
+        dg.TableColumn("sent", "numeric", "The balance that Engage accepted last."),
+        dg.TableColumn("batch", "bigint", "The request that carried it."),
+        dg.TableColumn("observation", "bigint", "The observation of the master that it comes from."),
+    ]
+)
+
+
+def rejections(groups: Sequence[Group]) -> dict[str, dg.MetadataValue]:
+    """Return since when rejections are outstanding, and a table of them by reason."""
+    if not groups:
+        return {"by_reason": dg.MetadataValue.md("*none*")}
+    return {
+        "outstanding_since": dg.MetadataValue.timestamp(min(group.since for group in groups)),
+        "by_reason": md.table(_GROUP, (asdict(group).values() for group in groups)),
+    }
+
+
+def both_sides(sides: Sequence[Sides]) -> dict[str, dg.MetadataValue]:
+    """Return the contacts of a careful first send, for people and for programs."""
+    rows = [
+        {"contact": one.contact, "treazure": _text(one.treazure), "accepted": _text(one.accepted),
+         "engage": _text(one.engage), "verdict": one.verdict}
+        for one in sides
+    ]  # fmt: skip
+    return {
+        "both_sides": md.table(
+            ["contact", "treazure", "accepted", "engage", "verdict"], [row.values() for row in rows]
+        ),
+        "first_send": dg.MetadataValue.json(rows),
+    }
+
+
+def _text(value: Decimal | None) -> str | None:
+    return None if value is None else str(value)
