@@ -129,9 +129,8 @@ def merge(ledger: Ledger, account: Account, observation: int, *, lot: int) -> Me
                 **_one(cursor, MARKS, values),
             ),
         )
-        cursor.execute(
-            _CLOSE, values | {"figures": Jsonb(msgspec.to_builtins(figures)), "change": figures.points_change}
-        )
+        totals = {"change": figures.points_change, "added": compared["points_added"]}
+        cursor.execute(_CLOSE, values | totals | {"figures": Jsonb(msgspec.to_builtins(figures))})
         cursor.execute(SQL("drop table {}, {}, compared").format(table, latest))
     return figures
 
@@ -321,7 +320,8 @@ disputed as (
     on conflict do nothing)
 select count(*) filter (where newer) as changed, count(*) filter (where newer and was_pending) as again,
        count(*) filter (where not newer) as superseded,
-       coalesce(sum(balance - coalesce(before, 0)) filter (where newer), 0) as points_change
+       coalesce(sum(balance - coalesce(before, 0)) filter (where newer), 0) as points_change,
+       coalesce(sum(balance - coalesce(before, 0)) filter (where newer and balance > coalesce(before, 0)), 0) as points_added
 from judged
 """
 
@@ -354,7 +354,7 @@ update programme g set
         then tstzrange(%(window_from)s, least(%(window_to)s, %(asked)s)) else 'empty'::tstzrange end),
     export_answered = greatest({_past("g.export_answered")}, %(answered)s),
     full_asked_at = case when %(is_full)s then %(asked)s else full_asked_at end,
-    points_total = points_total + %(change)s
+    points_total = points_total + %(change)s, points_added = points_added + %(added)s
 where id = %(programme)s
 """
 
@@ -381,7 +381,8 @@ entered as (
     values (%(programme)s, %(contact)s, %(balance)s, %(observation)s, clock_timestamp())
     on conflict (programme, contact) do update
     set master = excluded.master, observation = excluded.observation, changed_at = excluded.changed_at, {batches.REVIVED})
-update programme set points_total = points_total + %(change)s where id = %(programme)s
+update programme set points_total = points_total + %(change)s, points_added = points_added + greatest(%(change)s, 0)
+where id = %(programme)s
 """
 
 _TO_REREAD = """

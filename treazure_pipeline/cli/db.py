@@ -87,11 +87,11 @@ def roles() -> None:
 @output.json_option
 def grant_reader(role: str, *, as_json: bool) -> None:
     """Let a database role read the reporting views. Needs the role that owns the ledger."""
-    schema.grant_reader(instance.locate(load_storage()).ledger_url, role)
+    reports = schema.grant_reader(instance.locate(load_storage()).ledger_url, role)
     if as_json:
-        output.print_json({"status": "ok", "role": role, "reports": schema.REPORTS})
+        output.print_json({"status": "ok", "role": role, "reports": reports})
     else:
-        output.say(f"{role} may read {', '.join(schema.REPORTS)} in the schema {schema.SCHEMA}.")
+        output.say(f"{role} may read {', '.join(reports)} in the schema {schema.REPORTING}.")
 
 
 def _embedded_storage() -> Storage:

@@ -5,7 +5,7 @@
 --   psql -d postgres -f roles.sql            names of your own: -v owner=... -v runtime=... -v database=...
 --
 -- It may be run again. It sets no passwords: \password treazure_owner, and so on.
---   owner    `treazure-pipeline db upgrade`: owns the tables, changes them
+--   owner    `treazure-pipeline db upgrade`: owns the tables and the reporting views, changes them
 --   runtime  everything else: reads and writes rows, stages exports in tables of its own; owns Dagster's database
 --   reader   the reporting views, once `treazure-pipeline db grant-reader treazure_reader` was run as the owner
 \set ON_ERROR_STOP on
@@ -42,12 +42,15 @@ grant connect, temporary on database :"database" to :"runtime";
 grant connect on database :"database" to :"owner", :"reader";
 
 \connect :"database"
-select format('create schema treazure_pipeline authorization %I', :'owner')
-where to_regnamespace('treazure_pipeline') is null \gexec
+select format('create schema %I authorization %I', name, :'owner') from unnest(array['treazure_pipeline', 'treazure_reporting']) as name
+where to_regnamespace(name) is null \gexec
 set role :"owner";
 grant usage, create on schema treazure_pipeline to :"runtime";
 grant select, insert, update, delete on all tables in schema treazure_pipeline to :"runtime";
 alter default privileges in schema treazure_pipeline grant select, insert, update, delete on tables to :"runtime";
+grant usage on schema treazure_reporting to :"runtime";
+grant select on all tables in schema treazure_reporting to :"runtime";
+alter default privileges in schema treazure_reporting grant select on tables to :"runtime";
 -- The statistics that a migration's plans need: from 17 on there is a right for it, before only the owner has it.
 select :SERVER_VERSION_NUM >= 170000 as has_maintain \gset
 \if :has_maintain

@@ -1,6 +1,7 @@
 """The ledger's schema: its migrations are applied by a command and checked before any work.
 
-Everything lives in the PostgreSQL schema `treazure_pipeline`, so that the ledger can share a database with others.
+Everything lives in the PostgreSQL schema `treazure_pipeline`, so that the ledger can share a database with others. The
+views for analysts are in `treazure_reporting`, so that whoever reads them sees nothing else.
 """
 
 from __future__ import annotations
@@ -20,12 +21,11 @@ from psycopg_pool import PoolTimeout
 from treazure_pipeline.errors import ConflictError, DatabaseError, DatabaseUnavailableError, SchemaOutdatedError
 
 SCHEMA = "treazure_pipeline"
+REPORTING = "treazure_reporting"
 OLDEST_SERVER = 16
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _LOCK = 7_281_001
 _CONFLICTS = {"40001", "40P01", "23505"}
-REPORTS = ("balance", "unsettled", "balance_change", "points_history", "points_history_read")
-"""The views and tables that are for reading with any tool."""
 CONNECTION: dict[str, Any] = {
     "connect_timeout": 10,
     "prepare_threshold": None,
@@ -60,13 +60,16 @@ _NO_TRANSACTION_TIMEOUT: LiteralString = (
 # The only one that ends a session between transactions. Behind a pooler it is the pooler's own business.
 SESSION: LiteralString = "set idle_session_timeout to 0"
 _OWNS = "select pg_has_role(nspowner, 'usage') from pg_namespace where nspname = :schema"
+# Who works on the ledger, and who may read reports already.
 _READERS = """
-select pg_get_userbyid(a.grantee) from pg_class c, aclexplode(c.relacl) a
-where c.relnamespace = 'treazure_pipeline'::regnamespace and c.relname = any(:reports)
+select distinct pg_get_userbyid(a.grantee) from pg_class c, aclexplode(c.relacl) a
+where c.oid in (to_regclass('treazure_pipeline.balance'), to_regclass('treazure_reporting.contact_balance'))
   and a.privilege_type = 'SELECT' and a.grantee not in (0, c.relowner)
-group by a.grantee having count(distinct c.oid) = (
-    select count(*) from pg_class where relnamespace = 'treazure_pipeline'::regnamespace and relname = any(:reports))
 """
+_MAY_CREATE = "select current_user, has_database_privilege(current_database(), 'create')"
+_REPORTS = (
+    "select relname from pg_class where relnamespace = to_regnamespace(:schema) and relkind = 'v' order by relname"
+)
 COMPATIBLE_SINCE: LiteralString = "select compatible_since from compatibility"
 _READ_ONLY = {"25006"}  # a standby, or the former primary after a failover
 
@@ -120,9 +123,9 @@ def judge(found: str | None, compatible_since: str | None) -> None:
 def upgrade(url: str) -> tuple[str | None, str]:
     """Bring the ledger at `url` to the newest schema; return the revisions before and after.
 
-    Safe when several processes do it at once. Who may read the reports still may afterwards, though a migration makes
-    views anew. Raises DatabaseUnavailableError when the server can't be used and DatabaseError when it is older than
-    PostgreSQL 16, has another encoding than UTF-8, or the role may not do it.
+    Safe when several processes do it at once. Who may read the ledger may read the reporting views afterwards. Raises
+    DatabaseUnavailableError when the server can't be used and DatabaseError when it is older than PostgreSQL 16, has
+    another encoding than UTF-8, or the role may not do it.
     """
     try:
         with _engine(url).begin() as connection:
@@ -130,14 +133,14 @@ def upgrade(url: str) -> tuple[str | None, str]:
             _check_server(connection)
             # One transaction for all: nothing is kept in the session, and whoever comes second finds it done.
             connection.execute(sa.text("select pg_advisory_xact_lock(:key)"), {"key": _LOCK})
-            if connection.execute(sa.text("select to_regnamespace(:name)"), {"name": SCHEMA}).scalar() is None:
-                connection.execute(sa.text(f"create schema {SCHEMA}"))
+            _make_schema(connection, SCHEMA)
             before = _revision(connection)
             if before is not None and before not in revisions():
                 judge(before, _compatible_since(connection))
                 return before, before
             if before != head():
-                readers = connection.execute(sa.text(_READERS), {"reports": list(REPORTS)}).scalars().all()
+                _make_schema(connection, REPORTING)
+                readers = connection.execute(sa.text(_READERS)).scalars().all()
                 config = _config()
                 config.attributes["connection"] = connection
                 alembic_upgrade(config, "head")
@@ -148,19 +151,20 @@ def upgrade(url: str) -> tuple[str | None, str]:
         raise translated(error.orig or error) from None
 
 
-def grant_reader(url: str, role: str) -> None:
-    """Let a role of the server read the reports, and nothing else; the upgrades to come keep it so.
+def grant_reader(url: str, role: str) -> list[str]:
+    """Let a role of the server read the reporting views, and those to come; return their names.
 
-    Raises DatabaseError where there is no such role, or the role of `url` does not own the ledger.
+    Raises DatabaseError where there is no such role, or the role of `url` does not own the views.
     """
     check(url)
     try:
         with _engine(url).begin() as connection:
             if connection.execute(sa.text("select to_regrole(quote_ident(:role))"), {"role": role}).scalar() is None:
                 raise DatabaseError(f"The server has no role {role!r}.", hint="Make it first: CREATE ROLE … LOGIN.")
-            if not connection.execute(sa.text(_OWNS), {"schema": SCHEMA}).scalar():
-                raise lacking("it does not own the ledger, so it can let nobody read")
+            if not connection.execute(sa.text(_OWNS), {"schema": REPORTING}).scalar():
+                raise lacking("it does not own the reporting views, so it can let nobody read them")
             connection.execute(sa.text(_grant(connection, role)))
+            return list(connection.execute(sa.text(_REPORTS), {"schema": REPORTING}).scalars())
     except sa.exc.DBAPIError as error:
         raise translated(error.orig or error) from None
 
@@ -234,10 +238,25 @@ def _compatible_since(connection: sa.Connection) -> str | None:
     return connection.execute(sa.text(COMPATIBLE_SINCE)).scalar()
 
 
+def _make_schema(connection: sa.Connection, name: str) -> None:
+    if connection.execute(sa.text("select to_regnamespace(:name)"), {"name": name}).scalar() is not None:
+        return
+    role, may_create = connection.execute(sa.text(_MAY_CREATE)).one()
+    if not may_create:
+        statement = f"create schema {name} authorization {connection.dialect.identifier_preparer.quote(role)};"
+        raise DatabaseError(
+            f"There is no schema {name} yet, and the database role {role} may not make it.",
+            hint=f"Let an administrator run in that database: {statement}",
+        )
+    connection.execute(sa.text(f"create schema {name}"))
+
+
 def _grant(connection: sa.Connection, role: str) -> str:
     quoted = connection.dialect.identifier_preparer.quote(role)
-    reports = ", ".join(f"{SCHEMA}.{report}" for report in REPORTS)
-    return f"grant usage on schema {SCHEMA} to {quoted}; grant select on {reports} to {quoted}"
+    return (
+        f"grant usage on schema {REPORTING} to {quoted}; grant select on all tables in schema {REPORTING} to {quoted}; "
+        f"alter default privileges in schema {REPORTING} grant select on tables to {quoted}"
+    )
 
 
 def _check_server(connection: sa.Connection) -> None:

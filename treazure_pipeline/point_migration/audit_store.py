@@ -337,8 +337,8 @@ from (select contact, master, (row_number() over (order by contact) - 1) / %(lot
 """
 
 _LOADED = """
-update programme set loaded_at = clock_timestamp(),
-    points_total = points_total + (select coalesce(sum(master), 0) from held where is_new)
+update programme set loaded_at = clock_timestamp(), points_total = points_total + new.points, points_added = points_added + new.added
+from (select coalesce(sum(master), 0) as points, coalesce(sum(greatest(master, 0)), 0) as added from held where is_new) new
 where id = %(programme)s
 """
 

@@ -120,38 +120,91 @@ def test_the_runtime_role_does_a_whole_sync_and_the_owner_alone_changes_the_tabl
         connection.execute("alter table treazure_pipeline.ledger add column more text")
 
 
+VIEWS = [
+    "adjustment",
+    "balance_change",
+    "contact_balance",
+    "drift_open",
+    "liability_daily",
+    "movement",
+    "rejection_open",
+    "sync_run",
+]
+
+
 def assert_reads_the_reports_alone(place: Place) -> None:
+    relations = (
+        "select nspname, relname from pg_class c join pg_namespace n on n.oid = relnamespace "
+        "where nspname in ('treazure_pipeline', 'treazure_reporting') and relkind in ('r', 'v', 'S')"
+    )
+    read = []
     with psycopg.connect(place.url(READER), autocommit=True) as connection:
-        for report in schema.REPORTS:
-            connection.execute(sql.SQL("table treazure_pipeline.{}").format(sql.Identifier(report)))
-        for hidden in ("adjustment", "dead_letter", "rejection"):
-            with pytest.raises(psycopg.errors.InsufficientPrivilege):
-                connection.execute(sql.SQL("table treazure_pipeline.{}").format(sql.Identifier(hidden)))
+        for schema_, relation in connection.execute(relations).fetchall():
+            try:
+                connection.execute(
+                    sql.SQL("select from {}.{}").format(sql.Identifier(schema_), sql.Identifier(relation))
+                )
+            except psycopg.errors.InsufficientPrivilege:
+                continue
+            read.append(f"{schema_}.{relation}")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("create view treazure_reporting.mine as select 1")
+    assert sorted(read) == [f"treazure_reporting.{view}" for view in VIEWS]
 
 
-def test_a_reader_reads_the_reports_and_nothing_else(place: Place) -> None:
+def test_a_reader_reads_the_reporting_views_and_nothing_else(place: Place, run: Run) -> None:
     schema.upgrade(place.url(OWNER))
 
+    granted = run("db", "grant-reader", READER, "--json", TREAZURE_PIPELINE_DATABASE_URL=place.url(OWNER))
+
+    assert json.loads(granted.stdout) == {"status": "ok", "role": READER, "reports": VIEWS}
+    assert_reads_the_reports_alone(place)
+
+
+def test_a_reader_reads_views_that_a_later_version_makes(place: Place) -> None:
+    schema.upgrade(place.url(OWNER))
     schema.grant_reader(place.url(OWNER), READER)
 
-    assert_reads_the_reports_alone(place)
+    with psycopg.connect(place.url(OWNER), autocommit=True) as connection:
+        connection.execute("create view treazure_reporting.later as select 42 as answer")
+
+    with psycopg.connect(place.url(READER)) as connection:
+        assert connection.execute("table treazure_reporting.later").fetchall() == [(42,)]
 
 
-def test_who_may_read_still_may_when_migrations_make_views_anew_and_more_of_them(
+def test_who_read_the_ledger_before_there_were_reporting_views_reads_those_after_the_upgrade(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The administrator's SQL of that time knew nothing of their schema."""
+    place.administer("drop schema treazure_reporting")
     with monkeypatch.context() as an_old_version:
-        an_old_version.setattr(schema, "alembic_upgrade", lambda config, _: alembic.command.upgrade(config, "0002"))
+        an_old_version.setattr(schema, "alembic_upgrade", lambda config, _: alembic.command.upgrade(config, "0017"))
         schema.upgrade(place.url(OWNER))
-    with psycopg.connect(place.url(OWNER)) as connection:
-        connection.execute(
-            "set search_path to treazure_pipeline; grant usage on schema treazure_pipeline to treazure_reader; "
-            "grant select on balance, unsettled to treazure_reader"
-        )
+    place.administer(
+        "drop schema treazure_reporting; grant usage on schema treazure_pipeline to {0}; "
+        "grant select on treazure_pipeline.balance to {0}",
+        READER,
+    )
 
     schema.upgrade(place.url(OWNER))
 
-    assert_reads_the_reports_alone(place)
+    for role in (RUNTIME, READER):
+        with psycopg.connect(place.url(role)) as connection:
+            connection.execute("table treazure_reporting.contact_balance")
+
+
+def test_an_owner_that_may_make_no_schema_says_what_an_administrator_runs(place: Place, run: Run) -> None:
+    """The owner of the ledger's schema, in a database that belongs to somebody else."""
+    place.administer("drop schema treazure_reporting; alter database {} owner to postgres", place.database)
+
+    refused = run("db", "upgrade", TREAZURE_PIPELINE_DATABASE_URL=place.url(OWNER))
+
+    statement = "create schema treazure_reporting authorization treazure_owner;"
+    assert refused.returncode == 5
+    assert "the database role treazure_owner may not make it" in refused.stderr
+    assert statement in " ".join(refused.stderr.split())
+    place.administer(statement)
+    schema.upgrade(place.url(OWNER))
 
 
 @pytest.mark.parametrize(
@@ -175,7 +228,7 @@ def test_only_the_owner_lets_others_read_and_only_roles_that_are_there(place: Pl
 
     with pytest.raises(DatabaseError, match="no role 'nobody'"):
         schema.grant_reader(place.url(OWNER), "nobody")
-    with pytest.raises(DatabaseError, match="does not own the ledger"):
+    with pytest.raises(DatabaseError, match="does not own the reporting views"):
         schema.grant_reader(place.url(RUNTIME), READER)
 
 
