@@ -15,7 +15,7 @@ import psycopg
 from databases import running_server
 
 from treazure_pipeline.balance_sync.snapshot import merge_snapshot, take_snapshot
-from treazure_pipeline.connections import Connections
+from treazure_pipeline.connections import Connections, Run
 from treazure_pipeline.database import schema
 from treazure_pipeline.ledger.coverage import next_window
 from treazure_pipeline.ledger.limiter import Priority
@@ -85,14 +85,10 @@ def _settings(address: str, url: str, limit: int) -> Settings:
 
 def _known(connections: Connections) -> Account:
     """Let the ledger know every contact's balance."""
-    account = connections.ledger.account(connections.settings.programmes[0])
-    window = next_window(connections.ledger, account, full=True)
-    take_snapshot(
-        connections.ledger, connections.treazure, account, window, run_id="benchmark", retry=connections.retry,
-        max_rejected_share=connections.settings.programmes[0].guards.max_rejected_share,
-    )  # fmt: skip
-    merge_snapshot(connections.ledger, connections.treazure, account, run_id="benchmark")
-    return account
+    run = Run.of(connections, connections.settings.programmes[0], "benchmark")
+    take_snapshot(run, next_window(run.ledger, run.account, full=True))
+    merge_snapshot(run)
+    return run.account
 
 
 if __name__ == "__main__":

@@ -133,34 +133,20 @@ def pipeline(stub: str, database: str) -> dict[str, Any]:
     from treazure_pipeline.balance_sync.guards import judge
     from treazure_pipeline.balance_sync.push import push
     from treazure_pipeline.balance_sync.snapshot import merge_snapshot, take_snapshot
-    from treazure_pipeline.connections import Connections
-    from treazure_pipeline.ledger import coverage
+    from treazure_pipeline.balance_sync.windows import chosen_window
+    from treazure_pipeline.connections import Connections, Run
 
     configured = settings(stub, database)
     began = time.perf_counter()
     with Connections(configured) as connections:
-        ledger = connections.ledger
-        account = ledger.account(configured.programmes[0])
-        with ledger.holding(account):
-            window = coverage.next_window(ledger, account)
-            snapshot = take_snapshot(
-                ledger, connections.treazure, account, window, run_id="benchmark", retry=connections.retry,
-                max_rejected_share=configured.programmes[0].guards.max_rejected_share,
-            )  # fmt: skip
-            diff = merge_snapshot(ledger, connections.treazure, account, run_id="benchmark")
+        run = Run.of(connections, configured.programmes[0], "benchmark")
+        with run.ledger.holding(run.account):
+            snapshot = take_snapshot(run, chosen_window(run))
+            diff = merge_snapshot(run)
             judging = time.perf_counter()
-            judgement = judge(ledger, account, configured.programmes[0].guards, run_id="benchmark")
+            judgement = judge(run)
             judged = time.perf_counter() - judging
-            pushed = push(
-                ledger,
-                connections.engage,
-                connections.engage_pacer,
-                account,
-                run_id="benchmark",
-                retry=connections.retry,
-                since=diff.figures.stock,
-                judgement=judgement,
-            )
+            pushed = push(run, since=diff.figures.stock, judgement=judgement)
     ended = time.perf_counter()
     if pushed.error is not None or not diff.figures.changed == pushed.sent == snapshot.fetched:
         raise SystemExit(f"Not what a measurement should do: {diff.figures} {pushed}")

@@ -12,7 +12,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import TypeVar
@@ -21,13 +20,12 @@ import members
 import psycopg
 from databases import cloned, fill, running_server, sibling
 
-from treazure_pipeline.connections import Connections
+from treazure_pipeline.connections import Connections, Run
 from treazure_pipeline.database.schema import SCHEMA
 from treazure_pipeline.ledger.store import Account
 from treazure_pipeline.sandbox import API_KEY, CLIENT_ID, CLIENT_SECRET, sandbox_process
 from treazure_pipeline.settings import Settings, load_settings
 from treazure_pipeline.verification import rounds as verification_rounds
-from treazure_pipeline.verification.definitions import work_of
 from treazure_pipeline.verification.explain import explain
 from treazure_pipeline.verification.read_back import CHUNK, verify
 from treazure_pipeline.verification.rounds import Chunk, Reading, Tally
@@ -128,8 +126,7 @@ def reading(url: str) -> float:
                     "insert into ledger values (%s, %s, %s, 0, 0)",
                     [(account.id, row["contactId"], row["engage"]) for row in box.balances() if row["engage"]],
                 )
-            work = replace(work_of(connections, connections.settings.programmes[0], "run"), seconds=SECONDS)
-            verified = verify(work)
+            verified = verify(Run.of(connections, connections.settings.programmes[0], "run"), seconds=SECONDS)
             print(verified, file=sys.stderr)
             return verified.tally.read / verified.seconds
 

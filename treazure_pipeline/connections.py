@@ -8,11 +8,12 @@ from __future__ import annotations
 import hashlib
 import math
 import threading
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
 from treazure_pipeline.clients.engage import EngageClient
-from treazure_pipeline.clients.transport import LEASE_MARGIN_SECONDS, RetryPolicy
+from treazure_pipeline.clients.transport import LEASE_MARGIN_SECONDS, VENDOR_WAITS, RetryPolicy
 from treazure_pipeline.clients.treazure import TreazureClient
 from treazure_pipeline.database import embedded
 from treazure_pipeline.errors import DatabaseUnavailableError
@@ -21,37 +22,48 @@ from treazure_pipeline.ledger.limiter import Priority, shared_rate
 from treazure_pipeline.ledger.store import Ledger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from types import TracebackType
 
-    from treazure_pipeline.balance_sync.guards import Judgement
     from treazure_pipeline.clients.transport import Pacer
     from treazure_pipeline.errors import PipelineError
-    from treazure_pipeline.settings import MasterSettings, Settings
+    from treazure_pipeline.ledger.store import Account
+    from treazure_pipeline.settings import MasterSettings, Programme, Settings
+
+
+class Listener:
+    """Hears of a run's work, for those who see the run only through Dagster. This one makes nothing of it."""
+
+    def progressed(self, rows: int, total: int) -> None:
+        """So many more rows of so many are done."""
+
+    def reported(self, report: object) -> None:
+        """A use case has come to its end, or as far as it could."""
+
+    def failed(self, error: PipelineError) -> None:
+        """What ends the run, or keeps rows back."""
 
 
 class Connections:
     """A ledger and both clients, each opened when it is first asked for. Close it, or use it as a context manager.
 
-    `judgements` keeps what the guards said in this run, by programme, so that the push need not ask again. `failures`
-    collects what made the work fail, for a caller that sees the work only through Dagster; `on_progress` hears of rows
-    sent and of how many there are; `priority` is the place in the shared rates, to be set before the clients are first
-    asked for. Setting `stop` ends every wait between tries.
+    Made for one piece of work: `priority` is its place in the shared rates, `waits` are those between the tries of a
+    call. Setting `stop` ends them all.
     """
 
     def __init__(
         self,
         settings: Settings,
         priority: Priority = Priority.SYNC,
-        on_progress: Callable[[int, int], None] | None = None,
+        *,
+        waits: tuple[float, ...] = VENDOR_WAITS,
+        listener: Listener | None = None,
+        stop: threading.Event | None = None,
     ) -> None:
         self.settings = settings
-        self.on_progress = on_progress
-        self.failures: list[PipelineError] = []
-        self.judgements: dict[int, Judgement] = {}
-        self.stop = threading.Event()
-        self.retry = RetryPolicy(scale=settings.retry_scale, stop=self.stop)
         self.priority = priority
+        self.listener = listener or Listener()
+        self.stop = stop or threading.Event()
+        self.retry = RetryPolicy(waits, scale=settings.retry_scale, stop=self.stop)
 
     def __enter__(self) -> Self:
         return self
@@ -112,6 +124,46 @@ class Connections:
             settings.engage_timeout_seconds + LEASE_MARGIN_SECONDS,
             self.stop,
         )
+
+
+@dataclass(frozen=True)
+class Run:
+    """A piece of work on one programme: with what, for whom, and under which id it is kept (Dagster's run id)."""
+
+    connections: Connections
+    programme: Programme
+    account: Account
+    id: str
+
+    @classmethod
+    def of(cls, connections: Connections, programme: Programme, run_id: str) -> Run:
+        """Return the run's work as the ledger has the programme now: live, or migrating."""
+        return cls(connections, programme, connections.ledger.account(programme), run_id)
+
+    @property
+    def settings(self) -> Settings:
+        """What the operator set."""
+        return self.connections.settings
+
+    @property
+    def ledger(self) -> Ledger:
+        """Where balances, batches and leases are."""
+        return self.connections.ledger
+
+    @property
+    def treazure(self) -> TreazureClient:
+        """The points master."""
+        return self.connections.treazure
+
+    @property
+    def engage(self) -> EngageClient:
+        """The point follower."""
+        return self.connections.engage
+
+    @property
+    def retry(self) -> RetryPolicy:
+        """When a failed call is made again."""
+        return self.connections.retry
 
 
 def open_ledger(settings: Settings, url: str, *, connections: int = 2) -> Ledger:

@@ -6,37 +6,45 @@ Tests and commands call `build_definitions` with connections of their own.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import dagster as dg
 
 from treazure_pipeline.adjustments.definitions import build_adjustments
 from treazure_pipeline.alerts.definitions import build_alerts
-from treazure_pipeline.balance_sync.definitions import CONNECTIONS, build_balance_sync
-from treazure_pipeline.balance_sync.guard_definitions import build_approval
+from treazure_pipeline.balance_sync.definitions import build_balance_sync
+from treazure_pipeline.balance_sync.guard_definitions import JUDGEMENTS, Judgements, build_approval
 from treazure_pipeline.connections import Connections
+from treazure_pipeline.ledger.limiter import Priority
 from treazure_pipeline.orchestration.names import names_of
 from treazure_pipeline.point_migration.definitions import build_migration
 from treazure_pipeline.points_history.definitions import build_points_history
 from treazure_pipeline.retention.definitions import build_maintenance
 from treazure_pipeline.settings import Settings, load_settings
 from treazure_pipeline.verification.definitions import build_verification
+from treazure_pipeline.verification.read_back import WAITS as VERIFICATION_WAITS
+
+# What a piece of work needs of its connections: its place in the shared rates, and how long it tries.
+PURPOSES: dict[str, dict[str, Any]] = {
+    "connections": {"priority": Priority.SYNC},
+    "adjustment_connections": {"priority": Priority.ADJUSTMENT},
+    "background_connections": {"priority": Priority.BACKGROUND},
+    "verification_connections": {"priority": Priority.BACKGROUND, "waits": VERIFICATION_WAITS},
+}
 
 
-def build_definitions(settings: Settings, connect: Callable[[Settings], Connections] = Connections) -> dg.Definitions:
+def build_definitions(settings: Settings, connect: Callable[..., Connections] = Connections) -> dg.Definitions:
     """Assemble the definitions for the programmes in `settings`; nothing is connected to.
 
-    `connect` makes the connections of a run from the settings; they are closed with the run.
+    `connect` makes the connections of a run from the settings and a purpose; they are closed with the run.
     """
-
-    @dg.resource(description="The ledger and the clients of both systems, made from the settings in the environment.")
-    def connections(_context: dg.InitResourceContext) -> Iterator[Connections]:
-        with connect(settings) as opened:
-            yield opened
-
     names = names_of(settings)
     shared = dg.Definitions(
-        jobs=[build_approval(CONNECTIONS, names)],
-        resources={CONNECTIONS: connections},
+        jobs=[build_approval(names)],
+        resources={
+            **{name: _connections(settings, connect, purpose) for name, purpose in PURPOSES.items()},
+            JUDGEMENTS: dg.io_manager(lambda _: Judgements()),
+        },
         # Also for what is materialised by hand: one process keeps one lock and its connections from step to step.
         executor=dg.in_process_executor,
     )
@@ -57,6 +65,17 @@ def build_definitions(settings: Settings, connect: Callable[[Settings], Connecti
         build_alerts(names),
         build_maintenance(settings, names),
     )
+
+
+def _connections(
+    settings: Settings, connect: Callable[..., Connections], purpose: dict[str, Any]
+) -> dg.ResourceDefinition:
+    @dg.resource(description="The ledger and the clients of both systems, made from the settings in the environment.")
+    def opened(_context: dg.InitResourceContext) -> Iterator[Connections]:
+        with connect(settings, **purpose) as connections:
+            yield connections
+
+    return opened
 
 
 @dg.definitions

@@ -5,14 +5,14 @@ Belongs here: when a run is started and what it shows. Does not: what becomes of
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import dagster as dg
 
 from treazure_pipeline.adjustments import queue
 from treazure_pipeline.adjustments.processing import process, work_of
-from treazure_pipeline.balance_sync.definitions import ACTIVE, CONNECTIONS, FOREGROUND, OWNERS
+from treazure_pipeline.balance_sync.definitions import ACTIVE, FOREGROUND, OWNERS
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.ledger import frames
 from treazure_pipeline.orchestration import failures
@@ -56,7 +56,6 @@ def build_adjustments(programmes: Sequence[Programme], names: Names) -> dg.Defin
         owners=OWNERS,
         kinds={"treazure", "postgres", "voyado"},
         code_version="1",
-        required_resource_keys={CONNECTIONS},
         metadata={
             "dagster/table_name": "treazure_pipeline.adjustment",
             "dagster/column_schema": COLUMNS,
@@ -81,55 +80,12 @@ def build_adjustments(programmes: Sequence[Programme], names: Names) -> dg.Defin
             "Engage as the new balance."
         ),
     )  # fmt: skip
-    def processed_adjustments(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        connections: Connections = getattr(context.resources, CONNECTIONS)
-        with failures.shown(connections):
-            foreground = context.run.tags.keys() >= FOREGROUND.keys()
-            linger = 0.0 if foreground else LINGER_SECONDS * connections.retry.scale
-            done = process(replace(work_of(connections, programmes, context.run.run_id), linger=linger))
-            state = queue.figures(connections.ledger)
-            persons = frames.adjustments(connections.ledger, ("uncertain", "rejected"), limit=md.SAMPLE_ROWS)
-        figures: dict[str, Any] = {
-            "queued": done.queued, "shortened": done.shortened, "posted": done.posted,
-            "done": done.done, "rejected": done.rejected,
-            "waiting": done.waiting, "looked_up": done.looked_up, "uncertain": done.uncertain,
-            "points": md.number(done.points), "points_exact": str(done.points),
-            "dagster/row_count": done.posted,
-            "seconds_process": round(done.seconds, 3),
-            "oldest_hours": round(state.oldest_seconds / 3600, 3),
-            **{f"state_{name}": value for name, value in asdict(state).items() if isinstance(value, int)},
-            "for_a_person": md.sample(persons),
-        }  # fmt: skip
-        if done.error is not None:
-            connections.failures.append(done.error)
-            raise dg.Failure(
-                f"The adjustments wait; nothing is lost. {done.error}", metadata=figures, allow_retries=False
-            )
-        late = state.oldest_seconds >= WARN_SECONDS
-        return dg.MaterializeResult(
-            metadata=figures,
-            check_results=[
-                dg.AssetCheckResult(
-                    check_name="nothing_is_uncertain",
-                    passed=not state.uncertain,
-                    metadata={"uncertain": state.uncertain, "rows": figures["for_a_person"]},
-                ),
-                dg.AssetCheckResult(
-                    check_name="queue_moves",
-                    passed=not late,
-                    severity=dg.AssetCheckSeverity.ERROR
-                    if state.oldest_seconds >= FAIL_SECONDS
-                    else dg.AssetCheckSeverity.WARN,
-                    metadata={"oldest_hours": figures["oldest_hours"]},
-                ),
-                dg.AssetCheckResult(
-                    check_name="nothing_is_rejected",
-                    passed=not state.rejected and not state.dead_letters,
-                    severity=dg.AssetCheckSeverity.WARN,
-                    metadata={"rejected": state.rejected, "dead_letters": state.dead_letters},
-                ),
-            ],
-        )
+    def processed_adjustments(
+        context: dg.AssetExecutionContext, adjustment_connections: dg.ResourceParam[Connections]
+    ) -> dg.MaterializeResult:
+        foreground = context.run.tags.keys() >= FOREGROUND.keys()
+        linger = 0.0 if foreground else LINGER_SECONDS * adjustment_connections.retry.scale
+        return _process(adjustment_connections, programmes, context.run.run_id, linger)
 
     job = dg.define_asset_job(
         names.of("process_adjustments"),
@@ -144,11 +100,11 @@ def build_adjustments(programmes: Sequence[Programme], names: Names) -> dg.Defin
         job=job,
         minimum_interval_seconds=SENSOR_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        required_resource_keys={CONNECTIONS},
         description="Starts a run when something is due and none is under way. No run key: the queue itself remembers.",
     )
-    def adjustment_queue_sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        connections: Connections = getattr(context.resources, CONNECTIONS)
+    def adjustment_queue_sensor(
+        context: dg.SensorEvaluationContext, connections: dg.ResourceParam[Connections]
+    ) -> dg.RunRequest | dg.SkipReason:
         if not queue.is_due(connections.ledger, lookup_wait=connections.settings.treazure_lookup_wait_seconds):
             return dg.SkipReason("Nothing is due.")
         runs = context.instance.get_runs(dg.RunsFilter(job_name=job.name, statuses=ACTIVE), limit=10)
@@ -158,3 +114,52 @@ def build_adjustments(programmes: Sequence[Programme], names: Names) -> dg.Defin
         return dg.RunRequest()
 
     return dg.Definitions(assets=[events, processed_adjustments], jobs=[job], sensors=[adjustment_queue_sensor])
+
+
+def _process(
+    connections: Connections, programmes: Sequence[Programme], run_id: str, linger: float
+) -> dg.MaterializeResult:
+    with failures.shown(connections.listener):
+        done = process(work_of(connections, programmes, run_id, linger=linger))
+        connections.listener.reported(done)
+        state = queue.figures(connections.ledger)
+        persons = frames.adjustments(connections.ledger, ("uncertain", "rejected"), limit=md.SAMPLE_ROWS)
+    figures: dict[str, Any] = {
+        "queued": done.queued, "shortened": done.shortened, "posted": done.posted,
+        "done": done.done, "rejected": done.rejected,
+        "waiting": done.waiting, "looked_up": done.looked_up, "uncertain": done.uncertain,
+        "points": md.number(done.points), "points_exact": str(done.points),
+        "dagster/row_count": done.posted,
+        "seconds_process": round(done.seconds, 3),
+        "oldest_hours": round(state.oldest_seconds / 3600, 3),
+        **{f"state_{name}": value for name, value in asdict(state).items() if isinstance(value, int)},
+        "for_a_person": md.sample(persons),
+    }  # fmt: skip
+    if done.error is not None:
+        connections.listener.failed(done.error)
+        raise dg.Failure(f"The adjustments wait; nothing is lost. {done.error}", metadata=figures, allow_retries=False)
+    late = state.oldest_seconds >= WARN_SECONDS
+    return dg.MaterializeResult(
+        metadata=figures,
+        check_results=[
+            dg.AssetCheckResult(
+                check_name="nothing_is_uncertain",
+                passed=not state.uncertain,
+                metadata={"uncertain": state.uncertain, "rows": figures["for_a_person"]},
+            ),
+            dg.AssetCheckResult(
+                check_name="queue_moves",
+                passed=not late,
+                severity=dg.AssetCheckSeverity.ERROR
+                if state.oldest_seconds >= FAIL_SECONDS
+                else dg.AssetCheckSeverity.WARN,
+                metadata={"oldest_hours": figures["oldest_hours"]},
+            ),
+            dg.AssetCheckResult(
+                check_name="nothing_is_rejected",
+                passed=not state.rejected and not state.dead_letters,
+                severity=dg.AssetCheckSeverity.WARN,
+                metadata={"rejected": state.rejected, "dead_letters": state.dead_letters},
+            ),
+        ],
+    )

@@ -10,7 +10,7 @@ import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
@@ -23,20 +23,18 @@ from treazure_pipeline.balance_sync.snapshot import read_account, reread_account
 from treazure_pipeline.clients import outcome
 from treazure_pipeline.clients.points_log import reaches
 from treazure_pipeline.clients.transport import LEASE_MARGIN_SECONDS, now
+from treazure_pipeline.connections import Run
 from treazure_pipeline.errors import AuthenticationError, GatewayError, PipelineError, RemoteError, TransientError
-from treazure_pipeline.ledger.limiter import Priority
 from treazure_pipeline.texts import clean, cut, length
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from treazure_pipeline.adjustments.queue import Adjustment, Received
-    from treazure_pipeline.clients.engage import EngageClient
-    from treazure_pipeline.clients.transport import Pacer, RetryPolicy
-    from treazure_pipeline.clients.treazure import TreazureClient
+    from treazure_pipeline.clients.transport import RetryPolicy
     from treazure_pipeline.connections import Connections
     from treazure_pipeline.ledger.store import Account, Ledger
-    from treazure_pipeline.settings import Programme
+    from treazure_pipeline.settings import Programme, Settings
 
 logger = logging.getLogger(__name__)
 
@@ -87,54 +85,46 @@ class Processed:
 
 @dataclass(frozen=True)
 class Work:
-    """What processing works with; times in seconds. `accounts`: by number; those in migration wait (I11).
+    """What processing works with. `runs`: each programme's, by the number of its account; those in migration wait (I11).
 
-    `linger`: how long to wait for more events once there was one, since the next run takes seconds to start.
+    `linger`: seconds to wait for more events once there was one, since the next run takes seconds to start.
     """
 
-    ledger: Ledger
-    treazure: TreazureClient
-    engage: EngageClient
-    pacer: Pacer
-    accounts: Mapping[int, Account]
-    retry: RetryPolicy
+    connections: Connections
     run_id: str
-    concurrency: int = 8
-    batch_size: int = 1000
-    treazure_timeout: float = 30.0
-    engage_timeout: float = 60.0
-    lookup_wait: float = 60.0
-    lookup_first_after: float = 300.0
-    refuse_long: bool = False
+    runs: Mapping[int, Run]
     linger: float = 0.0
 
     @property
-    def live(self) -> list[Account]:
+    def live(self) -> list[Run]:
         """The programmes that are not in migration."""
-        return [account for account in self.accounts.values() if account.mode == "live"]
+        return [run for run in self.runs.values() if run.account.mode == "live"]
+
+    @property
+    def ledger(self) -> Ledger:
+        """Where the queue is."""
+        return self.connections.ledger
+
+    @property
+    def settings(self) -> Settings:
+        """What the operator set."""
+        return self.connections.settings
+
+    @property
+    def retry(self) -> RetryPolicy:
+        """When a failed call is made again."""
+        return self.connections.retry
+
+    @property
+    def lookup_wait(self) -> float:
+        """Seconds after a call without an answer until its effect is looked for."""
+        return self.settings.treazure_lookup_wait_seconds
 
 
-def work_of(connections: Connections, programmes: Sequence[Programme], run_id: str) -> Work:
-    """Gather what processing needs; programmes in migration wait (I11)."""
-    settings = connections.settings
-    connections.priority = Priority.ADJUSTMENT
-    accounts = [connections.ledger.account(programme) for programme in programmes]
-    return Work(
-        ledger=connections.ledger,
-        treazure=connections.treazure,
-        engage=connections.engage,
-        pacer=connections.engage_pacer,
-        accounts={account.id: account for account in accounts},
-        retry=connections.retry,
-        run_id=run_id,
-        concurrency=settings.treazure_concurrency,
-        batch_size=settings.engage_batch_size,
-        treazure_timeout=settings.treazure_timeout_seconds,
-        engage_timeout=settings.engage_timeout_seconds,
-        lookup_wait=settings.treazure_lookup_wait_seconds,
-        lookup_first_after=settings.treazure_lookup_first_after_seconds,
-        refuse_long=settings.adjustment_long_description == "reject",
-    )
+def work_of(connections: Connections, programmes: Sequence[Programme], run_id: str, *, linger: float = 0.0) -> Work:
+    """Gather what processing needs; the connections should have the adjustments' priority."""
+    runs = [Run.of(connections, programme, run_id) for programme in programmes]
+    return Work(connections, run_id, {run.account.id: run for run in runs}, linger)
 
 
 def process(work: Work) -> Processed:
@@ -171,9 +161,9 @@ def _more_arrives(work: Work, linger: float) -> bool:
 def _post_all(work: Work, result: Processed) -> None:
     posted = threading.Event()
     over = threading.Event()
-    with ThreadPoolExecutor(work.concurrency + 1, thread_name_prefix="adjust") as threads:
+    with ThreadPoolExecutor(work.settings.treazure_concurrency + 1, thread_name_prefix="adjust") as threads:
         pusher = threads.submit(_push_posted, work, result, posted, over)
-        workers = [threads.submit(_work, work, result, posted) for _ in range(work.concurrency)]
+        workers = [threads.submit(_work, work, result, posted) for _ in range(work.settings.treazure_concurrency)]
         try:
             for worker in workers:
                 worker.result()
@@ -185,12 +175,13 @@ def _post_all(work: Work, result: Processed) -> None:
 
 def judge(work: Work, result: Processed) -> None:
     """Queue every received event that makes sense, and reject the others with a reason."""
-    definitions = {account.definition_id: account for account in work.accounts.values()}
+    definitions = {run.account.definition_id: run.account for run in work.runs.values()}
+    refuse_long = work.settings.adjustment_long_description == "reject"
     while events := queue.received(work.ledger):
         with queue.judging(work.ledger) as verdicts:
             for event in events:
                 try:
-                    values = sense(event, definitions, refuse_long=work.refuse_long)
+                    values = sense(event, definitions, refuse_long=refuse_long)
                 except (SenselessError, RecursionError) as error:
                     queue.reject(verdicts, event, str(error))
                     result.count(rejected=1)
@@ -247,37 +238,40 @@ def exact_amount(value: object) -> Decimal:
 
 def _work(work: Work, result: Processed, posted: threading.Event) -> None:
     # A call begins within one timeout of its claim, and its effect is looked for the whole wait after that at least.
-    lease = work.treazure_timeout + max(work.treazure_timeout, work.lookup_wait) + LEASE_MARGIN_SECONDS
+    timeout = work.settings.treazure_timeout_seconds
+    lease = timeout + max(timeout, work.lookup_wait) + LEASE_MARGIN_SECONDS
     while result.error is None and not (work.retry.stop is not None and work.retry.stop.is_set()):
         began = now()
-        claimed = queue.claim(work.ledger, work.live, lease=lease, lookup_wait=work.lookup_wait,
-                              first_after=work.lookup_first_after)  # fmt: skip
+        claimed = queue.claim(
+            work.ledger, [run.account for run in work.live], lease=lease, lookup_wait=work.lookup_wait,
+            first_after=work.settings.treazure_lookup_first_after_seconds,
+        )  # fmt: skip
         if claimed is None:
             return
-        account = work.accounts[claimed.programme]
+        run = work.runs[claimed.programme]
         if claimed.state == "queued" and not claimed.look_first:
-            _post(work, account, claimed, result, before=began + work.treazure_timeout)
+            _post(work, run, claimed, result, before=began + timeout)
         else:
-            _look_up(work, account, claimed, result)
+            _look_up(work, run, claimed, result)
         posted.set()
 
 
-def _post(work: Work, account: Account, adjustment: Adjustment, result: Processed, *, before: float) -> None:
+def _post(work: Work, run: Run, adjustment: Adjustment, result: Processed, *, before: float) -> None:
     asked = adjustment.asked
     assert asked is not None
     try:
-        balance = work.treazure.post_transaction(
-            adjustment.contact, account.loyalty_id, adjustment.amount,
+        balance = run.treazure.post_transaction(
+            adjustment.contact, run.account.loyalty_id, adjustment.amount,
             receipt=adjustment.receipt, comment=adjustment.comment, before=before,
         )  # fmt: skip
     except RemoteError as error:
         _handle(work, adjustment, result, error)
         return
     if balance is None or not merge.record_account(
-        work.ledger, account, adjustment.contact, balance, asked, work.run_id, lag=work.lookup_wait
+        run.ledger, run.account, adjustment.contact, balance, asked, run.id, lag=work.lookup_wait
     ):
         try:
-            read_account(work.ledger, work.treazure, account, adjustment.contact, run_id=work.run_id)
+            read_account(run, adjustment.contact)
         except RemoteError:
             _posted(
                 work, adjustment, result, balance, "Treazure has taken it; its account can't be read yet", reread=True
@@ -317,12 +311,13 @@ def _handle(work: Work, adjustment: Adjustment, result: Processed, error: Remote
 def _may_know(work: Work, adjustment: Adjustment) -> bool:
     """Tell whether Treazure may have the account: only its own word that it has not counts."""
     try:
-        return work.treazure.knows(adjustment.contact, work.accounts[adjustment.programme].loyalty_id)
+        run = work.runs[adjustment.programme]
+        return run.treazure.knows(adjustment.contact, run.account.loyalty_id)
     except RemoteError:
         return True
 
 
-def _look_up(work: Work, account: Account, adjustment: Adjustment, result: Processed) -> None:
+def _look_up(work: Work, run: Run, adjustment: Adjustment, result: Processed) -> None:
     """Find out what became of a call without an answer; what can't be decided is uncertain, never guessed."""
     result.count(looked_up=1)
     assert adjustment.asked is not None
@@ -330,7 +325,7 @@ def _look_up(work: Work, account: Account, adjustment: Adjustment, result: Proce
                          called=adjustment.tries > 0 or adjustment.restored,
                          since=adjustment.received_at - _REPLAYED * adjustment.restored)  # fmt: skip
     try:
-        reading = _read(work, account, adjustment)
+        reading = _read(run, adjustment)
     except RemoteError as error:  # nothing was looked at, so no look is counted
         queue.settle(work.ledger, adjustment, "sending", reason=str(error), wait=work.lookup_wait * _WAIT_GROWS,
                      run_id=work.run_id)  # fmt: skip
@@ -338,10 +333,10 @@ def _look_up(work: Work, account: Account, adjustment: Adjustment, result: Proce
         if isinstance(error, AuthenticationError):
             result.error = error
         return
-    returned = queue.receipts_of(work.ledger, work.treazure.address)
+    returned = queue.receipts_of(run.ledger, run.treazure.address)
     verdict = evidence.decide(
         call, reading, others=adjustment.others, proved=returned is not None and returned.identifies,
-        wait=max(work.lookup_wait, work.treazure_timeout) if call.called else 0.0,
+        wait=max(work.lookup_wait, work.settings.treazure_timeout_seconds) if call.called else 0.0,
     )  # fmt: skip
     if verdict.outcome == "happened":
         unread = reading.account_failure is not None
@@ -358,14 +353,14 @@ def _look_up(work: Work, account: Account, adjustment: Adjustment, result: Proce
                      run_id=work.run_id)  # fmt: skip
 
 
-def _read(work: Work, account: Account, adjustment: Adjustment) -> evidence.Reading:
+def _read(run: Run, adjustment: Adjustment) -> evidence.Reading:
     """Read the history and, after it, the account; failures are in it.
 
     Raises AuthenticationError and, for one that was never called, what passes with Treazure's outage: it only waits.
     """
-    asked = work.ledger.now()
+    asked = run.ledger.now()
     try:
-        log = work.treazure.history(adjustment.contact, account.loyalty_id)
+        log = run.treazure.history(adjustment.contact, run.account.loyalty_id)
     except AuthenticationError:
         raise
     except RemoteError as error:
@@ -373,7 +368,7 @@ def _read(work: Work, account: Account, adjustment: Adjustment) -> evidence.Read
             raise
         return evidence.Reading(asked, failure=str(error))
     try:
-        balance = read_account(work.ledger, work.treazure, account, adjustment.contact, run_id=work.run_id)
+        balance = read_account(run, adjustment.contact)
     except RemoteError as error:
         return evidence.Reading(asked, log.movements, account_failure=str(error), unreadable=log.unreadable)
     return evidence.Reading(asked, log.movements, balance, unreadable=log.unreadable)
@@ -391,48 +386,43 @@ def _undecided(work: Work, adjustment: Adjustment, result: Processed, reason: st
 
 def prove_receipts(work: Work, *, every: float = _PROVE_EVERY) -> None:
     """Look what became of the receipt of the latest posted adjustment in the history, now and then."""
-    wait = max(work.lookup_wait, work.treazure_timeout)
-    for account in work.live:
-        sample = queue.to_prove(work.ledger, account, work.treazure.address, wait=wait, every=every)
+    wait = max(work.lookup_wait, work.settings.treazure_timeout_seconds)
+    for run in work.live:
+        sample = queue.to_prove(run.ledger, run.account, run.treazure.address, wait=wait, every=every)
         if sample is not None:
             contact, receipt = sample
             try:
-                movements = work.treazure.history(contact, account.loyalty_id).movements
-                balance = work.treazure.account_balance(contact, account.loyalty_id)
+                movements = run.treazure.history(contact, run.account.loyalty_id).movements
+                balance = run.treazure.account_balance(contact, run.account.loyalty_id)
             except RemoteError as error:
                 logger.warning("Whether receipts come back could not be looked at. %s", error)
                 continue
             returned = evidence.returned(receipt, movements)
             if returned.length or reaches(movements, balance):  # a history that lags says nothing of what it lacks
-                queue.keep_receipts(work.ledger, work.treazure.address, returned)
+                queue.keep_receipts(run.ledger, run.treazure.address, returned)
 
 
 def _read_again(work: Work) -> None:
     """Read accounts once more that are due for it, those of posted adjustments among them."""
-    for account in work.live:
+    for run in work.live:
         try:
-            reread_accounts(work.ledger, work.treazure, account, run_id=work.run_id, concurrency=work.concurrency,
-                            scale=work.retry.scale)  # fmt: skip
+            reread_accounts(run)
         except AuthenticationError as error:
             logger.warning("%s Accounts are read again later.", error)
 
 
 def _push_posted(work: Work, result: Processed, posted: threading.Event, over: threading.Event) -> None:
     """Set the balances of posted adjustments in Engage, as many as there are in one request, until the work is over."""
-    once = replace(work.retry, waits=())
     last = False
     while not last:
         posted.wait()
         posted.clear()
         last = over.is_set()
-        for account in work.live:
-            contacts = queue.contacts_to_push(work.ledger, account, limit=_PUSH_AT_ONCE)
+        for run in work.live:
+            contacts = queue.contacts_to_push(run.ledger, run.account, limit=_PUSH_AT_ONCE)
             if contacts:
                 try:
-                    push_contacts(
-                        work.ledger, work.engage, work.pacer, account, contacts, run_id=work.run_id, retry=once,
-                        batch_size=work.batch_size, timeout=work.engage_timeout,
-                    )  # fmt: skip
+                    push_contacts(run, contacts)
                 except PipelineError as error:
                     logger.warning("%s The hourly sync sends these balances.", error)
         result.count(done=queue.finish_posted(work.ledger, work.run_id))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import uuid
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -53,8 +52,8 @@ def _turn(connections: Connections) -> float:
     try:
         if not queue.is_due(connections.ledger, lookup_wait=settings.treazure_lookup_wait_seconds):
             return LOOK_EVERY_SECONDS
-        work = work_of(connections, settings.programmes, f"worker-{uuid.uuid4().hex[:12]}")
-        done = process(replace(work, linger=LINGER_SECONDS))
+        run_id = f"worker-{uuid.uuid4().hex[:12]}"
+        done = process(work_of(connections, settings.programmes, run_id, linger=LINGER_SECONDS))
     except SettingsError:
         raise
     except PipelineError as error:

@@ -16,7 +16,6 @@ from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, PARTITION_NAME_TAG
 from treazure_pipeline.alerts import notify
 from treazure_pipeline.alerts import state as memory
 from treazure_pipeline.alerts.notify import Alert
-from treazure_pipeline.balance_sync.definitions import CONNECTIONS
 from treazure_pipeline.balance_sync.guard_definitions import APPROVAL
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.errors import BusyError, PipelineError
@@ -40,14 +39,12 @@ def build_alerts(names: Names) -> dg.Definitions:
         name=names.of("alert_sensor"),
         minimum_interval_seconds=SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        required_resource_keys={CONNECTIONS},
         description=(
             "Tells what is wrong once when it begins and once when it is over, and pings the dead man's switch while "
             "the data is fresh. Starts no run."
         ),
     )
-    def alert_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        connections: Connections = getattr(context.resources, CONNECTIONS)
+    def alert_sensor(context: dg.SensorEvaluationContext, connections: dg.ResourceParam[Connections]) -> dg.SkipReason:
         assert context.repository_def is not None
         jobs = [
             name

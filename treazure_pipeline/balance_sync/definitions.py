@@ -1,7 +1,7 @@
 """The hourly balance sync in Dagster: snapshot → diff → push, its job, its schedule, its checks.
 
 Belongs here: asset keys, metadata, checks, what becomes of an error. Does not: how a balance gets from one system to
-the other modules of this folder. See https://docs.dagster.io/guides/build/assets
+the other (the other modules of this folder). See https://docs.dagster.io/guides/build/assets
 """
 
 from collections.abc import Callable, Iterator
@@ -14,14 +14,14 @@ import dagster as dg
 from pydantic import Field
 
 from treazure_pipeline.balance_sync import first_send, guard_definitions, merge, metadata, rejections
-from treazure_pipeline.balance_sync.guards import Judgement
+from treazure_pipeline.balance_sync.guards import Judgement, judge
 from treazure_pipeline.balance_sync.push import PushFigures, push
-from treazure_pipeline.balance_sync.snapshot import merge_snapshot, take_snapshot
+from treazure_pipeline.balance_sync.report import Pushed
+from treazure_pipeline.balance_sync.snapshot import Diff, merge_snapshot, take_snapshot
 from treazure_pipeline.balance_sync.windows import chosen_window
-from treazure_pipeline.connections import Connections
+from treazure_pipeline.connections import Connections, Run
 from treazure_pipeline.errors import PipelineError
 from treazure_pipeline.ledger import batches, coverage, figures, frames
-from treazure_pipeline.ledger.store import Account
 from treazure_pipeline.orchestration import failures
 from treazure_pipeline.orchestration import metadata as md
 from treazure_pipeline.orchestration.names import Names
@@ -29,10 +29,11 @@ from treazure_pipeline.settings import Programme
 
 GROUP = "balance_sync"
 OWNERS = ["team:loyalty"]
-CONNECTIONS = "connections"
 # Marks runs whose process is a command, which Dagster's run monitoring can't watch.
 FOREGROUND = {"treazure_pipeline/foreground": "1"}
 ACTIVE = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
+
+Results = Iterator[dg.AssetCheckResult | dg.MaterializeResult]
 
 
 class SnapshotConfig(dg.Config):
@@ -69,16 +70,11 @@ def build_balance_sync(programme: Programme, names: Names) -> dg.Definitions:
     """Assemble one programme's chain of assets."""
     key = names.key
     tags = {"programme": programme.name}
-    common: dict[str, Any] = {
-        "group_name": names.group(GROUP),
-        "owners": OWNERS,
-        "tags": tags,
-        "required_resource_keys": {CONNECTIONS},
-        "pool": names.of("balance_sync"),
-    }
+    shared: dict[str, Any] = {"group_name": names.group(GROUP), "owners": OWNERS, "tags": tags}
+    common: dict[str, Any] = {**shared, "code_version": "1", "pool": names.of("balance_sync")}
 
     treazure_balances = dg.AssetSpec(
-        key("treazure_balances"), group_name=names.group(GROUP), kinds={"treazure"}, owners=OWNERS, tags=tags,
+        key("treazure_balances"), kinds={"treazure"}, **shared,
         description=f"The points of programme `{programme.loyalty_id}` in Treazure, the points master.",
         metadata={"dagster/column_schema": metadata.BALANCE_COLUMNS},
     )  # fmt: skip
@@ -87,7 +83,6 @@ def build_balance_sync(programme: Programme, names: Names) -> dg.Definitions:
         key=key("treazure_balance_snapshot"),
         deps=[treazure_balances.key],
         kinds={"treazure", "postgres"},
-        code_version="1",
         metadata={
             "dagster/column_schema": metadata.BALANCE_COLUMNS,
             "dagster/column_lineage": md.lineage(
@@ -101,33 +96,17 @@ def build_balance_sync(programme: Programme, names: Names) -> dg.Definitions:
         ),
         **common,
     )
-    def treazure_balance_snapshot(context: dg.AssetExecutionContext, config: SnapshotConfig) -> dg.MaterializeResult:
-        with _working(context, programme) as (connections, account):
-            snapshot = take_snapshot(
-                connections.ledger, connections.treazure, account, chosen_window(connections, account, **config.model_dump()),
-                run_id=context.run.run_id, retry=connections.retry,
-                max_rejected_share=programme.guards.max_rejected_share,
-            )  # fmt: skip
-            rejected = frames.rejections(connections.ledger, account, limit=md.SAMPLE_ROWS)
-        return dg.MaterializeResult(
-            metadata={
-                "window_from": dg.MetadataValue.timestamp(snapshot.window.start),
-                "window_to": dg.MetadataValue.timestamp(snapshot.window.end),
-                "full": snapshot.window.is_full,
-                "dagster/row_count": snapshot.fetched,
-                "fetched": snapshot.fetched,
-                "rejected": snapshot.rejected,
-                "seconds_export": round(snapshot.seconds, 3),
-                **({} if snapshot.clock_ahead is None else {"clock_apart_seconds": round(snapshot.clock_ahead, 1)}),
-                "rejections": md.sample(rejected),
-            }
-        )
+    def treazure_balance_snapshot(
+        context: dg.AssetExecutionContext, config: SnapshotConfig, connections: dg.ResourceParam[Connections]
+    ) -> dg.MaterializeResult:
+        with _locked(connections, programme, context) as run:
+            return _snapshot(run, config)
 
     @dg.asset(
         key=key("balance_diff"),
         deps=[treazure_balance_snapshot],
+        io_manager_key=guard_definitions.JUDGEMENTS,
         kinds={"postgres"},
-        code_version="1",
         metadata={
             "dagster/column_schema": metadata.CHANGE_COLUMNS,
             "dagster/table_name": "treazure_pipeline.change",
@@ -153,75 +132,14 @@ def build_balance_sync(programme: Programme, names: Names) -> dg.Definitions:
         ),
         **common,
     )  # fmt: skip
-    def balance_diff(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        with _working(context, programme) as (connections, account):
-            diff = merge_snapshot(
-                connections.ledger, connections.treazure, account, run_id=context.run.run_id,
-                batch_size=connections.settings.engage_batch_size,
-                concurrency=connections.settings.treazure_concurrency, scale=connections.retry.scale,
-            )  # fmt: skip
-            changes = frames.diff(connections.ledger, account, context.run.run_id, limit=md.SAMPLE_ROWS)
-            status = figures.status(connections.ledger, account)
-            holes = coverage.holes(connections.ledger, account)
-            audit = figures.audit(connections.ledger, account)
-            judgement = guard_definitions.judged(connections, account, programme, context.run.run_id)
-            guard_check = guard_definitions.guard_check(connections, account, judgement)
-            connections.judgements[account.id] = judgement
-        if judgement.holds_all:
-            connections.failures.append(judgement.error())
-        merged = diff.figures
-        counted = merged.duplicate + merged.rejected + merged.superseded + merged.unchanged + merged.changed
-        return dg.MaterializeResult(
-            metadata={
-                **{name: value for name, value in asdict(merged).items() if isinstance(value, int)},
-                "dagster/row_count": merged.changed,
-                "points_before": str(merged.points_before),
-                "points_after": str(merged.points_after),
-                "points_total": md.number(merged.points_after),
-                "reread": diff.reread,
-                "seconds_diff": round(diff.seconds, 3),
-                "covered_until": dg.MetadataValue.timestamp(status.covered_until or programme.beginning),
-                "data_age_hours": md.age_hours(status.covered_until, status.now),
-                "vanished_outstanding": status.vanished,
-                "held_by_guards": judgement.shift.rows if judgement.holds_all else 0,
-                "changes": md.sample(changes),
-            },
-            check_results=[
-                guard_check,
-                dg.AssetCheckResult(
-                    check_name="coverage_has_no_hole",
-                    passed=not holes,
-                    metadata={
-                        "covered_until": str(status.covered_until),
-                        "holes": ", ".join(f"{start} to {end}" for start, end in holes) or "none",
-                    },
-                ),
-                dg.AssetCheckResult(
-                    check_name="rows_add_up",
-                    passed=merged.fetched == counted,
-                    metadata={"fetched": merged.fetched, "accounted_for": counted},
-                ),
-                dg.AssetCheckResult(
-                    check_name="points_are_conserved",
-                    passed=audit.total == audit.summed
-                    and merged.points_before + merged.points_change == merged.points_after,
-                    metadata={
-                        "points_before": str(merged.points_before),
-                        "points_change": str(merged.points_change),
-                        "points_after": str(merged.points_after),
-                        "total": str(audit.total),
-                        **({"sum_of_its_own": str(audit.summed)} if audit.audited else {}),
-                        "last_summed_at": dg.MetadataValue.timestamp(audit.audited_at),
-                    },
-                ),
-            ],
-        )
+    def balance_diff(context: dg.AssetExecutionContext, connections: dg.ResourceParam[Connections]) -> Results:
+        with _locked(connections, programme, context) as run:
+            yield _diff(run)
 
     @dg.asset(
         key=key("engage_balance_push"),
-        deps=[balance_diff],
+        ins={"judgement": dg.AssetIn(key("balance_diff"), input_manager_key=guard_definitions.JUDGEMENTS)},
         kinds={"postgres", "voyado"},
-        code_version="1",
         metadata={
             "dagster/column_schema": metadata.LEDGER_COLUMNS,
             "dagster/table_name": "treazure_pipeline.ledger",
@@ -247,17 +165,19 @@ def build_balance_sync(programme: Programme, names: Names) -> dg.Definitions:
         **common,
     )  # fmt: skip
     def engage_balance_push(
-        context: dg.AssetExecutionContext, config: PushConfig
-    ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
-        yield from _push(context, programme, config.limit)
+        context: dg.AssetExecutionContext,
+        config: PushConfig,
+        connections: dg.ResourceParam[Connections],
+        judgement: Any,
+    ) -> Results:
+        with _locked(connections, programme, context) as run:
+            yield from _push(run, judgement, config.limit)
 
     engage_accounts = dg.AssetSpec(
         key("engage_point_accounts"),
         deps=[key("engage_balance_push"), names.shared.key("processed_adjustments")],
-        group_name=names.group(GROUP),
         kinds={"voyado"},
-        owners=OWNERS,
-        tags=tags,
+        **shared,
         description=f"The point accounts of definition {programme.definition_id} in Engage, the point follower.",
     )
     assets = [treazure_balance_snapshot, balance_diff, engage_balance_push]
@@ -276,86 +196,170 @@ def build_balance_sync(programme: Programme, names: Names) -> dg.Definitions:
     return dg.Definitions(assets=[treazure_balances, *assets, engage_accounts], jobs=[job], schedules=[schedule])
 
 
-def _push(
-    context: dg.AssetExecutionContext, programme: Programme, limit: int | None
-) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
-    with _working(context, programme) as (connections, account):
-        merged = merge.merged(connections.ledger, account, context.run.run_id)
-        judgement = guard_definitions.judged(connections, account, programme, context.run.run_id)
-        if judgement.holds_all:
-            raise judgement.error()
-        first = None if limit is None else batches.first_due(connections.ledger, account, limit)
-        pushed = push(
-            connections.ledger, connections.engage, connections.engage_pacer, account, run_id=context.run.run_id,
-            retry=connections.retry, batch_size=connections.settings.engage_batch_size,
-            concurrency=connections.settings.engage_concurrency,
-            timeout=connections.settings.engage_timeout_seconds,
-            since=None if merged is None else merged.stock, judgement=judgement, only=first,
-            progress=connections.on_progress,
-        )  # fmt: skip
-        status = figures.status(connections.ledger, account)
-        outstanding = frames.pending(connections.ledger, account, limit=md.SAMPLE_ROWS)
-        rejected = rejections.groups(connections.ledger, account)
-        changed = 0 if merged is None else merged.changed
-        carried_over = (pushed.stock if merged is None else merged.carried_over) + pushed.entered
-        figures_of_run: dict[str, Any] = {
-            "changed": changed,
-            "carried_over": carried_over,
-            "dagster/row_count": pushed.sent,
-            "sent": pushed.sent,
-            "refused": pushed.refused,
-            "held": pushed.held,
-            "held_by_guards": judgement.shift.rows if judgement.reasons else 0,
-            "held_below_zero": status.negative,
-            "pending": pushed.pending,
-            "requests": pushed.requests,
-            "lost_answers": pushed.lost,
-            "oldest_pending_hours": md.age_hours(pushed.oldest_pending, status.now),
-            "points_total": md.number(status.points_total),
-            "rejected_outstanding": status.rejected + status.refused,
-            "gone_outstanding": status.gone,
-            "data_age_hours": md.age_hours(status.covered_until, status.now),
-            "mode": status.mode,
-            **{f"seconds_{phase}": round(value, 3) for phase, value in pushed.seconds.items()},
-            "pending_rows": md.sample(outstanding),
+@contextmanager
+def _locked(connections: Connections, programme: Programme, context: dg.AssetExecutionContext) -> Iterator[Run]:
+    """Hold the programme's lock until the run's resources are closed; show our errors as the run's failure."""
+    with failures.shown(connections.listener):
+        run = Run.of(connections, programme, context.run.run_id)
+        run.ledger.hold(run.account)
+        yield run
+
+
+def _snapshot(run: Run, config: SnapshotConfig) -> dg.MaterializeResult:
+    snapshot = take_snapshot(run, chosen_window(run, **config.model_dump()))
+    run.connections.listener.reported(snapshot)
+    rejected = frames.rejections(run.ledger, run.account, limit=md.SAMPLE_ROWS)
+    return dg.MaterializeResult(
+        metadata={
+            "window_from": dg.MetadataValue.timestamp(snapshot.window.start),
+            "window_to": dg.MetadataValue.timestamp(snapshot.window.end),
+            "full": snapshot.window.is_full,
+            "dagster/row_count": snapshot.fetched,
+            "fetched": snapshot.fetched,
+            "rejected": snapshot.rejected,
+            "seconds_export": round(snapshot.seconds, 3),
+            **({} if snapshot.clock_ahead is None else {"clock_apart_seconds": round(snapshot.clock_ahead, 1)}),
+            "rejections": md.sample(rejected),
         }
-        yield from _push_checks(pushed, changed, carried_over, judgement, status, rejected)
-        if judgement.reasons:
-            connections.failures.append(judgement.error())
-        if pushed.error is not None:
-            connections.failures.append(pushed.error)
-            raise dg.Failure(
-                f"Not everything could be sent; what was accepted is kept, {pushed.pending} rows are left for the "
-                f"next run. {pushed.error}",
-                metadata=figures_of_run,
-                allow_retries=False,
-            )
-        if first:
-            patience = connections.settings.engage_verify_grace_seconds
-            sides = first_send.compare(connections, account, first, decimals=programme.decimals, patience=patience)
-            figures_of_run |= metadata.both_sides(sides)
-            try:
-                first_send.require_shown(sides, patience)
-            except PipelineError as error:
-                connections.failures.append(error)
-                raise dg.Failure(str(error), metadata=figures_of_run, allow_retries=False) from error
-    yield dg.MaterializeResult(metadata=figures_of_run)
+    )
+
+
+def _diff(run: Run) -> dg.MaterializeResult[Judgement]:
+    diff = merge_snapshot(run)
+    run.connections.listener.reported(diff)
+    changes = frames.diff(run.ledger, run.account, run.id, limit=md.SAMPLE_ROWS)
+    status = figures.status(run.ledger, run.account)
+    judgement = judge(run)
+    checks = [guard_definitions.guard_check(run, judgement), *_diff_checks(run, diff, status)]
+    if judgement.holds_all:
+        run.connections.listener.failed(judgement.error())
+    merged = diff.figures
+    return dg.MaterializeResult(
+        value=judgement,
+        metadata={
+            **{name: value for name, value in asdict(merged).items() if isinstance(value, int)},
+            "dagster/row_count": merged.changed,
+            "points_before": str(merged.points_before),
+            "points_after": str(merged.points_after),
+            "points_total": md.number(merged.points_after),
+            "reread": diff.reread,
+            "seconds_diff": round(diff.seconds, 3),
+            "covered_until": dg.MetadataValue.timestamp(status.covered_until or run.programme.beginning),
+            "data_age_hours": md.age_hours(status.covered_until, status.now),
+            "vanished_outstanding": status.vanished,
+            "held_by_guards": judgement.shift.rows if judgement.holds_all else 0,
+            "changes": md.sample(changes),
+        },
+        check_results=checks,
+    )
+
+
+def _diff_checks(run: Run, diff: Diff, status: figures.Status) -> list[dg.AssetCheckResult]:
+    merged = diff.figures
+    holes = coverage.holes(run.ledger, run.account)
+    audit = figures.audit(run.ledger, run.account)
+    return [
+        dg.AssetCheckResult(
+            check_name="coverage_has_no_hole",
+            passed=not holes,
+            metadata={
+                "covered_until": str(status.covered_until),
+                "holes": ", ".join(f"{start} to {end}" for start, end in holes) or "none",
+            },
+        ),
+        dg.AssetCheckResult(
+            check_name="rows_add_up",
+            passed=merged.adds_up,
+            metadata={"fetched": merged.fetched, "accounted_for": merged.accounted_for},
+        ),
+        dg.AssetCheckResult(
+            check_name="points_are_conserved",
+            passed=audit.total == audit.summed and merged.points_before + merged.points_change == merged.points_after,
+            metadata={
+                "points_before": str(merged.points_before),
+                "points_change": str(merged.points_change),
+                "points_after": str(merged.points_after),
+                "total": str(audit.total),
+                **({"sum_of_its_own": str(audit.summed)} if audit.audited else {}),
+                "last_summed_at": dg.MetadataValue.timestamp(audit.audited_at),
+            },
+        ),
+    ]
+
+
+def _push(run: Run, judgement: Judgement | None, limit: int | None) -> Results:
+    """Send what is due; `judgement`: of the diff in the same run, None where the push goes alone."""
+    merged = merge.merged(run.ledger, run.account, run.id)
+    judgement = judgement or judge(run)
+    if judgement.holds_all:
+        raise judgement.error()
+    first = None if limit is None else batches.first_due(run.ledger, run.account, limit)
+    pushed = push(run, since=None if merged is None else merged.stock, judgement=judgement, only=first)
+    changed = 0 if merged is None else merged.changed
+    carried_over = (pushed.stock if merged is None else merged.carried_over) + pushed.entered
+    report = Pushed(changed, carried_over, pushed, migrating=run.account.mode == "migrating")
+    run.connections.listener.reported(report)
+    status = figures.status(run.ledger, run.account)
+    shown = _figures(report, judgement, status) | {
+        "pending_rows": md.sample(frames.pending(run.ledger, run.account, limit=md.SAMPLE_ROWS))
+    }
+    yield from _push_checks(report, judgement, status, rejections.groups(run.ledger, run.account))
+    if judgement.reasons:
+        run.connections.listener.failed(judgement.error())
+    if pushed.error is not None:
+        run.connections.listener.failed(pushed.error)
+        raise dg.Failure(
+            f"Not everything could be sent; what was accepted is kept, {pushed.pending} rows are left for the "
+            f"next run. {pushed.error}",
+            metadata=shown,
+            allow_retries=False,
+        )
+    if first:
+        sides = first_send.compare(run, first)
+        run.connections.listener.reported(sides)
+        shown |= metadata.both_sides(sides)
+        try:
+            first_send.require_shown(sides, run.settings.engage_verify_grace_seconds)
+        except PipelineError as error:
+            run.connections.listener.failed(error)
+            raise dg.Failure(str(error), metadata=shown, allow_retries=False) from error
+    yield dg.MaterializeResult(metadata=shown)
+
+
+def _figures(report: Pushed, judgement: Judgement, status: figures.Status) -> dict[str, Any]:
+    pushed = report.figures
+    return {
+        "changed": report.changed,
+        "carried_over": report.carried_over,
+        "dagster/row_count": pushed.sent,
+        "sent": pushed.sent,
+        "refused": pushed.refused,
+        "held": pushed.held,
+        "held_by_guards": judgement.shift.rows if judgement.reasons else 0,
+        "held_below_zero": status.negative,
+        "pending": pushed.pending,
+        "requests": pushed.requests,
+        "lost_answers": pushed.lost,
+        "oldest_pending_hours": md.age_hours(pushed.oldest_pending, status.now),
+        "points_total": md.number(status.points_total),
+        "rejected_outstanding": status.rejected + status.refused,
+        "gone_outstanding": status.gone,
+        "data_age_hours": md.age_hours(status.covered_until, status.now),
+        "mode": status.mode,
+        **{f"seconds_{phase}": round(value, 3) for phase, value in pushed.seconds.items()},
+    }
 
 
 def _push_checks(
-    pushed: PushFigures,
-    changed: int,
-    carried_over: int,
-    judgement: Judgement,
-    status: figures.Status,
-    rejected: list[rejections.Group],
+    report: Pushed, judgement: Judgement, status: figures.Status, rejected: list[rejections.Group]
 ) -> Iterator[dg.AssetCheckResult]:
+    pushed: PushFigures = report.figures
     yield dg.AssetCheckResult(
         check_name="pending_adds_up",
-        passed=changed + carried_over == pushed.sent + pushed.refused + pushed.held + pushed.pending,
+        passed=report.adds_up,
         metadata={
-            "changed": changed,
-            "carried_over": carried_over,
+            "changed": report.changed,
+            "carried_over": report.carried_over,
             "sent": pushed.sent,
             "refused": pushed.refused,
             "held": pushed.held,
@@ -397,26 +401,17 @@ def hourly(job: Any, minute: int, is_busy: Callable[[Connections], bool], why: s
         job=job,
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        required_resource_keys={CONNECTIONS},
         description=f"Minute {minute} of every hour. Skips while a run is queued or running; {why}",
     )
-    def tick(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    def tick(
+        context: dg.ScheduleEvaluationContext, connections: dg.ResourceParam[Connections]
+    ) -> dg.RunRequest | dg.SkipReason:
         runs = context.instance.get_runs(dg.RunsFilter(job_name=job.name, statuses=ACTIVE), limit=10)
         if not runs:
             return dg.RunRequest()
         waiting = [run for run in runs if run.status is not dg.DagsterRunStatus.STARTED]
-        if waiting or is_busy(getattr(context.resources, CONNECTIONS)):
+        if waiting or is_busy(connections):
             return dg.SkipReason(f"Run {(waiting or runs)[0].run_id} is queued or running.")
         return dg.RunRequest()
 
     return tick
-
-
-@contextmanager
-def _working(context: dg.AssetExecutionContext, programme: Programme) -> Iterator[tuple[Connections, Account]]:
-    """Hold the programme's lock until the run's resources are closed; show our errors as the run's failure."""
-    connections: Connections = getattr(context.resources, CONNECTIONS)
-    with failures.shown(connections):
-        account = connections.ledger.account(programme)
-        connections.ledger.hold(account)
-        yield connections, account

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from decimal import Decimal
 
-    from treazure_pipeline.connections import Connections
-    from treazure_pipeline.ledger.store import Account
+    from treazure_pipeline.connections import Run
 
 logger = logging.getLogger(__name__)
 
@@ -57,30 +56,35 @@ class Sides:
             return "Engage shows another balance"
         return "equal" if self.treazure == self.accepted else "equal; Treazure has moved on"
 
+    def shown(self) -> dict[str, str | None]:
+        """Return contact, balances as exact texts and verdict."""
+        balances = {"treazure": self.treazure, "accepted": self.accepted, "engage": self.engage}
+        texts = {side: None if balance is None else str(balance) for side, balance in balances.items()}
+        return {"contact": self.contact, **texts, "verdict": self.verdict}
+
     @property
     def is_shown(self) -> bool:
         """Whether Engage shows what it accepted; what it did not accept is not expected of it."""
         return self.accepted is None or self.verdict.startswith("equal")
 
 
-def compare(
-    connections: Connections, account: Account, contacts: Sequence[str], *, decimals: int, patience: float
-) -> list[Sides]:
-    """Read both sides of these contacts until Engage shows what it accepted, or `patience` seconds are over."""
-    accepted = batches.accepted_amounts(connections.ledger, account, contacts)
-    sides = [Sides(contact, accepted.get(contact), decimals=decimals) for contact in contacts]
+def compare(run: Run, contacts: Sequence[str]) -> list[Sides]:
+    """Read both sides of these contacts until Engage shows what it accepted, or ENGAGE_VERIFY_GRACE_SECONDS are over."""
+    patience = run.settings.engage_verify_grace_seconds
+    accepted = batches.accepted_amounts(run.ledger, run.account, contacts)
+    sides = [Sides(contact, accepted.get(contact), decimals=run.programme.decimals) for contact in contacts]
     waited = 0.0
-    with ThreadPoolExecutor(connections.settings.engage_concurrency, thread_name_prefix="first-send") as threads:
+    with ThreadPoolExecutor(run.settings.engage_concurrency, thread_name_prefix="first-send") as threads:
         for wait in itertools.chain(_WAITS, itertools.repeat(_WAITS[-1])):
-            sides = list(threads.map(lambda one: _read_engage(connections, account, one), sides))
+            sides = list(threads.map(lambda one: _read_engage(run, one), sides))
             if all(one.is_shown for one in sides) or waited >= patience:
                 break
-            seconds = min(wait * connections.retry.scale, patience - waited)
+            seconds = min(wait * run.retry.scale, patience - waited)
             logger.info("Engage has not applied all of it yet; looking again in %.0f s", seconds)
-            if not connections.retry.sleep(seconds):
+            if not run.retry.sleep(seconds):
                 break
             waited += seconds
-        return list(threads.map(lambda one: _read_treazure(connections, account, one), sides))
+        return list(threads.map(lambda one: _read_treazure(run, one), sides))
 
 
 def require_shown(sides: Sequence[Sides], patience: float) -> None:
@@ -97,23 +101,23 @@ def require_shown(sides: Sequence[Sides], patience: float) -> None:
         )
 
 
-def _read_engage(connections: Connections, account: Account, one: Sides) -> Sides:
+def _read_engage(run: Run, one: Sides) -> Sides:
     if one.is_shown and one.engage is not None:
         return one
     try:
-        accounts = connections.engage.point_accounts(one.contact)
+        accounts = run.engage.point_accounts(one.contact)
     except NotFoundError:
         return one
     except RemoteError as error:
         logger.warning("not read: %s", error)
         return one
-    shown = {each.definition_id: each.balance for each in accounts}.get(account.definition_id)
+    shown = {each.definition_id: each.balance for each in accounts}.get(run.account.definition_id)
     return replace(one, engage=shown)
 
 
-def _read_treazure(connections: Connections, account: Account, one: Sides) -> Sides:
+def _read_treazure(run: Run, one: Sides) -> Sides:
     try:
-        return replace(one, treazure=connections.treazure.account_balance(one.contact, account.loyalty_id))
+        return replace(one, treazure=run.treazure.account_balance(one.contact, run.account.loyalty_id))
     except RemoteError as error:
         logger.warning("not read: %s", error)
         return one

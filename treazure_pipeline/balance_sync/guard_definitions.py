@@ -12,14 +12,13 @@ import dagster as dg
 from pydantic import Field
 
 from treazure_pipeline.balance_sync import plans
-from treazure_pipeline.balance_sync.guards import Judgement, judge
-from treazure_pipeline.connections import Connections
+from treazure_pipeline.balance_sync.guards import Judgement
+from treazure_pipeline.connections import Connections, Run
 from treazure_pipeline.errors import PipelineError
-from treazure_pipeline.ledger.store import Account
 from treazure_pipeline.orchestration import metadata as md
 from treazure_pipeline.orchestration.names import Names
-from treazure_pipeline.settings import Programme
 
+JUDGEMENTS = "judgements"
 CHECK = "guards_hold"
 APPROVAL = "approve_plan"
 DESCRIPTION = "The push would not change suspiciously much, or a person has approved it (I7). Blocks the push."
@@ -27,13 +26,25 @@ DESCRIPTION = "The push would not change suspiciously much, or a person has appr
 _COLUMNS = ("contact", "before", "after")
 
 
-def judged(connections: Connections, account: Account, programme: Programme, run_id: str) -> Judgement:
-    """Judge what is due, once a run: the push goes by what the check before it has shown."""
-    judgement = connections.judgements.pop(account.id, None)
-    return judgement or judge(connections.ledger, account, programme.guards, run_id=run_id)
+class Judgements(dg.IOManager):
+    """Hands the judgement of a diff to the push of the same run, so that all pending rows are judged once.
+
+    Kept in the run's process; a push that finds none judges by itself.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[dg.AssetKey, Judgement] = {}
+
+    def handle_output(self, context: dg.OutputContext, obj: Judgement) -> None:
+        """Keep a diff's judgement."""
+        self._kept[context.asset_key] = obj
+
+    def load_input(self, context: dg.InputContext) -> Judgement | None:
+        """Return it to the push of that diff."""
+        return self._kept.get(context.asset_key)
 
 
-def guard_check(connections: Connections, account: Account, judgement: Judgement) -> dg.AssetCheckResult:
+def guard_check(run: Run, judgement: Judgement) -> dg.AssetCheckResult:
     """Show a judgement with its figures, and a sample of the plan that waits where there is one."""
     shift = judgement.shift
     shown: dict[str, Any] = {
@@ -48,8 +59,8 @@ def guard_check(connections: Connections, account: Account, judgement: Judgement
         "zeroed_share": round(shift.zeroed / shift.known, 4) if shift.known else 0.0,
     }
     if judgement.plan is not None:
-        with connections.ledger.reading() as connection:
-            picture = plans.picture(connection, account, judgement.plan)
+        with run.ledger.reading() as connection:
+            picture = plans.picture(connection, run.account, judgement.plan)
         shown |= {
             "digest": judgement.plan.digest,
             "what_to_do": dg.MetadataValue.md(
@@ -74,12 +85,11 @@ class Approval(dg.Config):
     approved_by: str = Field(description="Your name; it is kept with the approval.", min_length=1)
 
 
-def build_approval(resource: str, names: Names) -> dg.JobDefinition:
+def build_approval(names: Names) -> dg.JobDefinition:
     """Assemble the job that approves a stored plan; the next push of its programme sends the plan's rows."""
 
-    @dg.op(required_resource_keys={resource}, description="Lets a stored plan through once.")
-    def approve(context: dg.OpExecutionContext, config: Approval) -> None:
-        connections: Connections = getattr(context.resources, resource)
+    @dg.op(description="Lets a stored plan through once.")
+    def approve(context: dg.OpExecutionContext, config: Approval, connections: dg.ResourceParam[Connections]) -> None:
         lifetime = timedelta(hours=connections.settings.approval_lifetime_hours)
         try:
             plan = plans.approve(connections.ledger, None, config.digest, by=config.approved_by, lifetime=lifetime)

@@ -16,7 +16,7 @@ from treazure_pipeline.errors import GuardTrippedError
 
 if TYPE_CHECKING:
     from treazure_pipeline.balance_sync.plans import Plan, Shift
-    from treazure_pipeline.ledger.store import Account, Ledger
+    from treazure_pipeline.connections import Run
     from treazure_pipeline.settings import Guards
 
 SHARES_FROM = 1000
@@ -49,13 +49,14 @@ class Judgement:
         )
 
 
-def judge(ledger: Ledger, account: Account, guards: Guards, *, run_id: str) -> Judgement:
+def judge(run: Run) -> Judgement:
     """Judge what a push would change, and keep it as a plan where a guard trips or a balance is negative."""
+    ledger, account = run.ledger, run.account
     plans.expire(ledger, account)
     shift = plans.shift(ledger, account)
-    reasons = tuple(tripped(shift, guards)) if account.mode == "live" else ()
+    reasons = tuple(tripped(shift, run.programme.guards)) if account.mode == "live" else ()
     if reasons or shift.negative:
-        return Judgement(shift, reasons, plans.store(ledger, account, shift, reasons, run_id=run_id))
+        return Judgement(shift, reasons, plans.store(ledger, account, shift, reasons, run_id=run.id))
     plans.close_open(ledger, account)
     return Judgement(shift, reasons, None)
 

@@ -61,6 +61,16 @@ class MergeFigures:
     points_after: Decimal
     stock: Stock
 
+    @property
+    def accounted_for(self) -> int:
+        """The fetched rows by what became of them."""
+        return self.duplicate + self.rejected + self.superseded + self.unchanged + self.changed
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether all fetched rows are accounted for (I6)."""
+        return self.fetched == self.accounted_for
+
 
 @retried
 def merge(ledger: Ledger, account: Account, observation: int, *, lot: int) -> MergeFigures:

@@ -12,7 +12,6 @@ from treazure_pipeline.orchestration import metadata as md
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from decimal import Decimal
 
     from treazure_pipeline.balance_sync.first_send import Sides
 
@@ -56,19 +55,6 @@ def rejections(groups: Sequence[Group]) -> dict[str, dg.MetadataValue]:
 
 
 def both_sides(sides: Sequence[Sides]) -> dict[str, dg.MetadataValue]:
-    """Return the contacts of a careful first send, for people and for programs."""
-    rows = [
-        {"contact": one.contact, "treazure": _text(one.treazure), "accepted": _text(one.accepted),
-         "engage": _text(one.engage), "verdict": one.verdict}
-        for one in sides
-    ]  # fmt: skip
-    return {
-        "both_sides": md.table(
-            ["contact", "treazure", "accepted", "engage", "verdict"], [row.values() for row in rows]
-        ),
-        "first_send": dg.MetadataValue.json(rows),
-    }
-
-
-def _text(value: Decimal | None) -> str | None:
-    return None if value is None else str(value)
+    """Return the contacts of a careful first send as a table."""
+    rows = [one.shown() for one in sides]
+    return {"both_sides": md.table(rows[0], (row.values() for row in rows))}

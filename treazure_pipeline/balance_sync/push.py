@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from treazure_pipeline.balance_sync import plans
@@ -24,16 +24,15 @@ from treazure_pipeline.errors import RemoteError, TooLateError
 from treazure_pipeline.ledger import batches, figures
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from datetime import datetime
 
     from treazure_pipeline.balance_sync.guards import Judgement
-    from treazure_pipeline.clients.engage import EngageClient
     from treazure_pipeline.clients.outcome import Outcome
-    from treazure_pipeline.clients.transport import Pacer, RetryPolicy
+    from treazure_pipeline.clients.transport import RetryPolicy
+    from treazure_pipeline.connections import Run
     from treazure_pipeline.ledger.batches import Batch
     from treazure_pipeline.ledger.figures import Stock
-    from treazure_pipeline.ledger.store import Account, Ledger
 
 logger = logging.getLogger(__name__)
 
@@ -74,30 +73,18 @@ class _Task:
 
 
 def push(
-    ledger: Ledger,
-    engage: EngageClient,
-    pacer: Pacer,
-    account: Account,
-    *,
-    run_id: str,
-    retry: RetryPolicy,
-    batch_size: int = 1000,
-    concurrency: int = 8,
-    timeout: float = 60.0,
-    since: Stock | None = None,
-    judgement: Judgement | None = None,
-    only: Sequence[str] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    run: Run, *, since: Stock | None = None, judgement: Judgement | None = None, only: Sequence[str] | None = None
 ) -> PushFigures:
     """Send every pending row that is due, and return what became of them.
 
-    The caller holds the programme's lock. `timeout` is the client's, in seconds; `since` is what its figures count from
-    (default: the pending rows now); `progress` hears of the rows of each answered request and of all that were pending.
+    The caller holds the programme's lock. `since` is what its figures count from (default: the pending rows now); the
+    listener hears of the rows of each answered request and of all that were pending.
     Where `judgement` has reasons, only the rows of an approved plan are sent, and the others are held; else only those
     of the contacts in `only`, where it is given, and the others are left pending.
     What could not be sent is left pending and `error` says why; errors of the database are raised.
     A programme in state migrating sends nothing (I11).
     """
+    ledger, account, batch_size = run.ledger, run.account, run.settings.engage_batch_size
     began = time.perf_counter()
     batches.abandon(ledger, account)
     folding = time.perf_counter()
@@ -105,24 +92,21 @@ def push(
     fold_seconds = time.perf_counter() - folding
     started = ledger.now()
     stock = since or figures.take_stock(ledger, account)
-    run = _Push(
-        ledger, engage, pacer, account, run_id=run_id, run_started=started, stock=stock, retry=retry,
-        batch_size=batch_size, concurrency=concurrency, lease=timeout + LEASE_MARGIN_SECONDS, progress=progress,
-    )  # fmt: skip
-    run.fold_seconds = fold_seconds
+    sending = _Push(run, started=started, stock=stock, concurrency=run.settings.engage_concurrency)
+    sending.fold_seconds = fold_seconds
     kept_back = judgement.shift.rows if judgement is not None and judgement.reasons else 0
     if account.mode == "live":
         if kept_back:
-            run.run_only(_lots(plans.approved_contacts(ledger, account), batch_size))
+            sending.run_only(_lots(plans.approved_contacts(ledger, account), batch_size))
         elif only is not None:
-            run.run_only(_lots(only, batch_size))
+            sending.run_only(_lots(only, batch_size))
         elif stock.pending:
-            run.run()
+            sending.run()
     flow = figures.flow_since(ledger, account, stock, started)
     kept_back = min(kept_back, flow.left)
-    if run.error is None and account.mode == "live":
+    if sending.error is None and account.mode == "live":
         if judgement is not None and judgement.shift.approved:
-            plans.mark_used(ledger, account, run_id=run_id, before=started)
+            plans.mark_used(ledger, account, run_id=run.id, before=started)
         if not flow.left:
             plans.note_loaded(ledger, account)
     return PushFigures(
@@ -133,35 +117,23 @@ def push(
         held=flow.held + kept_back,
         pending=flow.left - kept_back,
         oldest_pending=flow.oldest_since,
-        requests=run.requests,
-        accepted=run.accepted,
-        lost=run.lost,
-        seconds={"push": time.perf_counter() - began, "fold": run.fold_seconds},
-        error=run.error,
+        requests=sending.requests,
+        accepted=sending.accepted,
+        lost=sending.lost,
+        seconds={"push": time.perf_counter() - began, "fold": sending.fold_seconds},
+        error=sending.error,
     )
 
 
-def push_contacts(
-    ledger: Ledger,
-    engage: EngageClient,
-    pacer: Pacer,
-    account: Account,
-    contacts: Sequence[str],
-    *,
-    run_id: str,
-    retry: RetryPolicy,
-    batch_size: int = 1000,
-    timeout: float = 60.0,
-) -> None:
-    """Send the pending rows of these contacts only; needs no lock, and what is not accepted stays pending."""
-    batches.abandon(ledger, account)
-    batches.fold(ledger, account)
-    stock = figures.Stock(len(contacts), 0, 0, 0)
-    run = _Push(
-        ledger, engage, pacer, account, run_id=run_id, run_started=ledger.now(), stock=stock, retry=retry,
-        batch_size=batch_size, concurrency=1, lease=timeout + LEASE_MARGIN_SECONDS, progress=None,
-    )  # fmt: skip
-    run.run_only(_lots(contacts, batch_size))
+def push_contacts(run: Run, contacts: Sequence[str]) -> None:
+    """Send the pending rows of these contacts only; needs no lock, and what is not accepted stays pending.
+
+    Each request is tried once: the next sync sends what fails.
+    """
+    batches.abandon(run.ledger, run.account)
+    batches.fold(run.ledger, run.account)
+    sending = _Push(run, started=run.ledger.now(), stock=None, concurrency=1, retry=replace(run.retry, waits=()))
+    sending.run_only(_lots(contacts, run.settings.engage_batch_size))
 
 
 def _lots(contacts: Sequence[str], size: int) -> list[list[str]]:
@@ -173,32 +145,25 @@ class _Push:
 
     def __init__(
         self,
-        ledger: Ledger,
-        engage: EngageClient,
-        pacer: Pacer,
-        account: Account,
+        run: Run,
         *,
-        run_id: str,
-        run_started: datetime,
-        stock: Stock,
-        retry: RetryPolicy,
-        batch_size: int,
+        started: datetime,
+        stock: Stock | None,
         concurrency: int,
-        lease: float,
-        progress: Callable[[int, int], None] | None,
+        retry: RetryPolicy | None = None,
     ) -> None:
-        self._ledger = ledger
-        self._engage = engage
-        self._pacer = pacer
-        self._account = account
-        self._run_id = run_id
-        self._run_started = run_started
+        self._ledger = run.ledger
+        self._engage = run.engage
+        self._pacer = run.connections.engage_pacer
+        self._account = run.account
+        self._run_id = run.id
+        self._run_started = started
         self._stock = stock
-        self._retry = retry
-        self._batch_size = batch_size
+        self._retry = retry or run.retry
+        self._batch_size = run.settings.engage_batch_size
         self._concurrency = concurrency
-        self._lease = lease
-        self._progress = progress
+        self._lease = run.settings.engage_timeout_seconds + LEASE_MARGIN_SECONDS
+        self._listener = run.connections.listener
 
         self._guard = threading.Condition()
         self._claiming = threading.Lock()
@@ -347,8 +312,8 @@ class _Push:
             self._failing = 0
             self._last_success = time.monotonic()
             self._guard.notify_all()
-        if self._progress is not None:
-            self._progress(len(batch.contacts), self._stock.pending)
+        if self._stock is not None:
+            self._listener.progressed(len(batch.contacts), self._stock.pending)
 
     def _claim_anew(self, error: TooLateError, batch: Batch, task: _Task) -> None:
         batches.fail(self._ledger, batch, effect_possible=False, error=error.message)

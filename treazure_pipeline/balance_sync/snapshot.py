@@ -25,10 +25,8 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
     from treazure_pipeline.balance_sync.merge import MergeFigures
-    from treazure_pipeline.clients.transport import RetryPolicy
-    from treazure_pipeline.clients.treazure import TreazureClient
+    from treazure_pipeline.connections import Run
     from treazure_pipeline.ledger.coverage import Window
-    from treazure_pipeline.ledger.store import Account, Ledger
 
 logger = logging.getLogger(__name__)
 
@@ -64,38 +62,30 @@ class NoSnapshotError(PipelineError):
     """There is no staged export to merge."""
 
 
-def take_snapshot(
-    ledger: Ledger,
-    treazure: TreazureClient,
-    account: Account,
-    window: Window,
-    *,
-    run_id: str,
-    retry: RetryPolicy,
-    max_rejected_share: Decimal,
-) -> Snapshot:
+def take_snapshot(run: Run, window: Window) -> Snapshot:
     """Have Treazure export the balances that changed in `window` and stage them in the ledger.
 
     An export that has expired, or whose body breaks off, is requested again; other tries are the client's. Raises
     RemoteError when it can't be had, ClocksApartError when its window could not be trusted, UntrustedExportError when
-    more than `max_rejected_share` of its rows can't be understood; then nothing has changed.
+    more than GUARD_MAX_REJECTED_SHARE of its rows can't be understood; then nothing has changed.
     """
+    ledger, account = run.ledger, run.account
     began = time.perf_counter()
     broken = expired = 0
     while True:
-        observation = staging.ask(ledger, account, window, run_id)
-        path, ahead = begin_export(ledger, treazure, account, window.start, window.end)
+        observation = staging.ask(ledger, account, window, run.id)
+        path, ahead = begin_export(ledger, run.treazure, account, window.start, window.end)
         try:
-            with treazure.open_balances(path) as chunks:
+            with run.treazure.open_balances(path) as chunks:
                 try:
                     rows = decode_balances(chunks, account.loyalty_id)
                     fetched, rejected = staging.stage(
-                        ledger, account, observation, rows, max_rejected_share=max_rejected_share
+                        ledger, account, observation, rows, max_rejected_share=run.programme.guards.max_rejected_share
                     )
                     return Snapshot(observation, window, fetched, rejected, time.perf_counter() - began, ahead)
                 except NoAnswerError as error:
                     broken += 1
-                    if broken >= retry.attempts or not retry.sleep(retry.wait_after(broken, error)):
+                    if broken >= run.retry.attempts or not run.retry.sleep(run.retry.wait_after(broken, error)):
                         raise
                     logger.warning("%s A new export is requested.", error)
         except ExportExpiredError as error:
@@ -105,21 +95,13 @@ def take_snapshot(
             logger.warning("%s", error)
 
 
-def merge_snapshot(
-    ledger: Ledger,
-    treazure: TreazureClient,
-    account: Account,
-    *,
-    run_id: str,
-    batch_size: int = 1000,
-    concurrency: int = 8,
-    scale: float = 1.0,
-) -> Diff:
+def merge_snapshot(run: Run) -> Diff:
     """Merge the staged export into the ledger: what differs becomes pending.
 
     Where the export overlaps in time with another observation of an account and differs, the account is read once
-    more; `scale` multiplies the waits after one that can't be read. Raises NoSnapshotError when nothing is staged.
+    more. Raises NoSnapshotError when nothing is staged.
     """
+    ledger, account = run.ledger, run.account
     began = time.perf_counter()
     batches.fold(ledger, account)
     batches.return_rows(ledger, account)
@@ -127,30 +109,22 @@ def merge_snapshot(
     if observation is None:
         message = f"Programme {account.name!r} has no fetched snapshot to compare."
         raise NoSnapshotError(message, hint="Materialise treazure_balance_snapshot first.")
-    figures = merge.merge(ledger, account, observation, lot=batch_size)
-    reread = reread_accounts(ledger, treazure, account, run_id=run_id, concurrency=concurrency, scale=scale)
-    return Diff(figures, reread, time.perf_counter() - began)
+    figures = merge.merge(ledger, account, observation, lot=run.settings.engage_batch_size)
+    return Diff(figures, reread_accounts(run), time.perf_counter() - began)
 
 
-def reread_accounts(
-    ledger: Ledger,
-    treazure: TreazureClient,
-    account: Account,
-    *,
-    run_id: str,
-    concurrency: int = 8,
-    scale: float = 1.0,
-) -> int:
+def reread_accounts(run: Run) -> int:
     """Read the accounts once more whose observations overlapped and differed; return how many were due.
 
     One that can't be read keeps what is known of it: unknown to Treazure it is given up, else it is tried again after a
     wait that grows.
     """
+    ledger, account = run.ledger, run.account
     contacts = merge.to_reread(ledger, account)
 
     def read(contact: str) -> None:
         try:
-            read_account(ledger, treazure, account, contact, run_id=run_id)
+            read_account(run, contact)
         except AuthenticationError:
             raise
         except RemoteError as error:
@@ -159,28 +133,26 @@ def reread_accounts(
                 merge.drop_reread(ledger, account, contact)
             else:
                 answer = "no usable answer" if error.status is None else f"status {error.status}"
-                merge.postpone_reread(ledger, account, contact, answer, scale)
+                merge.postpone_reread(ledger, account, contact, answer, run.retry.scale)
 
-    with ThreadPoolExecutor(concurrency, thread_name_prefix="reread") as threads:
+    with ThreadPoolExecutor(run.settings.treazure_concurrency, thread_name_prefix="reread") as threads:
         for _ in threads.map(read, contacts):
             pass
     return len(contacts)
 
 
-def read_account(
-    ledger: Ledger, treazure: TreazureClient, account: Account, contact: str, *, run_id: str
-) -> Decimal | None:
+def read_account(run: Run, contact: str) -> Decimal | None:
     """Read one account and record its balance; return it, None where the account is not in the programme.
 
     Raises NotFoundError where Treazure says 404.
     """
     balance = None
     for _ in range(_MOST_REREADS):
-        asked = ledger.now()
-        balance = treazure.account_balance(contact, account.loyalty_id)
+        asked = run.ledger.now()
+        balance = run.treazure.account_balance(contact, run.account.loyalty_id)
         if balance is None:
-            merge.drop_reread(ledger, account, contact)
+            merge.drop_reread(run.ledger, run.account, contact)
             break
-        if merge.record_account(ledger, account, contact, balance, asked, run_id):
+        if merge.record_account(run.ledger, run.account, contact, balance, asked, run.id):
             break
     return balance

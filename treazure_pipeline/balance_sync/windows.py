@@ -6,28 +6,21 @@ from datetime import UTC, datetime
 
 from dagster._utils.schedules import get_latest_completed_cron_tick
 
-from treazure_pipeline.connections import Connections
+from treazure_pipeline.connections import Run
 from treazure_pipeline.errors import SettingsError
 from treazure_pipeline.ledger import coverage
 from treazure_pipeline.ledger.coverage import Window
-from treazure_pipeline.ledger.store import Account
 
 
 def chosen_window(
-    connections: Connections,
-    account: Account,
-    *,
-    window_from: str | None = None,
-    window_to: str | None = None,
-    full_resync: bool = False,
+    run: Run, *, window_from: str | None = None, window_to: str | None = None, full_resync: bool = False
 ) -> Window:
     """Return the window that a run so configured fetches; raises SettingsError for one that makes no sense."""
     asked = window_asked_for(window_from, window_to, full_resync=full_resync)
     full = full_resync or (
-        asked is None
-        and full_resync_is_due(connections.settings.full_resync_cron, coverage.last_full(connections.ledger, account))
+        asked is None and full_resync_is_due(run.settings.full_resync_cron, coverage.last_full(run.ledger, run.account))
     )
-    chosen = coverage.next_window(connections.ledger, account, full=full)
+    chosen = coverage.next_window(run.ledger, run.account, full=full)
     if asked is None:
         return chosen
     start, end = asked[0], asked[1] or chosen.end

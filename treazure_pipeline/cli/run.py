@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import os
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from treazure_pipeline.errors import BusyError, PipelineError
-from treazure_pipeline.terminal import instance, output, signals
+from treazure_pipeline.cli.runner import conclude, progress, report_dead_runs, run_job, seconds_of
+from treazure_pipeline.errors import BusyError
+from treazure_pipeline.terminal import instance, output
 
 if TYPE_CHECKING:
-    from dagster import DagsterInstance, ExecuteInProcessResult, JobDefinition
-
-    from treazure_pipeline.connections import Connections
+    from treazure_pipeline.cli.runner import Ran
     from treazure_pipeline.settings import Programme, Settings
 
 FIGURES = (
@@ -41,9 +36,6 @@ MIGRATING = (
     "The programme is migrating: its changes were recorded and nothing was sent. "
     "`treazure-pipeline run migration` goes on with it."
 )
-_SEVERITY = ("ok", "migrating", "waiting", "held", "busy", "failed")
-# A run can succeed and still wait for a person's next step: by the exit code of what it waits for.
-_WAITS = {3: "held", 6: "waiting"}
 
 
 @click.group("run")
@@ -140,33 +132,22 @@ def history(ctx: click.Context, *, names: tuple[str, ...], full: bool, url: str 
 
 def run_history(settings: Settings, programme: Programme, config: dict[str, Any]) -> dict[str, Any]:
     """Run one programme's job; return what `--json` prints, and the `exit_code`."""
-    from treazure_pipeline.connections import Connections
-    from treazure_pipeline.definitions import build_definitions
     from treazure_pipeline.orchestration.names import names_of
 
-    opened: list[Connections] = []
     names = names_of(settings, programme)
-    with instance.opened() as dagster, _progress(programme, "reading logs") as advance:
-
-        def connect(settings: Settings) -> Connections:
-            opened.append(Connections(settings, on_progress=advance))
-            return opened[-1]
-
-        job = build_definitions(settings, connect).resolve_job_def(names.of("refresh_points_history"))
-        result = execute(job, dagster, {names.op("points_history"): {"config": config}})
-    values = _values(result)
+    ops = {names.op("points_history"): {"config": config}}
+    with instance.opened() as dagster, progress(programme.name, "reading logs") as advance:
+        ran = run_job(settings, dagster, names.of("refresh_points_history"), ops, progressed=advance)
+    found = ran.figures
+    shown = ("everybody", *HISTORY, "unknown_types", "rows", "differing_outstanding", "failed_outstanding",
+             "unreadable_outstanding")  # fmt: skip
     return {
         "programme": programme.name,
-        "run_id": result.run_id,
-        **{name: values[name] for name in ("everybody", *HISTORY) if name in values},
-        "unknown_types": values.get("unknown_types", "none"),
-        "rows": values.get("dagster/row_count", 0),
-        "differing_outstanding": values.get("differing_outstanding", 0),
-        "failed_outstanding": values.get("failed_outstanding", 0),
-        "unreadable_outstanding": values.get("unreadable_outstanding", 0),
-        **({"export": values["dagster/uri"]} if "dagster/uri" in values else {}),
-        "seconds": _seconds(values),
-        **_outcome(result, [error for connections in opened for error in connections.failures]),
+        "run_id": ran.run_id,
+        **{name: found[name] for name in shown if name in found},
+        **({"export": found["dagster/uri"]} if "dagster/uri" in found else {}),
+        "seconds": seconds_of(found),
+        **ran.outcome,
     }
 
 
@@ -188,34 +169,25 @@ def verify(ctx: click.Context, *, names: tuple[str, ...], as_json: bool) -> None
 def run_verify(settings: Settings, programme: Programme) -> dict[str, Any]:
     """Run one programme's verification; return what `--json` prints, and the `exit_code`."""
     from treazure_pipeline.connections import Connections
-    from treazure_pipeline.definitions import build_definitions
     from treazure_pipeline.orchestration.names import names_of
     from treazure_pipeline.verification import rounds
 
-    opened: list[Connections] = []
-
-    def connect(settings: Settings) -> Connections:
-        opened.append(Connections(settings))
-        return opened[-1]
-
-    names = names_of(settings, programme)
+    job = names_of(settings, programme).of("verify_balances")
     with instance.opened() as dagster:
-        job = build_definitions(settings, connect).resolve_job_def(names.of("verify_balances"))
         with Connections(settings) as connections:
             try:
                 with rounds.holding(connections.ledger, connections.ledger.account(programme)):
-                    _report_dead_runs(dagster, job.name)
+                    report_dead_runs(dagster, job)
             except BusyError as error:
                 output.error(str(error))
                 return {"status": "busy", "programme": programme.name, "exit_code": error.exit_code}
-        result = execute(job, dagster, {})
-    values = _values(result)
+        ran = run_job(settings, dagster, job, {})
     return {
         "programme": programme.name,
-        "run_id": result.run_id,
-        **{name: values[name] for name in VERIFICATION if name in values},
-        "seconds": {"verify": values.get("seconds_verify", 0.0)},
-        **_outcome(result, [error for connections in opened for error in connections.failures]),
+        "run_id": ran.run_id,
+        **{name: ran.figures[name] for name in VERIFICATION if name in ran.figures},
+        "seconds": {"verify": ran.figures.get("seconds_verify", 0.0)},
+        **ran.outcome,
     }
 
 
@@ -252,26 +224,18 @@ def migration(ctx: click.Context, /, *, names: tuple[str, ...], as_json: bool, *
 
 def run_adjustments(settings: Settings) -> dict[str, Any]:
     """Run the job once; return what `--json` prints, and the `exit_code`."""
-    from treazure_pipeline.connections import Connections
-    from treazure_pipeline.definitions import build_definitions
+    from treazure_pipeline.adjustments.processing import Processed
     from treazure_pipeline.orchestration.names import names_of
 
-    opened: list[Connections] = []
-
-    def connect(settings: Settings) -> Connections:
-        opened.append(Connections(settings))
-        return opened[-1]
-
     with instance.opened() as dagster:
-        job = build_definitions(settings, connect).resolve_job_def(names_of(settings).of("process_adjustments"))
-        result = execute(job, dagster, {})
-    values = _values(result)
+        ran = run_job(settings, dagster, names_of(settings).of("process_adjustments"), {})
+    done = ran.of(Processed) or Processed()
     return {
-        "run_id": result.run_id,
-        **{name: values[name] for name in ADJUSTMENTS if name in values},
-        "points": values.get("points_exact", "0"),
-        "seconds": {"process": values.get("seconds_process", 0.0)},
-        **_outcome(result, [error for connections in opened for error in connections.failures]),
+        "run_id": ran.run_id,
+        **{name: getattr(done, name) for name in ADJUSTMENTS},
+        "points": str(done.points),
+        "seconds": {"process": round(done.seconds, 3)},
+        **ran.outcome,
     }
 
 
@@ -280,24 +244,15 @@ def run_balance_sync(
 ) -> dict[str, Any]:
     """Run one programme's job; return what `--json` prints, and the `exit_code`."""
     from treazure_pipeline.connections import Connections
-    from treazure_pipeline.definitions import build_definitions
     from treazure_pipeline.orchestration.names import names_of
 
-    opened: list[Connections] = []
     names = names_of(settings, programme)
-    with instance.opened() as dagster, _progress(programme) as advance:
-
-        def connect(settings: Settings) -> Connections:
-            opened.append(Connections(settings, on_progress=advance))
-            return opened[-1]
-
-        definitions = build_definitions(settings, connect)
-        job = definitions.resolve_job_def(names.of("hourly_balance_sync"))
+    job = names.of("hourly_balance_sync")
+    with instance.opened() as dagster, progress(programme.name, "sending", "fetching and comparing") as advance:
         with Connections(settings) as connections:
-            account = connections.ledger.account(programme)
             try:
-                with connections.ledger.holding(account):
-                    _report_dead_runs(dagster, job.name)
+                with connections.ledger.holding(connections.ledger.account(programme)):
+                    report_dead_runs(dagster, job)
             except BusyError as error:
                 output.error(str(error))
                 return {"status": "busy", "programme": programme.name, "exit_code": error.exit_code}
@@ -306,28 +261,25 @@ def run_balance_sync(
             names.op(asset): {"config": {key: value for key, value in given.items() if value}}
             for asset, given in config.items()
         }
-        result = execute(job, dagster, ops)
-    return _summary(programme, result, [error for connections in opened for error in connections.failures])
+        ran = run_job(settings, dagster, job, ops, progressed=advance)
+    return {"programme": programme.name, "run_id": ran.run_id, **_sync_figures(ran)}
+
+
+def _sync_figures(ran: Ran) -> dict[str, Any]:
+    from treazure_pipeline.balance_sync.report import Pushed, SyncReport
+    from treazure_pipeline.balance_sync.snapshot import Diff, Snapshot
+
+    outcome = ran.outcome
+    pushed = ran.of(Pushed)
+    report = SyncReport(ran.of(Snapshot), ran.of(Diff), pushed, ran.of(list) or [])
+    if outcome["status"] == "ok" and pushed is not None and pushed.migrating:
+        outcome |= {"status": "migrating", "note": MIGRATING}
+    return report.figures(held=outcome["status"] == "held") | outcome
 
 
 def _shown(results: Sequence[dict[str, Any]], names: Sequence[str], *, as_json: bool) -> int:
     """Print the results of a job for each programme, and return the command's exit code."""
     return conclude(results, lambda results: print_results(results, names), as_json=as_json)
-
-
-def conclude(
-    results: Sequence[dict[str, Any]], show: Callable[[Sequence[dict[str, Any]]], None], *, as_json: bool
-) -> int:
-    """Show what became of each programme; return the exit code of the one that needs a person most."""
-    worst = max(results, key=lambda result: _SEVERITY.index(result["status"]))
-    exit_code = int(worst["exit_code"])
-    for result in results:
-        del result["exit_code"]
-    if as_json:
-        output.print_json(results[0] if len(results) == 1 else {"status": worst["status"], "programmes": results})
-    else:
-        show(results)
-    return exit_code
 
 
 def print_results(results: Sequence[dict[str, Any]], names: Sequence[str] = FIGURES) -> None:
@@ -354,101 +306,3 @@ def _print_first_send(result: dict[str, Any]) -> None:
     for row in result["first_send"]:
         table.add_row(*("" if value is None else str(value) for value in row.values()))
     output.console().print(table)
-
-
-def execute(
-    job: JobDefinition, dagster: DagsterInstance, ops: dict[str, Any], partition: str | None = None
-) -> ExecuteInProcessResult:
-    """Run a job in this process; a failure is in the result. Raises StoppedError where a signal has ended the run."""
-    from dagster import DagsterExecutionInterruptedError
-
-    from treazure_pipeline.balance_sync.definitions import FOREGROUND
-
-    loggers = {"console": {"config": {"log_level": "CRITICAL"}}}
-    with signals.noted() as numbers:
-        try:
-            result = job.execute_in_process(
-                instance=dagster, run_config={"ops": ops, "loggers": loggers}, tags=FOREGROUND, raise_on_error=False,
-                partition_key=partition,
-            )  # fmt: skip
-        except DagsterExecutionInterruptedError:
-            result = None
-    if numbers or result is None:  # Dagster has marked the run, and what was accepted is recorded
-        raise signals.StoppedError(numbers[-1] if numbers else signal.SIGINT)
-    return result
-
-
-def _values(result: ExecuteInProcessResult) -> dict[str, Any]:
-    """Return the figures that the run shows in Dagster, also of a step that failed."""
-    metadata: dict[str, Any] = {}
-    for event in result.get_asset_materialization_events():
-        metadata |= event.materialization.metadata
-    for event in result.all_events:
-        if event.is_step_failure and event.step_failure_data.user_failure_data is not None:
-            metadata |= event.step_failure_data.user_failure_data.metadata
-    return {name: getattr(value, "value", value) for name, value in metadata.items()}
-
-
-def _outcome(result: ExecuteInProcessResult, failures: Sequence[PipelineError]) -> dict[str, Any]:
-    error = failures[-1] if failures else None
-    waits = None if error is None else _WAITS.get(error.exit_code)
-    if result.success and waits is None:
-        return {"status": "ok", "exit_code": 0}
-    return {
-        "status": waits or ("busy" if isinstance(error, BusyError) else "failed"),
-        "error": str(error) if error is not None else "The run failed; its log in Dagster says why.",
-        "exit_code": error.exit_code if error is not None else 1,
-    }
-
-
-def _summary(programme: Programme, result: ExecuteInProcessResult, failures: Sequence[PipelineError]) -> dict[str, Any]:
-    values = _values(result)
-    summary: dict[str, Any] = {"programme": programme.name, "run_id": result.run_id}
-    if "window_from" in values:
-        summary["window"] = {
-            "from": _iso(values["window_from"]),
-            "to": _iso(values["window_to"]),
-            "full": values["full"],
-        }
-    summary |= {name: values[name] for name in FIGURES if name in values}
-    if "first_send" in values:
-        summary["first_send"] = values["first_send"]
-    summary["seconds"] = _seconds(values)
-    outcome = _outcome(result, failures)
-    if outcome["status"] == "held" and "sent" not in summary and "changed" in summary:
-        everything = summary["changed"] + summary["carried_over"]
-        summary |= {"sent": 0, "refused": 0, "held": everything, "pending": 0, "requests": 0}
-    if outcome["status"] == "ok" and values.get("mode") == "migrating":
-        outcome |= {"status": "migrating", "note": MIGRATING}
-    return summary | outcome
-
-
-def _seconds(values: dict[str, Any]) -> dict[str, Any]:
-    return {name.removeprefix("seconds_"): value for name, value in values.items() if name.startswith("seconds_")}
-
-
-def _iso(timestamp: float) -> str:
-    return datetime.fromtimestamp(timestamp, UTC).isoformat()
-
-
-def _report_dead_runs(dagster: DagsterInstance, job: str) -> None:
-    """Mark foreground runs as failed whose process is gone; called while their lock is ours."""
-    from dagster import DagsterRunStatus, RunsFilter
-
-    from treazure_pipeline.balance_sync.definitions import FOREGROUND
-
-    unfinished = RunsFilter(job_name=job, statuses=[DagsterRunStatus.STARTED], tags=FOREGROUND)
-    for run in dagster.get_runs(unfinished):
-        dagster.report_run_failed(run, "The process of this run ended before the run did.")
-
-
-@contextmanager
-def _progress(programme: Programme, doing: str = "sending") -> Iterator[Any]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=output.progress(), transient=True) as progress:
-        task = progress.add_task(f"{programme.name}: fetching and comparing", total=None)
-
-        def advance(rows: int, total: int) -> None:
-            progress.update(task, description=f"{programme.name}: {doing}", advance=rows, total=total)
-
-        yield advance

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from treazure_pipeline.cli.run import _outcome, _values, conclude, execute
+from treazure_pipeline.cli.runner import Ran, conclude, report_dead_runs, run_job, seconds_of
 from treazure_pipeline.terminal import instance, output
 
 if TYPE_CHECKING:
-    from dagster import DagsterInstance, ExecuteInProcessResult
+    from dagster import DagsterInstance
 
     from treazure_pipeline.connections import Connections
     from treazure_pipeline.ledger.store import Account
@@ -126,23 +126,15 @@ class _Jobs:
         dagster: DagsterInstance,
         advance: Callable[[int, int], None],
     ) -> None:
-        from treazure_pipeline.connections import Connections
-        from treazure_pipeline.definitions import build_definitions
         from treazure_pipeline.orchestration.names import names_of
 
         self._settings = settings
         self._programme = programme
         self._dagster = dagster
-        self._opened: list[Connections] = []
-        self._results: list[ExecuteInProcessResult] = []
+        self._advance = advance
+        self._ran: list[Ran] = []
         self._figures: dict[str, Any] = {}
         self._names = names_of(settings, programme)
-
-        def connect(settings: Settings) -> Connections:
-            self._opened.append(Connections(settings, on_progress=advance))
-            return self._opened[-1]
-
-        self._definitions = build_definitions(settings, connect)
 
     @contextmanager
     def _connected(self) -> Iterator[tuple[Connections, Account]]:
@@ -188,40 +180,33 @@ class _Jobs:
 
     def run(self, name: str, config: dict[str, dict[str, Any]], shard: str | None = None) -> bool:
         """Run a job; return whether it succeeded."""
-        job = self._definitions.resolve_job_def(self._names.of(name))
-        self._report_dead_runs(job.name, shard)
+        job = self._names.of(name)
+        self._report_dead_runs(job, shard)
         ops = {self._names.op(asset): {"config": values} for asset, values in config.items()}
-        result = execute(job, self._dagster, ops, partition=shard)
-        values = _values(result)
+        ran = run_job(self._settings, self._dagster, job, ops, partition=shard, progressed=self._advance)
+        found = ran.figures
         if shard is None:
-            self._figures |= values
+            self._figures |= found
         else:
             for added in ("movements", "files", "rows", "findings", "left_out"):
-                self._figures[added] = self._figures.get(added, 0) + values.get(added, 0)
-        self._results.append(result)
-        return bool(result.success)
+                self._figures[added] = self._figures.get(added, 0) + found.get(added, 0)
+        self._ran.append(ran)
+        return ran.success
 
     def _report_dead_runs(self, job: str, shard: str | None) -> None:
         """Mark foreground runs as failed whose process is gone, while their lock is ours: they would keep the pool."""
-        from dagster import DagsterRunStatus, RunsFilter
         from dagster._core.storage.tags import PARTITION_NAME_TAG
 
-        from treazure_pipeline.balance_sync.definitions import FOREGROUND
         from treazure_pipeline.point_migration import backfill
 
-        tags = FOREGROUND | ({} if shard is None else {PARTITION_NAME_TAG: shard})
-        unfinished = RunsFilter(job_name=job, statuses=[DagsterRunStatus.STARTED], tags=tags)
         with (
             self._connected() as (connections, account),
             backfill.holding(connections.ledger, account, None if shard is None else int(shard)),
         ):
-            for run in self._dagster.get_runs(unfinished):
-                self._dagster.report_run_failed(run, "The process of this run ended before the run did.")
+            report_dead_runs(self._dagster, job, {} if shard is None else {PARTITION_NAME_TAG: shard})
 
     def summary(self) -> dict[str, Any]:
         """What all jobs came to."""
-        failures = [error for connections in self._opened for error in connections.failures]
-        outcome = _outcome(self._results[-1], failures)
         figures = {name: self._figures[name] for name in SHOWN if name in self._figures}
         if "points_exact" in self._figures:
             figures["points"] = self._figures["points_exact"]
@@ -230,14 +215,10 @@ class _Jobs:
         return {
             "programme": self._programme.name,
             **figures,
-            "run_ids": [result.run_id for result in self._results],
+            "run_ids": [ran.run_id for ran in self._ran],
             "programme_mode": mode,
-            "seconds": {
-                name.removeprefix("seconds_"): value
-                for name, value in self._figures.items()
-                if name.startswith("seconds_")
-            },
-            **outcome,
+            "seconds": seconds_of(self._figures),
+            **self._ran[-1].outcome,
         }
 
 

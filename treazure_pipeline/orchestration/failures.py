@@ -9,12 +9,12 @@ from contextlib import contextmanager
 
 import dagster as dg
 
-from treazure_pipeline.connections import Connections
+from treazure_pipeline.connections import Listener
 from treazure_pipeline.surroundings import understood
 
 
 @contextmanager
-def shown(connections: Connections) -> Iterator[None]:
+def shown(listener: Listener) -> Iterator[None]:
     """Show an error within the block as the run's failure, which no retry policy repeats.
 
     Of a mistake of ours only its kind and where it happened: nobody has seen to it that its text holds nobody's data.
@@ -26,7 +26,7 @@ def shown(connections: Connections) -> Iterator[None]:
     except Exception as error:
         name = type(error).__name__
         if (ours := understood(error)) is not None:
-            connections.failures.append(ours)
+            listener.failed(ours)
             raise dg.Failure(str(ours), metadata={"error": name}, allow_retries=False) from error
         where = "".join(traceback.format_tb(error.__traceback__))
         raise dg.Failure(

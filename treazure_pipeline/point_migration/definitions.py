@@ -11,9 +11,8 @@ from typing import Any, Literal
 import dagster as dg
 from pydantic import Field
 
-from treazure_pipeline.balance_sync.definitions import CONNECTIONS, OWNERS
+from treazure_pipeline.balance_sync.definitions import OWNERS, Results
 from treazure_pipeline.connections import Connections
-from treazure_pipeline.ledger.limiter import Priority
 from treazure_pipeline.ledger.store import Account
 from treazure_pipeline.orchestration import failures
 from treazure_pipeline.orchestration import metadata as md
@@ -106,7 +105,6 @@ def build_migration(programme: Programme, names: Names, *, shards: int) -> dg.De
         "group_name": names.group(GROUP),
         "owners": OWNERS,
         "tags": tags,
-        "required_resource_keys": {CONNECTIONS},
         "pool": names.of("point_migration"),
         "code_version": "1",
     }
@@ -128,27 +126,34 @@ def build_migration(programme: Programme, names: Names, *, shards: int) -> dg.De
         ),
         **common,
     )
-    def migration_roster(context: dg.AssetExecutionContext, config: RosterConfig) -> dg.MaterializeResult:
+    def migration_roster(
+        context: dg.AssetExecutionContext, config: RosterConfig, background_connections: dg.ResourceParam[Connections]
+    ) -> dg.MaterializeResult:
         from treazure_pipeline.point_migration import steps
 
-        with _working(context, programme) as (connections, account):
+        with _working(background_connections, programme) as (connections, account):
             roster = steps.prepare(
                 connections, account, programme, run_id=context.run.run_id, although_loaded=config.although_loaded,
                 mapping=config.mapping, by=config.deliver_by,
             )  # fmt: skip
-        found = roster.figures
+        migration, found = roster.migration, roster.figures
+        figures: dict[str, Any] = {
+            "migration": migration.id,
+            "cut_off": migration.cut_off.timestamp(),
+            "mode": migration.mode,
+            "key_type": migration.key_type,
+            "shards": migration.shards,
+            **{name: value for name, value in found.items() if name != "points"},
+            "points_exact": str(found["points"]),
+            "seconds_roster": round(roster.seconds, 3),
+        }
+        connections.listener.reported(figures)
         return dg.MaterializeResult(
-            metadata={
+            metadata=figures
+            | {
                 "dagster/row_count": found["contacts"],
-                "migration": roster.migration.id,
-                "cut_off": dg.MetadataValue.timestamp(roster.migration.cut_off),
-                "mode": roster.migration.mode,
-                "key_type": roster.migration.key_type,
-                "shards": roster.migration.shards,
-                **{name: value for name, value in found.items() if name != "points"},
+                "cut_off": dg.MetadataValue.timestamp(migration.cut_off),
                 "points_total": md.number(found["points"]),
-                "points_exact": str(found["points"]),
-                "seconds_roster": round(roster.seconds, 3),
             }
         )
 
@@ -164,30 +169,31 @@ def build_migration(programme: Programme, names: Names, *, shards: int) -> dg.De
         ),
         **common,
     )
-    def migration_points_log(context: dg.AssetExecutionContext, config: LogConfig) -> dg.MaterializeResult:
+    def migration_points_log(
+        context: dg.AssetExecutionContext, config: LogConfig, background_connections: dg.ResourceParam[Connections]
+    ) -> dg.MaterializeResult:
         from treazure_pipeline.point_migration import steps
 
-        with _working(context, programme) as (connections, account):
+        with _working(background_connections, programme) as (connections, account):
             fetched = steps.fetch(
                 connections, account, _shard(context), leave_out_unreadable=config.leave_out_unreadable
             )
             whole = backfill.progress(connections.ledger, backfill.opened(connections.ledger, account))
-        return dg.MaterializeResult(
-            metadata={
-                "dagster/row_count": fetched.progress.movements,
-                "dagster/partition_row_count": fetched.progress.movements,
-                "contacts": fetched.progress.contacts,
-                "fetched": fetched.contacts,
-                "left_out": fetched.progress.left_out,
-                "movements": fetched.movements,
-                "unreadable_movements": fetched.unreadable,
-                "contacts_a_second": round(fetched.contacts / fetched.seconds, 1) if fetched.seconds else 0.0,
-                "fetched_of_all_shards": whole.fetched,
-                "contacts_of_all_shards": whole.contacts,
-                "hours_left_of_all_shards": _hours_left(whole, fetched.contacts, fetched.seconds),
-                "seconds_fetch": round(fetched.seconds, 3),
-            }
-        )
+        figures: dict[str, Any] = {
+            "contacts": fetched.progress.contacts,
+            "fetched": fetched.contacts,
+            "left_out": fetched.progress.left_out,
+            "movements": fetched.movements,
+            "unreadable_movements": fetched.unreadable,
+            "contacts_a_second": round(fetched.contacts / fetched.seconds, 1) if fetched.seconds else 0.0,
+            "fetched_of_all_shards": whole.fetched,
+            "contacts_of_all_shards": whole.contacts,
+            "hours_left_of_all_shards": _hours_left(whole, fetched.contacts, fetched.seconds),
+            "seconds_fetch": round(fetched.seconds, 3),
+        }
+        connections.listener.reported(figures)
+        counted = dict.fromkeys(("dagster/row_count", "dagster/partition_row_count"), fetched.progress.movements)
+        return dg.MaterializeResult(metadata=figures | counted)
 
     @dg.asset(
         key=key("migration_files"),
@@ -202,26 +208,33 @@ def build_migration(programme: Programme, names: Names, *, shards: int) -> dg.De
         description="The shard's files by Engage's import rules. The same logs give the same bytes.",
         **common,
     )  # fmt: skip
-    def migration_files(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    def migration_files(
+        context: dg.AssetExecutionContext, background_connections: dg.ResourceParam[Connections]
+    ) -> dg.MaterializeResult:
         from treazure_pipeline.point_migration import steps
 
-        with _working(context, programme) as (connections, account):
+        with _working(background_connections, programme) as (connections, account):
             written = steps.write(connections, account, _shard(context))
             migration = backfill.opened(connections.ledger, account)
             audits = audit_store.shards(connections.ledger, migration, _shard(context))
         unequal = sum(each.unequal for each in audits)
+        figures: dict[str, Any] = {
+            "files": written.files,
+            "contacts": written.contacts,
+            "movements": written.movements,
+            "rows": written.rows,
+            "findings": written.findings,
+            "points_exact": str(written.total),
+            "seconds_files": round(written.seconds, 3),
+        }
+        connections.listener.reported(figures)
         return dg.MaterializeResult(
-            metadata={
+            metadata=figures
+            | {
                 "dagster/row_count": written.rows,
                 "dagster/partition_row_count": written.rows,
-                "files": written.files,
-                "contacts": written.contacts,
-                "movements": written.movements,
-                "findings": written.findings,
                 "points_total": md.number(written.total),
-                "points_exact": str(written.total),
                 "rows_a_second": round(written.rows / written.seconds) if written.seconds else 0,
-                "seconds_files": round(written.seconds, 3),
                 "dagster/uri": str(steps.folder_of(connections.settings.home, account, migration) / "files"),
             },
             check_results=[
@@ -241,14 +254,17 @@ def build_migration(programme: Programme, names: Names, *, shards: int) -> dg.De
         ),
         **common,
     )
-    def migration_delivery(context: dg.AssetExecutionContext, config: DeliveryConfig) -> dg.MaterializeResult:
+    def migration_delivery(
+        config: DeliveryConfig, background_connections: dg.ResourceParam[Connections]
+    ) -> dg.MaterializeResult:
         from treazure_pipeline.point_migration import steps
 
-        with _working(context, programme) as (connections, account):
+        with _working(background_connections, programme) as (connections, account):
             figures = steps.deliver(
                 connections, account, by=config.by, again=config.deliver_again,
                 uncertain_are_taken=config.uncertain_are_taken,
             )  # fmt: skip
+        connections.listener.reported(figures)
         return dg.MaterializeResult(metadata={"by": config.by, "dagster/row_count": figures["rows"], **figures})
 
     @dg.asset(
@@ -267,13 +283,13 @@ def build_migration(programme: Programme, names: Names, *, shards: int) -> dg.De
         **common,
     )  # fmt: skip
     def migration_audit_(
-        context: dg.AssetExecutionContext, config: AuditConfig
-    ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
-        yield from _audit(context, programme, config.accepted_by)
+        context: dg.AssetExecutionContext, config: AuditConfig, background_connections: dg.ResourceParam[Connections]
+    ) -> Results:
+        yield from _audit(background_connections, programme, context, config.accepted_by)
 
-    @dg.op(name=names.of("abandon"), required_resource_keys={CONNECTIONS})
-    def abandon(context: dg.OpExecutionContext, config: AbandonConfig) -> None:
-        with _working(context, programme) as (connections, account):
+    @dg.op(name=names.of("abandon"))
+    def abandon(config: AbandonConfig, background_connections: dg.ResourceParam[Connections]) -> None:
+        with _working(background_connections, programme) as (connections, account):
             backfill.abandon(connections.ledger, account, by=config.by, reason=config.reason)
 
     @dg.job(
@@ -314,16 +330,16 @@ def build_migration(programme: Programme, names: Names, *, shards: int) -> dg.De
 
 
 def _audit(
-    context: dg.AssetExecutionContext, programme: Programme, accepted_by: str | None
-) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
+    connections: Connections, programme: Programme, context: dg.AssetExecutionContext, accepted_by: str | None
+) -> Results:
     from treazure_pipeline.point_migration import steps
     from treazure_pipeline.point_migration.audit import NotImportedYetError
 
-    with _working(context, programme) as (connections, account):
+    with _working(connections, programme) as (_, account):
         try:
             found = steps.audit(connections, account, run_id=context.run.run_id, accepted_by=accepted_by)
         except NotImportedYetError as waiting:
-            connections.failures.append(waiting)
+            connections.listener.failed(waiting)
             context.log.warning(str(waiting))
             yield md.not_evaluated(AUDITED, str(waiting))
             return
@@ -333,17 +349,23 @@ def _audit(
         severity=dg.AssetCheckSeverity.WARN,
         metadata={"differing": found.differing, "accepted_by": accepted_by or ""},
     )
+    figures: dict[str, Any] = {
+        "contacts": found.contacts, "read": found.read, "equal": found.equal, "differing": found.differing,
+        "missing_in_engage": found.missing, "left_out": found.left_out, "pending": found.pending,
+        "points_in_engage_exact": str(found.in_engage), "report": str(found.report),
+        "seconds_audit": round(found.seconds, 3),
+    }  # fmt: skip
+    connections.listener.reported(figures)
     yield dg.MaterializeResult(
-        metadata={
+        metadata=figures
+        | {
             "dagster/row_count": found.read,
-            "contacts": found.contacts, "read": found.read, "equal": found.equal, "differing": found.differing,
-            "missing_in_engage": found.missing, "left_out": found.left_out, "pending": found.pending,
-            "points_at_cut_off": md.number(found.balance), "points_imported": md.number(found.imported),
-            "points_in_engage": md.number(found.in_engage), "points_in_engage_exact": str(found.in_engage),
+            "points_at_cut_off": md.number(found.balance),
+            "points_imported": md.number(found.imported),
+            "points_in_engage": md.number(found.in_engage),
             "report": dg.MetadataValue.path(str(found.report)),
-            "seconds_audit": round(found.seconds, 3),
         },
-    )  # fmt: skip
+    )
 
 
 def _shard(context: dg.AssetExecutionContext) -> int:
@@ -357,9 +379,7 @@ def _hours_left(whole: backfill.Progress, contacts: int, seconds: float) -> floa
 
 
 @contextmanager
-def _working(context: Any, programme: Programme) -> Iterator[tuple[Connections, Account]]:
-    """Work in the background of the shared rates; show our errors as the run's failure."""
-    connections: Connections = getattr(context.resources, CONNECTIONS)
-    connections.priority = Priority.BACKGROUND
-    with failures.shown(connections):
+def _working(connections: Connections, programme: Programme) -> Iterator[tuple[Connections, Account]]:
+    """Show our errors as the run's failure."""
+    with failures.shown(connections.listener):
         yield connections, connections.ledger.account(programme)

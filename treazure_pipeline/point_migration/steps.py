@@ -94,7 +94,7 @@ def fetch(connections: Connections, account: Account, shard: int, *, leave_out_u
     return fetch_shard(
         connections.ledger, connections.treazure, account, shard,
         concurrency=connections.settings.treazure_concurrency, retry=connections.retry,
-        leave_out_unreadable=leave_out_unreadable, progress=connections.on_progress,
+        leave_out_unreadable=leave_out_unreadable, progress=connections.listener.progressed,
     )  # fmt: skip
 
 
@@ -130,7 +130,7 @@ def deliver(
             added = add_by_api(
                 connections.ledger, connections.engage, account, migration, body,
                 batch_size=settings.engage_batch_size, concurrency=settings.engage_concurrency,
-                retry=connections.retry, uncertain_are_taken=uncertain_are_taken, progress=connections.on_progress,
+                retry=connections.retry, uncertain_are_taken=uncertain_are_taken, progress=connections.listener.progressed,
             )  # fmt: skip
             return {
                 "target": "the API", "rows": added.rows, "sent": added.sent, "sent_before": added.sent_before,
@@ -140,7 +140,7 @@ def deliver(
         target = Target(_delivery_url(settings) or local.as_uri(), known_hosts=_known_hosts(settings))
         done = deliver_files(
             connections.ledger, account, migration, body, target, again=again,
-            uncertain_are_taken=uncertain_are_taken, progress=connections.on_progress,
+            uncertain_are_taken=uncertain_are_taken, progress=connections.listener.progressed,
         )  # fmt: skip
     return {
         "target": done.target, "files": done.files, "sent": done.sent, "sent_before": done.sent_before,
@@ -155,5 +155,5 @@ def audit(connections: Connections, account: Account, *, run_id: str, accepted_b
     return auditing.audit(
         connections.ledger, connections.engage, account, folder_of(settings.home, account, migration) / "audit",
         concurrency=settings.engage_concurrency, run_id=run_id, accepted_by=accepted_by,
-        progress=connections.on_progress,
+        progress=connections.listener.progressed,
     )  # fmt: skip

@@ -11,11 +11,10 @@ import dagster as dg
 from pydantic import Field
 
 from treazure_pipeline import people
-from treazure_pipeline.balance_sync.definitions import ACTIVE, CONNECTIONS, FOREGROUND, OWNERS
+from treazure_pipeline.balance_sync.definitions import ACTIVE, FOREGROUND, OWNERS
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.errors import SettingsError
 from treazure_pipeline.ledger import frames
-from treazure_pipeline.ledger.limiter import Priority
 from treazure_pipeline.orchestration import failures
 from treazure_pipeline.orchestration import metadata as md
 from treazure_pipeline.orchestration.names import BACKGROUND, Names
@@ -80,7 +79,6 @@ def build_points_history(programme: Programme, names: Names) -> dg.Definitions:
         kinds={"treazure", "postgres", "parquet"},
         code_version="1",
         pool=names.of("points_history"),
-        required_resource_keys={CONNECTIONS},
         metadata={
             "dagster/column_schema": COLUMNS,
             "dagster/table_name": "treazure_pipeline.points_history",
@@ -97,73 +95,10 @@ def build_points_history(programme: Programme, names: Names) -> dg.Definitions:
             "are replaced in one transaction; Parquet files by month are written where `export_url` says."
         ),
     )  # fmt: skip
-    def points_history(context: dg.AssetExecutionContext, config: HistoryConfig) -> dg.MaterializeResult:
-        from treazure_pipeline.points_history import export
-
-        connections: Connections = getattr(context.resources, CONNECTIONS)
-        connections.priority = Priority.BACKGROUND
-        settings = connections.settings
-        with failures.shown(connections):
-            if config.export_url is not None:
-                export.check_url(config.export_url)
-                if export.has_secret(config.export_url):
-                    _refuse_stored(context, config.export_url)
-            account = connections.ledger.account(programme)
-            done = refresh(
-                connections.ledger, connections.treazure, account, everybody=config.full,
-                concurrency=settings.treazure_concurrency, keep_days=settings.ledger_history_days,
-                most_seconds=timedelta(hours=config.max_hours).total_seconds(), progress=connections.on_progress,
-            )  # fmt: skip
-            exported = None
-            if config.export_url is not None and done.error is None:
-                exported = export.export(connections.ledger, account, config.export_url)
-            state = store.state(connections.ledger, account)
-            differing = frames.history_differences(connections.ledger, account, limit=md.SAMPLE_ROWS)
-            failed = frames.history_failures(connections.ledger, account, limit=md.SAMPLE_ROWS)
-            unreadable = frames.history_unreadable(connections.ledger, account, limit=md.SAMPLE_ROWS)
-            newest = frames.points_history(connections.ledger, account, newest=md.SAMPLE_ROWS)
-            now = connections.ledger.now()
-        figures: dict[str, Any] = {
-            **_figures(done, exported),
-            "dagster/row_count": state.rows,
-            "differing_outstanding": state.differing,
-            "failed_outstanding": state.failed,
-            "unreadable_outstanding": state.unreadable,
-            "oldest_due_hours": md.age_hours(state.oldest_due, now),
-            "differences": md.sample(differing),
-            "failures": md.sample(failed),
-            "unreadable": md.sample(unreadable),
-            "newest": md.sample(newest),
-        }
-        if done.error is not None:
-            connections.failures.append(done.error)
-            raise dg.Failure(
-                f"Not every log could be read; {done.left} are left for the next run. {done.error}",
-                metadata=figures,
-                allow_retries=False,
-            )
-        return dg.MaterializeResult(
-            metadata=figures,
-            check_results=[
-                dg.AssetCheckResult(
-                    check_name="history_adds_up",
-                    passed=not state.differing,
-                    severity=dg.AssetCheckSeverity.WARN,
-                    metadata={"differing": state.differing, "rows": figures["differences"]},
-                ),
-                dg.AssetCheckResult(
-                    check_name="every_log_is_read",
-                    passed=not (state.failed or state.unreadable),
-                    severity=dg.AssetCheckSeverity.WARN,
-                    metadata={
-                        "failed": state.failed,
-                        "rows": figures["failures"],
-                        "unreadable_movements": state.unreadable,
-                        "unreadable": figures["unreadable"],
-                    },
-                ),
-            ],
-        )
+    def points_history(
+        context: dg.AssetExecutionContext, config: HistoryConfig, background_connections: dg.ResourceParam[Connections]
+    ) -> dg.MaterializeResult:
+        return _refresh(background_connections, programme, context, config)
 
     job = dg.define_asset_job(
         names.of("refresh_points_history"),
@@ -173,6 +108,78 @@ def build_points_history(programme: Programme, names: Names) -> dg.Definitions:
         description="Reads the points logs of contacts whose balance changed, at half of Treazure's rate at most.",
     )
     return dg.Definitions(assets=[points_history], jobs=[job], schedules=[_schedule(job)])
+
+
+def _refresh(
+    connections: Connections, programme: Programme, context: dg.AssetExecutionContext, config: HistoryConfig
+) -> dg.MaterializeResult:
+    from treazure_pipeline.points_history import export
+
+    settings = connections.settings
+    with failures.shown(connections.listener):
+        if config.export_url is not None:
+            export.check_url(config.export_url)
+            if export.has_secret(config.export_url):
+                _refuse_stored(context, config.export_url)
+        account = connections.ledger.account(programme)
+        done = refresh(
+            connections.ledger, connections.treazure, account, everybody=config.full,
+            concurrency=settings.treazure_concurrency, keep_days=settings.ledger_history_days,
+            most_seconds=timedelta(hours=config.max_hours).total_seconds(), progress=connections.listener.progressed,
+        )  # fmt: skip
+        exported = None
+        if config.export_url is not None and done.error is None:
+            exported = export.export(connections.ledger, account, config.export_url)
+        state = store.state(connections.ledger, account)
+        differing = frames.history_differences(connections.ledger, account, limit=md.SAMPLE_ROWS)
+        failed = frames.history_failures(connections.ledger, account, limit=md.SAMPLE_ROWS)
+        unreadable = frames.history_unreadable(connections.ledger, account, limit=md.SAMPLE_ROWS)
+        newest = frames.points_history(connections.ledger, account, newest=md.SAMPLE_ROWS)
+        now = connections.ledger.now()
+    counted = _figures(done, exported) | {
+        "differing_outstanding": state.differing,
+        "failed_outstanding": state.failed,
+        "unreadable_outstanding": state.unreadable,
+    }
+    connections.listener.reported(counted | {"rows": state.rows})
+    figures: dict[str, Any] = {
+        **counted,
+        "dagster/row_count": state.rows,
+        "oldest_due_hours": md.age_hours(state.oldest_due, now),
+        "differences": md.sample(differing),
+        "failures": md.sample(failed),
+        "unreadable": md.sample(unreadable),
+        "newest": md.sample(newest),
+    }
+    if done.error is not None:
+        connections.listener.failed(done.error)
+        raise dg.Failure(
+            f"Not every log could be read; {done.left} are left for the next run. {done.error}",
+            metadata=figures,
+            allow_retries=False,
+        )
+    return dg.MaterializeResult(
+        metadata=figures,
+        check_results=[
+            dg.AssetCheckResult(
+                check_name="history_adds_up",
+                passed=not state.differing,
+                severity=dg.AssetCheckSeverity.WARN,
+                metadata={"differing": state.differing, "rows": figures["differences"]},
+            ),
+            dg.AssetCheckResult(
+                check_name="every_log_is_read",
+                passed=not (state.failed or state.unreadable),
+                severity=dg.AssetCheckSeverity.WARN,
+                metadata={
+                    "failed": state.failed,
+                    "rows": figures["failures"],
+                    "unreadable_movements": state.unreadable,
+                    "unreadable": figures["unreadable"],
+                },
+            ),
+        ],
+    )
 
 
 def _figures(done: Refreshed, exported: "Exported | None") -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 import dagster as dg
 
-from treazure_pipeline.balance_sync.definitions import CONNECTIONS, OWNERS
+from treazure_pipeline.balance_sync.definitions import OWNERS
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.orchestration import failures
 from treazure_pipeline.orchestration.names import BACKGROUND, Names
@@ -44,7 +44,6 @@ def build_maintenance(settings: Settings, names: Names) -> dg.Definitions:
         kinds={"postgres"},
         code_version="1",
         pool=names.of("maintenance"),
-        required_resource_keys={CONNECTIONS},
         metadata={"dagster/table_name": "treazure_pipeline.balance_change", "dagster/column_schema": _COLUMNS},
         description=(
             "Every change of a master balance: from, to, when, why, in which run. Materialised, it is cut to "
@@ -52,9 +51,8 @@ def build_maintenance(settings: Settings, names: Names) -> dg.Definitions:
             f"Texts are blanked after TEXT_RETENTION_DAYS ({settings.text_retention_days} days)."
         ),
     )
-    def ledger_history(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        connections: Connections = getattr(context.resources, CONNECTIONS)
-        with failures.shown(connections):
+    def ledger_history(connections: dg.ResourceParam[Connections]) -> dg.MaterializeResult:
+        with failures.shown(connections.listener):
             pruned = prune(connections.ledger, connections.settings.ledger_history_days)
             blanked = blank_texts(connections.ledger, connections.settings.text_retention_days)
             sizes = {f"megabytes_{name}": value for name, value in megabytes(connections.ledger).items()}

@@ -4,22 +4,20 @@ Belongs here: what a run shows and when it is started. Does not: what is read an
 (`treazure_pipeline.verification.read_back`). See https://docs.dagster.io/guides/test/asset-checks
 """
 
-from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import dagster as dg
 
-from treazure_pipeline.balance_sync.definitions import CONNECTIONS, OWNERS, hourly
-from treazure_pipeline.connections import Connections
+from treazure_pipeline.balance_sync.definitions import OWNERS, Results, hourly
+from treazure_pipeline.connections import Connections, Run
 from treazure_pipeline.ledger import frames
-from treazure_pipeline.ledger.limiter import Priority
 from treazure_pipeline.orchestration import failures
 from treazure_pipeline.orchestration import metadata as md
 from treazure_pipeline.orchestration.names import BACKGROUND, Names
 from treazure_pipeline.settings import Programme
 from treazure_pipeline.verification import rounds
-from treazure_pipeline.verification.read_back import WAITS, Verified, Work, verify
+from treazure_pipeline.verification.read_back import Verified, verify
 from treazure_pipeline.verification.rounds import Standing, Tally
 
 GROUP = "verification"
@@ -51,7 +49,6 @@ def build_verification(programme: Programme, names: Names) -> dg.Definitions:
         kinds={"voyado", "treazure", "postgres"},
         tags=tags,
         code_version="1",
-        required_resource_keys={CONNECTIONS},
         pool=names.of("balance_verification"),
         metadata={
             "dagster/column_schema": COLUMNS,
@@ -76,28 +73,9 @@ def build_verification(programme: Programme, names: Names) -> dg.Definitions:
         ),
     )  # fmt: skip
     def engage_balance_verification(
-        context: dg.AssetExecutionContext,
-    ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
-        connections: Connections = getattr(context.resources, CONNECTIONS)
-        with failures.shown(connections):
-            work = work_of(connections, programme, context.run.run_id)
-            verified = verify(work)
-            standing = rounds.standing(work.ledger, work.account)
-            outstanding = frames.differing(work.ledger, work.account, limit=md.SAMPLE_ROWS)
-        figures = _figures(verified, standing) | {
-            "mode": work.account.mode,
-            "differing": md.sample(outstanding),
-        }
-        yield _no_drift(verified, standing, figures["differing"])
-        yield _master_agrees(verified.tally)
-        if verified.error is not None:
-            connections.failures.append(verified.error)
-            raise dg.Failure(
-                f"Engage can't be read; what was read is kept, and the next run goes on from there. {verified.error}",
-                metadata=figures,
-                allow_retries=False,
-            )
-        yield dg.MaterializeResult(metadata=figures)
+        context: dg.AssetExecutionContext, verification_connections: dg.ResourceParam[Connections]
+    ) -> Results:
+        yield from _verify(verification_connections, programme, context.run.run_id)
 
     job = dg.define_asset_job(
         names.of("verify_balances"),
@@ -114,23 +92,25 @@ def build_verification(programme: Programme, names: Names) -> dg.Definitions:
     return dg.Definitions(assets=[engage_balance_verification], jobs=[job], schedules=[schedule])
 
 
-def work_of(connections: Connections, programme: Programme, run_id: str) -> Work:
-    """Gather what verifying needs: the background's priority, and few tries."""
-    settings = connections.settings
-    connections.priority = Priority.BACKGROUND
-    connections.retry = replace(connections.retry, waits=WAITS)
-    return Work(
-        ledger=connections.ledger,
-        engage=connections.engage,
-        treazure=connections.treazure,
-        account=connections.ledger.account(programme),
-        run_id=run_id,
-        decimals=programme.decimals,
-        grace=settings.engage_verify_grace_seconds,
-        seconds=settings.engage_verify_seconds,
-        engage_concurrency=settings.engage_concurrency,
-        treazure_concurrency=settings.treazure_concurrency,
-    )
+def _verify(connections: Connections, programme: Programme, run_id: str) -> Results:
+    with failures.shown(connections.listener):
+        run = Run.of(connections, programme, run_id)
+        verified = verify(run)
+        standing = rounds.standing(run.ledger, run.account)
+        outstanding = frames.differing(run.ledger, run.account, limit=md.SAMPLE_ROWS)
+    counted = _figures(verified, standing)
+    connections.listener.reported(counted)
+    figures = counted | {"mode": run.account.mode, "differing": md.sample(outstanding)}
+    yield _no_drift(verified, standing, figures["differing"])
+    yield _master_agrees(verified.tally)
+    if verified.error is not None:
+        connections.listener.failed(verified.error)
+        raise dg.Failure(
+            f"Engage can't be read; what was read is kept, and the next run goes on from there. {verified.error}",
+            metadata=figures,
+            allow_retries=False,
+        )
+    yield dg.MaterializeResult(metadata=figures)
 
 
 def _figures(verified: Verified, standing: Standing) -> dict[str, Any]:

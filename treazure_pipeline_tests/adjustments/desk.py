@@ -57,13 +57,13 @@ class Desk(Shop):
 
     def process(self, **changes: str) -> Processed:
         """Process what is due once, as the job does."""
-        with self.connect(**changes) as connections:
+        with self.connect("adjustment_connections", **changes) as connections:
             return process(work_of(connections, connections.settings.programmes, uuid.uuid4().hex))
 
     @contextmanager
     def working(self, **changes: str) -> Iterator[Work]:
         """What processing works with, for a test that goes step by step."""
-        with self.connect(**changes) as connections:
+        with self.connect("adjustment_connections", **changes) as connections:
             yield work_of(connections, connections.settings.programmes, uuid.uuid4().hex)
 
     def later(self, seconds: float = 3600) -> None:

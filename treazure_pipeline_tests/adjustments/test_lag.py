@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from treazure_pipeline.balance_sync.snapshot import read_account
 from treazure_pipeline_tests.adjustments.desk import Desk, assert_each_once
-from treazure_pipeline_tests.balance_sync.shop import account_of
+from treazure_pipeline_tests.balance_sync.shop import account_of, run_of
 
 
 def adjusted(desk: Desk) -> tuple[str, str]:
@@ -43,7 +43,7 @@ def test_an_export_that_lacks_a_fresh_adjustment_does_not_win_and_the_account_is
 def test_an_account_that_is_read_too_soon_after_an_adjustment_is_read_once_more_later(desk: Desk) -> None:
     contact, held = adjusted(desk)
     with desk.connect() as connections:
-        read_account(connections.ledger, connections.treazure, account_of(connections), contact, run_id="read")
+        read_account(run_of(connections, account_of(connections), "read"), contact)
     assert str(desk.known_master()[contact]) == held
     assert desk.sql("select contact::text, next_try > now() from reread") == [(contact, True)]
     caught_up(desk)

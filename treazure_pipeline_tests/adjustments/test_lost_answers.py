@@ -271,7 +271,7 @@ def test_a_worker_that_comes_back_after_its_lease_changes_nothing_any_more(desk:
     desk.process()
     desk.later()
     with desk.working() as slow:
-        claimed = queue.claim(slow.ledger, list(slow.accounts.values()), lease=1, lookup_wait=1)
+        claimed = queue.claim(slow.ledger, [run.account for run in slow.runs.values()], lease=1, lookup_wait=1)
         assert claimed is not None
         desk.later()
         desk.finish()
@@ -286,7 +286,7 @@ def test_a_worker_that_knows_late_that_it_has_posted_keeps_the_others_from_doing
     contact = desk.contacts(1)[0]
     desk.give(contact, 5)
     with desk.working() as work:
-        account = next(iter(work.accounts.values()))
+        account = next(iter(work.runs.values())).account
         judge(work, Processed())
         slow = queue.claim(work.ledger, [account], lease=1, lookup_wait=1)
         assert slow is not None
@@ -294,7 +294,7 @@ def test_a_worker_that_knows_late_that_it_has_posted_keeps_the_others_from_doing
         quick = queue.claim(work.ledger, [account], lease=60, lookup_wait=1)
         assert quick is not None
         assert queue.settle(work.ledger, quick, "queued", reason="absent")
-        work.treazure.post_transaction(
+        work.connections.treazure.post_transaction(
             contact, account.loyalty_id, slow.amount, receipt=slow.receipt, comment=slow.comment
         )
         assert queue.settle(work.ledger, slow, "posted")

@@ -116,7 +116,7 @@ def test_two_workers_never_hold_two_adjustments_of_one_contact(desk: Desk) -> No
     numbers = [desk.give(contact, 5) for contact in (one, one, other)]
     with desk.working() as work:
         judge(work, Processed())
-        accounts = list(work.accounts.values())
+        accounts = [run.account for run in work.runs.values()]
         claims = [queue.claim(work.ledger, accounts, lease=60, lookup_wait=60) for _ in range(3)]
         assert [claim and claim.id for claim in claims] == [numbers[0], numbers[2], None]
 

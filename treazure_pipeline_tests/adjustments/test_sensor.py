@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import dagster as dg
 import pytest
 
-from treazure_pipeline.balance_sync.definitions import CONNECTIONS, FOREGROUND
+from treazure_pipeline.balance_sync.definitions import FOREGROUND
 from treazure_pipeline.definitions import build_definitions
 from treazure_pipeline_tests.adjustments.desk import Desk, assert_each_once
 
@@ -25,7 +25,7 @@ def tick(desk: Desk, instance: dg.DagsterInstance) -> dg.RunRequest | dg.SkipRea
     assert isinstance(sensor, dg.SensorDefinition)
     with (
         desk.connect() as connections,
-        dg.build_sensor_context(instance, resources={CONNECTIONS: connections}) as context,
+        dg.build_sensor_context(instance, resources={"connections": connections}) as context,
     ):
         evaluated = sensor.evaluate_tick(context)
     if evaluated.run_requests:

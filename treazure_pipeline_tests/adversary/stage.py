@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
 
@@ -19,13 +19,14 @@ from psycopg.rows import TupleRow
 from treazure_pipeline.adjustments.processing import Processed
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.database.schema import SCHEMA
+from treazure_pipeline.definitions import PURPOSES
 from treazure_pipeline.ledger.store import Ledger
 from treazure_pipeline.sandbox import WEBHOOK_SECRET
 from treazure_pipeline.sandbox.webhooks import sign
 from treazure_pipeline.verification.read_back import Verified
 from treazure_pipeline_tests.adjustments.desk import Desk
 from treazure_pipeline_tests.adversary.clocks import Clocks
-from treazure_pipeline_tests.balance_sync.shop import Run
+from treazure_pipeline_tests.balance_sync.shop import Synced
 from treazure_pipeline_tests.roles import administrators
 from treazure_pipeline_tests.verification.watch import Watch
 
@@ -72,14 +73,14 @@ class Stage(Desk, Watch):
         self.clocks = Clocks(self._operator, self.sandbox)
 
     def sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
-        """Run a statement in the ledger's database, as an operator would by hand."""
+        """Synced a statement in the ledger's database, as an operator would by hand."""
         cursor = self._operator.execute(statement, values or None)
         return cursor.fetchall() if cursor.description else []
 
     # Processes.
 
-    def sync(self, **how: Any) -> Run:
-        """Run the sync; what it could not send stays for the next."""
+    def sync(self, **how: Any) -> Synced:
+        """Synced the sync; what it could not send stays for the next."""
         with _set(_WORK, "sync"):
             return super().sync(complete=False, **how)
 
@@ -105,10 +106,10 @@ class Stage(Desk, Watch):
                 done.result()
 
     @contextmanager
-    def connect(self, **changes: str) -> Iterator[Connections]:  # type: ignore[override]
+    def connect(self, purpose: str = "connections", **changes: str) -> Iterator[Connections]:  # type: ignore[override]
         """Lend what a process has; it keeps its connections from run to run, and gives back its leases."""
         name = f"{_PROCESS.get()} {_WORK.get()}"
-        connections = self._kept.pop(name, None) or self._begun(**changes)
+        connections = self._kept.pop(name, None) or self._begun(purpose, **changes)
         self._lent[name] = connections
         try:
             yield connections
@@ -123,15 +124,10 @@ class Stage(Desk, Watch):
         leases = connections.ledger._leases  # noqa: SLF001
         for held in list(leases._tokens):  # noqa: SLF001
             leases.release(held)
-        connections.failures.clear()
-        connections.judgements.clear()
         self._kept[name] = connections
 
-    def _begun(self, **changes: str) -> Connections:
-        connections = Connections(self.settings(**changes))
-        connections.stop = self.clocks.stop()
-        connections.retry = replace(connections.retry, stop=connections.stop)
-        return connections
+    def _begun(self, purpose: str, **changes: str) -> Connections:
+        return Connections(self.settings(**changes), **PURPOSES[purpose], stop=self.clocks.stop())
 
     def die(self) -> None:
         """End every process that is at work, here and now: none of its threads writes anything any more."""

@@ -17,13 +17,14 @@ import pytest
 from treazure_pipeline.balance_sync.guards import judge
 from treazure_pipeline.balance_sync.push import PushFigures, push
 from treazure_pipeline.balance_sync.snapshot import Diff, Snapshot, merge_snapshot, take_snapshot
-from treazure_pipeline.connections import Connections
+from treazure_pipeline.connections import Connections, Run
 from treazure_pipeline.database.schema import SCHEMA
+from treazure_pipeline.definitions import PURPOSES
 from treazure_pipeline.ledger import coverage, figures
 from treazure_pipeline.ledger.coverage import Window
 from treazure_pipeline.ledger.store import Account
 from treazure_pipeline.sandbox import API_KEY, CLIENT_ID, CLIENT_SECRET, LOYALTY_ID, Sandbox, running_sandbox
-from treazure_pipeline.settings import Guards, Settings, load_settings
+from treazure_pipeline.settings import Settings, load_settings
 from treazure_pipeline_tests.roles import administrators
 
 QUICK = {
@@ -38,7 +39,7 @@ QUICK = {
 
 
 @dataclass(frozen=True)
-class Run:
+class Synced:
     """What one run of the sync came to."""
 
     id: str
@@ -74,9 +75,9 @@ class Shop:
         """The settings, some of them changed."""
         return load_settings({**self.variables, **changes})
 
-    def connect(self, **changes: str) -> Connections:
-        """Connections as a run has them."""
-        return Connections(self.settings(**changes))
+    def connect(self, purpose: str = "connections", **changes: str) -> Connections:
+        """Connections as a run has them, for the purpose that it has them for."""
+        return Connections(self.settings(**changes), **PURPOSES[purpose])
 
     def sync(
         self,
@@ -86,7 +87,7 @@ class Shop:
         programme: int = 0,
         complete: bool = True,
         **changes: str,
-    ) -> Run:
+    ) -> Synced:
         """Run the sync once, as the job does, and check that what it counted adds up.
 
         `complete`: whether the push is to have sent all it could.
@@ -103,7 +104,7 @@ class Shop:
         if complete:
             assert pushed.error is None
             assert pushed.pending == 0
-        return Run(run_id, snapshot, diff, pushed)
+        return Synced(run_id, snapshot, diff, pushed)
 
     def send_pending(self, *, complete: bool = True, **changes: str) -> PushFigures:
         """Materialise the push alone."""
@@ -189,39 +190,27 @@ def account_of(connections: Connections, programme: int = 0) -> Account:
     return connections.ledger.account(connections.settings.programmes[programme])
 
 
-def guards_of(connections: Connections, account: Account) -> Guards:
-    """The guards of an account's programme."""
-    (guards,) = (one.guards for one in connections.settings.programmes if one.name == account.name)
-    return guards
+def run_of(connections: Connections, account: Account, run_id: str = "run") -> Run:
+    """A run's work on the programme of an account, as that stands."""
+    (programme,) = (one for one in connections.settings.programmes if one.name == account.name)
+    return Run(connections, programme, account, run_id)
 
 
 def fetch(connections: Connections, account: Account, window: Window | None = None, run_id: str = "run") -> Snapshot:
     """The first step of a run."""
     chosen = window or coverage.next_window(connections.ledger, account)
-    return take_snapshot(
-        connections.ledger, connections.treazure, account, chosen, run_id=run_id, retry=connections.retry,
-        max_rejected_share=guards_of(connections, account).max_rejected_share,
-    )  # fmt: skip
+    return take_snapshot(run_of(connections, account, run_id), chosen)
 
 
 def merge(connections: Connections, account: Account, run_id: str = "run") -> Diff:
     """The second step of a run."""
-    return merge_snapshot(
-        connections.ledger, connections.treazure, account, run_id=run_id,
-        batch_size=connections.settings.engage_batch_size, concurrency=connections.settings.treazure_concurrency,
-        scale=connections.retry.scale,
-    )  # fmt: skip
+    return merge_snapshot(run_of(connections, account, run_id))
 
 
 def send(connections: Connections, account: Account, run_id: str = "run", diff: Diff | None = None) -> PushFigures:
     """The third step of a run; checks the equations of I6, that of the diff too where there is one."""
-    pushed = push(
-        connections.ledger, connections.engage, connections.engage_pacer, account, run_id=run_id,
-        retry=connections.retry, batch_size=connections.settings.engage_batch_size,
-        concurrency=connections.settings.engage_concurrency, timeout=connections.settings.engage_timeout_seconds,
-        since=None if diff is None else diff.figures.stock,
-        judgement=judge(connections.ledger, account, guards_of(connections, account), run_id=run_id),
-    )  # fmt: skip
+    run = run_of(connections, account, run_id)
+    pushed = push(run, since=None if diff is None else diff.figures.stock, judgement=judge(run))
     accounted = pushed.sent + pushed.refused + pushed.held + pushed.pending
     assert pushed.stock + pushed.entered == accounted, pushed
     if diff is not None:

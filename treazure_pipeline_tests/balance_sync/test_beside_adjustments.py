@@ -15,18 +15,16 @@ from treazure_pipeline.balance_sync.snapshot import read_account
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.database.schema import SCHEMA
 from treazure_pipeline.ledger import batches, figures
-from treazure_pipeline_tests.balance_sync.shop import Shop, account_of, assert_in_step, fetch, merge, send
+from treazure_pipeline_tests.balance_sync.shop import Shop, account_of, assert_in_step, fetch, merge, run_of, send
 
 
 def adjust(connections: Connections, shop: Shop, contact: str) -> None:
     """Points are added in Treazure, read back and sent, as processing an adjustment does."""
     account = account_of(connections)
     shop.sandbox.add_points({contact: Decimal(1)})
-    read_account(connections.ledger, connections.treazure, account, contact, run_id="adjust")
-    push_contacts(
-        connections.ledger, connections.engage, connections.engage_pacer, account, [contact], run_id="adjust",
-        retry=connections.retry,
-    )  # fmt: skip
+    run = run_of(connections, account, "adjust")
+    read_account(run, contact)
+    push_contacts(run, [contact])
 
 
 @contextmanager
@@ -73,7 +71,7 @@ def test_a_balance_read_while_its_request_is_folded_is_counted_once(shop: Shop) 
             somebody.execute(f"select from {SCHEMA}.batch for update")
             folding = pool.submit(batches.fold, ledger, account)
             shop.wait_for_lock()
-            reading = pool.submit(read_account, ledger, connections.treazure, account, contact, run_id="adjust")
+            reading = pool.submit(read_account, run_of(connections, account, "adjust"), contact)
             with suppress(TimeoutError):
                 reading.result(1.0)
         folding.result()
@@ -89,7 +87,7 @@ def test_a_row_accepted_but_not_folded_is_not_sent_and_counted_once_more(shop: S
         account, ledger = account_of(connections), connections.ledger
         stock = figures.take_stock(ledger, account)
         shop.sandbox.add_points({contact: Decimal(1)})
-        read_account(ledger, connections.treazure, account, contact, run_id="adjust")
+        read_account(run_of(connections, account, "adjust"), contact)
         claim = partial(batches.claim, ledger, account, run_id="run", run_started=ledger.now(), size=10, lease=30)
         batch = claim()
         assert batch is not None

@@ -8,7 +8,7 @@ from treazure_pipeline.balance_sync.exports import seconds_ahead
 from treazure_pipeline.balance_sync.snapshot import read_account
 from treazure_pipeline.errors import ClocksApartError, RemoteError
 from treazure_pipeline.ledger import coverage, figures
-from treazure_pipeline_tests.balance_sync.shop import Shop, account_of, assert_in_step, fetch
+from treazure_pipeline_tests.balance_sync.shop import Shop, account_of, assert_in_step, fetch, run_of
 
 BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)
 OVERLAP = timedelta(hours=2)
@@ -222,7 +222,7 @@ def test_what_a_clock_that_was_ahead_has_observed_is_replaced_by_what_is_read_no
         for points in (5, 6):
             shop.time_passes(hours=-3)
             shop.sandbox.set_points({contact: points})
-            read_account(connections.ledger, connections.treazure, account, contact, run_id="run")
+            read_account(run_of(connections, account, "run"), contact)
             assert shop.known_master()[contact] == points
     shop.time_passes(hours=-3)
     shop.sandbox.set_points({contact: 7})

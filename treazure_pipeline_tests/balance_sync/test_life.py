@@ -17,7 +17,7 @@ from treazure_pipeline.balance_sync import merge, push
 from treazure_pipeline.errors import PipelineError
 from treazure_pipeline.sandbox import Sandbox
 from treazure_pipeline_tests.balance_sync.dying_run import POINTS, die_at
-from treazure_pipeline_tests.balance_sync.shop import Shop, account_of, assert_in_step, assert_well_behaved
+from treazure_pipeline_tests.balance_sync.shop import Shop, account_of, assert_in_step, assert_well_behaved, run_of
 
 MEMBERS = 60
 OUTSIDE_TRANSACTIONS = POINTS.keys() - {"in_the_middle_of_the_export", "in_the_middle_of_the_merge"}
@@ -135,15 +135,7 @@ class Life(RuleBasedStateMachine):
                 balance = other.treazure.account_balance(contact, account.loyalty_id)
                 assert balance is not None
                 merge.record_account(other.ledger, account, contact, balance, asked, "other")
-                push.push_contacts(
-                    other.ledger,
-                    other.engage,
-                    other.engage_pacer,
-                    account,
-                    [contact],
-                    run_id="other",
-                    retry=other.retry,
-                )
+                push.push_contacts(run_of(other, account, "other"), [contact])
 
         owner, name, _ = POINTS[point]
         with mock.patch.object(owner, name, getattr(owner, name)):

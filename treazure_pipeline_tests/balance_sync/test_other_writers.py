@@ -10,9 +10,18 @@ import httpx
 from treazure_pipeline.adjustments import queue
 from treazure_pipeline.adjustments.processing import process, work_of
 from treazure_pipeline.balance_sync.push import push
+from treazure_pipeline.connections import Connections, Listener
 from treazure_pipeline.sandbox import API_KEY, LOYALTY_ID
 from treazure_pipeline.verification.other_writers import foreign_balances, foreign_transactions
-from treazure_pipeline_tests.balance_sync.shop import Shop, account_of, assert_adds_up, assert_in_step, fetch, merge
+from treazure_pipeline_tests.balance_sync.shop import (
+    Shop,
+    account_of,
+    assert_adds_up,
+    assert_in_step,
+    fetch,
+    merge,
+    run_of,
+)
 
 
 def test_a_balance_that_somebody_else_set_in_engage_is_noticed(shop: Shop) -> None:
@@ -58,7 +67,12 @@ def test_adjustments_made_between_a_merge_and_the_end_of_its_push_are_not_undone
     shop = new_shop(members=300)
     given = iter(shop.sandbox.contact_ids(300))
 
-    with shop.connect() as connections:
+    class Adjusting(Listener):
+        def progressed(self, rows: int, total: int) -> None:
+            adjust(rows, total)
+
+    few = shop.settings(ENGAGE_BATCH_SIZE="50", ENGAGE_CONCURRENCY="1")
+    with Connections(few, listener=Adjusting()) as connections:
         account = account_of(connections)
         work = work_of(connections, connections.settings.programmes, "other")
 
@@ -73,10 +87,7 @@ def test_adjustments_made_between_a_merge_and_the_end_of_its_push_are_not_undone
         fetch(connections, account)
         merge(connections, account)
         adjust(0, 0)
-        pushed = push(
-            connections.ledger, connections.engage, connections.engage_pacer, account, run_id="run",
-            retry=connections.retry, batch_size=50, concurrency=1, progress=adjust,
-        )  # fmt: skip
+        pushed = push(run_of(connections, account))
         assert pushed.error is None
         assert len(shop.sql("select id from adjustment where state = 'done'")) >= 70
         assert shop.pending() == {}

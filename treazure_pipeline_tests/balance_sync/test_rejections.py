@@ -13,7 +13,7 @@ from treazure_pipeline.balance_sync import rejections
 from treazure_pipeline.balance_sync.snapshot import read_account
 from treazure_pipeline.cli import commands
 from treazure_pipeline.ledger import figures, frames
-from treazure_pipeline_tests.balance_sync.shop import Shop, account_of, assert_in_step
+from treazure_pipeline_tests.balance_sync.shop import Shop, account_of, assert_in_step, run_of
 
 A = "00000000-0000-4000-8000-00000000000a"
 B = "00000000-0000-4000-8000-00000000000b"
@@ -76,7 +76,7 @@ def test_an_account_read_after_its_row_was_rejected_resolves_it(shop: Shop) -> N
     reject(shop, BAD_A)
     with shop.connect() as connections:
         account = account_of(connections)
-        read_account(connections.ledger, connections.treazure, account, A, run_id="read")
+        read_account(run_of(connections, account, "read"), A)
     assert resolved(shop) == {BAD_A: "account"}
 
 

@@ -24,7 +24,7 @@ from treazure_pipeline.cli import commands
 from treazure_pipeline.errors import SettingsError
 from treazure_pipeline.ledger import batches
 from treazure_pipeline.settings import Guards
-from treazure_pipeline_tests.balance_sync.shop import Shop, account_of, assert_in_step
+from treazure_pipeline_tests.balance_sync.shop import Shop, account_of, assert_in_step, run_of
 from treazure_pipeline_tests.balance_sync.test_kills import QUICK_LEASES, killed_run
 from treazure_pipeline_tests.orchestration.test_job import Execute, failure, metadata
 
@@ -302,10 +302,7 @@ def test_a_single_adjustment_passes_while_the_mass_is_held(execute: Execute, loa
     with loaded.connect() as connections:
         ledger, account = connections.ledger, account_of(connections)
         assert balance_sync_merge.record_account(ledger, account, contact, Decimal(77), ledger.now(), "adjustment")
-        sending.push_contacts(
-            ledger, connections.engage, connections.engage_pacer, account, [contact],
-            run_id="adjustment", retry=connections.retry,
-        )  # fmt: skip
+        sending.push_contacts(run_of(connections, account, "adjustment"), [contact])
     assert loaded.in_engage(contact) == ["77"]
     assert len(loaded.pending()) == 100
 

@@ -17,7 +17,7 @@ from treazure_pipeline.ledger import coverage, frames
 from treazure_pipeline.retention.prune import Pruned, prune
 from treazure_pipeline.settings import load_settings
 from treazure_pipeline_tests import processes
-from treazure_pipeline_tests.balance_sync.shop import Shop, account_of, assert_adds_up, assert_in_step, fetch
+from treazure_pipeline_tests.balance_sync.shop import Shop, account_of, assert_adds_up, assert_in_step, fetch, run_of
 
 NOBODY = "http://127.0.0.1:9"
 YEARS = 24 * 500
@@ -141,8 +141,8 @@ def test_readings_of_single_accounts_go_unless_a_balance_comes_from_them_and_exp
         account = account_of(connections)
         for points in (5, 6, 6):
             shop.sandbox.set_points({contact: points})
-            read_account(connections.ledger, connections.treazure, account, contact, run_id="read")
-        read_account(connections.ledger, connections.treazure, account, other, run_id="read")
+            read_account(run_of(connections, account, "read"), contact)
+        read_account(run_of(connections, account, "read"), other)
     shop.send_pending()
     newest = shop.sql("select observation from ledger where contact = any (%s::uuid[])", [contact, other])
     exports = shop.sql("select id from observation where source = 'export'")
@@ -248,7 +248,7 @@ def test_every_change_is_told_with_from_to_when_why_and_run(shop: Shop) -> None:
     with shop.connect() as connections:
         account = account_of(connections)
         shop.sandbox.set_points({contact: "0"})
-        read_account(connections.ledger, connections.treazure, account, contact, run_id="adjusted")
+        read_account(run_of(connections, account, "adjusted"), contact)
         found = frames.changes(connections.ledger, account, [contact.upper()])
         assert list(found["before"]) == [None, first, Decimal("12.75")]
         assert list(found["after"]) == [first, Decimal("12.75"), 0]

@@ -10,7 +10,7 @@ from treazure_pipeline.connections import Connections
 from treazure_pipeline.errors import RemoteError, SettingsError
 from treazure_pipeline.ledger.coverage import LastFull, Window
 from treazure_pipeline.settings import load_settings
-from treazure_pipeline_tests.balance_sync.shop import Shop, account_of, assert_in_step
+from treazure_pipeline_tests.balance_sync.shop import Shop, account_of, assert_in_step, run_of
 
 SUNDAY = datetime(2026, 11, 22, 2, 37, tzinfo=UTC)
 WEEKLY = "37 2 * * 0"
@@ -18,7 +18,7 @@ MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
 
 
 def chosen(connections: Connections, **config: Any) -> Window:
-    return chosen_window(connections, account_of(connections), **config)
+    return chosen_window(run_of(connections, account_of(connections)), **config)
 
 
 @pytest.mark.parametrize(

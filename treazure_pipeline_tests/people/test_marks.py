@@ -135,7 +135,7 @@ def test_no_log_no_metadata_no_error_and_no_alert_shows_more_of_a_person_than_th
 
 def test_a_mistake_of_ours_tells_its_kind_and_place_and_not_its_text(desk: Desk) -> None:
     connections = Connections(desk.settings())
-    with pytest.raises(dg.Failure) as caught, failures.shown(connections):
+    with pytest.raises(dg.Failure) as caught, failures.shown(connections.listener):
         int(NAME)
 
     failure = caught.value

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from treazure_pipeline.connections import Connections
-from treazure_pipeline.ledger.limiter import Priority
 from treazure_pipeline.point_migration import backfill, steps
 from treazure_pipeline.point_migration.audit import Audited
 from treazure_pipeline.point_migration.backfill import Migration
@@ -31,9 +30,7 @@ class Move:
     home: Path
 
     def connect(self, **changes: str) -> Connections:
-        connections = self.shop.connect(**changes)
-        connections.priority = Priority.BACKGROUND
-        return connections
+        return self.shop.connect("background_connections", **changes)
 
     def prepare(
         self, *, mapping: Path | None = None, although_loaded: bool = False, by: str = "files", **changes: str

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from treazure_pipeline.connections import Connections
+from treazure_pipeline.connections import Connections, Run
 from treazure_pipeline.settings import load_settings
-from treazure_pipeline.verification.definitions import work_of
 from treazure_pipeline.verification.read_back import verify
 from treazure_pipeline_tests import processes
 
@@ -17,6 +16,6 @@ def killed(environ: dict[str, str], place: tuple[str, str, int]) -> bool:
 def _work(environ: dict[str, str], place: tuple[str, str, int]) -> None:
     settings = load_settings(environ)
     with Connections(settings) as connections:
-        work = work_of(connections, settings.programmes[0], "victim")
+        run = Run.of(connections, settings.programmes[0], "victim")
         processes.die_at(*place)
-        verify(work)
+        verify(run)

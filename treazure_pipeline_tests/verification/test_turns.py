@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from decimal import Decimal
 
 import pytest
 
 from treazure_pipeline.verification import rounds
-from treazure_pipeline.verification.read_back import Verified, verify
+from treazure_pipeline.verification.read_back import Verified
 from treazure_pipeline_tests.balance_sync.shop import account_of, assert_in_step
 from treazure_pipeline_tests.verification.dying_verification import killed
 from treazure_pipeline_tests.verification.watch import Watch
@@ -18,8 +17,7 @@ from treazure_pipeline_tests.verification.watch import Watch
 
 def verify_some(watch: Watch, most: int) -> Verified:
     """Run a verification that looks at so many contacts only."""
-    with watch.connect() as connections:
-        return verify(replace(watch.work(connections), most_contacts=most))
+    return watch.verify(most=most)
 
 
 def cursor(watch: Watch) -> str | None:

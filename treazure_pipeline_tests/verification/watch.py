@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 
-from treazure_pipeline.connections import Connections
+from treazure_pipeline.connections import Run
 from treazure_pipeline.sandbox import Sandbox
 from treazure_pipeline.verification import rounds
-from treazure_pipeline.verification.definitions import work_of
-from treazure_pipeline.verification.read_back import Verified, verify
+from treazure_pipeline.verification.read_back import MOST_CONTACTS, Verified, verify
 from treazure_pipeline.verification.rounds import Standing
 from treazure_pipeline_tests.balance_sync.shop import Shop, account_of
 
@@ -31,18 +30,14 @@ class Watch(Shop):
         """The environment of a process that works here."""
         return {**super().variables, **AT_ONCE, **self.environ}
 
-    def verify(self, *, complete: bool = True, **changes: str) -> Verified:
-        """Run the verification once, as the job does."""
-        with self.connect(**changes) as connections:
-            verified = verify(self.work(connections))
+    def verify(self, *, complete: bool = True, most: int = MOST_CONTACTS, **changes: str) -> Verified:
+        """Run the verification once, as the job does; look at so many contacts."""
+        with self.connect("verification_connections", **changes) as connections:
+            run = Run.of(connections, connections.settings.programmes[0], uuid.uuid4().hex)
+            verified = verify(run, most_contacts=most)
         if complete:
             assert verified.error is None
         return verified
-
-    @staticmethod
-    def work(connections: Connections) -> Any:
-        """What the job works with."""
-        return work_of(connections, connections.settings.programmes[0], uuid.uuid4().hex)
 
     def standing(self) -> Standing:
         """What is outstanding."""

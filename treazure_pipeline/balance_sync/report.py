@@ -1,0 +1,74 @@
+"""What a run of the balance sync came to: the same figures for Dagster's metadata and for the command."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from treazure_pipeline.balance_sync.first_send import Sides
+    from treazure_pipeline.balance_sync.push import PushFigures
+    from treazure_pipeline.balance_sync.snapshot import Diff, Snapshot
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """A push within its run: `changed` by the run's diff, `carried_over` from before or come in beside it."""
+
+    changed: int
+    carried_over: int
+    figures: PushFigures
+    migrating: bool
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether changed + carried over = sent + refused + held + left pending (I6)."""
+        found = self.figures
+        return self.changed + self.carried_over == found.sent + found.refused + found.held + found.pending
+
+
+@dataclass
+class SyncReport:
+    """What `run balance-sync --json` prints of one run; a step that did not get so far is None."""
+
+    snapshot: Snapshot | None = None
+    diff: Diff | None = None
+    pushed: Pushed | None = None
+    sides: list[Sides] = field(default_factory=list)
+
+    def figures(self, *, held: bool) -> dict[str, Any]:
+        """Return window, counts, points and seconds; where the guards `held` the run back, what they kept."""
+        found: dict[str, Any] = {}
+        seconds: dict[str, float] = {}
+        if self.snapshot is not None:
+            window = self.snapshot.window
+            found["window"] = {
+                "from": window.start.isoformat(), "to": window.end.isoformat(), "full": window.is_full,
+            }  # fmt: skip
+            found |= {"fetched": self.snapshot.fetched, "rejected": self.snapshot.rejected}
+            seconds["export"] = self.snapshot.seconds
+        if self.diff is not None:
+            merged = self.diff.figures
+            found |= {
+                name: getattr(merged, name)
+                for name in ("fetched", "duplicate", "rejected", "superseded", "unchanged", "changed", "carried_over")
+            }
+            found |= {"points_before": str(merged.points_before), "points_after": str(merged.points_after)}
+            seconds["diff"] = self.diff.seconds
+        if self.pushed is not None:
+            pushed = self.pushed.figures
+            found |= {"changed": self.pushed.changed, "carried_over": self.pushed.carried_over}
+            found |= {name: getattr(pushed, name) for name in ("sent", "refused", "held", "pending", "requests")}
+            seconds |= pushed.seconds
+        elif held and self.diff is not None:
+            merged = self.diff.figures
+            found |= {
+                "sent": 0,
+                "refused": 0,
+                "held": merged.changed + merged.carried_over,
+                "pending": 0,
+                "requests": 0,
+            }
+        if self.sides:
+            found["first_send"] = [side.shown() for side in self.sides]
+        return found | {"seconds": {phase: round(value, 3) for phase, value in seconds.items()}}

@@ -1,0 +1,168 @@
+"""One runner for all `run` commands: a job in this process, what its use cases reported, and what became of it."""
+
+from __future__ import annotations
+
+import signal
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from treazure_pipeline.connections import Connections, Listener
+from treazure_pipeline.errors import BusyError, PipelineError
+from treazure_pipeline.terminal import output, signals
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from dagster import DagsterInstance, JobDefinition
+
+    from treazure_pipeline.settings import Settings
+
+T = TypeVar("T")
+
+_SEVERITY = ("ok", "migrating", "waiting", "held", "busy", "failed")
+# A run can succeed and still wait for a person's next step: by the exit code of what it waits for.
+_WAITS = {3: "held", 6: "waiting"}
+
+
+class _Hearing(Listener):
+    """Keeps what a run reported, and passes on how far it is."""
+
+    def __init__(self, progressed: Callable[[int, int], None] | None) -> None:
+        self._progressed = progressed
+        self.reports: list[object] = []
+        self.failures: list[PipelineError] = []
+
+    def progressed(self, rows: int, total: int) -> None:
+        """Pass it on."""
+        if self._progressed is not None:
+            self._progressed(rows, total)
+
+    def reported(self, report: object) -> None:
+        """Keep it."""
+        self.reports.append(report)
+
+    def failed(self, error: PipelineError) -> None:
+        """Keep it."""
+        self.failures.append(error)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A run that has ended: what its use cases reported, and what went wrong."""
+
+    run_id: str
+    success: bool
+    reports: Sequence[object]
+    failures: Sequence[PipelineError]
+
+    def of(self, kind: type[T]) -> T | None:
+        """Return the last report of a kind, None where the run did not get so far."""
+        return next((report for report in reversed(self.reports) if isinstance(report, kind)), None)
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """The figures that were reported by name."""
+        return {name: value for report in self.reports if isinstance(report, dict) for name, value in report.items()}
+
+    @property
+    def outcome(self) -> dict[str, Any]:
+        """`status`, `exit_code`, and `error` where it is not ok."""
+        error = self.failures[-1] if self.failures else None
+        waits = None if error is None else _WAITS.get(error.exit_code)
+        if self.success and waits is None:
+            return {"status": "ok", "exit_code": 0}
+        return {
+            "status": waits or ("busy" if isinstance(error, BusyError) else "failed"),
+            "error": str(error) if error is not None else "The run failed; its log in Dagster says why.",
+            "exit_code": error.exit_code if error is not None else 1,
+        }
+
+
+def run_job(
+    settings: Settings,
+    dagster: DagsterInstance,
+    name: str,
+    ops: Mapping[str, Any],
+    *,
+    partition: str | None = None,
+    progressed: Callable[[int, int], None] | None = None,
+) -> Ran:
+    """Run a job in this process; a failure is in the result. Raises StoppedError where a signal has ended the run."""
+    from treazure_pipeline.definitions import build_definitions
+
+    hearing = _Hearing(progressed)
+
+    def connect(settings: Settings, **purpose: Any) -> Connections:
+        return Connections(settings, listener=hearing, **purpose)
+
+    job = build_definitions(settings, connect).resolve_job_def(name)
+    run_id, success = _execute(job, dagster, ops, partition)
+    return Ran(run_id, success, hearing.reports, hearing.failures)
+
+
+def _execute(
+    job: JobDefinition, dagster: DagsterInstance, ops: Mapping[str, Any], partition: str | None
+) -> tuple[str, bool]:
+    from dagster import DagsterExecutionInterruptedError
+
+    from treazure_pipeline.balance_sync.definitions import FOREGROUND
+
+    loggers = {"console": {"config": {"log_level": "CRITICAL"}}}
+    with signals.noted() as numbers:
+        try:
+            result = job.execute_in_process(
+                instance=dagster, run_config={"ops": ops, "loggers": loggers}, tags=FOREGROUND, raise_on_error=False,
+                partition_key=partition,
+            )  # fmt: skip
+        except DagsterExecutionInterruptedError:
+            result = None
+    if numbers or result is None:  # Dagster has marked the run, and what was accepted is recorded
+        raise signals.StoppedError(numbers[-1] if numbers else signal.SIGINT)
+    return result.run_id, result.success
+
+
+def report_dead_runs(dagster: DagsterInstance, job: str, tags: Mapping[str, str] | None = None) -> None:
+    """Mark foreground runs as failed whose process is gone; called while their lock is ours, so none is at work."""
+    from dagster import DagsterRunStatus, RunsFilter
+
+    from treazure_pipeline.balance_sync.definitions import FOREGROUND
+
+    unfinished = RunsFilter(job_name=job, statuses=[DagsterRunStatus.STARTED], tags=FOREGROUND | dict(tags or {}))
+    for run in dagster.get_runs(unfinished):
+        dagster.report_run_failed(run, "The process of this run ended before the run did.")
+
+
+def conclude(
+    results: Sequence[dict[str, Any]], show: Callable[[Sequence[dict[str, Any]]], None], *, as_json: bool
+) -> int:
+    """Show what became of each programme; return the exit code of the one that needs a person most."""
+    worst = max(results, key=lambda result: _SEVERITY.index(result["status"]))
+    exit_code = int(worst["exit_code"])
+    for result in results:
+        del result["exit_code"]
+    if as_json:
+        output.print_json(results[0] if len(results) == 1 else {"status": worst["status"], "programmes": results})
+    else:
+        show(results)
+    return exit_code
+
+
+def seconds_of(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the seconds by phase."""
+    return {name.removeprefix("seconds_"): value for name, value in figures.items() if name.startswith("seconds_")}
+
+
+@contextmanager
+def progress(name: str, doing: str, first: str | None = None) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar for what is done of how much; `first` is said before there is anything to count."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=output.progress(), transient=True) as shown:
+        task = shown.add_task(f"{name}: {first or doing}", total=None)
+
+        def advance(rows: int, total: int) -> None:
+            shown.update(task, description=f"{name}: {doing}", advance=rows, total=total)
+
+        yield advance
