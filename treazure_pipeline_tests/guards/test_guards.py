@@ -15,12 +15,13 @@ import dagster as dg
 import pytest
 from click.testing import CliRunner
 
+from treazure_pipeline.balance_sync import definitions, guards, plans
 from treazure_pipeline.balance_sync import merge as balance_sync_merge
-from treazure_pipeline.balance_sync import plans
 from treazure_pipeline.balance_sync import push as sending
-from treazure_pipeline.balance_sync.guards import tripped
+from treazure_pipeline.balance_sync.guards import Judgement, tripped
 from treazure_pipeline.balance_sync.plans import Plan, Shift
 from treazure_pipeline.cli import commands
+from treazure_pipeline.connections import Run
 from treazure_pipeline.errors import SettingsError
 from treazure_pipeline.ledger import batches
 from treazure_pipeline.settings import Guards
@@ -95,6 +96,21 @@ def test_a_mass_set_to_zero_is_stopped_however_often_the_schedule_fires(execute:
     assert states(loaded) == ["open"]
     assert requests(loaded) == 0
     assert len(loaded.pending()) == 100
+
+
+def test_what_is_pending_is_judged_once_a_run(
+    execute: Execute, loaded: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[Run] = []
+
+    def judge(run: Run) -> Judgement:
+        judged.append(run)
+        return guards.judge(run)
+
+    monkeypatch.setattr(definitions, "judge", judge)
+    to_zero(loaded, 0, 5)
+    assert execute(loaded).success
+    assert len(judged) == 1
 
 
 def test_an_approved_plan_passes_once(execute: Execute, loaded: Shop) -> None:
