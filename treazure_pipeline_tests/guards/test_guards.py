@@ -98,9 +98,7 @@ def test_a_mass_set_to_zero_is_stopped_however_often_the_schedule_fires(execute:
     assert len(loaded.pending()) == 100
 
 
-def test_what_is_pending_is_judged_once_a_run(
-    execute: Execute, loaded: Shop, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_pending_is_judged_once_a_run(execute: Execute, loaded: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     judged: list[Run] = []
 
     def judge(run: Run) -> Judgement:

@@ -11,9 +11,9 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
+from treazure_pipeline.connections import Run
 from treazure_pipeline.database import schema
 from treazure_pipeline.points_history.refresh import refresh
-from treazure_pipeline.verification.definitions import work_of
 from treazure_pipeline.verification.read_back import verify
 from treazure_pipeline_tests import roles
 from treazure_pipeline_tests.adjustments.desk import Desk, _desk_sandbox, new_desk
@@ -72,7 +72,7 @@ def lived(reader: Reader) -> Reader:
     desk.finish()
     with desk.connect() as connections:
         desk.sandbox.set_engage_balances({contacts[1]: 1})
-        verify(work_of(connections, connections.settings.programmes[0], uuid.uuid4().hex))
+        verify(Run.of(connections, connections.settings.programmes[0], uuid.uuid4().hex))
         refresh(
             connections.ledger, connections.treazure, account_of(connections), everybody=True, concurrency=2,
             most_seconds=600,
