@@ -94,6 +94,16 @@ def grant_reader(role: str, *, as_json: bool) -> None:
         output.say(f"{role} may read {', '.join(reports)} in the schema {schema.REPORTING}.")
 
 
+@command.command()
+@click.option("--dbt", "as_dbt", is_flag=True, help="As a sources.yml of dbt instead of a page of Markdown.")
+def dictionary(*, as_dbt: bool) -> None:
+    """Print what the reporting views and their columns mean, as their comments in the database say."""
+    from treazure_pipeline.database import reporting
+
+    about, views = reporting.described(instance.locate(load_storage()).ledger_url)
+    click.echo((reporting.dbt_sources if as_dbt else reporting.dictionary)(about, views), nl=False)
+
+
 def _embedded_storage() -> Storage:
     storage = load_storage()
     if not storage.is_embedded:

@@ -24,7 +24,7 @@ __all__ = ["_desk_sandbox", "new_desk"]
 WRITTEN = "Sorry, Ottilie Brandt"
 """What people wrote about a member; no view shows any of it."""
 BAD = f'{{"accountNumber": "00000000-0000-4000-8000-00000000000b", "balance": "{WRITTEN}"}}'
-AT_ONCE = {"ENGAGE_VERIFY_GRACE_SECONDS": "0", "PROGRAMME_NAME": "club"}
+AT_ONCE = {"ENGAGE_VERIFY_GRACE_SECONDS": "0"}
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,15 @@ import pytest
 from treazure_pipeline.database import schema
 from treazure_pipeline_tests.reporting.conftest import Reader
 
-DAYS = "select day::text, opening, added, decreased, closing from liability_daily where programme = 'club' order by day"
+DAYS = (
+    "select day::text, opening, added, decreased, closing from liability_daily where programme = 'points' order by day"
+)
 # From other records: every contact's balance, and every change of one.
-BALANCES = "select sum(master_balance) from contact_balance where programme = 'club'"
+BALANCES = "select sum(master_balance) from contact_balance where programme = 'points'"
 CHANGES = (
     "select (noted_at at time zone 'UTC')::date::text, coalesce(sum(points) filter (where points > 0), 0), "
     "coalesce(-sum(points) filter (where points < 0), 0) from balance_change "
-    "where programme = 'club' group by 1 order by 1"
+    "where programme = 'points' group by 1 order by 1"
 )
 
 
@@ -39,6 +41,7 @@ def test_syncs_and_adjustments_beside_each_other_add_up_to_the_points_outstandin
             desk.sandbox.add_points({contacts[20]: -3, contacts[21]: "7.25"})
             desk.sync(complete=False)
         giving.result()
+    desk.wait_until(lambda: bool(desk.process()) and set(desk.states()) <= {"posted", "done"})
     desk.sync(complete=False)
 
     days = reader.ask(DAYS)

@@ -57,7 +57,7 @@ def test_every_view_has_rows_once_the_sync_has_lived_a_little(lived: Reader) -> 
         }
 
     assert [view for view, found in rows.items() if not found] == []
-    assert {name for found in rows.values() for (name,) in found} == {"club", None}
+    assert {name for found in rows.values() for (name,) in found} == {"points", None}
     assert [view for view, found in rows.items() if (None,) in found] == ["adjustment"]  # one that could not be read
 
 
