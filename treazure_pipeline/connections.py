@@ -9,7 +9,7 @@ import hashlib
 import math
 import threading
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Self
 
 from treazure_pipeline.clients.engage import EngageClient
@@ -18,6 +18,7 @@ from treazure_pipeline.clients.treazure import TreazureClient
 from treazure_pipeline.database import embedded
 from treazure_pipeline.errors import DatabaseUnavailableError
 from treazure_pipeline.ledger import owner
+from treazure_pipeline.ledger.figures import witnesses
 from treazure_pipeline.ledger.limiter import Priority, shared_rate
 from treazure_pipeline.ledger.store import Ledger
 
@@ -110,6 +111,7 @@ class Connections:
             concurrency=settings.engage_concurrency,
             retry=self.retry,
             pacer=self.engage_pacer,
+            witnesses=partial(witnesses, self.ledger, "engage"),
         )
 
     @cached_property
@@ -197,6 +199,7 @@ def treazure_client(
             retry.stop or threading.Event(),
             patience=patience,
         ),
+        witnesses=partial(witnesses, ledger, "treazure"),
     )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from treazure_pipeline.clients.engage_wire import is_same
-from treazure_pipeline.errors import NotFoundError, PipelineError, RemoteError
+from treazure_pipeline.errors import PipelineError, RemoteError
 from treazure_pipeline.ledger import batches
 
 if TYPE_CHECKING:
@@ -105,14 +105,10 @@ def _read_engage(run: Run, one: Sides) -> Sides:
     if one.is_shown and one.engage is not None:
         return one
     try:
-        accounts = run.engage.point_accounts(one.contact)
-    except NotFoundError:
-        return one
+        return replace(one, engage=run.engage.balance(one.contact, run.account.definition_id))
     except RemoteError as error:
         logger.warning("not read: %s", error)
         return one
-    shown = {each.definition_id: each.balance for each in accounts}.get(run.account.definition_id)
-    return replace(one, engage=shown)
 
 
 def _read_treazure(run: Run, one: Sides) -> Sides:

@@ -129,7 +129,7 @@ def reread_accounts(run: Run) -> int:
             raise
         except RemoteError as error:
             logger.warning("Contact %s can't be read once more; what is known of it stays. %s", contact, error)
-            if isinstance(error, NotFoundError):
+            if isinstance(error, NotFoundError) and not run.treazure.knows(contact, run.account.loyalty_id):
                 merge.drop_reread(ledger, account, contact)
             else:
                 answer = "no usable answer" if error.status is None else f"status {error.status}"

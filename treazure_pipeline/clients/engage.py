@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Self, TypeVar
 import httpx
 
 from treazure_pipeline.clients import engage_wire as wire
+from treazure_pipeline.clients.absence import is_about_one, nobody
 from treazure_pipeline.clients.answers import Answer, unusable
 from treazure_pipeline.clients.transport import Http, Pacer, RetryPolicy, Unpaced, in_time, revealed
 from treazure_pipeline.clients.wire import WireError
+from treazure_pipeline.errors import NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping
+    from collections.abc import Callable, Generator, Iterable, Mapping
+    from decimal import Decimal
 
     from pydantic import SecretStr
 
@@ -34,7 +37,8 @@ class _ApiKey(httpx.Auth):
 class EngageClient:
     """Engage's API with one key; may be used by many threads. Close it, or use it in `with`.
 
-    `timeout` bounds each request, in seconds; `concurrency` is how many threads use the client at once.
+    `timeout` bounds each request, in seconds; `concurrency` is how many threads use the client at once; `witnesses` are
+    contacts that Engage should know, asked when it says 404 of another.
 
     Every method raises RemoteError: TransientError (for reads after the last try), AuthenticationError where
     the key is refused, PermanentError for another refusal, InvalidAnswerError for an answer outside the
@@ -53,7 +57,9 @@ class EngageClient:
         pacer: Pacer | None = None,
         transport: httpx.BaseTransport | None = None,
         on_answer: Callable[[httpx.Response], None] | None = None,
+        witnesses: Callable[[], Iterable[str]] = nobody,
     ) -> None:
+        self._witnesses = witnesses
         key = revealed(api_key, "ENGAGE_API_KEY")
         self._version = api_version
         self._retry = retry or RetryPolicy()
@@ -128,6 +134,19 @@ class EngageClient:
             if len(page) < wire.LARGEST_PAGE or len(found) == known:
                 break
         return list(found.values())
+
+    def balance(self, contact_id: str, definition_id: int) -> Decimal | None:
+        """Return a contact's balance in a definition, None where Engage shows no account or does not know the contact.
+
+        Raises NotFoundError for a 404 that may be about everything (`absence`).
+        """
+        try:
+            accounts = self.point_accounts(contact_id)
+        except NotFoundError:
+            if not is_about_one(self.point_accounts, contact_id, self._witnesses):
+                raise
+            return None
+        return next((one.balance for one in accounts if one.definition_id == definition_id), None)
 
     def point_accounts(self, contact_id: str) -> list[wire.PointAccount]:
         """Return a contact's accounts; one that Engage does not know is a NotFoundError."""

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Self
 import httpx
 
 from treazure_pipeline.clients import movements, wire
+from treazure_pipeline.clients.absence import is_about_one, nobody
 from treazure_pipeline.clients.answers import Answer, http_date, unusable
 from treazure_pipeline.clients.exports import Exports
 from treazure_pipeline.clients.transport import Http, Pacer, RetryPolicy, Unpaced, in_time, revealed
 from treazure_pipeline.errors import AuthenticationError, InvalidAnswerError, NotFoundError, PermanentError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
     from contextlib import AbstractContextManager
     from decimal import Decimal
 
@@ -82,7 +83,7 @@ class TreazureClient:
     A token is fetched when one is needed and replaced after 55 minutes (the vendor's advice; sooner where it
     lives less than an hour). A 401 drops it, and the call is made once more with a new one. `timeout` bounds
     each request, in seconds; `concurrency` is how many threads use the client at once; `clock` tells seconds,
-    never backwards.
+    never backwards; `witnesses` are accounts that Treazure should have, asked when it says 404 of another.
 
     Every method raises RemoteError: TransientError after the last try, AuthenticationError where the
     credentials are refused, PermanentError for another refusal, InvalidAnswerError for an answer outside the
@@ -102,7 +103,9 @@ class TreazureClient:
         transport: httpx.BaseTransport | None = None,
         on_answer: Callable[[httpx.Response], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        witnesses: Callable[[], Iterable[str]] = nobody,
     ) -> None:
+        self._witnesses = witnesses
         self._client_id = client_id
         self._client_secret = client_secret
         self._retry = retry or RetryPolicy()
@@ -179,11 +182,15 @@ class TreazureClient:
             raise unusable(answer, str(error)) from None
 
     def knows(self, account: str, loyalty_id: str) -> bool:
-        """Tell whether Treazure has this account: not everything that is not found is an unknown account."""
+        """Tell whether Treazure may have this account: a 404 counts only where other accounts are found (`absence`)."""
+
+        def read(asked: str) -> object:
+            return self.account_balance(asked, loyalty_id)
+
         try:
-            self.account_balance(account, loyalty_id)
+            read(account)
         except NotFoundError:
-            return False
+            return not is_about_one(read, account, self._witnesses)
         return True
 
     def post_transaction(

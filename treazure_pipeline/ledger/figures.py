@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from treazure_pipeline.ledger import batches, coverage
 from treazure_pipeline.ledger.store import retried
@@ -126,6 +126,13 @@ def status(ledger: Ledger, account: Account) -> Status:
 
 
 @retried
+def witnesses(ledger: Ledger, system: Literal["treazure", "engage"]) -> list[str]:
+    """Return a few contacts that a system should know, of whichever programme (`clients.absence`)."""
+    with ledger.transaction() as connection:
+        return [contact for (contact,) in connection.execute(_WITNESSES[system])]
+
+
+@retried
 def audit(ledger: Ledger, account: Account, *, always: bool = False) -> Audit:
     """Compare the running total of the master balances with a sum of its own.
 
@@ -156,6 +163,13 @@ select open.first as batch,
        (select coalesce(max(id), 0) from observation) as observation
 from open
 """
+
+_ROSTER = "(select contact::text from migration_contact limit 3)"
+_WITNESSES = {
+    "treazure": f"(select contact::text from balance limit 3) union {_ROSTER}",
+    "engage": "(select contact::text from verification where verdict = 'equal' limit 3) union "
+    f"(select contact::text from ledger limit 3) union {_ROSTER}",
+}
 
 _FLOW = """
 with rows as materialized (

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from treazure_pipeline.point_migration.audit_store import ReadBack
     from treazure_pipeline.point_migration.backfill import Migration
 
-_PROBED = 50
+_PROBES = 50
 _CHUNK = 500
 
 
@@ -140,9 +140,9 @@ def _require_import(
     ledger: Ledger, engage: EngageClient, account: Account, migration: Migration, concurrency: int
 ) -> None:
     """Look at a few contacts before reading all: an import that has not begun shows in them."""
-    probed = audit_store.probe(ledger, migration, _PROBED)
+    probed = audit_store.probe(ledger, migration, _PROBES)
     with ThreadPoolExecutor(concurrency, thread_name_prefix="probe") as threads:
-        shown = list(threads.map(lambda row: balance_in_engage(engage, account, row.contact), probed))
+        shown = list(threads.map(lambda row: _probed(engage, account, row.contact), probed))
     if probed and not any(shown):
         raise NotImportedYetError(
             f"Not imported yet: none of {len(probed)} contacts that the files give points has any in Engage.",
@@ -163,17 +163,16 @@ def _read_back(
     after: ReadBack | None = None
     with ThreadPoolExecutor(concurrency, thread_name_prefix="read-back") as threads:
         while rows := audit_store.to_read_back(ledger, migration, before=started, after=after, limit=_CHUNK):
-            shown = list(threads.map(lambda row: balance_in_engage(engage, account, row.contact), rows))
+            shown = list(threads.map(lambda row: engage.balance(row.contact, account.definition_id), rows))
             audit_store.record_read_back(ledger, migration, rows, shown)
             after = rows[-1]
             if progress is not None:
                 progress(len(rows), total)
 
 
-def balance_in_engage(engage: EngageClient, account: Account, contact: str) -> Decimal | None:
-    """Return what Engage shows of a contact in this programme, None where it has no account or no such contact."""
+def _probed(engage: EngageClient, account: Account, contact: str) -> Decimal | None:
+    """Return what Engage shows of a contact; nothing where it says 404: before the import that may be all that it says."""
     try:
-        accounts = engage.point_accounts(contact)
+        return engage.balance(contact, account.definition_id)
     except NotFoundError:
         return None
-    return next((one.balance for one in accounts if one.definition_id == account.definition_id), None)

@@ -221,13 +221,13 @@ def read_moved(treazure: TreazureClient, account: Account, contact: str, cut_off
     The balance and the log belong together when the log's newest movement left that balance, or when the balance is
     the same before and after the log was read. Raises UndecidedBalanceError where neither comes true.
     """
+    shown: Decimal | None = None
     for attempt in range(1, _MOST_READS + 1):
-        before = treazure.account_balance(contact, account.loyalty_id) or Decimal(0)
+        shown = treazure.account_balance(contact, account.loyalty_id)
+        before = shown or Decimal(0)
         log = treazure.history(contact, account.loyalty_id)
         movements = log.movements
-        if reaches(movements, before) or before == (
-            treazure.account_balance(contact, account.loyalty_id) or Decimal(0)
-        ):
+        if reaches(movements, before) or _is_still(shown, treazure.account_balance(contact, account.loyalty_id)):
             missing = lost(movements, log.unreadable, before)
             if missing is not None:
                 raise UndecidedBalanceError(
@@ -237,10 +237,20 @@ def read_moved(treazure: TreazureClient, account: Account, contact: str, cut_off
             return _Log(contact, movements, before - moved_after(movements, cut_off), len(log.unreadable))
         if attempt < _MOST_READS:
             retry.sleep(retry.wait_after(1))
+    if shown is None:
+        raise UndecidedBalanceError(
+            "Treazure shows the account without this programme, and its points log does not add up to 0.",
+            hint="Ask Treazure which of the two is right, or leave the contact out (leave_out_unreadable).",
+        )
     raise UndecidedBalanceError(
         "The account moves while it is read, so its balance at the cut-off can't be told.",
         hint="The next run of the shard tries again.",
     )
+
+
+def _is_still(before: Decimal | None, after: Decimal | None) -> bool:
+    """Tell whether an account did not move; one that is shown without the programme shows no balance to compare."""
+    return before is not None and before == after
 
 
 def moved_after(movements: Sequence[Movement], cut_off: datetime) -> Decimal:

@@ -71,7 +71,7 @@ def foreign_balances(
         ).fetchall()
     signs = []
     for contact, sent in rows:
-        held = {a.definition_id: a.balance for a in engage.point_accounts(contact)}.get(account.definition_id)
+        held = engage.balance(contact, account.definition_id)
         if held is None or not is_same(held, sent, programme.decimals):
             signs.append(Sign(contact, f"Engage shows {held}, and accepted {sent}"))
     return signs

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from treazure_pipeline.balance_sync.snapshot import read_account
 from treazure_pipeline.clients.engage_wire import is_same
-from treazure_pipeline.errors import AuthenticationError, NotFoundError, RemoteError
+from treazure_pipeline.errors import AuthenticationError, RemoteError
 from treazure_pipeline.ledger import coverage
 from treazure_pipeline.verification import rounds
 from treazure_pipeline.verification.rounds import Reading, Tally
@@ -143,11 +143,7 @@ class _Verification:
         run = self._run
 
         def once() -> Reading:
-            try:
-                accounts = run.engage.point_accounts(row.contact)
-            except NotFoundError:
-                accounts = []
-            shown = {account.definition_id: account.balance for account in accounts}.get(run.account.definition_id)
+            shown = run.engage.balance(row.contact, run.account.definition_id)
             return Reading(row, shown, shown is not None and is_same(shown, row.sent, run.programme.decimals))
 
         return self.engage.read(once)

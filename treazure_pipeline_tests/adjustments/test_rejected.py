@@ -166,6 +166,7 @@ def test_a_404_of_the_transaction_alone_rejects_nothing(desk: Desk) -> None:
 
 
 def test_a_contact_that_treazure_does_not_know_is_rejected_until_it_does(desk: Desk) -> None:
+    desk.sync()
     stranger = str(uuid.uuid4())
     number, good = desk.give(stranger, 5), desk.give(desk.contacts(1)[0], 5)
     desk.process()

@@ -18,6 +18,7 @@ from treazure_pipeline.errors import (
     AuthenticationError,
     InvalidAnswerError,
     NoAnswerError,
+    NotFoundError,
     PermanentError,
     RateLimitedError,
     SettingsError,
@@ -368,6 +369,19 @@ def test_a_failed_read_of_accounts_is_not_an_empty_result(stub: Stub, reply: Rep
     stub.on(ACCOUNTS, reply)
     with client(stub) as engage, pytest.raises(InvalidAnswerError):
         engage.point_accounts(FIRST)
+
+
+def test_an_unknown_contact_has_no_balance_where_engage_knows_another(stub: Stub) -> None:
+    stub.on(ACCOUNTS, Reply(404), answer({"count": 0, "items": []}), Reply(404))
+    with client(stub, witnesses=lambda: [SECOND]) as engage:
+        assert engage.balance(FIRST, 1) is None
+    assert [FIRST in one.target for one in stub.asked] == [True, False, True]
+
+
+def test_where_engage_says_404_of_everybody_nobody_has_no_balance(stub: Stub) -> None:
+    stub.on(ACCOUNTS, Reply(404))
+    with client(stub, witnesses=lambda: [SECOND]) as engage, pytest.raises(NotFoundError):
+        engage.balance(FIRST, 1)
 
 
 def test_an_unknown_contact_or_path_is_a_refusal(stub: Stub) -> None:

@@ -4,16 +4,22 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
+import httpx
 import pytest
+from pydantic import SecretStr
 
+from treazure_pipeline.clients.transport import RetryPolicy
+from treazure_pipeline.clients.treazure import TreazureClient
 from treazure_pipeline.clients.wire import Movement
 from treazure_pipeline.errors import AuthenticationError
-from treazure_pipeline.point_migration.logs import UndecidedBalanceError, UnreadLogsError, moved_after
+from treazure_pipeline.ledger.store import Account
+from treazure_pipeline.point_migration.logs import UndecidedBalanceError, UnreadLogsError, moved_after, read_moved
 from treazure_pipeline.point_migration.parts import decode
 from treazure_pipeline_tests.balance_sync.shop import assert_in_step
 from treazure_pipeline_tests.point_migration.move import Move
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+ACCOUNT = Account(1, "points", "points", 1, NOON, "migrating")
 
 
 def movement(kind: str, amount: int, hours: float) -> Movement:
@@ -103,3 +109,36 @@ def test_an_unknown_type_after_the_cut_off_is_not_guessed() -> None:
     assert moved_after([movement("Gift", 5, -1)], NOON) == 0
     with pytest.raises(UndecidedBalanceError, match="unknown type Gift"):
         moved_after([movement("Gift", 5, 1)], NOON)
+
+
+def treazure(programmes: list[dict[str, object]], movements: list[dict[str, object]]) -> TreazureClient:
+    """Treazure with one account whose two sides are what they are."""
+
+    def reply(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/token"):
+            return httpx.Response(200, json={"access_token": "one", "expires_in": 3600})
+        if request.url.path.endswith("/History"):
+            return httpx.Response(200, json=movements)
+        return httpx.Response(200, json={"loyaltyPrograms": programmes})
+
+    transport = httpx.MockTransport(reply)
+    return TreazureClient(
+        "https://treazure.example", "id", SecretStr("secret"), retry=RetryPolicy(scale=0), transport=transport
+    )
+
+
+LOAD = {"dateTime": "2026-03-01T11:00:00Z", "amount": 5, "transactionType": "Load", "balance": 5}
+SPENT = {"dateTime": "2026-03-01T11:30:00Z", "amount": -5, "transactionType": "Redeem", "balance": 0}
+
+
+@pytest.mark.parametrize("movements", [[], [LOAD, SPENT]])
+def test_an_account_outside_the_programme_held_nothing_where_its_log_says_so(
+    movements: list[dict[str, object]],
+) -> None:
+    with treazure([], movements) as client:
+        assert read_moved(client, ACCOUNT, "one", NOON, RetryPolicy(scale=0)).balance == 0
+
+
+def test_an_account_outside_the_programme_whose_log_holds_points_is_undecided() -> None:
+    with treazure([], [LOAD]) as client, pytest.raises(UndecidedBalanceError, match="without this programme"):
+        read_moved(client, ACCOUNT, "one", NOON, RetryPolicy(scale=0))

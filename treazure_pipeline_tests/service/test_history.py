@@ -155,6 +155,7 @@ def test_what_is_no_guid_is_refused_and_treazure_is_not_asked(shop: Shop, contac
 
 
 def test_a_contact_that_treazure_does_not_know_is_not_found(shop: Shop) -> None:
+    shop.sync()
     with giving(shop) as running:
         response = ask(running, GUID)
     assert response.status_code == 404
@@ -383,6 +384,7 @@ def test_a_key_that_fits_no_header_or_can_be_guessed_is_refused_without_being_sh
 
 
 def test_the_address_keeps_to_the_openapi_document(shop: Shop) -> None:
+    shop.sync()
     command = [sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()"]
     options = ["--max-examples", "15", "--seed", "1", "--no-color", "--generation-database", "none"]
     with giving(shop) as running:

@@ -133,6 +133,15 @@ def test_a_failed_reading_is_no_verdict_and_the_run_goes_on(watch: Watch) -> Non
     assert watch.verify().tally.read == 80
 
 
+def test_a_spell_of_404_makes_no_account_missing(watch: Watch) -> None:
+    watch.sandbox.set_fault("server_error", on=["read_accounts"], status=404, count=None)
+    verified = watch.verify(complete=False)
+    assert (verified.tally.read, verified.tally.missing) == (0, 0)
+    assert watch.marked() == {}
+    watch.sandbox.clear_faults()
+    assert watch.verify().tally.equal == 80
+
+
 def test_a_reading_that_failed_has_its_turn_again_in_the_round(watch: Watch) -> None:
     watch.sandbox.set_fault("server_error", on=["read_accounts"], count=3, status=400)
     tally = watch.verify().tally
@@ -167,7 +176,7 @@ KILLS = [
     ("call", "_move_on", 2),
     ("return", "record", 2),
     ("call", "end", 1),
-    ("return", "_Run._read", 150),
+    ("return", "_Verification._read", 150),
 ]
 
 
@@ -180,7 +189,7 @@ def test_a_killed_run_loses_a_chunk_at_most_and_the_next_one_finds_everything(
     drifted = watch.drift_by_hand(210)
     assert killed(watch.variables, (event, name, nth))
     kept = len(watch.marked())
-    assert kept == {"_move_on": 100, "record": 200, "end": 210, "_Run._read": 100}[name]
+    assert kept == {"_move_on": 100, "record": 200, "end": 210, "_Verification._read": 100}[name]
     assert watch.verify().tally.marked == 210 - kept
     assert sorted(watch.marked()) == sorted(drifted)
     assert watch.sql("select sum(entered) from observation where source = 'read_back'") == [(Decimal(210),)]
