@@ -30,7 +30,7 @@ SETTINGS = {
     "ENGAGE_VERIFY_GRACE_SECONDS": "1800",
     "GUARD_MAX_SINGLE_CHANGE": "1000000000",
 }
-SWITCHES = {"apply_delay": 0, "export_polls": 0, "webhook_concurrency": 1, "webhook_wait_scale": 0.001,
+SWITCHES = {"apply_delay": 0, "export_polls": 0, "webhook_concurrency": 1, "webhook_wait_scale": 0.0001,
             "max_requests_per_second": 0}  # fmt: skip
 BUSINESS = ("hour", "give", "give", "give", "sync", "sync", "adjust", "adjust", "verify", "time")
 OWN_KINDS = (
@@ -185,7 +185,8 @@ class Story:
     def _tardy(self) -> None:
         """Changes that Treazure commits so late that only a full export has them; or just within the overlap."""
         hours, changes = self.chance.choice([1.5, 3.0, 30.0]), self.chance.randint(1, 5)
-        self.tardy |= hours > _OVERLAP_HOURS
+        behind = max(0.0, -self.stage.sandbox.behave()["treazure_clock"]) / _HOUR  # the changes carry that clock's time
+        self.tardy |= hours + behind > _OVERLAP_HOURS
         self._do(f"an hour of {hours} hours ago, {changes=}",
                  lambda: self.stage.sandbox.play_hour(changes=changes, late=hours * _HOUR))  # fmt: skip
 
