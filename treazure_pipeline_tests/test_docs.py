@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -37,3 +38,12 @@ def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
 def test_the_page_of_contracts_names_every_dialect() -> None:
     page = (ROOT / "docs" / "contracts.md").read_text(encoding="utf-8")
     assert [name for name in DIALECTS if f"`{name}`" not in page] == []
+
+
+def test_the_picture_of_the_house_is_of_this_house() -> None:
+    spec = importlib.util.spec_from_file_location("house", ROOT / "docs" / "house.py")
+    assert spec is not None
+    assert spec.loader is not None
+    house = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(house)
+    assert house.PICTURE.read_text(encoding="utf-8") == house.picture(), "python docs/house.py draws it anew"
