@@ -11,13 +11,14 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from treazure_pipeline.adjustments.inbox import Store
 from treazure_pipeline.errors import DatabaseError
+from treazure_pipeline.service.figures import Figures
 
 _CACHED_SECONDS = 5
 _BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15)
 
 
 class Metrics:
-    """Deliveries and histories by outcome and duration, and the depth of the queue."""
+    """Deliveries and histories by outcome and duration, the depth of the queue, and what the ledger says of itself."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -54,10 +55,11 @@ class Metrics:
             ["state"],
             registry=registry,
         )
-
         self._dead_letters = Gauge(
             "treazure_dead_letters", "Deliveries that could not be read and wait for a person.", registry=registry
         )
+        self._figures = Figures()
+        registry.register(self._figures)
 
     async def render(self) -> bytes:
         """Return all of it in Prometheus' text format; the queue is read every few seconds at most."""
@@ -77,8 +79,10 @@ class Metrics:
             self._depth.clear()
             self._oldest.clear()
             self._dead_letters.set(math.nan)
+            self._figures.forget()
             return
         self._reachable.set(1)
         for state, (count, age) in depth.items():
             self._depth.labels(state).set(count)
             self._oldest.labels(state).set(age)
+        await self._figures.read(self._store)

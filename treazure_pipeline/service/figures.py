@@ -1,0 +1,149 @@
+"""What the ledger says of itself at a scrape: the sync of each programme, what was read back, the limits, the alerts.
+
+A scrape never hurts the queue: a question has two seconds, and is asked again only after twenty times as long as its
+answer took. One that is not answered in time has no numbers, since old ones would look like a sync that stands still.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, LiteralString
+
+import psycopg
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from treazure_pipeline.adjustments.inbox import Store
+from treazure_pipeline.errors import DatabaseError
+from treazure_pipeline.ledger import coverage
+
+if TYPE_CHECKING:
+    from psycopg.rows import TupleRow
+
+_SHORTEST_PAUSE_SECONDS = 5.0
+_PAUSE_GROWS = 20
+
+
+@dataclass
+class _Question:
+    """A statement whose rows are a label and a number for each metric: name and what it says."""
+
+    statement: str
+    label: LiteralString
+    metrics: dict[str, str]
+    rows: list[TupleRow]
+    due: float = 0.0
+
+    def families(self) -> Iterator[Metric]:
+        for place, (name, meaning) in enumerate(self.metrics.items(), start=1):
+            kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+            family = kind(name, meaning, labels=[self.label])
+            for row in self.rows:
+                if row[place] is not None:
+                    family.add_metric([row[0]], float(row[place]))
+            yield family
+
+
+class Figures(Collector):
+    """Collects for Prometheus what `read` has found."""
+
+    def __init__(self) -> None:
+        self._questions = [_Question(statement, label, metrics, []) for statement, label, metrics in _QUESTIONS]
+
+    def describe(self) -> list[Metric]:
+        """Name nothing beforehand."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Give what was read last."""
+        for question in self._questions:
+            yield from question.families()
+
+    def forget(self) -> None:
+        """Give nothing until it is read again: the database is away."""
+        for question in self._questions:
+            question.rows, question.due = [], 0.0
+
+    async def read(self, store: Store) -> None:
+        """Ask what is due. Never raises for the database's sake."""
+        for question in self._questions:
+            began = time.monotonic()
+            if began < question.due:
+                continue
+            try:
+                question.rows = await store.figures(question.statement)
+            except (DatabaseError, psycopg.Error):
+                question.rows = []
+            ended = time.monotonic()
+            question.due = ended + max(_SHORTEST_PAUSE_SECONDS, _PAUSE_GROWS * (ended - began))
+
+
+# The beginning of a programme is a setting, which is not known here: coverage is unbroken since its own first time.
+_PROGRAMMES = f"""
+select g.name, extract(epoch from (select upper(r) from unnest({coverage.TRUSTED}) r order by r limit 1)),
+       (select greatest(count(*) - 1, 0) from unnest({coverage.TRUSTED}) r),
+       (g.mode = 'migrating')::integer, g.points_total,
+       coalesce((select k.contacts from known k where k.programme = g.id), 0),
+       (select count(*) from rejection r where r.programme = g.id and r.resolved_at is null),
+       (select count(*) from plan p where p.programme = g.id and p.state = 'open'),
+       (select count(*) from verification v where v.programme = g.id and v.verdict = 'drift'),
+       (select count(*) from verification v where v.programme = g.id and v.verdict = 'drift' and v.rounds >= 3),
+       (select count(*) from verification v where v.programme = g.id and v.verdict = 'missing')
+from programme g
+"""
+
+_PENDING = """
+select g.name, count(u.contact), count(*) filter (where u.held), count(*) filter (where u.gone),
+       count(*) filter (where u.reason is not null and not u.gone),
+       coalesce(extract(epoch from clock_timestamp() - min(u.since) filter (where not u.held)), 0)
+from programme g left join unsettled u on u.programme = g.id group by g.name
+"""
+
+_LIMITS = """
+select split_part(bucket, ':', 1), sum(requests),
+       (array_agg(slots order by set_at desc) filter (where slot = 0))[1]
+from rate_slot group by 1
+"""
+
+_ALERTS = "select key, firing::integer from alert"
+
+_QUESTIONS: tuple[tuple[str, LiteralString, dict[str, str]], ...] = (
+    (
+        _PROGRAMMES,
+        "programme",
+        {
+            "treazure_sync_covered_timestamp_seconds": "Until when Treazure's changes are in the ledger without a gap.",
+            "treazure_sync_holes": "Times between covered ones that no export has covered.",
+            "treazure_migrating": "1 while the programme is in a migration: it sends nothing.",
+            "treazure_points": "Points outstanding: the sum of all balances that Treazure is known to have.",
+            "treazure_contacts": "Contacts whose balance Engage has accepted at least once.",
+            "treazure_rejected_rows": "Rows of exports that can't be understood and were not replaced by a good one.",
+            "treazure_plans_waiting": "Plans that wait for a person, since a guard has tripped.",
+            "treazure_drift_contacts": "Contacts for which Engage showed another balance than it had accepted.",
+            "treazure_drift_lasting_contacts": "Those among them that did not heal in three rounds.",
+            "treazure_missing_contacts": "Contacts read back that Engage does not have.",
+        },
+    ),
+    (
+        _PENDING,
+        "programme",
+        {
+            "treazure_pending_contacts": "Contacts whose balance waits for Engage's acceptance.",
+            "treazure_held_contacts": "Those among them that are kept back: next try later, below zero, or gone.",
+            "treazure_gone_contacts": "Those among them that Engage has not known for 30 days.",
+            "treazure_refused_contacts": "Those among them that Engage refused and that are still tried.",
+            "treazure_pending_oldest_seconds": "For how long the oldest of those that are not held has waited.",
+        },
+    ),
+    (
+        _LIMITS,
+        "system",
+        {
+            "treazure_requests_total": "Requests within the shared rate, of all processes.",
+            "treazure_requests_per_second_limit": "How many a second may be made, as the last to send had it set.",
+        },
+    ),
+    (_ALERTS, "alert", {"treazure_alert_firing": "1 while the pipeline's own alert of this key goes on."}),
+)
