@@ -172,7 +172,7 @@ def open_ledger(settings: Settings, url: str, *, connections: int = 2) -> Ledger
     """Open the ledger at `url`; raises SettingsError where it belongs to other systems than those of the settings."""
     ledger = Ledger(url, connections=connections)
     try:
-        owner.require(ledger, owner.systems(settings))
+        owner.require(ledger, owner.systems(settings.treazure_base_url, settings.engage_base_url))
     except BaseException:
         ledger.close()
         raise

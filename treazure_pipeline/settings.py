@@ -232,12 +232,40 @@ class Storage(BaseModel):
         return embedded.is_at(self.database_url, self.home)
 
 
-class MasterSettings(Storage):
+class _Programmes(Storage):
+    """Which programmes it is about; names and both identifiers are unique."""
+
+    programmes: tuple[Programme, ...]
+
+    def chosen(self, names: Sequence[str]) -> list[Programme]:
+        """Return the programmes of these names, all where none is named; raise SettingsError for an unknown one."""
+        known = {programme.name: programme for programme in self.programmes}
+        if unknown := [name for name in names if name not in known]:
+            raise SettingsError(f"There is no programme {unknown[0]!r}; there are: {', '.join(known)}.")
+        return [known[name] for name in names] or list(self.programmes)
+
+
+class ReadingSettings(_Programmes):
+    """What reading the ledger needs: the database alone.
+
+    Attributes:
+        programmes: None where none is set: those that the ledger has.
+        treazure_base_url: With Engage's, whose ledger it should be; None where it is not set.
+        engage_base_url: Likewise.
+    """
+
+    programmes: tuple[Programme, ...] = ()
+    treazure_base_url: BaseUrl | None = None
+    engage_base_url: BaseUrl | None = None
+    treazure_lookup_wait_seconds: float = Field(default=60, gt=0, allow_inf_nan=False)
+
+
+class MasterSettings(_Programmes):
     """What reading from Treazure needs.
 
     Attributes:
         treazure_base_url: Formed from its parts where it was not given; no slash at the end.
-        programmes: One or more, names and both identifiers unique.
+        programmes: One or more.
     """
 
     treazure_base_url: BaseUrl = Field(description="Treazure's address")
@@ -247,13 +275,6 @@ class MasterSettings(Storage):
     treazure_concurrency: int = Field(default=8, ge=1, le=64)
     treazure_timeout_seconds: float = Field(default=30, gt=0, le=3600, allow_inf_nan=False)
     programmes: tuple[Programme, ...] = Field(min_length=1)
-
-    def chosen(self, names: Sequence[str]) -> list[Programme]:
-        """Return the programmes of these names, all where none is named; raise SettingsError for an unknown one."""
-        known = {programme.name: programme for programme in self.programmes}
-        if unknown := [name for name in names if name not in known]:
-            raise SettingsError(f"There is no programme {unknown[0]!r}; there are: {', '.join(known)}.")
-        return [known[name] for name in names] or list(self.programmes)
 
 
 class Settings(MasterSettings):
@@ -370,6 +391,30 @@ def load_storage(environ: Mapping[str, str] | None = None) -> Storage:
     if storage is None or problems:
         raise _error(problems)
     return storage
+
+
+def load_reading(environ: Mapping[str, str] | None = None) -> ReadingSettings:
+    """Read and check what reading the ledger needs. Programmes and addresses may be missing; what is set is checked.
+
+    Args:
+        environ: As for :func:`load_settings`.
+
+    Raises:
+        SettingsError: As from :func:`load_settings`.
+    """
+    problems: dict[str, str] = {}
+    given = _given(environ)
+    _read_files(ReadingSettings, given, problems)
+    values = _values(ReadingSettings, given)
+    missing: dict[str, str] = {}
+    _form_treazure_base_url(given, values, missing)
+    _form_engage_base_url(given, values, missing)
+    if given.keys() & {"TREAZURE_LOYALTY_ID", _PROGRAMMES_FILE}:
+        values["PROGRAMMES"] = _programmes(given, problems) or _PLACEHOLDER
+    settings = _validated(ReadingSettings, values, problems)
+    if settings is None or problems:
+        raise _error(problems)
+    return settings
 
 
 def load_receiver(environ: Mapping[str, str] | None = None) -> ReceiverSettings:

@@ -23,6 +23,7 @@ from treazure_pipeline.ledger.store import Ledger
 from treazure_pipeline.settings import Settings, load_settings
 from treazure_pipeline.tables import CsvFile, Row, WrongLine, shown
 from treazure_pipeline.terminal import instance, output
+from treazure_pipeline.terminal.reading import reading
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,7 +50,8 @@ def command() -> None:
 @output.json_option
 def list_(*, states: tuple[str, ...], limit: int, as_json: bool) -> None:
     """Show adjustments, the newest first, and dead letters: deliveries that could not be read."""
-    with _ledger(load_settings()) as ledger:
+    with reading() as opened:
+        ledger = opened.ledger
         rows = _rows(frames.adjustments(ledger, states or None, limit=limit))
         letters = _rows(frames.dead_letters(ledger, limit=limit))
         counts = queue.figures(ledger)

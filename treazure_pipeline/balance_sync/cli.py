@@ -11,8 +11,7 @@ import click
 from rich.table import Table
 
 from treazure_pipeline import private
-from treazure_pipeline.settings import load_settings
-from treazure_pipeline.terminal import instance, output
+from treazure_pipeline.terminal import output
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -35,17 +34,14 @@ _BAR = 40
 def command(*, names: tuple[str, ...], path: Path | None, as_json: bool) -> None:
     """Show the plan that waits for approval, else what a push would change now. Writes nothing to the ledger."""
     from treazure_pipeline.balance_sync import plans
-    from treazure_pipeline.connections import open_ledger
-    from treazure_pipeline.database import embedded
+    from treazure_pipeline.terminal.reading import reading
 
-    settings = load_settings()
-    if settings.is_embedded:
-        embedded.start(settings.home)
     shown: list[dict[str, Any]] = []
     if path is not None:
         private.write(path, b"programme,contact,before,after,change\r\n")
-    with open_ledger(settings, instance.locate(settings).ledger_url) as ledger:
-        for programme in settings.chosen(names):
+    with reading() as opened:
+        ledger = opened.ledger
+        for programme in opened.programmes(names):
             account = ledger.find(programme)
             if account is None:
                 shown.append({"programme": programme.name, "plan": None, "rows": 0})

@@ -16,6 +16,7 @@ from treazure_pipeline.errors import SettingsError
 from treazure_pipeline.ledger.store import Account, Ledger
 from treazure_pipeline.settings import load_settings
 from treazure_pipeline.terminal import instance, output
+from treazure_pipeline.terminal.reading import reading
 
 _SHORTEST_DIGEST = 6
 _ORIGINS = {"export": "row of an export", "engage": "refused by Engage"}
@@ -54,8 +55,9 @@ def list_(
     contact = _guid(contact)
     as_rows = as_rows or resolved or contact is not None
     results = []
-    with _accounts(names) as (ledger, accounts):
-        for account in accounts:
+    with reading() as opened:
+        ledger = opened.ledger
+        for account in opened.accounts(names):
             groups = kept.groups(ledger, account, contact=contact, reason=reason)
             rows = (
                 kept.rows(ledger, account, contact=contact, reason=reason, resolved=resolved, limit=limit)

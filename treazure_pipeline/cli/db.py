@@ -65,7 +65,7 @@ def adopt(*, as_json: bool) -> None:
     from treazure_pipeline.ledger.store import Ledger
 
     settings = load_settings()
-    wanted = owner.systems(settings)
+    wanted = owner.systems(settings.treazure_base_url, settings.engage_base_url)
     with Ledger(instance.prepare(settings).ledger_url, connections=2) as ledger:
         before = owner.adopt(ledger, wanted)
     if as_json:

@@ -201,7 +201,7 @@ def _other_writers(settings: Settings) -> Iterator[Finding]:
     """
     try:
         with Ledger(instance.locate(settings).ledger_url, connections=2) as ledger:
-            is_used = owner.check(ledger, owner.systems(settings))
+            is_used = owner.check(ledger, owner.systems(settings.treazure_base_url, settings.engage_base_url))
         if not is_used:
             yield _receipts(None)
             for programme in settings.programmes:
@@ -306,7 +306,7 @@ def _schema(url: str) -> str:
 
 
 def _owner(settings: Settings, url: str) -> str:
-    wanted = owner.systems(settings)
+    wanted = owner.systems(settings.treazure_base_url, settings.engage_base_url)
     with Ledger(url) as ledger:
         return (
             f"of {wanted}" if owner.check(ledger, wanted) else f"nobody's yet; the first run makes it that of {wanted}"

@@ -8,8 +8,7 @@ from datetime import datetime, timedelta
 import click
 from rich.table import Table
 
-from treazure_pipeline.settings import load_settings
-from treazure_pipeline.terminal import instance, output
+from treazure_pipeline.terminal import output
 
 
 @click.command("status")
@@ -19,21 +18,15 @@ def command(*, names: tuple[str, ...], as_json: bool) -> None:
     """Show last window, coverage, pending, held, refused and rejected rows, and adjustments. Changes nothing."""
     from treazure_pipeline.adjustments import queue
     from treazure_pipeline.alerts import state as alerts_state
-    from treazure_pipeline.connections import open_ledger
-    from treazure_pipeline.database import embedded
     from treazure_pipeline.ledger import figures
+    from treazure_pipeline.terminal.reading import reading
     from treazure_pipeline.verification import rounds
 
-    settings = load_settings()
-    programmes = settings.chosen(names)
-    place = instance.locate(settings)
-    if settings.is_embedded:
-        embedded.start(settings.home)
-    with open_ledger(settings, place.ledger_url) as ledger:
-        accounts = [ledger.account(programme) for programme in programmes]
+    with reading() as opened:
+        ledger, accounts = opened.ledger, opened.accounts(names)
         found = [(figures.status(ledger, account), ledger.is_held(account)) for account in accounts]
         standings = [rounds.standing(ledger, account) for account in accounts]
-        queued = queue.figures(ledger, lookup_wait=settings.treazure_lookup_wait_seconds)
+        queued = queue.figures(ledger, lookup_wait=opened.settings.treazure_lookup_wait_seconds)
         wrong = alerts_state.firing(ledger)
     if as_json:
         programmes_found = [

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     import psycopg
 
     from treazure_pipeline.ledger.store import Ledger
-    from treazure_pipeline.settings import Settings
 
 _PORTS = {"https": 443, "http": 80}
 LOOPBACK = "loopback"
@@ -39,9 +38,9 @@ class Systems:
         return hashlib.sha256(f"{self.treazure}|{self.engage}".encode()).hexdigest()[:32]
 
 
-def systems(settings: Settings) -> Systems:
-    """Return the two systems that the settings name."""
-    return Systems(normalised(settings.treazure_base_url), normalised(settings.engage_base_url))
+def systems(treazure: str, engage: str) -> Systems:
+    """Return the two systems at these addresses."""
+    return Systems(normalised(treazure), normalised(engage))
 
 
 def normalised(address: str) -> str:

@@ -21,13 +21,12 @@ from treazure_pipeline.clients.transport import jittered
 from treazure_pipeline.database import schema
 from treazure_pipeline.errors import BusyError, ConflictError, DatabaseUnavailableError
 from treazure_pipeline.ledger.leases import Leases
+from treazure_pipeline.settings import Programme
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from datetime import datetime
     from types import TracebackType
-
-    from treazure_pipeline.settings import Programme
 
 logger = logging.getLogger(__name__)
 
@@ -162,6 +161,20 @@ class Ledger:
                 connection.execute("insert into known (programme) values (%s) on conflict do nothing", (row[0],))
         number, _, mode = row
         return _account(programme, number, mode)
+
+    @retried
+    def programmes(self) -> list[Programme]:
+        """Return the programmes that the ledger has, in the order of their names, as far as it knows their settings."""
+        with self.transaction() as connection:
+            rows = connection.execute(
+                "select name, loyalty_id, definition_id, lower(covered) from programme order by name"
+            ).fetchall()
+        return [
+            Programme(name=name, loyalty_id=loyalty_id, definition_id=definition_id)
+            if beginning is None
+            else Programme(name=name, loyalty_id=loyalty_id, definition_id=definition_id, beginning=beginning)
+            for name, loyalty_id, definition_id, beginning in rows
+        ]
 
     @retried
     def find(self, programme: Programme) -> Account | None:

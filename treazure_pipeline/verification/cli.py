@@ -11,8 +11,7 @@ import click
 from rich.table import Column, Table
 
 from treazure_pipeline.errors import SettingsError
-from treazure_pipeline.settings import load_settings
-from treazure_pipeline.terminal import instance, output
+from treazure_pipeline.terminal import output
 from treazure_pipeline.verification.explain import Explanation
 
 
@@ -22,21 +21,17 @@ from treazure_pipeline.verification.explain import Explanation
 @output.json_option
 def command(*, contact: str, names: tuple[str, ...], as_json: bool) -> None:
     """Show everything that is known of CONTACT's balance, oldest first, and how it stands. Changes nothing."""
-    from treazure_pipeline.connections import open_ledger
-    from treazure_pipeline.database import embedded
+    from treazure_pipeline.terminal.reading import reading
     from treazure_pipeline.verification.explain import explain
 
-    settings = load_settings()
-    programmes = settings.chosen(names)
     try:
         guid = str(uuid.UUID(contact.strip()))
     except ValueError:
         raise SettingsError(f"{contact!r} is no contact: it must be a GUID, as both systems show it.") from None
-    place = instance.locate(settings)
-    if settings.is_embedded:
-        embedded.start(settings.home)
-    with open_ledger(settings, place.ledger_url) as ledger:
-        found = [one for one in (explain(ledger, programme, guid) for programme in programmes) if one is not None]
+    with reading() as opened:
+        programmes = opened.programmes(names)
+        told = [explain(opened.ledger, programme, guid) for programme in programmes]
+    found = [one for one in told if one is not None]
     if not found:
         among = ", ".join(programme.name for programme in programmes)
         raise SettingsError(

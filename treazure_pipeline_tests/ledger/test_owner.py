@@ -38,7 +38,7 @@ def test_a_ledger_refuses_other_systems_until_it_is_told_that_they_moved(
             _ = connections.ledger
         assert "db adopt" in str(caught.value)
     with Connections(settings(database_url, *A)) as connections:
-        owner.adopt(connections.ledger, owner.systems(settings(database_url, *other)))
+        owner.adopt(connections.ledger, owner.systems(*other))
     with Connections(settings(database_url, *other)) as connections:
         connections.ledger.now()
 
