@@ -90,7 +90,7 @@ def stage(
                     kept.clear()
         discarded += _keep_rejected(ledger, account, observation, kept)
         if is_rubbish(fetched, rejected, discarded, max_rejected_share):
-            raise _untrusted(fetched, rejected - discarded, reasons, max_rejected_share)
+            raise untrusted(fetched, rejected - discarded, reasons, max_rejected_share)
         cursor.execute(
             "update observation set state = 'staged', answered = clock_timestamp(), figures = %s where id = %s",
             (Jsonb({"fetched": fetched, "rejected": rejected}), observation),
@@ -109,15 +109,16 @@ def is_rubbish(fetched: int, rejected: int, discarded: int, max_rejected_share: 
     return bad > 0 and (is_all or (bad >= _FEWEST_REJECTED and bad > max_rejected_share * fetched))
 
 
-def _untrusted(fetched: int, bad: int, reasons: Counter[str], max_rejected_share: Decimal) -> UntrustedExportError:
+def untrusted(fetched: int, bad: int, reasons: Counter[str], max_rejected_share: Decimal) -> UntrustedExportError:
+    """Return the error for an export that `is_rubbish`, with the commonest reasons."""
     commonest = "; ".join(f"{reason} ({rows:,})" for reason, rows in reasons.most_common(_REASONS_SHOWN))
     message = (
         f"{bad:,} of the export's {fetched:,} rows can't be understood ({bad / fetched:.1%}; GUARD_MAX_REJECTED_SHARE is "
         f"{max_rejected_share:.1%}), so nothing of it counts. The commonest reasons: {commonest}."
     )
     hint = (
-        "See `treazure-pipeline rejections list`. The next run asks for the same time again; have the rows mended in "
-        "Treazure, or discard those that are of no use."
+        "See `treazure-pipeline rejections list`, or a migration's findings. The next run asks for the same time again; have "
+        "the rows corrected in Treazure, or discard those that are of no use."
     )
     return UntrustedExportError(message, hint=hint)
 

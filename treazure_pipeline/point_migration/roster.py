@@ -30,11 +30,12 @@ from treazure_pipeline.point_migration.backfill import Finding, MigrationError
 from treazure_pipeline.point_migration.keys import KeyFile, KeyFinding, KeyRow, unknown
 
 if TYPE_CHECKING:
+    from decimal import Decimal
+
     from treazure_pipeline.clients.transport import RetryPolicy
     from treazure_pipeline.clients.treazure import TreazureClient
     from treazure_pipeline.ledger.store import Account, Ledger
     from treazure_pipeline.point_migration.backfill import Migration, Terms
-    from treazure_pipeline.point_migration.roster_store import ExportWindow
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ def prepare(
     *,
     run_id: str,
     retry: RetryPolicy,
+    max_rejected_share: Decimal,
     although_loaded: bool = False,
     mapping: str | None = None,
 ) -> Roster:
@@ -67,7 +69,8 @@ def prepare(
 
     An export that fails is asked for again in halves, by mutation time. Raises MigrationError where the programme has
     been synced to Engage before, BusyError where its sync does not end, ClocksApartError
-    where its times can't be compared, RemoteError where Treazure can't be read.
+    where its times can't be compared, UntrustedExportError where more than `max_rejected_share` of an export's rows can't
+    be understood, RemoteError where Treazure can't be read.
     """
     began = time.perf_counter()
     with backfill.holding(ledger, account):
@@ -83,7 +86,7 @@ def prepare(
                 "or abandon it first.",
             )
         if migration.state == "roster":
-            _read_all(ledger, treazure, account, migration)
+            _read_all(ledger, treazure, account, migration, max_rejected_share)
         if mapping is not None and migration.state in {"roster", "ready"}:
             _read_keys(ledger, migration, mapping)
         roster_store.complete_roster(ledger, migration)
@@ -135,11 +138,18 @@ def _switch(
                 raise
 
 
-def _read_all(ledger: Ledger, treazure: TreazureClient, account: Account, migration: Migration) -> None:
+def _read_all(
+    ledger: Ledger, treazure: TreazureClient, account: Account, migration: Migration, max_rejected_share: Decimal
+) -> None:
     failures = 0
     while (window := roster_store.next_window(ledger, migration)) is not None:
         try:
-            fetched, _ = _read(ledger, treazure, account, migration, window)
+            path, _ = begin_export(ledger, treazure, account, window.start, window.end)
+            with treazure.open_balances(path) as chunks:
+                fetched, _ = roster_store.add_to_roster(
+                    ledger, migration, window, decode_balances(chunks, account.loyalty_id),
+                    max_rejected_share=max_rejected_share,
+                )  # fmt: skip
             logger.info("roster: %d accounts changed between %s and %s", fetched, window.start, window.end)
             failures = 0
         except (TransientError, ExportExpiredError, InvalidAnswerError) as error:
@@ -149,14 +159,6 @@ def _read_all(ledger: Ledger, treazure: TreazureClient, account: Account, migrat
             if not roster_store.split(ledger, window, str(error)):
                 raise
             logger.warning("%s The window is split in halves.", error)
-
-
-def _read(
-    ledger: Ledger, treazure: TreazureClient, account: Account, migration: Migration, window: ExportWindow
-) -> tuple[int, int]:
-    path, _ = begin_export(ledger, treazure, account, window.start, window.end)
-    with treazure.open_balances(path) as chunks:
-        return roster_store.add_to_roster(ledger, migration, window, decode_balances(chunks, account.loyalty_id))
 
 
 def _read_keys(ledger: Ledger, migration: Migration, mapping: str) -> None:

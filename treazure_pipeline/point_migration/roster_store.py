@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from psycopg.rows import class_row
 
+from treazure_pipeline.balance_sync.staging import is_rubbish, untrusted
 from treazure_pipeline.ledger.coverage import OVERLAP
 from treazure_pipeline.ledger.store import retried
 from treazure_pipeline.point_migration import backfill
@@ -95,13 +97,20 @@ def split(ledger: Ledger, window: ExportWindow, error: str) -> bool:
 
 @retried
 def add_to_roster(
-    ledger: Ledger, migration: Migration, window: ExportWindow, blocks: Iterable[BalanceBlock]
+    ledger: Ledger,
+    migration: Migration,
+    window: ExportWindow,
+    blocks: Iterable[BalanceBlock],
+    *,
+    max_rejected_share: Decimal,
 ) -> tuple[int, int]:
     """Copy an export into the roster as it streams in, in one transaction; return (fetched, rejected).
 
-    A contact that several exports list has the balance of the last one. Unless all of `blocks` arrives nothing is kept.
+    A contact that several exports list has the balance of the last one. Unless all of `blocks` arrives nothing is kept; nor
+    where too many of its rows can't be understood (UntrustedExportError, as in the sync).
     """
     fetched = rejected = 0
+    reasons: Counter[str] = Counter()
     with ledger.transaction() as connection, connection.cursor() as cursor:
         cursor.execute(
             "create temp table listed (contact uuid not null, balance numeric not null, mutated_at timestamptz, "
@@ -113,7 +122,10 @@ def add_to_roster(
                 copy.write(block.copy_text)
                 fetched += block.rows + len(block.rejected)
                 rejected += len(block.rejected)
+                reasons.update(f"{row.field}: {row.reason}" for row in block.rejected)
                 odd += block.rejected[: FINDINGS_AT_ONCE - len(odd)]
+        if is_rubbish(fetched, rejected, 0, max_rejected_share):
+            raise untrusted(fetched, rejected, reasons, max_rejected_share)
         backfill.add_findings(connection, migration, "roster", None, map(_rejected, odd))
         cursor.execute("analyze listed")
         cursor.execute("set local work_mem to '128MB'")

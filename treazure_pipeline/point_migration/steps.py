@@ -46,7 +46,8 @@ def prepare(
         roster.check(_terms(connections.settings, programme), mapping)
     return roster.prepare(
         connections.ledger, connections.treazure, account, _terms(connections.settings, programme), run_id=run_id,
-        retry=connections.retry, although_loaded=although_loaded, mapping=mapping,
+        retry=connections.retry, max_rejected_share=programme.guards.max_rejected_share,
+        although_loaded=although_loaded, mapping=mapping,
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from treazure_pipeline.errors import ClocksApartError, InvalidAnswerError, TransientError
+from treazure_pipeline.errors import ClocksApartError, InvalidAnswerError, TransientError, UntrustedExportError
 from treazure_pipeline.point_migration import backfill, roster_store
 from treazure_pipeline.point_migration.backfill import MigrationError
 from treazure_pipeline_tests.balance_sync.shop import assert_in_step
@@ -84,6 +84,15 @@ def test_without_a_connection_no_migration_begins_and_no_window_is_split(move: M
         move.prepare(TREAZURE_BASE_URL="http://127.0.0.1:9")
     assert windows(move) == begun
     assert move.prepare().figures["contacts"] == 200
+
+
+def test_an_export_of_rubbish_makes_no_roster_and_the_next_run_goes_on(new_move: Callable[..., Move]) -> None:
+    move = new_move(members=60)
+    move.shop.sandbox.set_fault("bad_rows", raw_rows=['{"accountNumber": "x", "balance": 1}'] * 20)
+    with pytest.raises(UntrustedExportError, match="20 of the export's 80 rows"):
+        move.prepare()
+    assert move.shop.sql("select count(*) from migration_contact") == [(0,)]
+    assert move.prepare().figures["contacts"] == 60
 
 
 def test_a_row_that_cannot_be_read_is_listed_and_the_others_are_migrated(move: Move) -> None:
