@@ -26,16 +26,12 @@ LINGER_SECONDS = 10.0
 WARN_SECONDS = 3600.0
 FAIL_SECONDS = 12 * 3600.0
 
-COLUMNS = dg.TableSchema(
+EVENT_COLUMNS = dg.TableSchema(
     columns=[
-        dg.TableColumn("id", "bigint", "The number, in the order of arrival."),
-        dg.TableColumn("state", "text", "received, queued, sending, posted, done, rejected, uncertain or discarded."),
-        dg.TableColumn("contact", "uuid", "The contact's GUID."),
-        dg.TableColumn("amount", "numeric", "Points added, negative where taken; exact."),
-        dg.TableColumn("comment", "text", "The description as Treazure gets it, at most 100 characters."),
-        dg.TableColumn("receipt", "text", "The receipt number in Treazure's history."),
-        dg.TableColumn("balance", "numeric", "The balance that Treazure answered with."),
-        dg.TableColumn("received_at", "timestamptz", "When the event was stored; UTC."),
+        dg.TableColumn("contactId", "uuid", "The contact's GUID, the same in both systems."),
+        dg.TableColumn("amount", "numeric", "Points given; negative where they are taken."),
+        dg.TableColumn("pointDefinitionId", "integer", "Engage's point definition: which programme it is about."),
+        dg.TableColumn("description", "text", "What staff or an automation wrote; may hold personal data."),
     ]
 )
 
@@ -45,6 +41,7 @@ def build_adjustments(programmes: Sequence[Programme], names: Names) -> dg.Defin
     events = dg.AssetSpec(
         names.key("engage_adjustment_events"), group_name=names.group(GROUP), kinds={"voyado"}, owners=OWNERS,
         description="`loyalty.addPoints` webhooks of Engage: points given by hand or by an automation.",
+        metadata={"dagster/column_schema": EVENT_COLUMNS},
     )  # fmt: skip
 
     key = names.key("processed_adjustments")
@@ -57,13 +54,12 @@ def build_adjustments(programmes: Sequence[Programme], names: Names) -> dg.Defin
         kinds={"treazure", "postgres", "voyado"},
         code_version="1",
         metadata={
-            "dagster/table_name": "treazure_pipeline.adjustment",
-            "dagster/column_schema": COLUMNS,
+            **md.view("adjustment"),
             "dagster/column_lineage": md.lineage(
                 {
+                    "programme": (events.key, "pointDefinitionId"),
                     "contact": (events.key, "contactId"),
-                    "amount": (events.key, "amount"),
-                    "comment": (events.key, "description"),
+                    "points": (events.key, "amount"),
                 }
             ),
         },
@@ -129,7 +125,7 @@ def _process(
         "done": done.done, "rejected": done.rejected,
         "waiting": done.waiting, "looked_up": done.looked_up, "uncertain": done.uncertain,
         "points": md.number(done.points), "points_exact": str(done.points),
-        "dagster/row_count": done.posted,
+        "dagster/row_count": state.adjustments,
         "seconds_process": round(done.seconds, 3),
         "oldest_hours": round(state.oldest_seconds / 3600, 3),
         **{f"state_{name}": value for name, value in asdict(state).items() if isinstance(value, int)},

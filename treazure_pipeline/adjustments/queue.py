@@ -115,6 +115,12 @@ class QueueFigures:
     oldest_seconds: float
     due: int
 
+    @property
+    def adjustments(self) -> int:
+        """All of them, finished or not."""
+        finished = self.done + self.rejected + self.discarded
+        return finished + self.received + self.queued + self.sending + self.posted + self.uncertain
+
 
 def receipt_of(event_id: str) -> str:
     """Return the receipt number of an event: the same for the same event, 26 characters, different for any other."""

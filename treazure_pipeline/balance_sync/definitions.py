@@ -108,12 +108,11 @@ def build_balance_sync(programme: Programme, names: Names) -> dg.Definitions:
         io_manager_key=guard_definitions.JUDGEMENTS,
         kinds={"postgres"},
         metadata={
-            "dagster/column_schema": metadata.CHANGE_COLUMNS,
-            "dagster/table_name": "treazure_pipeline.change",
+            **md.view("balance_change"),
             "dagster/column_lineage": md.lineage(
                 {
                     "contact": (key("treazure_balance_snapshot"), "contact"),
-                    "after": (key("treazure_balance_snapshot"), "balance"),
+                    "balance_after": (key("treazure_balance_snapshot"), "balance"),
                 }
             ),
         },
@@ -141,10 +140,13 @@ def build_balance_sync(programme: Programme, names: Names) -> dg.Definitions:
         ins={"judgement": dg.AssetIn(key("balance_diff"), input_manager_key=guard_definitions.JUDGEMENTS)},
         kinds={"postgres", "voyado"},
         metadata={
-            "dagster/column_schema": metadata.LEDGER_COLUMNS,
-            "dagster/table_name": "treazure_pipeline.ledger",
+            **md.view("contact_balance"),
             "dagster/column_lineage": md.lineage(
-                {"contact": (key("balance_diff"), "contact"), "sent": (key("balance_diff"), "after")}
+                {
+                    "contact": (key("balance_diff"), "contact"),
+                    "master_balance": (key("balance_diff"), "balance_after"),
+                    "sent_balance": (key("balance_diff"), "balance_after"),
+                }
             ),
         },
         check_specs=[
@@ -178,6 +180,7 @@ def build_balance_sync(programme: Programme, names: Names) -> dg.Definitions:
         deps=[key("engage_balance_push"), names.shared.key("processed_adjustments")],
         kinds={"voyado"},
         **shared,
+        metadata={"dagster/column_schema": metadata.ACCOUNT_COLUMNS},
         description=f"The point accounts of definition {programme.definition_id} in Engage, the point follower.",
     )
     assets = [treazure_balance_snapshot, balance_diff, engage_balance_push]
@@ -238,7 +241,6 @@ def _diff(run: Run) -> dg.MaterializeResult[Judgement]:
         value=judgement,
         metadata={
             **{name: value for name, value in asdict(merged).items() if isinstance(value, int)},
-            "dagster/row_count": merged.changed,
             "points_before": str(merged.points_before),
             "points_after": str(merged.points_after),
             "points_total": md.number(merged.points_after),
@@ -301,7 +303,8 @@ def _push(run: Run, judgement: Judgement | None, limit: int | None) -> Results:
     run.connections.listener.reported(report)
     status = figures.status(run.ledger, run.account)
     shown = _figures(report, judgement, status) | {
-        "pending_rows": md.sample(frames.pending(run.ledger, run.account, limit=md.SAMPLE_ROWS))
+        "dagster/row_count": figures.contacts(run.ledger, run.account),
+        "pending_rows": md.sample(frames.pending(run.ledger, run.account, limit=md.SAMPLE_ROWS)),
     }
     yield from _push_checks(report, judgement, status, rejections.groups(run.ledger, run.account))
     if judgement.reasons:
@@ -331,7 +334,6 @@ def _figures(report: Pushed, judgement: Judgement, status: figures.Status) -> di
     return {
         "changed": report.changed,
         "carried_over": report.carried_over,
-        "dagster/row_count": pushed.sent,
         "sent": pushed.sent,
         "refused": pushed.refused,
         "held": pushed.held,

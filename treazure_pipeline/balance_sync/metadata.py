@@ -27,19 +27,10 @@ BALANCE_COLUMNS = dg.TableSchema(
         dg.TableColumn("position", "bigint", "The row's place in the export, from 0."),
     ]
 )
-CHANGE_COLUMNS = dg.TableSchema(
+ACCOUNT_COLUMNS = dg.TableSchema(
     columns=[
-        dg.TableColumn("contact", "uuid", "The contact's GUID."),
-        dg.TableColumn("before", "numeric", "The master balance known before; null for a new contact."),
-        dg.TableColumn("after", "numeric", "The master balance now."),
-    ]
-)
-LEDGER_COLUMNS = dg.TableSchema(
-    columns=[
-        dg.TableColumn("contact", "uuid", "The contact's GUID."),
-        dg.TableColumn("sent", "numeric", "The balance that Engage accepted last."),
-        dg.TableColumn("batch", "bigint", "The request that carried it."),
-        dg.TableColumn("observation", "bigint", "The observation of the master that it comes from."),
+        dg.TableColumn("contact", "uuid", "The contact's GUID, the same in both systems."),
+        dg.TableColumn("balance", "numeric", "Points that Engage shows."),
     ]
 )
 

@@ -133,6 +133,15 @@ def witnesses(ledger: Ledger, system: Literal["treazure", "engage"]) -> list[str
 
 
 @retried
+def contacts(ledger: Ledger, account: Account) -> int:
+    """Count the contacts of which a balance is known, sent or not; costs what is pending, not what exists."""
+    with ledger.transaction() as connection:
+        row = connection.execute(_CONTACTS, {"programme": account.id}).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+@retried
 def audit(ledger: Ledger, account: Account, *, always: bool = False) -> Audit:
     """Compare the running total of the master balances with a sum of its own.
 
@@ -205,6 +214,12 @@ select g.mode, clock_timestamp() as now, (select window_from from last), (select
        (select max(answered_at) from (select answered_at from batch
             where programme = g.id and state in ('accepted', 'folded') order by id desc limit 20) b)
 from programme g where g.id = %(programme)s
+"""
+
+_CONTACTS = """
+select (select coalesce(sum(contacts), 0) from known where programme = %(programme)s)
+     + (select count(*) from unsettled u where u.programme = %(programme)s and not exists (
+            select from ledger l where l.programme = u.programme and l.contact = u.contact))
 """
 
 _TOTAL = """

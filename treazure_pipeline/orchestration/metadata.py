@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from treazure_pipeline import people
+from treazure_pipeline.database import reporting, schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -20,6 +21,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SAMPLE_ROWS = 10
+
+
+def view(name: str) -> dict[str, Any]:
+    """Return what an asset says of its table: one of the reporting views, with all of its columns."""
+    columns = [dg.TableColumn(one.name, one.type, one.description) for one in reporting.columns()[name]]
+    return {
+        "dagster/table_name": f"{schema.REPORTING}.{name}",
+        "dagster/column_schema": dg.TableSchema(columns=columns),
+    }
 
 
 def lineage(columns: Mapping[str, tuple[dg.AssetKey, str]]) -> dg.TableColumnLineage:

@@ -115,7 +115,6 @@ def build_migration(programme: Programme, names: Names, *, shards: int) -> dg.De
         kinds={"treazure", "postgres"},
         metadata={
             "dagster/column_schema": ROSTER_COLUMNS,
-            "dagster/table_name": "treazure_pipeline.migration_contact",
             "dagster/column_lineage": md.lineage(
                 {name: (key("treazure_balances"), name) for name in ("contact", "balance")}
             ),
@@ -162,7 +161,6 @@ def build_migration(programme: Programme, names: Names, *, shards: int) -> dg.De
         deps=[migration_roster],
         partitions_def=partitions,
         kinds={"treazure", "postgres"},
-        metadata={"dagster/table_name": "treazure_pipeline.migration_log"},
         description=(
             "The points log of each contact of the shard, fetched in parallel within the shared rate and kept part by "
             "part; a run goes on where the last one stopped."
@@ -200,7 +198,6 @@ def build_migration(programme: Programme, names: Names, *, shards: int) -> dg.De
         deps=[migration_points_log],
         partitions_def=partitions,
         kinds={"csv", "postgres"},
-        metadata={"dagster/table_name": "treazure_pipeline.migration_file"},
         check_specs=[
             dg.AssetCheckSpec("rows_add_up_to_balances", asset=key("migration_files"),
                               description="Each contact's rows add up to its balance at the cut-off, exactly (I10)."),

@@ -26,27 +26,6 @@ if TYPE_CHECKING:
     from treazure_pipeline.points_history.export import Exported
 
 GROUP = "points_history"
-COLUMNS = dg.TableSchema(
-    columns=[
-        dg.TableColumn("programme", "smallint", "The programme's number (`programme.id`)."),
-        dg.TableColumn("contact", "uuid", "The contact's GUID, the same in both systems."),
-        dg.TableColumn("position", "integer", "The movement's place in the contact's log, from 1, oldest first."),
-        dg.TableColumn("date_time", "timestamptz", "When the points moved; UTC."),
-        dg.TableColumn("amount", "numeric", "Points, exact; negative where they go."),
-        dg.TableColumn("balance", "numeric", "The contact's balance after the movement, where Treazure names it."),
-        dg.TableColumn(
-            "transaction_type", "text",
-            "Load, Convert, Redeem, Expire, Transfer, RedeemVoucher (moves no points), or one that is new.",
-        ),
-        dg.TableColumn("expires_at", "timestamptz", "Only where points expire by the date they were earned."),
-        dg.TableColumn("comment", "text", "The description; may hold personal data."),
-        dg.TableColumn("operator_id", "text", "Who moved the points; may hold personal data."),
-        dg.TableColumn("shop_id", "text", "Where."),
-        dg.TableColumn("pos_id", "text", "At which till."),
-        dg.TableColumn("receipt_nr", "text", "The receipt; of an adjustment from Engage: `adjustment.receipt`."),
-        dg.TableColumn("properties", "jsonb", "What else Treazure says."),
-    ]
-)  # fmt: skip
 
 
 class HistoryConfig(dg.Config):
@@ -80,8 +59,7 @@ def build_points_history(programme: Programme, names: Names) -> dg.Definitions:
         code_version="1",
         pool=names.of("points_history"),
         metadata={
-            "dagster/column_schema": COLUMNS,
-            "dagster/table_name": "treazure_pipeline.points_history",
+            **md.view("movement"),
             "dagster/column_lineage": md.lineage({"contact": (key("balance_diff"), "contact")}),
         },
         check_specs=[

@@ -11,27 +11,10 @@ import dagster as dg
 from treazure_pipeline.balance_sync.definitions import OWNERS
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.orchestration import failures
+from treazure_pipeline.orchestration import metadata as md
 from treazure_pipeline.orchestration.names import BACKGROUND, Names
-from treazure_pipeline.retention.prune import blank_texts, megabytes, prune
+from treazure_pipeline.retention.prune import blank_texts, changes, megabytes, prune
 from treazure_pipeline.settings import Settings
-
-_COLUMNS = dg.TableSchema(
-    columns=[
-        dg.TableColumn("programme", "text", "The programme's name."),
-        dg.TableColumn("contact", "uuid", "The contact's GUID."),
-        dg.TableColumn("before", "numeric", "The master balance known before; null for a new contact."),
-        dg.TableColumn("after", "numeric", "The master balance from then on."),
-        dg.TableColumn("points", "numeric", "The change."),
-        dg.TableColumn("noted_at", "timestamptz", "When the ledger learned of it (database clock)."),
-        dg.TableColumn("source", "text", "`export`, or `account`: one account read by itself, as after an adjustment."),
-        dg.TableColumn("run_id", "text", "The run in Dagster."),
-        dg.TableColumn("window_from", "timestamptz", "Begin of the mutation times that the export was asked for."),
-        dg.TableColumn("window_to", "timestamptz", "Their end."),
-        dg.TableColumn("asked", "timestamptz", "The balance was true between this ..."),
-        dg.TableColumn("answered", "timestamptz", "... and this."),
-        dg.TableColumn("observation", "bigint", "The observation's number."),
-    ]
-)
 
 
 def build_maintenance(settings: Settings, names: Names) -> dg.Definitions:
@@ -44,7 +27,7 @@ def build_maintenance(settings: Settings, names: Names) -> dg.Definitions:
         kinds={"postgres"},
         code_version="1",
         pool=names.of("maintenance"),
-        metadata={"dagster/table_name": "treazure_pipeline.balance_change", "dagster/column_schema": _COLUMNS},
+        metadata=md.view("balance_change"),
         description=(
             "Every change of a master balance: from, to, when, why, in which run. Materialised, it is cut to "
             f"LEDGER_HISTORY_DAYS ({settings.ledger_history_days} days), and so is what else is history only. "
@@ -59,6 +42,7 @@ def build_maintenance(settings: Settings, names: Names) -> dg.Definitions:
         deleted = {f"deleted_{name}": value for name, value in asdict(pruned).items() if isinstance(value, int)}
         return dg.MaterializeResult(
             metadata={
+                "dagster/row_count": changes(connections.ledger),
                 "reaches_back_to": dg.MetadataValue.timestamp(pruned.until),
                 **deleted,
                 **{f"blanked_{name}": value for name, value in blanked.items()},

@@ -23,17 +23,6 @@ from treazure_pipeline.verification.rounds import Standing, Tally
 GROUP = "verification"
 # What the sync has sent from minute 7 on is past the default grace time by then.
 MINUTE = 47
-COLUMNS = dg.TableSchema(
-    columns=[
-        dg.TableColumn("contact", "uuid", "The contact's GUID."),
-        dg.TableColumn("verdict", "text", "equal, drift (another balance) or missing (no account)."),
-        dg.TableColumn("sent", "numeric", "What Engage had accepted last."),
-        dg.TableColumn("shown", "numeric", "What Engage showed; null where it has no account."),
-        dg.TableColumn("read_at", "timestamptz", "When it was read, by the database's clock."),
-        dg.TableColumn("since", "timestamptz", "When it was first found to differ; null while it is equal."),
-        dg.TableColumn("rounds", "integer", "How often in a row it was found to differ and marked."),
-    ]
-)
 
 
 def build_verification(programme: Programme, names: Names) -> dg.Definitions:
@@ -51,13 +40,12 @@ def build_verification(programme: Programme, names: Names) -> dg.Definitions:
         code_version="1",
         pool=names.of("balance_verification"),
         metadata={
-            "dagster/column_schema": COLUMNS,
-            "dagster/table_name": "treazure_pipeline.verification",
+            **md.view("drift_open"),
             "dagster/column_lineage": md.lineage(
                 {
                     "contact": (key("engage_balance_push"), "contact"),
-                    "sent": (key("engage_balance_push"), "sent"),
-                    "shown": (key("engage_point_accounts"), "balance"),
+                    "sent_balance": (key("engage_balance_push"), "sent_balance"),
+                    "shown_balance": (key("engage_point_accounts"), "balance"),
                 }
             ),
         },
@@ -116,7 +104,7 @@ def _verify(connections: Connections, programme: Programme, run_id: str) -> Resu
 def _figures(verified: Verified, standing: Standing) -> dict[str, Any]:
     figures: dict[str, Any] = {
         **asdict(verified.tally),
-        "dagster/row_count": verified.tally.read,
+        "dagster/row_count": standing.drift + standing.missing,
         "outstanding_drift": standing.drift,
         "outstanding_missing": standing.missing,
         "will_not_heal": standing.will_not_heal,
