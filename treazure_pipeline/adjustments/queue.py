@@ -458,6 +458,9 @@ where i.identity is distinct from here.name
 on conflict (one) do update set identity = excluded.identity, changed_at = excluded.changed_at
 """
 
+# Then nobody knows how old anything is. A time stamp may run ahead of the clock by the milliseconds of a busy second.
+_CLOCK_IS_BACK = "exists (select from programme where last_time_stamp > clock_timestamp() + interval '1 second')"
+
 # Engage replays what it sent in the last 30 days, so that what arrives long after a restore can have been booked before it.
 _CLAIM = f"""
 with next as (
@@ -465,7 +468,8 @@ with next as (
            a.state = 'queued' and case when r.restored
                then coalesce(greatest(a.looked_at, a.asked) < i.changed_at, true)
                else a.tries = 0 and a.looked_at is null
-                    and a.received_at < clock_timestamp() - make_interval(secs => %(first_after)s) end as look_first
+                    and (a.received_at not between clock_timestamp() - make_interval(secs => %(first_after)s)
+                                               and clock_timestamp() or {_CLOCK_IS_BACK}) end as look_first
     from adjustment a left join identity i on true,
         lateral (select coalesce(a.received_at < i.changed_at + interval '30 days', false) as restored) r
     where a.programme = any (%(programmes)s) and {_DUE}

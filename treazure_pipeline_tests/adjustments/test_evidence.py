@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import psycopg
+import pytest
 import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -134,6 +135,32 @@ def test_a_restored_ledger_books_nothing_twice(new_desk: Callable[..., Desk]) ->
         desk.database_url = original
         with psycopg.connect(server, autocommit=True) as connection:
             connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+
+
+@pytest.mark.parametrize(
+    "clock",
+    [
+        "update adjustment set received_at = clock_timestamp() + interval '90 minutes'",
+        "update programme set last_time_stamp = clock_timestamp() + interval '18 minutes'",
+    ],
+    ids=["by more than its age", "by less than its age"],
+)
+def test_an_old_adjustment_is_looked_up_first_where_the_clock_went_back_since(desk: Desk, clock: str) -> None:
+    number = desk.give(desk.contacts(1)[0], 5)
+    desk.process()
+    desk.sql(
+        "update adjustment set state = 'queued', tries = 0, lookups = 0, asked = null, looked_at = null, "
+        "finished_at = null, next_try = clock_timestamp() - interval '1 hour', balance = null"
+    )
+    desk.sql(clock)
+    desk.process()
+    assert desk.booked() == 1
+    desk.sql("update adjustment set received_at = clock_timestamp() - interval '1 hour'")
+    desk.sql("update programme set last_time_stamp = clock_timestamp()")
+    desk.later()
+    desk.finish()
+    assert desk.state(number)[0] == "done"
+    assert desk.booked() == 1
 
 
 def test_a_lost_answer_is_found_by_a_shortened_receipt(new_desk: Callable[..., Desk]) -> None:
