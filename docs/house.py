@@ -40,6 +40,7 @@ SAYS = {
     "people": "what may be shown",
     "private": "files for the owner alone",
     "texts": "from outside, cleaned",
+    "tracing": "spans, where asked for",
 }
 
 

@@ -61,6 +61,7 @@ class Event:
         payload: An adjustment's payload as JSON text, in our spelling (no number of it has been through a float).
         dead: Why it is to be kept as a dead letter.
         body: All of it.
+        trace: The span of its arrival; None where traces are off.
     """
 
     delivery_id: str
@@ -69,6 +70,7 @@ class Event:
     payload: str | None
     dead: str | None
     body: str
+    trace: str | None = None
 
     @classmethod
     def read(cls, delivery_id: str, body: bytes) -> Self:

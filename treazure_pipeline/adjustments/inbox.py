@@ -43,8 +43,8 @@ _STORE = """
 with event as (
     select * from unnest(
         %(ids)s::text[], %(deliveries)s::text[], %(kinds)s::text[], %(payloads)s::text[], %(receipts)s::text[],
-        %(dead)s::text[], %(bodies)s::text[]
-    ) with ordinality as event (id, delivery, kind, payload, receipt, dead, body, position)
+        %(dead)s::text[], %(bodies)s::text[], %(traces)s::text[]
+    ) with ordinality as event (id, delivery, kind, payload, receipt, dead, body, trace, position)
 ), buried as (
     insert into dead_letter (delivery_id, reason, body)
     select delivery, dead, body from event where dead is not null order by position on conflict do nothing
@@ -54,15 +54,16 @@ with event as (
     on conflict (event_type) do update
     set received = webhook_kind.received + excluded.received, last_at = excluded.last_at
 )
-insert into adjustment (event_id, delivery_id, source, payload, receipt)
-select id, delivery, 'webhook', payload::jsonb, receipt from event where payload is not null order by position
+insert into adjustment (event_id, delivery_id, source, payload, receipt, trace)
+select id, delivery, 'webhook', payload::jsonb, receipt, trace from event where payload is not null order by position
 on conflict do nothing returning event_id
 """
 _STORE_OTHERS = """
-insert into adjustment (event_id, delivery_id, source, payload, receipt)
-select e.other, e.delivery, 'webhook', e.payload::jsonb, e.receipt
-from unnest(%(ids)s::text[], %(deliveries)s::text[], %(payloads)s::text[], %(others)s::text[], %(receipts)s::text[])
-    with ordinality as e (id, delivery, payload, other, receipt, position)
+insert into adjustment (event_id, delivery_id, source, payload, receipt, trace)
+select e.other, e.delivery, 'webhook', e.payload::jsonb, e.receipt, e.trace
+from unnest(
+    %(ids)s::text[], %(deliveries)s::text[], %(payloads)s::text[], %(others)s::text[], %(receipts)s::text[], %(traces)s::text[]
+) with ordinality as e (id, delivery, payload, other, receipt, trace, position)
 join adjustment a on a.event_id = e.id
 where (a.payload->'amount', lower(a.payload->>'contactId'), a.payload->'pointDefinitionId') is distinct from
       (e.payload::jsonb->'amount', lower(e.payload::jsonb->>'contactId'), e.payload::jsonb->'pointDefinitionId')
@@ -297,6 +298,7 @@ class Store:
             "payloads": [event.payload for event in events],
             "others": [event.other_id for event in events],
             "receipts": [receipt_of(event.other_id) for event in events],
+            "traces": [event.trace for event in events],
         }
         others = {row[0] for row in await self._do(_STORE_OTHERS, values)}
         if others:
@@ -324,6 +326,7 @@ def _values(events: Sequence[Event]) -> dict[str, list[str | None]]:
         "receipts": [receipt_of(event.id) if event.payload is not None else None for event in events],
         "dead": [event.dead for event in events],
         "bodies": [clean(event.body) if event.dead else None for event in events],
+        "traces": [event.trace for event in events],
     }
 
 

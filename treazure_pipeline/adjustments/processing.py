@@ -15,7 +15,7 @@ from datetime import timedelta
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
-from treazure_pipeline import people
+from treazure_pipeline import people, tracing
 from treazure_pipeline.adjustments import evidence, queue
 from treazure_pipeline.balance_sync import merge
 from treazure_pipeline.balance_sync.push import push_contacts
@@ -249,10 +249,13 @@ def _work(work: Work, result: Processed, posted: threading.Event) -> None:
         if claimed is None:
             return
         run = work.runs[claimed.programme]
-        if claimed.state == "queued" and not claimed.look_first:
-            _post(work, run, claimed, result, before=began + timeout)
-        else:
-            _look_up(work, run, claimed, result)
+        is_new = claimed.state == "queued" and not claimed.look_first
+        with tracing.span("post adjustment" if is_new else "look up adjustment", after=claimed.trace,
+                          adjustment=claimed.id, receipt=claimed.receipt, tries=claimed.tries, run_id=run.id):  # fmt: skip
+            if is_new:
+                _post(work, run, claimed, result, before=began + timeout)
+            else:
+                _look_up(work, run, claimed, result)
         posted.set()
 
 
@@ -421,8 +424,10 @@ def _push_posted(work: Work, result: Processed, posted: threading.Event, over: t
         for run in work.live:
             contacts = queue.contacts_to_push(run.ledger, run.account, limit=_PUSH_AT_ONCE)
             if contacts:
+                first, *others = dict.fromkeys(contacts.values())
                 try:
-                    push_contacts(run, contacts)
+                    with tracing.span("push adjusted balances", after=first, beside=others, run_id=run.id):
+                        push_contacts(run, list(contacts))
                 except PipelineError as error:
                     logger.warning("%s The hourly sync sends these balances.", error)
         result.count(done=queue.finish_posted(work.ledger, work.run_id))

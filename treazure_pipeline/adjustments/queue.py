@@ -97,6 +97,7 @@ class Adjustment:
     restored: bool
     others: list[str]
     received_at: datetime
+    trace: str | None
 
 
 @dataclass(frozen=True)
@@ -316,16 +317,16 @@ def to_prove(ledger: Ledger, account: Account, address: str, *, wait: float, eve
 
 
 @retried
-def contacts_to_push(ledger: Ledger, account: Account, *, limit: int) -> list[str]:
-    """Return contacts of posted adjustments whose balance waits for its sending, oldest first."""
+def contacts_to_push(ledger: Ledger, account: Account, *, limit: int) -> dict[str, str | None]:
+    """Return contacts of posted adjustments whose balance waits for its sending, oldest first, with the trace of each."""
     with ledger.transaction() as connection:
         rows = connection.execute(
-            "select a.contact::text from adjustment a "
+            "select a.contact::text, min(a.trace) from adjustment a "
             "join pending p on p.programme = a.programme and p.contact = a.contact "
             f"where a.state = 'posted' and a.programme = %s and not {HELD} group by a.contact order by min(a.id) limit %s",
             (account.id, limit),
         ).fetchall()
-    return [contact for (contact,) in rows]
+    return dict(rows)
 
 
 @retried
@@ -484,7 +485,7 @@ from next where a.id = next.id
 returning a.id, next.state, a.programme, a.contact::text, a.amount, a.comment, a.receipt, a.tries, a.lookups,
           case when a.tries > 0 and not next.look_first then greatest(a.asked, next.changed_at)
                else greatest(next.changed_at, next.asked_before, a.received_at) end as asked,
-          a.lease_until, next.look_first, next.restored, a.received_at,
+          a.lease_until, next.look_first, next.restored, a.received_at, a.trace,
           (select coalesce(array_agg(o.receipt), '{{}}') from adjustment o where o.contact = a.contact and o.id <> a.id) as others
 """
 

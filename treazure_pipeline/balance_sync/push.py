@@ -7,6 +7,7 @@ ledger meanwhile.
 
 from __future__ import annotations
 
+import contextvars
 import heapq
 import itertools
 import logging
@@ -16,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from treazure_pipeline import tracing
 from treazure_pipeline.balance_sync import plans
 from treazure_pipeline.clients import outcome
 from treazure_pipeline.clients.engage_wire import encode_balances
@@ -84,6 +86,11 @@ def push(
     What could not be sent is left pending and `error` says why; errors of the database are raised.
     A programme in state migrating sends nothing (I11).
     """
+    with tracing.span("push balances", run_id=run.id, programme=run.account.id):
+        return _push(run, since=since, judgement=judgement, only=only)
+
+
+def _push(run: Run, *, since: Stock | None, judgement: Judgement | None, only: Sequence[str] | None) -> PushFigures:
     ledger, account, batch_size = run.ledger, run.account, run.settings.engage_batch_size
     began = time.perf_counter()
     batches.abandon(ledger, account)
@@ -223,7 +230,7 @@ class _Push:
         self._at_work = self._concurrency
         with ThreadPoolExecutor(self._concurrency, thread_name_prefix="push") as threads:
             for _ in range(self._concurrency):
-                threads.submit(self._work)
+                threads.submit(contextvars.copy_context().run, self._work)  # within the span around
             try:
                 while self._is_worth_folding():
                     self._fold()
@@ -294,7 +301,9 @@ class _Push:
                 self.requests += 1
             try:
                 # Later its slot, or its rows, could be somebody else's before the answer is there.
-                answer = self._engage.set_balances(body, before=began + LEASE_MARGIN_SECONDS)
+                with tracing.span("send batch", batch=batch.id, rows=len(batch.contacts)) as span:
+                    answer = self._engage.set_balances(body, before=began + LEASE_MARGIN_SECONDS)
+                    span.set(transaction_id=answer.transaction_id, refused=len(answer.refused))
             except TooLateError as error:
                 self._claim_anew(error, batch, task)
                 return

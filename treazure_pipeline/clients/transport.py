@@ -22,7 +22,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import httpx
 
-from treazure_pipeline import __version__, people
+from treazure_pipeline import __version__, people, tracing
 from treazure_pipeline.clients import outcome
 from treazure_pipeline.clients.answers import Answer, address_hint, described, failure, unusable
 from treazure_pipeline.clients.wire import BOM
@@ -280,13 +280,22 @@ class Http:
             headers=headers,
             extensions={"timeout": limits, "trace": self._in_time(method, path, before)},
         )
-        with self._translated(method, path):
+        with self._span(method, path) as span, self._translated(method, path):
             response = self._client.send(request, auth=auth, stream=True)
             try:
                 body = self._whole(response, method, path, limits.deadline)
             finally:
                 response.close()
-        return Answer(self.system, method, self._call(method, path).path, response.status_code, response.headers, body)
+            answer = Answer(
+                self.system, method, self._call(method, path).path, response.status_code, response.headers, body
+            )
+            span.set(status=answer.status, request_id=answer.call.request_id)
+        return answer
+
+    def _span(self, method: str, path: str) -> AbstractContextManager[tracing.Span]:
+        # Another host's path is a key to what lies there.
+        plain = None if self._shown else tracing.template(path.partition("?")[0])
+        return tracing.span(f"{self.system} {method}", kind="CLIENT", method=method, path=plain)
 
     @contextmanager
     def stream(
@@ -298,8 +307,9 @@ class Http:
         status is not 200; the pieces are for 200.
         """
         request = self._request("GET", path, extensions={"trace": self._in_time("GET", path, before)})
-        with self._translated("GET", path):
+        with self._span("GET", path) as span, self._translated("GET", path):
             response = self._client.send(request, auth=auth, stream=True)
+            span.set(status=response.status_code)
         try:
             with self._translated("GET", path):
                 deadline = time.monotonic() + self._timeout

@@ -7,6 +7,7 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, nullcontext
+from dataclasses import replace
 
 import psycopg
 import uvicorn
@@ -15,9 +16,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from treazure_pipeline import people
+from treazure_pipeline import people, tracing
 from treazure_pipeline.adjustments.events import LONGEST_ID, Event
 from treazure_pipeline.adjustments.inbox import Store
+from treazure_pipeline.adjustments.queue import receipt_of
 from treazure_pipeline.adjustments.signatures import MalformedError, UnsignedError, Verifier
 from treazure_pipeline.errors import DatabaseError
 from treazure_pipeline.points_history.contact_card import Histories
@@ -55,19 +57,21 @@ class Receiver:
     async def deliver(self, request: Request) -> Response:
         """Take a delivery: answer 2xx once it is stored, anything else means that the sender has to try again."""
         began = asyncio.get_running_loop().time()
-        try:
-            outcome, response = await self._deliver(request, began)
-        except _RefusedError as refused:
-            outcome = refused.outcome
-            log.warning("delivery not taken (%s): %s", refused.status, refused)
-            response = JSONResponse({"error": str(refused)}, refused.status)
-            if refused.status in {408, 413}:
-                response.headers["connection"] = "close"
+        with tracing.span("webhook", kind="SERVER") as span:
+            try:
+                outcome, response = await self._deliver(request, began, span)
+            except _RefusedError as refused:
+                outcome = refused.outcome
+                log.warning("delivery not taken (%s): %s", refused.status, refused)
+                response = JSONResponse({"error": str(refused)}, refused.status)
+                if refused.status in {408, 413}:
+                    response.headers["connection"] = "close"
+            span.set(outcome=outcome, status=response.status_code)
         self._metrics.deliveries.labels(outcome).inc()
         self._metrics.seconds.observe(asyncio.get_running_loop().time() - began)
         return response
 
-    async def _deliver(self, request: Request, began: float) -> tuple[str, Response]:
+    async def _deliver(self, request: Request, began: float, span: tracing.Span) -> tuple[str, Response]:
         body = await _read(request)
         try:
             delivery_id = self._verifier.verify(body, request.headers)
@@ -77,7 +81,9 @@ class Receiver:
             raise _RefusedError(400, "malformed", str(error)) from None
         if len(delivery_id) > LONGEST_ID:
             raise _RefusedError(400, "malformed", f"The delivery's id has more than {LONGEST_ID} characters.")
-        event = Event.read(delivery_id, body)
+        event = replace(Event.read(delivery_id, body), trace=tracing.here())
+        if event.payload is not None:
+            span.set(receipt=receipt_of(event.id))
         try:
             stored = await self._store.add(event)
         except DatabaseError as error:
@@ -143,6 +149,7 @@ def build_app(
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         async with store.opened(), nullcontext() if histories is None else histories.opened():
             yield
+        await asyncio.to_thread(tracing.flush)  # uvicorn ends the process by the signal that it got
 
     routes = [
         Route("/webhooks/engage", receiver.deliver, methods=["POST"]),
