@@ -1,7 +1,8 @@
 """A migration's rows by API, for a tenant that is already active: each row of the files once at most.
 
 The intent and its `Idempotency-Key` are stored before a request is made. One without an answer is repeated with the
-same key while Engage remembers it (24 hours); after that it is uncertain, shown, and left to a person.
+same key while Engage remembers it (24 hours); after that it is uncertain, shown, and left to a person. So is one that
+a restored ledger knows nothing of: its key comes from the file, so that Engage would know it again for those 24 hours.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 
 REMEMBERED_SECONDS = 23.5 * 3600
 """Engage remembers a key for 24 hours; half an hour for clocks and slow answers."""
+
+
+_KEYS = uuid.UUID("5b0f6c1e-9f0e-4c55-8d0b-6f1f2f3c7a10")
 
 
 class UncertainRowsError(PipelineError):
@@ -92,7 +96,7 @@ def add_by_api(
 
         for file in files:
             for first, rows in _batches(body(file), batch_size):
-                under_way.append((len(rows), threads.submit(run.add, file.name, first, rows)))
+                under_way.append((len(rows), threads.submit(run.add, file, first, rows)))
                 if len(under_way) >= 2 * concurrency:
                     finish_one()
         while under_way:
@@ -132,18 +136,20 @@ class _Adding:
         self._account = account
         self._migration = migration
         self._retry = retry
+        self._forgetful = file_store.ledger_has_moved(ledger, migration)
         self._guard = threading.Lock()
         self.result = Added()
 
-    def add(self, name: str, first: int, rows: list[wire.AddedPoints]) -> None:
+    def add(self, file: File, first: int, rows: list[wire.AddedPoints]) -> None:
         """Send some rows of a file, unless that has been done."""
         request = file_store.claim_request(
-            self._ledger, self._migration, name, first, len(rows), _new_key(), remembered=REMEMBERED_SECONDS
-        )
+            self._ledger, self._migration, file.name, first, len(rows), _key(self._migration, file, first),
+            remembered=REMEMBERED_SECONDS, forgetful=self._forgetful,
+        )  # fmt: skip
         if request.state == "uncertain":
             self._count(uncertain=1)
         elif request.state == "sending":
-            self._send(request, name, first, rows)
+            self._send(request, file.name, first, rows)
         else:
             self._count(sent_before=len(rows))
 
@@ -214,8 +220,9 @@ class _Adding:
                 setattr(self.result, name, getattr(self.result, name) + value)
 
 
-def _new_key() -> str:
-    return str(uuid.uuid4())
+def _key(migration: Migration, file: File, first: int) -> str:
+    """Return the same key for the same rows of the same migration, also from a ledger that was restored."""
+    return str(uuid.uuid5(_KEYS, f"{migration.id} {file.sha256} {first}"))
 
 
 def _batches(body: bytes, size: int) -> Iterator[tuple[int, list[wire.AddedPoints]]]:

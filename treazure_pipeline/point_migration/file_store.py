@@ -172,24 +172,35 @@ class Request:
 
 @retried
 def claim_request(
-    ledger: Ledger, migration: Migration, name: str, first_row: int, rows: int, key: str, *, remembered: float
+    ledger: Ledger,
+    migration: Migration,
+    name: str,
+    first_row: int,
+    rows: int,
+    key: str,
+    *,
+    remembered: float,
+    forgetful: bool,
 ) -> Request:
     """Store the intent to send some rows of a file, once, before the call; return what is known of it.
 
-    A call without an answer may be repeated with its key for `remembered` seconds; after that it is uncertain.
+    A call without an answer may be repeated with its key for `remembered` seconds; after that it is uncertain. So is
+    one that a `forgetful` ledger (`ledger_has_moved`) knows nothing of.
     """
+    state = "uncertain" if forgetful else "sending"
     values = {
         "migration": migration.id, "name": name, "first": first_row, "rows": rows, "key": key, "remembered": remembered,
+        "state": state,
     }  # fmt: skip
     with ledger.transaction() as connection:
         made = connection.execute(
             "insert into migration_request (migration, name, first_row, rows, idempotency_key, state, asked_at) "
-            "values (%(migration)s, %(name)s, %(first)s, %(rows)s, %(key)s, 'sending', clock_timestamp()) "
+            "values (%(migration)s, %(name)s, %(first)s, %(rows)s, %(key)s, %(state)s, clock_timestamp()) "
             "on conflict (migration, name, first_row) do nothing returning id",
             values,
         ).fetchone()
         if made is not None:
-            return Request(made[0], key, "sending", repeat=False, seconds=0.0)
+            return Request(made[0], key, state, repeat=False, seconds=0.0)
         row = connection.execute(
             "update migration_request set state = case when state = 'sending' and "
             "asked_at + make_interval(secs => %(remembered)s) <= clock_timestamp() then 'uncertain' else state end "
@@ -248,13 +259,17 @@ def uncertain_requests(ledger: Ledger, migration: Migration) -> list[tuple[int, 
 
 @retried
 def decide_uncertain(ledger: Ledger, migration: Migration, *, taken: bool) -> int:
-    """Settle the uncertain requests by a person's decision: Engage has them, or they are sent with a new key."""
+    """Settle the uncertain requests by a person's decision: Engage has them, or they are to be sent.
+
+    That person has looked, so the ledger is no longer one that may have forgotten.
+    """
     statement = (
         "update migration_request set state = 'taken', error = 'taken, a person says' where migration = %s and state = 'uncertain'"
         if taken
         else "delete from migration_request where migration = %s and state = 'uncertain'"
     )
     with ledger.transaction() as connection:
+        connection.execute("update migration set ledger = ledger_identity() where id = %s", (migration.id,))
         return connection.execute(statement, (migration.id,)).rowcount
 
 

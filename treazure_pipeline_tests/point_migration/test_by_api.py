@@ -76,6 +76,31 @@ def test_what_engage_no_longer_remembers_is_uncertain_and_left_to_a_person(writt
     finish(written)
 
 
+def restore(move: Move) -> None:
+    """Put the ledger back, on another server, to what it held before anything was sent."""
+    move.shop.sql("delete from migration_request")
+    move.shop.sql("update migration set state = 'ready', delivered_by = null, delivered_at = null, ledger = 'another'")
+
+
+def test_a_restored_ledger_asks_a_person_before_it_adds_by_api(written: Move) -> None:
+    written.deliver(by="api")
+    restore(written)
+    with pytest.raises(UncertainRowsError):
+        written.deliver(by="api")
+    assert set(states(written)) == {"uncertain"}
+    written.deliver(by="api", uncertain_are_taken=True)
+    finish(written)
+
+
+def test_within_a_day_engage_knows_the_requests_of_a_restored_ledger_again(written: Move) -> None:
+    written.deliver(by="api")
+    restore(written)
+    with pytest.raises(UncertainRowsError):
+        written.deliver(by="api")
+    written.deliver(by="api", uncertain_are_taken=False)
+    finish(written)
+
+
 def test_rows_that_engage_refuses_are_kept_with_the_reason_and_the_others_are_added(written: Move) -> None:
     (stranger,) = [row["contactId"] for row in written.shop.sandbox.balances() if float(row["treazure"]) > 0][:1]
     written.shop.sandbox.know([stranger], known=False)
