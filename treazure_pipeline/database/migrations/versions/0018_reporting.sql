@@ -19,7 +19,7 @@ comment on view treazure_reporting.contact_balance is
     'Now: one row for each contact of each programme, with the balance in Treazure and what Engage was given.';
 comment on column treazure_reporting.contact_balance.programme is 'Name of the programme.';
 comment on column treazure_reporting.contact_balance.contact is 'Contact id, a GUID that is the same in Treazure and Engage.';
-comment on column treazure_reporting.contact_balance.master_balance is 'Points that Treazure said last.';
+comment on column treazure_reporting.contact_balance.master_balance is 'Points in Treazure, as it last said.';
 comment on column treazure_reporting.contact_balance.sent_balance is
     'Points that Engage accepted last; null as long as it has accepted none.';
 comment on column treazure_reporting.contact_balance.pending is
@@ -62,7 +62,7 @@ comment on column treazure_reporting.balance_change.source is
     'of a migration); null once a reading of a single account has been pruned.';
 comment on column treazure_reporting.balance_change.run_id is 'Run in Dagster that noticed it; null once pruned.';
 comment on column treazure_reporting.balance_change.window_from is
-    'Begin of the mutation times that the export was asked for (UTC); null for a single account.';
+    'Start of the mutation times that the export was asked for (UTC); null for a single account.';
 comment on column treazure_reporting.balance_change.window_to is 'End of these mutation times (UTC); null for a single account.';
 comment on column treazure_reporting.balance_change.asked_at is
     'When Treazure was asked (UTC): the balance was true at some time between asked_at and answered_at; null once pruned.';
@@ -112,12 +112,12 @@ left join liability_day l on l.programme = g.id and l.day = d.day
 window so_far as (partition by g.id order by d.day);
 
 comment on view treazure_reporting.liability_daily is
-    'One row for each day (UTC) of each programme since counting began: points outstanding at its begin and end, and what moved between. '
+    'One row for each day (UTC) of each programme since counting began: points outstanding at its start and end, and what moved in between. '
     'opening + added - decreased = closing, and closing is the next day''s opening. Today''s row still moves.';
 comment on column treazure_reporting.liability_daily.programme is 'Name of the programme.';
 comment on column treazure_reporting.liability_daily.day is 'Calendar day in UTC on which the ledger noticed the changes.';
 comment on column treazure_reporting.liability_daily.opening is
-    'Points of all contacts together at the begin of the day; on the first day, what was outstanding before counting began.';
+    'Points of all contacts together at the start of the day; on the first day, what was outstanding before counting began.';
 comment on column treazure_reporting.liability_daily.added is
     'Points by which balances rose, added up; the first load of a programme counts as added.';
 comment on column treazure_reporting.liability_daily.decreased is
@@ -173,7 +173,7 @@ comment on column treazure_reporting.drift_open.points_short is
     'Points that Engage lacks: sent_balance less shown_balance (0 without an account); negative where it shows too many.';
 comment on column treazure_reporting.drift_open.since is 'When it was first found to differ (UTC).';
 comment on column treazure_reporting.drift_open.read_at is 'When it was last read back (UTC).';
-comment on column treazure_reporting.drift_open.rounds is 'How often in a row it was found to differ and sent again; from 3 on it counts as not healing.';
+comment on column treazure_reporting.drift_open.rounds is 'How often in a row it was found to differ and was sent again; from 3 on it counts as not healing.';
 
 create view treazure_reporting.sync_run as
 select o.id as observation, g.name as programme, o.run_id, o.state, o.is_full as full_resync, o.window_from, o.window_to,
@@ -200,7 +200,7 @@ comment on column treazure_reporting.sync_run.run_id is 'Run in Dagster.';
 comment on column treazure_reporting.sync_run.state is
     'asked: requested from Treazure; staged: fetched whole; merged: in the ledger. Only a merged one counts.';
 comment on column treazure_reporting.sync_run.full_resync is 'True where all balances were asked for, false where those that changed in the window.';
-comment on column treazure_reporting.sync_run.window_from is 'Begin of the mutation times that were asked for (UTC).';
+comment on column treazure_reporting.sync_run.window_from is 'Start of the mutation times that were asked for (UTC).';
 comment on column treazure_reporting.sync_run.window_to is 'End of the mutation times that were asked for (UTC).';
 comment on column treazure_reporting.sync_run.asked_at is 'When the export was requested, by the database''s clock (UTC).';
 comment on column treazure_reporting.sync_run.answered_at is 'When its result was there (UTC); null until then.';
