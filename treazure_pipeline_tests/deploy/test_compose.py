@@ -14,7 +14,7 @@ import yaml
 from treazure_pipeline.cli import COMMANDS
 from treazure_pipeline_tests.deploy.shipped import DEPLOY, SETTINGS, WITHOUT_TOOLS, check
 
-KNOWN = {*SETTINGS, "POSTGRES_PASSWORD"}
+KNOWN = {*SETTINGS, "POSTGRES_PASSWORD", "RECEIVER_ADDRESS"}
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +79,15 @@ def test_every_image_has_a_version(compose: dict[str, Any]) -> None:
 def test_what_serves_somebody_says_whether_it_is_healthy(compose: dict[str, Any]) -> None:
     services = compose["services"].items()
     assert {name for name, service in services if "healthcheck" not in service} == {"upgrade", "worker", "proxy"}
+
+
+def test_the_proxy_passes_on_what_the_outside_calls_and_no_figures(compose: dict[str, Any]) -> None:
+    caddyfile = (DEPLOY / "Caddyfile").read_text(encoding="utf-8")
+    assert re.findall(r"^\s*@public path (.+)$", caddyfile, re.MULTILINE) == ["/webhooks/engage /contacts/*"]
+    assert re.findall(r"handle( \S+)? {\s*(\w+)", caddyfile) == [(" @public", "reverse_proxy"), ("", "respond")]
+    receivers = {name for name in compose["services"] if name.startswith("receiver-")}
+    assert {f"{name}:8787" for name in receivers} == set(re.findall(r"receiver-\d:8787", caddyfile))
+    assert "./Caddyfile:/etc/caddy/Caddyfile:ro" in compose["services"]["proxy"]["volumes"]
 
 
 def test_the_build_sees_what_it_needs_and_no_secret() -> None:
