@@ -122,10 +122,19 @@ class Story:
             self.needs_reading |= trouble.needs_reading
             self.hidden |= trouble.kind == "lagging"
             self._do(str(trouble), lambda: adversary.make(self.stage.sandbox, trouble))
+            if trouble.kind == "missing" and self.chance.random() < 0.5:
+                self._look_within_a_spell()
         elif choice < 0.45 and self.own:
             getattr(self, f"_{self.chance.choice(self.own)}")()
         else:
             getattr(self, f"_{self.chance.choice(BUSINESS)}_step")()
+
+    def _look_within_a_spell(self) -> None:
+        """A call that is lost, and both looks for it, before the spell of 404 is over."""
+        self._give_step()
+        for _ in range(3):
+            self._do("adjust", self.stage.process)
+            self._do("time 600", lambda: self.stage.clocks.forward(600))
 
     # What happens every day.
 
