@@ -25,7 +25,7 @@ import psycopg
 from treazure_pipeline.database import embedded
 from treazure_pipeline_tests.adversary.mutants import PARTS
 from treazure_pipeline_tests.adversary.player import player
-from treazure_pipeline_tests.adversary.story import HOLDING, KINDS
+from treazure_pipeline_tests.adversary.story import KINDS
 
 
 @contextmanager
@@ -102,7 +102,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="one story, or the first one's seed")
     parser.add_argument("--stories", type=int, help="so many stories")
     parser.add_argument("--minutes", type=float, help="for so long")
-    parser.add_argument("--kinds", default=",".join(HOLDING), help="of these kinds of trouble only")
+    parser.add_argument("--kinds", default=",".join(KINDS), help="of these kinds of trouble only")
     parser.add_argument("--without", choices=sorted(PARTS), help="take this part out of the product")
     parser.add_argument("--mutants", action="store_true", help="a table: stories until each missing part was found")
     parser.add_argument("--keep-on", action="store_true", help="go on after a violation")

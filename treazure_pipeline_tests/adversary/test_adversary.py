@@ -9,7 +9,7 @@ import pytest
 
 from treazure_pipeline_tests.adversary.mutants import PARTS
 from treazure_pipeline_tests.adversary.player import Player, player
-from treazure_pipeline_tests.adversary.story import HOLDING
+from treazure_pipeline_tests.adversary.story import KINDS
 
 FIXED = range(1, 7)
 FRESH = 3
@@ -23,13 +23,13 @@ def playing(server_url: str) -> Iterator[Player]:
 
 
 def test_nothing_is_lost_or_doubled_in_stories_that_are_played_each_time(playing: Player) -> None:
-    assert [found for seed in FIXED if (found := playing.play(seed, HOLDING))] == []
+    assert [found for seed in FIXED if (found := playing.play(seed, KINDS))] == []
 
 
 def test_nothing_is_lost_or_doubled_in_stories_that_nobody_has_played(playing: Player) -> None:
     first = uuid.uuid4().int % 10**9
     print(f"--seed {first} --stories {FRESH}")  # noqa: T201 - what replays them
-    assert [found for seed in range(first, first + FRESH) if (found := playing.play(seed, HOLDING))] == []
+    assert [found for seed in range(first, first + FRESH) if (found := playing.play(seed, KINDS))] == []
 
 
 def test_the_adversary_finds_what_is_missing(playing: Player) -> None:
