@@ -271,7 +271,14 @@ def _post(work: Work, run: Run, adjustment: Adjustment, result: Processed, *, be
         _handle(work, adjustment, result, error)
         return
     if balance is None or not merge.record_account(
-        run.ledger, run.account, adjustment.contact, balance, asked, run.id, lag=work.lookup_wait
+        run.ledger,
+        run.account,
+        adjustment.contact,
+        balance,
+        asked,
+        run.id,
+        lag=work.lookup_wait,
+        amount=adjustment.amount,
     ):
         try:
             read_account(run, adjustment.contact)

@@ -169,13 +169,14 @@ def record_account(
     run_id: str,
     *,
     lag: float | None = None,
+    amount: Decimal = Decimal(0),
 ) -> bool:
     """Record one account's balance, read between `asked` (database clock) and now. Return True when that settled it.
 
     False: the reading overlaps with another observation that differs, so which one is newer can't be told; read the
     account once more. An account read before what is known is dropped as superseded (True). `lag`: it is the answer to a
-    transaction, and for so many seconds a read may still lack it; one that shows an earlier balance meanwhile is dropped
-    too, and the account is read once more afterwards (True).
+    transaction of `amount`, and for so many seconds a read may still lack it; one that shows a balance from before it
+    meanwhile is dropped too, and the account is read once more afterwards (True).
     """
     with (
         ledger.transaction() as connection,
@@ -206,7 +207,7 @@ def record_account(
         lags_until = row["lags_until"] if row is not None and lagging else None
         if lag is not None:
             lags_until = known["answered"] + timedelta(seconds=min(lag, _LONGEST_LAG))
-            outdated += [row["balance"]] if row is not None and differs else []
+            outdated += [balance - amount, *([row["balance"]] if row is not None and differs else [])]
         settled = row is None or row["settled"]
         values["observation"] = _one(
             cursor,

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import pytest
+
 from treazure_pipeline.balance_sync.snapshot import read_account
 from treazure_pipeline_tests.adjustments.desk import Desk, assert_each_once
 from treazure_pipeline_tests.balance_sync.shop import account_of, run_of
 
 
-def adjusted(desk: Desk) -> tuple[str, str]:
-    """A contact in step whose adjustment is done, while all reads lag behind it; returns its balance too."""
+def adjusted(desk: Desk, unseen: int = 0) -> tuple[str, str]:
+    """A contact in step whose adjustment is done, while all reads lag behind it; returns its balance too.
+
+    `unseen` points were added since the last sync.
+    """
     contact = desk.contacts(1)[0]
     desk.sandbox.add_points({contact: 5})
     desk.sync()
+    if unseen:
+        desk.sandbox.add_points({contact: unseen})
     desk.sandbox.behave(commit_delay=600)
     desk.give(contact, 50)
     assert desk.process().done == 1
@@ -28,8 +35,11 @@ def caught_up(desk: Desk) -> None:
     desk.sql("update reread set next_try = now()")
 
 
-def test_an_export_that_lacks_a_fresh_adjustment_does_not_win_and_the_account_is_read_later(desk: Desk) -> None:
-    contact, held = adjusted(desk)
+@pytest.mark.parametrize("unseen", [0, 7])
+def test_an_export_that_lacks_a_fresh_adjustment_does_not_win_and_the_account_is_read_later(
+    desk: Desk, unseen: int
+) -> None:
+    contact, held = adjusted(desk, unseen)
     figures = desk.sync().diff.figures
     assert (figures.superseded, figures.changed) == (1, 0)
     assert desk.in_engage(contact) == [held]

@@ -71,6 +71,8 @@ class Story:
         self.restored = 0
         slow = "rate" in self.kinds and self.chance.random() < (0.07 if len(self.kinds) > 1 else 1)
         self.limit = SLOW_RATE if slow else 0
+        # It heals whatever windows and rereads have missed: mostly they have to do without.
+        self.weekly = {} if self.chance.random() < 0.3 else {"FULL_RESYNC_CRON": "off"}
 
     def play(self) -> None:
         """Play all steps and settle; raises Violation."""
@@ -93,7 +95,7 @@ class Story:
         self._settle()
 
     def _set_rate(self) -> None:
-        environ = SETTINGS | {
+        environ = SETTINGS | self.weekly | {
             "ENGAGE_MAX_REQUESTS_PER_SECOND": str(self.limit), "TREAZURE_MAX_REQUESTS_PER_SECOND": str(self.limit)
         }  # fmt: skip
         if environ != self.stage.environ:
