@@ -193,7 +193,7 @@ class Story:
 
     def _tardy(self) -> None:
         """Changes that Treazure commits so late that only a full export has them; or just within the overlap."""
-        hours, changes = self.chance.choice([1.5, 3.0, 30.0]), self.chance.randint(1, 5)
+        hours, changes = self.chance.choice([1.5, 1.5, 1.5, 3.0, 30.0]), self.chance.randint(1, 5)
         behind = max(0.0, -self.stage.sandbox.behave()["treazure_clock"]) / _HOUR  # the changes carry that clock's time
         self.tardy |= hours + behind > _OVERLAP_HOURS
         self._do(f"an hour of {hours} hours ago, {changes=}",
