@@ -87,7 +87,8 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as stopped:
-            _report(ctx, "failed", "Stopped.")
+            output.note("Stopped.")
+            _result(ctx, "failed", "Stopped.")
             ctx.exit(getattr(stopped, "exit_code", 130))
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
@@ -111,6 +112,10 @@ class Commands(click.Group):
 
 def _report(ctx: click.Context, status: str, message: str) -> None:
     output.error(message)
+    _result(ctx, status, message)
+
+
+def _result(ctx: click.Context, status: str, message: str) -> None:
     if ctx.meta.get(output.JSON):
         output.print_json({"status": status, "error": message})
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from treazure_pipeline.balance_sync import plans
+from treazure_pipeline.balance_sync.guards import SHARES_FROM
 from treazure_pipeline.cli.run import run_balance_sync
 from treazure_pipeline.connections import open_ledger
 from treazure_pipeline.terminal import instance, output
@@ -23,7 +24,11 @@ _ZEROED_SHARE = 0.05
 def play(box: Sandbox, settings: Settings) -> bool:
     """Set many balances to zero in Treazure; return whether the push waited for the approval and then went through."""
     (programme,) = settings.programmes
-    members = [row for row in box.balances(limit=10_000) if row["known"] and Decimal(row["treazure"] or 0) > 0]
+    known = [row for row in box.balances(limit=10_000) if row["known"]]
+    if len(known) < SHARES_FROM:
+        output.note(f"Guards on shares begin at {SHARES_FROM:,} contacts: with so few members none can trip.")
+        return True
+    members = [row for row in known if Decimal(row["treazure"] or 0) > 0]
     chosen = members[: max(1, int(len(members) * _ZEROED_SHARE))]
     box.set_points({row["contactId"]: 0 for row in chosen})
     output.note(f"Something in Treazure sets {len(chosen):,} balances to zero.")

@@ -10,7 +10,7 @@ import click
 
 from treazure_pipeline.errors import PipelineError
 from treazure_pipeline.settings import load_receiver
-from treazure_pipeline.terminal import instance, output
+from treazure_pipeline.terminal import instance, output, signals
 
 PORT = 8787
 
@@ -48,6 +48,9 @@ def command(host: str, port: int) -> None:
     running = server(app)
     # The server ends in order at SIGINT and SIGTERM and raises them again then; a closed terminal is to do the same.
     signal.signal(signal.SIGHUP, lambda _, frame: running.handle_exit(signal.SIGTERM, frame))
-    asyncio.run(running.serve(sockets=[listener]))
+    try:
+        asyncio.run(running.serve(sockets=[listener]))
+    except signals.StoppedError as stopped:  # as asked, its last request answered: nothing to say
+        raise click.exceptions.Exit(stopped.exit_code) from None
     if not running.started:
         raise PipelineError("The receiver did not start.", hint="What it said stands above.")

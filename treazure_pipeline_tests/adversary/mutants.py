@@ -91,7 +91,7 @@ PARTS: dict[str, Part] = {
                                   ["freeze"]),
     "rows of a request leased": Part("treazure_pipeline.ledger.batches", "claim", _with(lease=0), ["crowd", "lost"]),
     "accounts that overlap read again": Part("treazure_pipeline.balance_sync.snapshot", "reread_accounts",
-                                             _always(value=0), ["crowd"]),
+                                             _always(value=0), ["crowd", "lagging"]),
     "windows that overlap": Part("treazure_pipeline.ledger.coverage", "OVERLAP", lambda _: timedelta(0), ["tardy"]),
     "reading back marks": Part("treazure_pipeline.verification.read_back", "is_same", _always(value=True), ["slow"]),
     "the shared rate": Part("treazure_pipeline.connections", "shared_rate", lambda _: lambda *_, **__: Unpaced(),
