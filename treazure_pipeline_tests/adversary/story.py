@@ -66,7 +66,9 @@ class Story:
         self.vendor = [kind for kind in self.kinds if kind in adversary.KINDS]
         self.own = [kind for kind in self.kinds if kind in OWN_KINDS and kind != "rate"]
         self.given: list[tuple[str, str]] = []
-        self.blind = self.needs_reading = self.tardy = self.hidden = self.clock_moved = self.died = False
+        self.blind = self.needs_reading = self.tardy = self.hidden = self.clock_moved = self.rolled_back = self.died = (
+            False
+        )
         self.dumped: tuple[Dump, int] | None = None
         self.restored = 0
         slow = "rate" in self.kinds and self.chance.random() < (0.07 if len(self.kinds) > 1 else 1)
@@ -245,7 +247,7 @@ class Story:
         if self.clock_moved:
             return
         self.steps.append("rollback")
-        self.died = True
+        self.died = self.rolled_back = True
         dump = self.stage.dump()
         for work in self.chance.choices([self.stage.process, self.stage.sync], k=2):
             with suppress(PipelineError):
@@ -283,7 +285,8 @@ class Story:
         stage.at_once(*(lambda work=work: alone(work) for work in works))
 
     def _ledger_clock(self) -> None:
-        minutes = self.chance.choice([-90, -10, 10, 90])
+        # A ledger that forgot its time stamps and then goes back in time can't know that it does.
+        minutes = self.chance.choice([10, 90] if self.rolled_back else [-90, -10, 10, 90])
         self.clock_moved, self.dumped = True, None
         self._do(f"the ledger's clock steps by {minutes} minutes",
                  lambda: self.stage.clocks.move_ledger(60 * minutes))  # fmt: skip
