@@ -13,8 +13,7 @@ from typing import Any
 import dagster as dg
 from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, PARTITION_NAME_TAG, WILL_RETRY_TAG
 
-from treazure_pipeline.alerts import notify
-from treazure_pipeline.alerts import state as memory
+from treazure_pipeline.alerts import notify, state
 from treazure_pipeline.alerts.notify import Alert
 from treazure_pipeline.balance_sync.guard_definitions import APPROVAL
 from treazure_pipeline.connections import Connections
@@ -62,17 +61,17 @@ def build_alerts(names: Names) -> dg.Definitions:
 def _evaluate(context: dg.SensorEvaluationContext, connections: Connections, jobs: Iterable[str]) -> str:
     settings, ledger = connections.settings, connections.ledger
     ui = (os.environ.get(UI_VARIABLE) or _UI).rstrip("/")
-    with memory.evaluating(ledger) as alone:
+    with state.evaluating(ledger) as alone:
         if not alone:
             return "Another evaluation is under way."
         firing = list(failed_runs(context.instance, jobs, ui))
         healths = []
         for programme in settings.programmes:
             account = ledger.account(programme)
-            healths.append(memory.health(ledger, account))
+            healths.append(state.health(ledger, account))
             shown = names_of(settings, programme).url(ui)
             firing += notify.of_programme(programme, healths[-1], standing(ledger, account), shown)
-        firing += notify.of_queue(memory.queue(ledger), names_of(settings).url(ui, "processed_adjustments"))
+        firing += notify.of_queue(state.queue(ledger), names_of(settings).url(ui, "processed_adjustments"))
         if settings.tenant is not None:
             firing = [replace(alert, title=f"{settings.tenant}: {alert.title}") for alert in firing]
         told = notify.tell(ledger, firing, settings.alert_urls)

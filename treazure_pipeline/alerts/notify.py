@@ -19,7 +19,7 @@ from datetime import datetime, timedelta
 import httpx
 from pydantic import SecretStr
 
-from treazure_pipeline.alerts import state as memory
+from treazure_pipeline.alerts import state
 from treazure_pipeline.alerts.state import Health, Message, Queue
 from treazure_pipeline.ledger.store import Ledger
 from treazure_pipeline.settings import Programme
@@ -137,21 +137,21 @@ def tell(ledger: Ledger, firing: Sequence[Alert], urls: Sequence[SecretStr]) -> 
     taking a message and the record of it tells it once more.
     """
     _silence()
-    memory.record(ledger, [(alert.key, alert.title, alert.body) for alert in firing])
+    state.record(ledger, [(alert.key, alert.title, alert.body) for alert in firing])
     until = time.monotonic() + _SENDING_SECONDS
     sent = unsent = 0
     for number, url in enumerate(urls, start=1):
         target = hashlib.sha256(url.get_secret_value().encode()).hexdigest()[:16]
-        messages = memory.untold(ledger, target)
+        messages = state.untold(ledger, target)
         taken = 0
         for message in messages:
             if time.monotonic() > until:
                 break
             if not _send(url, message):
                 logger.warning("target %d of TREAZURE_PIPELINE_ALERT_URLS did not take an alert; tried again", number)
-                memory.not_told(ledger, target, message)
+                state.not_told(ledger, target, message)
                 break
-            memory.told(ledger, target, message)
+            state.told(ledger, target, message)
             taken += 1
         sent += taken
         unsent += len(messages) - taken

@@ -17,7 +17,7 @@ from treazure_pipeline.terminal import output
 def command(*, names: tuple[str, ...], as_json: bool) -> None:
     """Show last window, coverage, pending, held, refused and rejected rows, and adjustments. Changes nothing."""
     from treazure_pipeline.adjustments import queue
-    from treazure_pipeline.alerts import state as alerts_state
+    from treazure_pipeline.alerts import state as alert_state
     from treazure_pipeline.ledger import figures
     from treazure_pipeline.terminal.reading import reading
     from treazure_pipeline.verification import rounds
@@ -27,7 +27,7 @@ def command(*, names: tuple[str, ...], as_json: bool) -> None:
         found = [(figures.status(ledger, account), ledger.is_held(account)) for account in accounts]
         standings = [rounds.standing(ledger, account) for account in accounts]
         queued = queue.figures(ledger, lookup_wait=opened.settings.treazure_lookup_wait_seconds)
-        wrong = alerts_state.firing(ledger)
+        wrong = alert_state.firing(ledger)
     if as_json:
         programmes_found = [
             asdict(status) | {"running": running, "verification": asdict(standing)}

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from treazure_pipeline.errors import SettingsError
-from treazure_pipeline.point_migration import audit as auditing
 from treazure_pipeline.point_migration import backfill, roster
 from treazure_pipeline.point_migration.api import add_by_api, require_contact_ids
+from treazure_pipeline.point_migration.audit import audit as audit_migration
+from treazure_pipeline.point_migration.audit import require_conserved
 from treazure_pipeline.point_migration.backfill import Terms
 from treazure_pipeline.point_migration.delivery import deliver as deliver_files
 from treazure_pipeline.point_migration.delivery import written_files
@@ -121,7 +122,7 @@ def deliver(
     if migration.state == "delivered":
         by = migration.delivered_by or by
     written_files(connections.ledger, migration)
-    auditing.require_conserved(connections.ledger, migration)
+    require_conserved(connections.ledger, migration)
 
     def body(file: File) -> bytes:
         return body_of(connections.ledger, account, migration, file, settings.home)
@@ -153,7 +154,7 @@ def audit(connections: Connections, account: Account, *, run_id: str, accepted_b
     """Read all balances back and close the migration where they are equal, or accepted."""
     settings = connections.settings
     migration = backfill.opened(connections.ledger, account)
-    return auditing.audit(
+    return audit_migration(
         connections.ledger, connections.engage, account, folder_of(settings.home, account, migration) / "audit",
         concurrency=settings.engage_concurrency, run_id=run_id, accepted_by=accepted_by,
         progress=connections.listener.progressed,

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, WILL_RETRY_TAG
 
-from treazure_pipeline.alerts import state as memory
+from treazure_pipeline.alerts import state
 from treazure_pipeline.alerts.notify import Alert, misunderstood, tell
 from treazure_pipeline.balance_sync import plans
 from treazure_pipeline.cli import commands
@@ -366,7 +366,7 @@ def test_a_process_killed_while_a_target_takes_a_message_leaves_it_to_be_told_an
     assert victims[0].wait(60) == -signal.SIGKILL
     target.before_answer = lambda: None
     urls = shop.settings(TREAZURE_PIPELINE_ALERT_URLS=target.url).alert_urls
-    with shop.connect() as connections, memory.evaluating(connections.ledger) as alone:
+    with shop.connect() as connections, state.evaluating(connections.ledger) as alone:
         assert alone
         for _ in range(2):
             tell(connections.ledger, [Alert("one", "It is wrong", "Do: mend it.")], urls)
