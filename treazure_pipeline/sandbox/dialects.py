@@ -40,6 +40,26 @@ class Dialects(BaseModel):
         "account",
         description='Treazure: a transaction answers with the account, a bare {"balance": ...}, or without a balance',
     )
+    movement_nothing: Literal["null", "empty", "dotnet"] = Field(
+        "null",
+        description="Treazure: how a history says that a movement has no expiry and no comment: null, an empty "
+        "text, or the year 9999 of .NET (for the expiry)",
+    )
+    movement_digits: Literal[6, 7] = Field(6, description="Treazure: digits of a history's seconds; .NET writes seven")
+    movement_ids: Literal["text", "number"] = Field(
+        "text", description="Treazure: shopId and posId in a history as texts, or as numbers"
+    )
+    movement_properties: Literal["object", "list", "null"] = Field(
+        "object", description="Treazure: how the properties of a movement that has none come"
+    )
+    movement_text: Literal["plain", "half_emoji", "nul"] = Field(
+        "plain",
+        description="Treazure: what ends each comment in a history: half a surrogate pair, a NUL",
+    )
+    informational: bool = Field(
+        False,
+        description="Treazure: histories begin with a RedeemVoucher without amount and balance",
+    )
     token_expires: Literal["number", "text", "missing"] = Field(
         "number", description="Treazure: how a token says how long it is valid"
     )
@@ -60,6 +80,19 @@ class Dialects(BaseModel):
     content_type: Literal["with_body", "always"] = Field(
         "with_body",
         description="Engage: which requests need a Content-Type; the SDK sends none on GET, the pages ask for it",
+    )
+    event_headers: Literal["svix", "webhook"] = Field(
+        "svix", description="Engage: names of a webhook's headers: Svix's own, or those of Standard Webhooks"
+    )
+    event_names: Literal["id", "eventId", "pascal"] = Field(
+        "id", description="Engage: a webhook's names: with `id`, with `eventId`, or all in PascalCase"
+    )
+    event_type: Literal["lower", "pascal"] = Field(
+        "lower", description="Engage: loyalty.addPoints, or Loyalty.AddPoints"
+    )
+    event_text: Literal["plain", "half_emoji", "nul"] = Field(
+        "plain",
+        description="Engage: what ends each description in a webhook: half a surrogate pair, a NUL",
     )
     cookies: bool = Field(False, description="Both: every answer sets a cookie; one that comes back is a problem")
     bom: bool = Field(False, description="Both: a byte order mark stands before every body")

@@ -30,10 +30,11 @@ from treazure_pipeline.sandbox.points import (
     to_units,
 )
 from treazure_pipeline.sandbox.vault import KINDS, LOAD, REDEEM, Details, Movement, Vault
-from treazure_pipeline.sandbox.wire import answer, call_of, documented_body, world_of
+from treazure_pipeline.sandbox.wire import answer, call_of, documented_body, ended, world_of
 from treazure_pipeline.sandbox.world import SECOND, Export, World, WrongRequestError
 
 if TYPE_CHECKING:
+    from treazure_pipeline.sandbox.behaviour import Behaviour
     from treazure_pipeline.sandbox.faults import Fault
     from treazure_pipeline.sandbox.points import Indices, Integers
 
@@ -482,7 +483,10 @@ def _history(world: World, account: str, loyalty_id: str) -> Response:
         ]
         rows = [(_told(world, movement), movement) for movement in shown[world.behaviour.history_missing_first :]]
         rows.sort(key=lambda row: row[0])
-        return _answer(world, [_movement(world, vault, movement, told) for told, movement in rows])
+        told_rows = [_movement(world, vault, movement, told) for told, movement in rows]
+        if world.behaviour.informational and told_rows:
+            told_rows.insert(0, told_rows[0] | _MOVES_NOTHING)
+        return _answer(world, told_rows)
 
 
 def _told(world: World, movement: Movement) -> int:
@@ -503,18 +507,30 @@ def _unread(world: World, loyalty_id: str, movement: Movement) -> bool:
     return left > 0
 
 
+_MOVES_NOTHING = {"transactionType": "RedeemVoucher"} | dict.fromkeys(["amount", "balance", "receiptNr", "expiresAt"])
+_NEVER = {"null": None, "empty": "", "dotnet": "9999-12-31T23:59:59.9999999Z"}
+_PROPERTIES: dict[str, Any] = {"object": {}, "list": [], "null": None}
+
+
 def _movement(world: World, vault: Vault, movement: Movement, told: int) -> dict[str, Any]:
+    behaviour, details = world.behaviour, movement.details
     expires = vault.expires.get(movement.sequence)
+    nothing = None if behaviour.movement_nothing == "null" else ""
+    as_numbers = behaviour.movement_ids == "number"
     return {
-        "dateTime": moment_text(told),
+        "dateTime": _moment(behaviour, told),
         "amount": to_decimal(movement.amount),
         "transactionType": KINDS[movement.kind],
-        "expiresAt": None if expires is None else moment_text(expires),
+        "expiresAt": _NEVER[behaviour.movement_nothing] if expires is None else _moment(behaviour, expires),
         "balance": to_decimal(movement.balance),
-        "comment": movement.details.comment,
-        "operatorId": movement.details.operator,
-        "shopId": movement.details.shop,
-        "posId": movement.details.pos,
-        "receiptNr": _receipt(world, movement.details.receipt),
-        "properties": {},
+        "comment": ended(details.comment, behaviour.movement_text) if details.comment else nothing,
+        "operatorId": details.operator,
+        "shopId": 17 if as_numbers else details.shop,
+        "posId": 3 if as_numbers else details.pos,
+        "receiptNr": _receipt(world, details.receipt),
+        "properties": _PROPERTIES[behaviour.movement_properties],
     }
+
+
+def _moment(behaviour: Behaviour, micros: int) -> str:
+    return f"{moment_text(micros)[:-1]}{'0' * (behaviour.movement_digits - 6)}Z"

@@ -22,6 +22,7 @@ import msgspec
 from standardwebhooks import Webhook
 
 from treazure_pipeline.sandbox.points import moment_text
+from treazure_pipeline.sandbox.wire import ended
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -114,14 +115,21 @@ class Deliveries:
         """A message that isn't sent yet. `event_id` is the body's `id`: by default a new one, empty for none."""
         encrypted = self._world.faults.take(_OPERATIONS[event_type], "encrypted") is not None
         name = secrets.token_hex(16) if event_id is None else event_id
-        body = {
-            "eventType": event_type,
-            **({"id": name} if name else {}),
+        behaviour = self._world.behaviour
+        if "description" in payload:
+            payload = {**payload, "description": ended(str(payload["description"]), behaviour.event_text)}
+        if behaviour.event_names == "pascal":
+            payload = _in_pascal_case(payload)
+        body: dict[str, Any] = {
+            "eventType": _capitals(event_type) if behaviour.event_type == "pascal" else event_type,
+            **({"eventId" if behaviour.event_names == "eventId" else "id": name} if name else {}),
             "isEncrypted": encrypted,
             "tenant": "sandbox",
             "payload": base64.b64encode(_ENCODER.encode(payload)[::-1]).decode() if encrypted else payload,
         }
         svix_id = f"msg_{secrets.token_hex(14)}"
+        if behaviour.event_names == "pascal":
+            body = _in_pascal_case(body)
         return Message(svix_id, name or svix_id, event_type, _ENCODER.encode(body))
 
     def send(self, message: Message) -> None:
@@ -272,16 +280,25 @@ class Deliveries:
             del self._settled[oldest], self._messages[oldest]
 
 
+def _in_pascal_case(names: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{name[0].upper()}{name[1:]}": value for name, value in names.items()}
+
+
+def _capitals(event_type: str) -> str:
+    return ".".join(f"{part[0].upper()}{part[1:]}" for part in event_type.split("."))
+
+
 def _post(client: httpx.Client, message: Message, behaviour: Behaviour) -> tuple[int, str]:
     """Send a message once: the status and the body of the answer; 0 and what happened where there was none."""
     if behaviour.webhook_url is None:
         return 0, "no receiver"
-    timestamp = int(time.time())
+    timestamp, named = int(time.time()), behaviour.event_headers
+    secret = behaviour.webhook_secret.get_secret_value()
     headers = {
         "Content-Type": "application/json",
-        "svix-id": message.svix_id,
-        "svix-timestamp": str(timestamp),
-        "svix-signature": sign(behaviour.webhook_secret.get_secret_value(), message.svix_id, timestamp, message.body),
+        f"{named}-id": message.svix_id,
+        f"{named}-timestamp": str(timestamp),
+        f"{named}-signature": sign(secret, message.svix_id, timestamp, message.body),
     }
     try:
         answer = client.post(

@@ -26,6 +26,14 @@ def answer(
     return Response((_TEXTS if texts else _ENCODER).encode(value), status, headers, "application/json")
 
 
+_ENDS = {"plain": b"", "half_emoji": b"\\ud83d", "nul": b"\\u0000"}
+
+
+def ended(text: str, ending: str) -> msgspec.Raw:
+    """A JSON text with an ending that no encoder would write."""
+    return msgspec.Raw(msgspec.json.encode(text)[:-1] + _ENDS[ending] + b'"')
+
+
 def world_of(request: Request) -> World:
     """The sandbox's state."""
     world: World = request.app.state.world

@@ -1,0 +1,20 @@
+"""A migration under all dialects at once, drawn at random; `DIALECT_SEEDS` says how many draws (5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from treazure_pipeline_tests.balance_sync.shop import assert_in_step
+from treazure_pipeline_tests.balance_sync.test_dialects import SEEDS
+from treazure_pipeline_tests.point_migration.move import Move
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_migration_adds_up_in_any_dialect(new_move: Callable[..., Move], seed: int) -> None:
+    move = new_move(members=40)
+    drawn = move.shop.sandbox.draw_dialects(seed)
+    found = move.by_files()
+    assert (found.equal, found.differing, found.left_out) == (40, 0, 0), drawn
+    assert_in_step(move.shop)
