@@ -59,9 +59,20 @@ def test_transactions_are_added_listed_and_read_one_by_one(sdk: VoyadoEngageSdk,
     by_contact = sdk.point_accounts.point_account_point_transactions2(contact_id=contact, definition_id=1)
     by_account = sdk.point_accounts.point_account_point_transactions2(account_id=account.id_)
     assert [each.amount for each in by_contact.items] == [each.amount for each in by_account.items] == [5, -2]
+    page = sdk.point_accounts.point_account_point_transactions2(account_id=account.id_, offset=1, count=1)
+    assert [each.amount for each in page.items] == [-2]
     one = sdk.point_accounts.point_account_point_transactions(by_contact.items[1].id_)
     assert (one.amount, one.description, one.account_id) == (-2, "by the SDK", account.id_)
     assert sdk.point_accounts.point_account_point_account_get(account.id_).balance == account.balance + 3
+
+
+def test_one_row_is_added_alone_and_once_with_its_key(sdk: VoyadoEngageSdk, sandbox: Sandbox) -> None:
+    contact = sandbox.contact_ids(3)[2]
+    key = uuid.uuid4().hex
+    for _ in range(2):
+        sdk.point_accounts.point_account_add_point_transactions([transaction(contact, 7, 2)], idempotency_key=key)
+    added = sdk.point_accounts.point_account_point_transactions2(contact_id=contact, definition_id=2)
+    assert [each.amount for each in added.items] == [7]
 
 
 def test_errors_are_the_sdk_s_own(sdk: VoyadoEngageSdk, sandbox: Sandbox) -> None:
