@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from dagster._utils.schedules import get_latest_completed_cron_tick
-
 from treazure_pipeline.connections import Run
 from treazure_pipeline.errors import SettingsError
 from treazure_pipeline.ledger import coverage
@@ -34,6 +32,8 @@ def full_resync_is_due(cron: str, last: coverage.LastFull) -> bool:
     """Tell whether all is to be fetched: not since the last time that `cron` names (UTC), nor tried within 6 hours."""
     if cron == "off":
         return False
+    from dagster._utils.schedules import get_latest_completed_cron_tick  # noqa: PLC0415 - a second, unless it is there
+
     tick = get_latest_completed_cron_tick(cron, last.now, "UTC")
     tried_lately = last.tried_at is not None and last.now - coverage.BETWEEN_TRIES < last.tried_at <= last.now
     return (last.merged_at is None or last.merged_at < tick) and not tried_lately
