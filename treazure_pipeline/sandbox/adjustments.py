@@ -38,7 +38,7 @@ class Given:
     """One event, its micro-points, and how often they were booked.
 
     `sent` and `acknowledged`: when it was first sent, and first answered with 2xx, in monotonic seconds; `unanswered`:
-    how many of its transactions got no clean answer.
+    how many of its transactions got no clean answer; `refused`: Treazure has refused one, so that others may pass it.
     """
 
     event_id: str
@@ -49,6 +49,7 @@ class Given:
     sent: float | None = None
     acknowledged: float | None = None
     unanswered: int = 0
+    refused: bool = False
 
     def report(self) -> dict[str, Any]:
         """As a report shows it."""
@@ -126,6 +127,13 @@ class Adjustments:
             if given is not None:
                 given.unanswered += 1
 
+    def refused(self, receipt: str) -> None:
+        """Note that Treazure has refused a transaction: whoever decides to send it again is bound to no order."""
+        with self._lock:
+            given = self._given.get(receipt)
+            if given is not None:
+                given.refused = True
+
     def _under_a_name_taken(self, receipt: str, contact: str, points: Mapping[int, int]) -> Given | None:
         """Find the event whose id was another one's already, by what it asked for; the receipt is its own now."""
         for name, given in self._given.items():
@@ -137,7 +145,8 @@ class Adjustments:
     def _follow(self, given: Given) -> None:
         """See whether one that surely arrived later, sent only when this one was acknowledged, is booked already."""
         latest = self._latest.get(given.contact)
-        if latest is not None and given.acknowledged is not None and given.acknowledged <= latest:
+        overtaken = latest is not None and given.acknowledged is not None and given.acknowledged <= latest
+        if overtaken and not given.refused:
             self._out_of_order.add(1, given.report)
         if given.sent is not None:
             self._latest[given.contact] = max(given.sent, latest or given.sent)

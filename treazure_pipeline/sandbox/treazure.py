@@ -410,6 +410,14 @@ def _account(world: World, member: int) -> dict[str, Any]:
 
 def _transact(world: World, account: str, body: bytes) -> Response:
     wanted = msgspec.json.decode(body, type=_Transaction)
+    try:
+        return _carried_out(world, account, wanted)
+    except _RefusedError:
+        world.adjustments.refused(wanted.context.receipt_nr or "")
+        raise
+
+
+def _carried_out(world: World, account: str, wanted: _Transaction) -> Response:
     if len((wanted.context.comment or "").encode("utf-16-le", "surrogatepass")) > 2 * LONGEST_COMMENT:
         raise _RefusedError(400, f"The comment is longer than {LONGEST_COMMENT} characters")
     member = _member(world, account)

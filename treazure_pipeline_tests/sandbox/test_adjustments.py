@@ -87,6 +87,17 @@ def test_an_event_booked_after_one_that_came_when_it_was_acknowledged_is_out_of_
     assert len(receiver.got) == 3
 
 
+@pytest.mark.usefixtures("receiver")
+def test_an_event_that_treazure_refused_is_in_no_order(sandbox: Sandbox, caller: Caller) -> None:
+    sandbox.give_points_many([{"contact_id": GUID, "amount": 5, "event_id": event} for event in "ab"])
+    sandbox.wait_until_delivered()
+    context = {"receiptNr": receipt_of("a"), "comment": "x" * 101}
+    assert caller.transact(GUID, loads=5, context=context).status_code == 400
+    for event in "ba":
+        book(caller, event)
+    assert sandbox.report()["problems"] == []
+
+
 def test_events_whose_arrival_cannot_be_told_apart_are_in_no_order(
     sandbox: Sandbox, receiver: Receiver, caller: Caller
 ) -> None:
