@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import LiteralString
 
 import psycopg
 import pytest
@@ -109,8 +110,16 @@ def test_a_movement_that_stands_there_in_whatever_form_and_order_is_never_absent
     assert verdict(movements) == ("undecided" if missing else "happened")
 
 
-def test_a_restored_ledger_books_nothing_twice(new_desk: Callable[..., Desk]) -> None:
+@pytest.mark.parametrize("forbidden", [[], ["pg_control_system()", "pg_current_wal_lsn()"]], ids=["", "few rights"])
+def test_a_restored_ledger_books_nothing_twice(new_desk: Callable[..., Desk], forbidden: list[LiteralString]) -> None:
+    """Also where the role may not see which server and timeline it is on: the database and its tables are others."""
     desk = new_desk()
+    with psycopg.connect(administrators(desk.database_url), autocommit=True) as connection:
+        for function in forbidden:
+            connection.execute(f"revoke execute on function {function} from public")
+    for function in forbidden:
+        with psycopg.connect(desk.database_url) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute(f"select {function}")
     contacts = desk.contacts(12)
     numbers = [desk.give(contact, 5) for contact in contacts]
     name, original = f"restored_{random.getrandbits(48):x}", desk.database_url
