@@ -75,6 +75,7 @@ _QUEUE = "treazure_pipeline.adjustments.queue"
 _EVIDENCE = "treazure_pipeline.adjustments.evidence"
 _ENGAGE = "treazure_pipeline.clients.engage"
 _NO_ORDER = ("e.state = 'sending' or e.id < a.id", "false and e.id < a.id")
+_ALWAYS_NEWER = ("not coalesce(r.overlaps or balance = any (r.outdated), false) as newer", "true as newer")
 
 PARTS: dict[str, Part] = {
     "look before a second call": Part(_ADJUSTMENTS, "_look_up", _no_reading_before_a_second_call, ["lost"]),
@@ -90,8 +91,10 @@ PARTS: dict[str, Part] = {
     "nothing sent too late": Part(_ENGAGE, "EngageClient.set_balances", _with(before=math.inf),
                                   ["freeze"]),
     "rows of a request leased": Part("treazure_pipeline.ledger.batches", "claim", _with(lease=0), ["crowd", "lost"]),
-    "accounts that overlap read again": Part("treazure_pipeline.balance_sync.snapshot", "reread_accounts",
-                                             _always(value=0), ["crowd", "lagging"]),
+    "accounts that overlap read again": Part("treazure_pipeline.balance_sync.merge", "to_reread", _always(value=[]),
+                                             ["burst"]),
+    "exports older than what is known": Part("treazure_pipeline.balance_sync.merge", "_NOTE",
+                                             lambda sql: sql.replace(*_ALWAYS_NEWER), ["overlap"]),
     "windows that overlap": Part("treazure_pipeline.ledger.coverage", "OVERLAP", lambda _: timedelta(0), ["tardy"]),
     "reading back marks": Part("treazure_pipeline.verification.read_back", "is_same", _always(value=True), ["slow"]),
     "the shared rate": Part("treazure_pipeline.connections", "shared_rate", lambda _: lambda *_, **__: Unpaced(),

@@ -11,7 +11,7 @@ from typing import Any
 from unittest import mock
 
 from treazure_pipeline.adjustments import queue
-from treazure_pipeline.balance_sync import push
+from treazure_pipeline.balance_sync import push, staging
 from treazure_pipeline.clients.engage import EngageClient
 from treazure_pipeline.clients.treazure import TreazureClient
 from treazure_pipeline.errors import PipelineError
@@ -35,7 +35,7 @@ SWITCHES = {"apply_delay": 0, "export_polls": 0, "webhook_concurrency": 1, "webh
 BUSINESS = ("hour", "give", "give", "give", "sync", "sync", "adjust", "adjust", "verify", "time")
 OWN_KINDS = (
     "contacts_known", "again", "same_id", "poison", "tardy", "death", "cut", "restore", "rollback", "freeze", "crowd",
-    "ledger_clock", "rate",
+    "overlap", "ledger_clock", "rate",
 )  # fmt: skip
 KINDS = (*adversary.KINDS, *OWN_KINDS)
 SLOW_RATE = 10
@@ -45,6 +45,9 @@ _DEATHS_OF_ADJUSTMENTS = (
 )  # fmt: skip
 _FROZEN = (
     (push, "encode_balances"), (EngageClient, "set_balances"), (TreazureClient, "post_transaction"),
+)  # fmt: skip
+_WITHIN_AN_EXPORT: Sequence[tuple[Any, str, bool]] = (
+    (TreazureClient, "request_balances", True), (staging, "stage", False), (staging, "stage", True),
 )  # fmt: skip
 _ROUNDS = 12
 _HOUR = 3600.0
@@ -147,8 +150,8 @@ class Story:
     def _give_step(self) -> None:
         self._give(f"{self.seed}-{len(self.given)}")
 
-    def _give(self, event: str) -> None:
-        contact = self.chance.choice(self._contacts())
+    def _give(self, event: str, contact: str | None = None) -> None:
+        contact = contact or self.chance.choice(self._contacts())
         amount = Decimal(self.chance.randint(1, 20_000)) / 100
         self.steps.append(f"give {contact} {amount} ({event})")
         if self.chance.random() < 0.3:
@@ -283,6 +286,22 @@ class Story:
                 work()
 
         stage.at_once(*(lambda work=work: alone(work) for work in works))
+
+    def _overlap(self) -> None:
+        """An adjustment and the shops' sales while an export is under way; the same contact gets another one later."""
+        contact, full = self.chance.choice(self._contacts()), self.chance.random() < 0.5
+        owner, name, after = self.chance.choice(_WITHIN_AN_EXPORT)
+        self._give(f"{self.seed}-{len(self.given)}", contact)
+        self.steps.append(f"an adjustment and sales while an export is under way, {name} {full=}")
+
+        def meanwhile() -> None:
+            self.stage.sandbox.play_hour(changes=5)
+            with suppress(PipelineError):
+                self.stage.elsewhere("another", self.stage.process)
+
+        with at(owner, name, 1, meanwhile, after=after), suppress(PipelineError):
+            self.stage.sync(full=full)
+        self._give(f"{self.seed}-{len(self.given)}", contact)
 
     def _ledger_clock(self) -> None:
         # A ledger that forgot its time stamps and then goes back in time can't know that it does.
