@@ -29,7 +29,7 @@ from dagster_graphql import DagsterGraphQLClient
 from websockets.sync.client import ClientConnection, connect
 
 from treazure_pipeline.cli import sandbox
-from treazure_pipeline.sandbox.handle import Sandbox
+from treazure_pipeline.sandbox.client import Sandbox
 
 IMAGES = Path(__file__).parent / "images"
 ENDS = {"SUCCESS", "FAILURE", "CANCELED"}

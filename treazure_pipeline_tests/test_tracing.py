@@ -15,10 +15,15 @@ from pathlib import Path
 import pytest
 
 from treazure_pipeline import tracing
-from treazure_pipeline_tests.adjustments.desk import Desk, _desk_sandbox, desk, new_desk
+from treazure_pipeline_tests.adjustments.adjustment_shop import (
+    AdjustmentShop,
+    _adjustment_sandbox,
+    adjustment_shop,
+    new_adjustment_shop,
+)
 from treazure_pipeline_tests.adjustments.test_worker import worker
 
-__all__ = ["_desk_sandbox", "desk", "new_desk"]
+__all__ = ["_adjustment_sandbox", "adjustment_shop", "new_adjustment_shop"]
 
 proto = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2")
 
@@ -97,28 +102,28 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
 
 
 def test_a_webhook_is_one_trace_from_the_receiver_through_the_worker_to_both_request_ids(
-    collector: Collector, desk: Desk, home: Path
+    collector: Collector, adjustment_shop: AdjustmentShop, home: Path
 ) -> None:
-    [contact] = desk.contacts(1)
-    desk.environ["OTEL_SERVICE_NAME"] = "worker"
-    with worker(desk, home):
-        desk.give(contact, "12.5", description="Zebulon found the Quixotel ring")
-        desk.wait_until(lambda: desk.states() == ["done"])
-        desk.wait_until(lambda: bool(collector.named("push adjusted balances")))
+    [contact] = adjustment_shop.contacts(1)
+    adjustment_shop.environ["OTEL_SERVICE_NAME"] = "worker"
+    with worker(adjustment_shop, home):
+        adjustment_shop.give(contact, "12.5", description="Zebulon found the Quixotel ring")
+        adjustment_shop.wait_until(lambda: adjustment_shop.states() == ["done"])
+        adjustment_shop.wait_until(lambda: bool(collector.named("push adjusted balances")))
     tracing.flush()
 
     [webhook] = collector.named("webhook")
     whole = collector.under(webhook)
     [posted], [receipt] = (
         collector.named("post adjustment"),
-        [row[0] for row in desk.sql("select receipt from adjustment")],
+        [row[0] for row in adjustment_shop.sql("select receipt from adjustment")],
     )
     calls = [one for one in whole if one.name in {"treazure POST", "engage POST"}]
     assert webhook.service == "treazure-pipeline"
     assert webhook.attributes == {"outcome": "stored", "status": 202, "receipt": receipt}
     assert (posted.service, posted.parent, posted.attributes["receipt"]) == ("worker", webhook.id, receipt)
     assert {one.name for one in calls} == {"treazure POST", "engage POST"}
-    [(request_id,)] = desk.sql("select request_id from batch")
+    [(request_id,)] = adjustment_shop.sql("select request_id from batch")
     [batch] = [one for one in calls if one.name == "engage POST"]
     assert batch.attributes["request_id"] == request_id
     assert all(one.attributes["status"] in {200, 202} and one.attributes["request_id"] for one in calls)
@@ -128,14 +133,14 @@ def test_a_webhook_is_one_trace_from_the_receiver_through_the_worker_to_both_req
         assert mark not in collector.raw
 
 
-def test_a_batch_of_a_sync_is_followed_to_its_request_id(collector: Collector, desk: Desk) -> None:
-    synced = desk.sync()
+def test_a_batch_of_a_sync_is_followed_to_its_request_id(collector: Collector, adjustment_shop: AdjustmentShop) -> None:
+    synced = adjustment_shop.sync()
     tracing.flush()
 
     [push] = collector.named("push balances")
     sent = {one.attributes["batch"]: one for one in collector.under(push) if one.name == "send batch"}
     assert push.attributes["run_id"] == synced.id
-    batches = desk.sql("select id, request_id, cardinality(contacts) from batch")
+    batches = adjustment_shop.sql("select id, request_id, cardinality(contacts) from batch")
     assert sent.keys() == {number for number, _, _ in batches} != set()
     for number, request_id, rows in batches:
         [call] = collector.under(sent[number])
@@ -143,10 +148,12 @@ def test_a_batch_of_a_sync_is_followed_to_its_request_id(collector: Collector, d
         assert call.attributes["request_id"] == request_id
 
 
-def test_adjustments_that_share_a_request_are_linked_to_it(collector: Collector, desk: Desk) -> None:
-    for contact in desk.contacts(3):
-        desk.give(contact, "1")
-    desk.process()
+def test_adjustments_that_share_a_request_are_linked_to_it(
+    collector: Collector, adjustment_shop: AdjustmentShop
+) -> None:
+    for contact in adjustment_shop.contacts(3):
+        adjustment_shop.give(contact, "1")
+    adjustment_shop.process()
     tracing.flush()
 
     webhooks = {one.trace for one in collector.named("webhook")}

@@ -15,17 +15,17 @@ In a process of its own: ``sandbox_process("--members", "1000000")`` or
 Credentials: `CLIENT_ID`, `CLIENT_SECRET`, `API_KEY`, `WEBHOOK_SECRET`; default programme: `LOYALTY_ID`, definition 1.
 The switches are the fields of `Behaviour`, the faults those of `Fault`. ``/docs`` documents every endpoint.
 
-Modules: `world` holds the state (`members`, `vault`, `follower`), `gate` is what every request passes,
-`treazure`, `engage` (with `batches`) and `control` are the endpoints, `webhooks` sends Engage's events,
-`imports` is Engage's import of points from files, `lots` are points that expire, `observations` and `adjustments` are
-the witnesses, `handle` is for tests.
+Modules: `world` holds the state (`members`, `master`, `follower`), every request passes `middleware`, the endpoints
+are in `treazure`, `engage` (with `batches`) and `control`, `webhooks` sends Engage's events, `imports` is Engage's
+import of points from files, `expiring_points` knows what expires when, `observations` and `adjustments` record what
+happened, and `client` is how tests and the demo use a sandbox.
 """
 
 from __future__ import annotations
 
 from treazure_pipeline.sandbox.behaviour import API_KEY, CLIENT_ID, CLIENT_SECRET, LOYALTY_ID, WEBHOOK_SECRET, Behaviour
+from treazure_pipeline.sandbox.client import Sandbox, running_sandbox, sandbox_process
 from treazure_pipeline.sandbox.faults import Fault
-from treazure_pipeline.sandbox.handle import Sandbox, running_sandbox, sandbox_process
 from treazure_pipeline.sandbox.world import Seed
 
 __all__ = [

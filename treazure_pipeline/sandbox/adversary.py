@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Mapping, Sequence
 
-    from treazure_pipeline.sandbox.handle import Sandbox
+    from treazure_pipeline.sandbox.client import Sandbox
 
 
 @dataclass(frozen=True)

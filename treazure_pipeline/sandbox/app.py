@@ -9,7 +9,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from treazure_pipeline.sandbox import control, engage, treazure
-from treazure_pipeline.sandbox.gate import Gate
+from treazure_pipeline.sandbox.middleware import RequestMiddleware
 from treazure_pipeline.sandbox.world import Seed, World
 
 if TYPE_CHECKING:
@@ -47,13 +47,13 @@ def bind(host: str, port: int) -> tuple[socket.socket, str]:
 
 
 def server(app: FastAPI) -> uvicorn.Server:
-    """A server for the application behind its gate; run it on a socket of `bind`.
+    """A server for the application behind its middleware; run it on a socket of `bind`.
 
     Idle connections stay open longer than any client keeps them: a connection that the server closes just as
     it is used again would look like a lost answer.
     """
     config = uvicorn.Config(
-        Gate(app),
+        RequestMiddleware(app),
         log_level="warning",
         access_log=False,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
@@ -61,6 +61,6 @@ def server(app: FastAPI) -> uvicorn.Server:
         lifespan="off",
         ws="none",
         proxy_headers=False,
-        date_header=False,  # the gate gives each system's own
+        date_header=False,  # the middleware gives each system's own
     )
     return uvicorn.Server(config)

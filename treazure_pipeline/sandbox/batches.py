@@ -174,8 +174,8 @@ def _accept_rows(world: World, batch: Batch, definition: int, rows: Indices, *, 
     if world.behaviour.track_rows:
         world.observations.accepted(definition, member, stamp, world.members)
     if world.behaviour.track_amounts:
-        vault = next(vault for vault in world.vaults.values() if vault.definition_id == definition)
-        world.observations.follow_amounts(vault, member, amount, world.members)
+        master = next(master for master in world.masters.values() if master.definition_id == definition)
+        world.observations.follow_amounts(master, member, amount, world.members)
     lost = round(len(rows) * swallowed)
     world.observations.add("swallowed", lost)
     follower.accept(due, member[lost:], amount[lost:], stamp[lost:])

@@ -61,7 +61,7 @@ class Mutation(BaseModel):
     loyalty_id: str | None = Field(None, description="none: the first programme")
 
 
-class Held(BaseModel):
+class EngagePoints(BaseModel):
     """What Engage is to hold, as exact decimal texts or numbers by contact GUID; null: no account."""
 
     model_config = ConfigDict(extra="forbid")
@@ -125,16 +125,16 @@ def state(request: Request) -> dict[str, Any]:
             "programmes": [
                 {
                     "loyaltyId": loyalty_id,
-                    "definitionId": vault.definition_id,
-                    "accounts": int(world.vault(loyalty_id).accounts().sum()),
-                    "movements": vault.sequence,
-                    "uncommitted": vault.uncommitted,
-                    "queued": world.followers[vault.definition_id].queued,
-                    "applied": world.followers[vault.definition_id].applied,
-                    "ignored": world.followers[vault.definition_id].ignored,
-                    "treazure_total": to_text(sum(vault.balance.tolist())),
+                    "definitionId": master.definition_id,
+                    "accounts": int(world.master(loyalty_id).accounts().sum()),
+                    "movements": master.sequence,
+                    "uncommitted": master.uncommitted,
+                    "queued": world.followers[master.definition_id].queued,
+                    "applied": world.followers[master.definition_id].applied,
+                    "ignored": world.followers[master.definition_id].ignored,
+                    "treazure_total": to_text(sum(master.balance.tolist())),
                 }
-                for loyalty_id, vault in world.vaults.items()
+                for loyalty_id, master in world.masters.items()
             ],
         }
 
@@ -233,7 +233,7 @@ def mutate(mutation: Mutation, request: Request) -> dict[str, int]:
     world = world_of(request)
     try:
         points = {guid: to_units(str(points)) for guid, points in mutation.points.items()}
-        return {"mutated": world.mutate(mutation.loyalty_id or next(iter(world.vaults)), points, adds=mutation.adds)}
+        return {"mutated": world.mutate(mutation.loyalty_id or next(iter(world.masters)), points, adds=mutation.adds)}
     except AmountError as error:
         raise HTTPException(422, str(error)) from error
     except WrongRequestError as error:
@@ -241,12 +241,12 @@ def mutate(mutation: Mutation, request: Request) -> dict[str, int]:
 
 
 @router.post("/engage-balances")
-def put_engage_balances(held: Held, request: Request) -> dict[str, int]:
+def put_engage_balances(wanted: EngagePoints, request: Request) -> dict[str, int]:
     """Change balances in Engage by hand, past Treazure and past Engage's queue, or remove accounts."""
     world = world_of(request)
     try:
-        points = {guid: None if points is None else to_units(str(points)) for guid, points in held.points.items()}
-        return {"changed": world.put(held.loyalty_id or next(iter(world.vaults)), points)}
+        points = {guid: None if points is None else to_units(str(points)) for guid, points in wanted.points.items()}
+        return {"changed": world.put(wanted.loyalty_id or next(iter(world.masters)), points)}
     except AmountError as error:
         raise HTTPException(422, str(error)) from error
     except WrongRequestError as error:
@@ -292,7 +292,7 @@ def balances(wanted: Balances, request: Request) -> list[dict[str, Any]]:
         if (indices < 0).any():
             raise HTTPException(404, "a contact is no member")
         try:
-            return world.balances(wanted.loyalty_id or next(iter(world.vaults)), indices)
+            return world.balances(wanted.loyalty_id or next(iter(world.masters)), indices)
         except WrongRequestError as error:
             raise HTTPException(404, str(error)) from error
 
@@ -304,7 +304,7 @@ def differences(
     """Whether Engage agrees with Treazure, with counts, totals and a page of what differs."""
     world = world_of(request)
     try:
-        return world.compare(loyalty_id or next(iter(world.vaults)), offset, limit)
+        return world.compare(loyalty_id or next(iter(world.masters)), offset, limit)
     except WrongRequestError as error:
         raise HTTPException(404, str(error)) from error
 

@@ -1,6 +1,6 @@
 """Points that expire: how many of which member are left, and until when. Used by both systems, each for its own.
 
-Points that expire first are used first; points without a date are no lots, they are used last. Amounts are
+Points that expire first are used first; points without a date are used last, and not kept here. Amounts are
 micro-points, times microseconds since 1970.
 """
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
-class Lots:
-    """Lots of all members, soonest to expire first."""
+class ExpiringPoints:
+    """Points with an expiry, of all members, soonest to expire first."""
 
     _of: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
     _due: list[tuple[int, int]] = field(default_factory=list)
@@ -34,24 +34,24 @@ class Lots:
 
     def use(self, member: int, amount: int) -> None:
         """Take points away from a member, those that expire first at first."""
-        lots = self._of.get(member, [])
-        while amount > 0 and lots:
-            expires, left = heapq.heappop(lots)
+        points = self._of.get(member, [])
+        while amount > 0 and points:
+            expires, left = heapq.heappop(points)
             if left > amount:
-                heapq.heappush(lots, (expires, left - amount))
+                heapq.heappush(points, (expires, left - amount))
             amount -= left
-        if not lots:
+        if not points:
             self._of.pop(member, None)
 
     def due(self, now: int) -> Iterator[tuple[int, int, int]]:
-        """Remove the lots that have expired and yield expiry, member and amount of each, in the order of time."""
+        """Remove the points that have expired and yield expiry, member and amount of each, in the order of time."""
         while self._due and self._due[0][0] <= now:
             expires, member = heapq.heappop(self._due)
-            lots = self._of.get(member, [])
+            points = self._of.get(member, [])
             amount = 0
-            while lots and lots[0][0] <= expires:
-                amount += heapq.heappop(lots)[1]
-            if not lots:
+            while points and points[0][0] <= expires:
+                amount += heapq.heappop(points)[1]
+            if not points:
                 self._of.pop(member, None)
             if amount:
                 yield expires, member, amount

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from treazure_pipeline.sandbox.lots import Lots
+from treazure_pipeline.sandbox.expiring_points import ExpiringPoints
 from treazure_pipeline.sandbox.points import rounded
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class PointAccounts:
     added: dict[int, list[Added]] = field(default_factory=dict)
     applied: int = 0
     ignored: int = 0
-    lots: Lots = field(default_factory=Lots)
+    expiring: ExpiringPoints = field(default_factory=ExpiringPoints)
     _queue: deque[_Accepted | _Addition] = field(default_factory=deque)
 
     @classmethod
@@ -134,10 +134,10 @@ class PointAccounts:
         self._hold(np.array([member]), np.array([int(self.balance[member]) + amount]), behaviour)
         self.stamp[member] = max(stamp, int(self.stamp[member]))
         if expires and amount > 0:
-            self.lots.add(member, expires, amount)
+            self.expiring.add(member, expires, amount)
 
     def _expire(self, now: int, behaviour: Behaviour) -> None:
-        for _, member, amount in self.lots.due(now):
+        for _, member, amount in self.expiring.due(now):
             left = int(self.balance[member])
             self._hold(np.array([member]), np.array([left - min(amount, max(left, 0))]), behaviour)
 
@@ -147,9 +147,9 @@ class PointAccounts:
             takes = stamp >= held if behaviour.time_stamps == "ignore_older" else stamp > held
             self.ignored += len(member) - int(takes.sum())
             member, amount, stamp = member[takes], amount[takes], stamp[takes]
-        if self.lots:
+        if self.expiring:
             for one, used in zip(member.tolist(), (self.balance[member] - amount).tolist(), strict=True):
-                self.lots.use(one, used)
+                self.expiring.use(one, used)
         self._hold(member, amount, behaviour)
         self.stamp[member] = stamp
         self.applied += len(member)

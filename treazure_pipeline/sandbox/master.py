@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from treazure_pipeline.sandbox.lots import Lots
+from treazure_pipeline.sandbox.expiring_points import ExpiringPoints
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -69,7 +69,7 @@ class _Late:
 
 
 @dataclass(slots=True)
-class Vault:
+class MasterAccounts:
     """One programme of Treazure.
 
     `balance` is true at once; `visible` is what exports and accounts show, the same array unless a mutation
@@ -83,13 +83,13 @@ class Vault:
     mutated: Integers
     sequence: int = 0
     expires: dict[int, int] = field(default_factory=dict)
-    _lots: Lots = field(default_factory=Lots)
+    _expiring: ExpiringPoints = field(default_factory=ExpiringPoints)
     _blocks: list[tuple[int, Block]] = field(default_factory=list)
     _singles: dict[int, list[Movement]] = field(default_factory=dict)
     _late: deque[_Late] = field(default_factory=deque)
 
     @classmethod
-    def empty(cls, loyalty_id: str, definition_id: int, members: int) -> Vault:
+    def empty(cls, loyalty_id: str, definition_id: int, members: int) -> MasterAccounts:
         """A programme in which nobody has an account."""
         balance = np.zeros(members, np.int64)
         return cls(loyalty_id, definition_id, balance, balance, np.zeros(members, np.int64))
@@ -123,9 +123,9 @@ class Vault:
         late = bool(due or calls or self._late)
         if late and self.visible is self.balance:
             self.visible = self.balance.copy()
-        if self._lots:
+        if self._expiring:
             for one, used in zip(member.tolist(), (-amount).tolist(), strict=True):
-                self._lots.use(one, used)
+                self._expiring.use(one, used)
         if expires is not None:
             self._expire_later(member, amount, expires[order])
         self.balance[member] += amount
@@ -149,10 +149,10 @@ class Vault:
             self._log(late.first, late.block)
         if not self._late:
             self.visible = self.balance
-        for moment, member, amount in self._lots.due(now):
+        for moment, member, amount in self._expiring.due(now):
             left = min(amount, max(int(self.balance[member]), 0))
             if left:
-                self._lots.add(member, moment, left)  # for the movement to use up, and no other lot
+                self._expiring.add(member, moment, left)  # for the movement to use up, and no others
                 self.move(np.array([member]), np.array([EXPIRE], np.int8), np.array([-left]), np.array([moment]))
 
     @property
@@ -185,7 +185,7 @@ class Vault:
         for at in np.nonzero(expires)[0].tolist():
             self.expires[self.sequence + at] = int(expires[at])
             if left[at] > 0:
-                self._lots.add(int(member[at]), int(expires[at]), int(left[at]))
+                self._expiring.add(int(member[at]), int(expires[at]), int(left[at]))
 
     def _log(self, first: int, block: Block) -> None:
         self.mutated[block.member] = np.maximum(self.mutated[block.member], block.stamp)

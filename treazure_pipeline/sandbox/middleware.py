@@ -1,7 +1,7 @@
 """What every request of the two systems passes: observation, rates, and the faults that can hit any of them.
 
-The gate reads a request to its end before anything happens to it, so that a lost answer is lost after the
-client has sent all, and a balance request is observed whatever becomes of it.
+A request is read to its end before anything else happens, so that a lost answer is lost after the
+client has sent everything, and a balance request is observed whatever happens to it later.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Call:
     flights: list[Flight] = field(default_factory=list)
 
 
-class Gate:
+class RequestMiddleware:
     """What stands between uvicorn and the application, outermost: it has to reach the connection itself."""
 
     def __init__(self, app: FastAPI) -> None:

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from treazure_pipeline.sandbox.behaviour import Behaviour
+    from treazure_pipeline.sandbox.master import MasterAccounts
     from treazure_pipeline.sandbox.members import Members
     from treazure_pipeline.sandbox.points import Indices, Integers
-    from treazure_pipeline.sandbox.vault import Vault
 
 SINGLE_ACCOUNTS = ("account", "transaction", "history")
 """The operations of Treazure that one rate is kept for."""
@@ -201,7 +201,7 @@ class Observations:
                 self.older_than_accepted.add(int(older.sum()), lambda: example)
             np.maximum.at(rows.accepted, member, stamp)
 
-    def follow_amounts(self, vault: Vault, member: Indices, amount: Integers, members: Members) -> None:
+    def follow_amounts(self, master: MasterAccounts, member: Indices, amount: Integers, members: Members) -> None:
         """Check that each account's amounts follow the order of its balances in Treazure.
 
         Every amount should be a balance that the account had, none earlier than the one accepted before it.
@@ -209,26 +209,26 @@ class Observations:
         Treazure holds now, or differs from the last one.
         """
         with self._lock:
-            rows = self._of(vault.definition_id, len(members))
+            rows = self._of(master.definition_id, len(members))
             last = rows.amount[member]
-            plain = (amount == vault.visible[member]) & ((last == _NO_AMOUNT) | (last == amount))
+            plain = (amount == master.visible[member]) & ((last == _NO_AMOUNT) | (last == amount))
             rows.amount[member[plain]] = amount[plain]
             rest = ~plain & (last != amount)
             for index, units in zip(member[rest].tolist(), amount[rest].tolist(), strict=True):
-                self._follow(rows, vault, index, units, members)
+                self._follow(rows, master, index, units, members)
 
-    def _follow(self, rows: _Rows, vault: Vault, index: int, units: int, members: Members) -> None:
+    def _follow(self, rows: _Rows, master: MasterAccounts, index: int, units: int, members: Members) -> None:
         if rows.amount[index] != _NO_AMOUNT:
-            last = vault.versions(index, int(rows.amount[index]))
+            last = master.versions(index, int(rows.amount[index]))
             rows.version[index] = next(
                 (version for version in last if version >= rows.version[index]), rows.version[index]
             )
-        versions = vault.versions(index, units)
+        versions = master.versions(index, units)
         if versions and versions[-1] >= rows.version[index]:
             rows.amount[index] = units
             return
         findings = self.stale_amounts if versions else self.foreign_amounts
-        findings.add(1, lambda: _row(members, index, vault.definition_id) | {"amount": to_text(units)})
+        findings.add(1, lambda: _row(members, index, master.definition_id) | {"amount": to_text(units)})
 
     def _of(self, definition_id: int, members: int) -> _Rows:
         rows = self._rows.get(definition_id)

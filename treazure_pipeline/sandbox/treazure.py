@@ -18,6 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
 from treazure_pipeline.sandbox.behaviour import CLIENT_ID, CLIENT_SECRET, LOYALTY_ID
+from treazure_pipeline.sandbox.master import KINDS, LOAD, REDEEM, Details, MasterAccounts, Movement
 from treazure_pipeline.sandbox.members import UNKNOWN
 from treazure_pipeline.sandbox.points import (
     UNIT,
@@ -29,7 +30,6 @@ from treazure_pipeline.sandbox.points import (
     to_texts,
     to_units,
 )
-from treazure_pipeline.sandbox.vault import KINDS, LOAD, REDEEM, Details, Movement, Vault
 from treazure_pipeline.sandbox.wire import answer, call_of, documented_body, ended, world_of
 from treazure_pipeline.sandbox.world import SECOND, Export, World, WrongRequestError
 
@@ -274,12 +274,12 @@ def _not_ready(world: World, headers: dict[str, str]) -> Response:
 
 def _result(world: World, export: Export) -> Response:
     with world.lock:
-        vault = world.vault(export.loyalty_id)
-        member = vault.mutated_between(export.start, export.end)
-        balance, mutated = vault.visible[member], vault.mutated[member]
+        master = world.master(export.loyalty_id)
+        member = master.mutated_between(export.start, export.end)
+        balance, mutated = master.visible[member], master.mutated[member]
     bad = world.faults.take("export_result", "bad_rows")
     double = world.faults.take("export_result", "duplicates")
-    rows = _Rows(world, vault.loyalty_id, member, balance, mutated)
+    rows = _Rows(world, master.loyalty_id, member, balance, mutated)
     return StreamingResponse(rows.stream(bad, double), media_type="application/json")
 
 
@@ -382,7 +382,7 @@ class _Rows:
 def _member(world: World, text: str) -> int:
     with world.lock:
         index = int(world.members.find([text])[0])
-        known = index >= 0 and any(vault.mutated[index] for vault in world.vaults.values())
+        known = index >= 0 and any(master.mutated[index] for master in world.masters.values())
     if index < UNKNOWN:
         raise _RefusedError(400, "The account number is no GUID")
     if not known:
@@ -392,18 +392,18 @@ def _member(world: World, text: str) -> int:
 
 def _account(world: World, member: int) -> dict[str, Any]:
     with world.lock:
-        vaults = [world.vault(loyalty_id) for loyalty_id in world.vaults]
+        masters = [world.master(loyalty_id) for loyalty_id in world.masters]
         return {
             "accountNumber": world.members.text(member),
             "loyaltyPrograms": [
                 {
-                    "balance": to_decimal(int(vault.visible[member])),
-                    "loyaltyPointDefinitionId": vault.loyalty_id,
-                    "loyaltyProgramDescription": vault.loyalty_id,
+                    "balance": to_decimal(int(master.visible[member])),
+                    "loyaltyPointDefinitionId": master.loyalty_id,
+                    "loyaltyProgramDescription": master.loyalty_id,
                     "vouchers": [],
                 }
-                for vault in vaults
-                if vault.mutated[member]
+                for master in masters
+                if master.mutated[member]
             ],
         }
 
@@ -423,7 +423,7 @@ def _carried_out(world: World, account: str, wanted: _Transaction) -> Response:
     member = _member(world, account)
     with world.lock:
         moves = [
-            (world.vault(change.loyalty_point_definition_id), kind, sign * _positive(entry.value))
+            (world.master(change.loyalty_point_definition_id), kind, sign * _positive(entry.value))
             for change in wanted.loyalty_programs
             for kind, sign, entries in ((LOAD, 1, change.loads), (REDEEM, -1, change.redemptions))
             for entry in entries
@@ -431,8 +431,8 @@ def _carried_out(world: World, account: str, wanted: _Transaction) -> Response:
         if not moves:
             raise _RefusedError(400, "The transaction has no loads and no redemptions")
         left: dict[str, int] = {}
-        for vault, _, units in moves:
-            left[vault.loyalty_id] = left.get(vault.loyalty_id, int(vault.balance[member])) + units
+        for master, _, units in moves:
+            left[master.loyalty_id] = left.get(master.loyalty_id, int(master.balance[member])) + units
         if min(left.values()) < 0:
             world.observations.add("refused_transactions", 1)
             raise _RefusedError(422, "The account has too few points")
@@ -453,8 +453,8 @@ def _answer(world: World, value: object) -> Response:
     return answer(value, texts=world.behaviour.numbers == "text")
 
 
-def _book(world: World, member: int, moves: list[tuple[Vault, int, int]], context: _Context) -> None:
-    """Carry out a transaction: vaults, kinds and micro-points."""
+def _book(world: World, member: int, moves: list[tuple[MasterAccounts, int, int]], context: _Context) -> None:
+    """Carry out a transaction; each move is a programme, a kind and micro-points."""
     details = Details(
         context.receipt_nr or "",
         context.shop_id or "",
@@ -463,11 +463,11 @@ def _book(world: World, member: int, moves: list[tuple[Vault, int, int]], contex
         context.comment or "",
     )
     points: Counter[int] = Counter()
-    for vault, kind, units in moves:
-        points[vault.definition_id] += units
+    for master, kind, units in moves:
+        points[master.definition_id] += units
         if world.behaviour.history_calls:
-            world.unread[vault.loyalty_id, vault.sequence] = world.behaviour.history_calls
-        world.move(vault, np.array([member]), np.array([kind]), np.array([units]), details)
+            world.unread[master.loyalty_id, master.sequence] = world.behaviour.history_calls
+        world.move(master, np.array([member]), np.array([kind]), np.array([units]), details)
     world.observations.transacted(details.receipt)
     world.adjustments.book(details.receipt, world.members.text(member), dict(points))
 
@@ -482,16 +482,16 @@ def _positive(value: Decimal) -> int:
 def _history(world: World, account: str, loyalty_id: str) -> Response:
     member = _member(world, account)
     with world.lock:
-        vault: Vault = world.vault(loyalty_id)
+        master: MasterAccounts = world.master(loyalty_id)
         newest = world.treazure_now() - int(world.behaviour.history_delay * SECOND)
         shown = [
             movement
-            for movement in vault.history(member)
+            for movement in master.history(member)
             if movement.stamp <= newest and not _unread(world, loyalty_id, movement)
         ]
         rows = [(_told(world, movement), movement) for movement in shown[world.behaviour.history_missing_first :]]
         rows.sort(key=lambda row: row[0])
-        told_rows = [_movement(world, vault, movement, told) for told, movement in rows]
+        told_rows = [_movement(world, master, movement, told) for told, movement in rows]
         if world.behaviour.informational and told_rows:
             told_rows.insert(0, told_rows[0] | _MOVES_NOTHING)
         return _answer(world, told_rows)
@@ -520,9 +520,9 @@ _NEVER = {"null": None, "empty": "", "dotnet": "9999-12-31T23:59:59.9999999Z"}
 _PROPERTIES: dict[str, Any] = {"object": {}, "list": [], "null": None}
 
 
-def _movement(world: World, vault: Vault, movement: Movement, told: int) -> dict[str, Any]:
+def _movement(world: World, master: MasterAccounts, movement: Movement, told: int) -> dict[str, Any]:
     behaviour, details = world.behaviour, movement.details
-    expires = vault.expires.get(movement.sequence)
+    expires = master.expires.get(movement.sequence)
     nothing = None if behaviour.movement_nothing == "null" else ""
     as_numbers = behaviour.movement_ids == "number"
     return {

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from fastapi import Request
 
-    from treazure_pipeline.sandbox.gate import Call
+    from treazure_pipeline.sandbox.middleware import Call
     from treazure_pipeline.sandbox.world import World
 
 _ENCODER = msgspec.json.Encoder(decimal_format="number")
@@ -41,7 +41,7 @@ def world_of(request: Request) -> World:
 
 
 def call_of(request: Request) -> Call:
-    """The request as the gate read it."""
+    """The request as the middleware read it."""
     call: Call = request.state.call
     return call
 

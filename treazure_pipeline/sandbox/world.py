@@ -1,4 +1,4 @@
-"""The state of both systems: members, Treazure's vaults, Engage's point accounts, exports, shop life.
+"""The state of both systems: members, the points in Treazure and in Engage, exports, and shop life.
 
 Plain functions and one lock; nothing here knows of HTTP.
 """
@@ -18,10 +18,10 @@ from treazure_pipeline.sandbox.adjustments import Adjustments
 from treazure_pipeline.sandbox.behaviour import LOYALTY_ID, Behaviour
 from treazure_pipeline.sandbox.faults import Faults
 from treazure_pipeline.sandbox.follower import PointAccounts, account_number
+from treazure_pipeline.sandbox.master import EXPIRE, LOAD, REDEEM, Details, MasterAccounts
 from treazure_pipeline.sandbox.members import Members, is_guid
 from treazure_pipeline.sandbox.observations import Observations
 from treazure_pipeline.sandbox.points import UNIT, rounded, to_decimal, to_text
-from treazure_pipeline.sandbox.vault import EXPIRE, LOAD, REDEEM, Details, Vault
 from treazure_pipeline.sandbox.webhooks import Deliveries
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Export:
 
 
 class World:
-    """Everything the sandbox holds. Hold `lock` while using `members`, `vaults`, `followers` or `known`."""
+    """Everything the sandbox holds. Hold `lock` while using `members`, `masters`, `followers` or `known`."""
 
     def __init__(self, seed: Seed, behaviour: Behaviour | None = None) -> None:
         self.lock = threading.RLock()
@@ -92,19 +92,19 @@ class World:
         rng = np.random.default_rng(seed.seed)
         self.members = Members(seed.members, rng)
         self.known: Flags = rng.random(seed.members) >= seed.unknown_share
-        self.vaults: dict[str, Vault] = {}
+        self.masters: dict[str, MasterAccounts] = {}
         self.followers: dict[int, PointAccounts] = {}
         for loyalty_id, definition_id in seed.programmes.items():
             if definition_id in self.followers:
                 msg = f"definition {definition_id} has two programmes"
                 raise WrongRequestError(msg)
-            vault = self.vaults[loyalty_id] = Vault.empty(loyalty_id, definition_id, seed.members)
+            master = self.masters[loyalty_id] = MasterAccounts.empty(loyalty_id, definition_id, seed.members)
             follower = self.followers[definition_id] = PointAccounts.empty(definition_id, seed.members, self._announce)
-            self._open_accounts(vault, rng)
+            self._open_accounts(master, rng)
             if seed.in_step:
-                follower.balance = np.where(self.known, vault.balance, 0)
-                follower.stamp = np.where(self.known, vault.mutated, 0)
-                follower.exists = self.known & vault.accounts()
+                follower.balance = np.where(self.known, master.balance, 0)
+                follower.stamp = np.where(self.known, master.mutated, 0)
+                follower.exists = self.known & master.accounts()
 
     # --- clocks
 
@@ -121,18 +121,18 @@ class World:
 
     # --- Treazure
 
-    def vault(self, loyalty_id: str) -> Vault:
+    def master(self, loyalty_id: str) -> MasterAccounts:
         """The programme, with what is due made visible; raises WrongRequestError."""
-        vault = self.vaults.get(loyalty_id)
-        if vault is None:
+        master = self.masters.get(loyalty_id)
+        if master is None:
             msg = f"no programme {loyalty_id}"
             raise WrongRequestError(msg)
-        vault.settle(self.treazure_now())
-        return vault
+        master.settle(self.treazure_now())
+        return master
 
     def move(
         self,
-        vault: Vault,
+        master: MasterAccounts,
         member: Indices,
         kind: Integers,
         amount: Integers,
@@ -147,7 +147,7 @@ class World:
         behaviour = self.behaviour
         due = now + int(behaviour.commit_delay * SECOND) if behaviour.commit_delay else 0
         stamp = np.full(len(member), now - int(late * SECOND), np.int64)
-        vault.move(
+        master.move(
             member,
             kind.astype(np.int8),
             amount,
@@ -168,10 +168,10 @@ class World:
     def request_export(self, loyalty_id: str, start: int, end: int) -> str:
         """Begin an export and return its id; raises WrongRequestError."""
         with self.lock:
-            vault = self.vault(loyalty_id)
+            master = self.master(loyalty_id)
             name = secrets.token_hex(8)
             self.exports[name] = Export(loyalty_id, start, end, self.treazure_now())
-            vault.export_requested()
+            master.export_requested()
             return name
 
     # --- Engage
@@ -222,9 +222,9 @@ class World:
     def commit(self) -> int:
         """Make all late mutations of Treazure visible, and return how many were late."""
         with self.lock:
-            late = sum(vault.uncommitted for vault in self.vaults.values())
-            for vault in self.vaults.values():
-                vault.settle(self.treazure_now(), everything=True)
+            late = sum(master.uncommitted for master in self.masters.values())
+            for master in self.masters.values():
+                master.settle(self.treazure_now(), everything=True)
             return late
 
     # --- keys of a retailer's
@@ -262,8 +262,8 @@ class World:
         if count == before:
             return
         self.known = np.concatenate([self.known, np.full(count - before, known)])
-        for vault in self.vaults.values():
-            vault.grow(count)
+        for master in self.masters.values():
+            master.grow(count)
         for follower in self.followers.values():
             follower.grow(count)
 
@@ -282,15 +282,15 @@ class World:
         Returns the number of accounts touched. A total that does not change is a mutation too.
         """
         with self.lock:
-            vault = self.vault(loyalty_id)
+            master = self.master(loyalty_id)
             folded = {guid.lower(): units for guid, units in points.items()}
             if not folded:
                 return 0
             member = self.join(list(folded))
             amount = np.fromiter(folded.values(), np.int64, len(folded))
             if not adds:
-                amount = amount - vault.balance[member]
-            self.move(vault, member, np.where(amount < 0, REDEEM, LOAD), amount)
+                amount = amount - master.balance[member]
+            self.move(master, member, np.where(amount < 0, REDEEM, LOAD), amount)
             return len(folded)
 
     def put(self, loyalty_id: str, points: Mapping[str, int | None]) -> int:
@@ -302,7 +302,7 @@ class World:
             folded = {guid.lower(): units for guid, units in points.items()}
             if not folded:
                 return 0
-            follower = self.follower(self.vault(loyalty_id).definition_id)
+            follower = self.follower(self.master(loyalty_id).definition_id)
             member = self.join(list(folded))
             amount = np.fromiter((units or 0 for units in folded.values()), np.int64, len(folded))
             exists = np.fromiter((units is not None for units in folded.values()), np.bool_, len(folded))
@@ -324,13 +324,13 @@ class World:
             new = self.members.add_random(joins, rng) if joins else np.empty(0, np.int64)
             self._grow(before, known=True)
             played = {}
-            for loyalty_id in loyalty_ids or list(self.vaults):
-                vault = self.vault(loyalty_id)
+            for loyalty_id in loyalty_ids or list(self.masters):
+                master = self.master(loyalty_id)
                 count = min(before, round(before * share) if changes is None else changes)
                 chosen = rng.choice(before, count, replace=False, shuffle=False).astype(np.int64)
                 member = np.concatenate([chosen, new])
-                kind, amount = _shop(vault.balance[member], rng)
-                self.move(vault, member, kind, amount, late=late)
+                kind, amount = _shop(master.balance[member], rng)
+                self.move(master, member, kind, amount, late=late)
                 played[loyalty_id] = {
                     "earned": int((kind == LOAD).sum()),
                     "spent": int((kind == REDEEM).sum()),
@@ -338,7 +338,7 @@ class World:
                 }
             return played
 
-    def _open_accounts(self, vault: Vault, rng: np.random.Generator) -> None:
+    def _open_accounts(self, master: MasterAccounts, rng: np.random.Generator) -> None:
         count = len(self.members)
         if not count:
             return
@@ -348,10 +348,10 @@ class World:
         now = self.treazure_now()
         opened = now - rng.integers(_NEWEST_DAYS * _DAY, _OLDEST_DAYS * _DAY, count)
         loads = np.full(count, LOAD, np.int8)
-        vault.move(everybody, loads, balance + spent, opened, expires=self._expires(loads, opened))
+        master.move(everybody, loads, balance + spent, opened, expires=self._expires(loads, opened))
         spenders = np.nonzero(spent)[0].astype(np.int64)
         later = opened[spenders] + (now - opened[spenders]) // 2
-        vault.move(spenders, np.full(len(spenders), REDEEM, np.int8), -spent[spenders], later)
+        master.move(spenders, np.full(len(spenders), REDEEM, np.int8), -spent[spenders], later)
 
     # --- comparison
 
@@ -361,30 +361,30 @@ class World:
         A missing point account counts as zero. Rounded to the digits that Engage keeps.
         """
         with self.lock:
-            vault = self.vault(loyalty_id)
-            follower = self.follower(vault.definition_id)
+            master = self.master(loyalty_id)
+            follower = self.follower(master.definition_id)
             digits = self.behaviour.digits
-            master, follows = rounded(vault.balance, digits), rounded(follower.balance, digits)
-            compared = self.known & ((vault.balance != 0) | vault.accounts() | follower.exists)
-            differing = np.nonzero(compared & (master != follows))[0]
+            master_rounded, follows = rounded(master.balance, digits), rounded(follower.balance, digits)
+            compared = self.known & ((master.balance != 0) | master.accounts() | follower.exists)
+            differing = np.nonzero(compared & (master_rounded != follows))[0]
             shown = differing[offset : offset + limit].astype(np.int64)
             return {
                 "loyaltyId": loyalty_id,
-                "definitionId": vault.definition_id,
+                "definitionId": master.definition_id,
                 "equal": len(differing) == 0,
                 "differing": len(differing),
                 "compared": int(compared.sum()),
-                "unknown_to_engage": int((~self.known & vault.accounts()).sum()),
+                "unknown_to_engage": int((~self.known & master.accounts()).sum()),
                 "missing_in_engage": int((compared & ~follower.exists).sum()),
-                "uncommitted": vault.uncommitted,
+                "uncommitted": master.uncommitted,
                 "queued": follower.queued,
-                "treazure_total": _total(master[compared]),
+                "treazure_total": _total(master_rounded[compared]),
                 "engage_total": _total(follows[compared]),
                 "examples": [
                     {
                         "contactId": guid,
-                        "treazure": to_text(int(vault.balance[at])),
-                        "engage": self._held(follower, at),
+                        "treazure": to_text(int(master.balance[at])),
+                        "engage": self._shown(follower, at),
                     }
                     for guid, at in zip(self.members.texts(shown), shown.tolist(), strict=True)
                 ],
@@ -393,31 +393,31 @@ class World:
     def balances(self, loyalty_id: str, indices: Indices) -> list[dict[str, Any]]:
         """Both sides' balances of these members; null where there is no account."""
         with self.lock:
-            vault = self.vault(loyalty_id)
-            follower = self.follower(vault.definition_id)
+            master = self.master(loyalty_id)
+            follower = self.follower(master.definition_id)
             return [
                 {
                     "contactId": guid,
-                    "treazure": to_text(int(vault.balance[at])) if vault.mutated[at] or vault.balance[at] else None,
-                    "engage": self._held(follower, at),
+                    "treazure": to_text(int(master.balance[at])) if master.mutated[at] or master.balance[at] else None,
+                    "engage": self._shown(follower, at),
                     "known": bool(self.known[at]),
                 }
                 for guid, at in zip(self.members.texts(indices), indices.tolist(), strict=True)
             ]
 
     @staticmethod
-    def _held(follower: PointAccounts, index: int) -> str | None:
+    def _shown(follower: PointAccounts, index: int) -> str | None:
         return to_text(int(follower.balance[index])) if follower.exists[index] else None
 
 
 def _shop(balance: Integers, rng: np.random.Generator) -> tuple[Integers, Integers]:
     """Kind and amount of one movement for each balance; nobody spends or loses what isn't there."""
     count = len(balance)
-    lot = rng.random(count)
+    chance = rng.random(count)
     earned = rng.integers(1, 50_000, count) * _CENT
     spent = np.maximum((balance * rng.random(count)).astype(np.int64) // _CENT, 1) * _CENT
     can_spend = balance >= _CENT
-    kind = np.where(can_spend & (lot < 0.3), REDEEM, np.where(can_spend & (lot < 0.4), EXPIRE, LOAD))
+    kind = np.where(can_spend & (chance < 0.3), REDEEM, np.where(can_spend & (chance < 0.4), EXPIRE, LOAD))
     amount = np.where(kind == LOAD, earned, np.where(kind == REDEEM, -np.minimum(spent, balance), -balance))
     return kind, amount
 

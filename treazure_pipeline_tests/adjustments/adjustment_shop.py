@@ -1,4 +1,4 @@
-"""A desk at which points are given: webhooks reach a receiver, and runs take them to Treazure and back."""
+"""A shop in which points are given: webhooks reach a receiver, runs post to Treazure and send the balance back."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from treazure_pipeline.service.app import bind, build_app, server
 from treazure_pipeline_tests.balance_sync.shop import Shop
 
 WAITS = {"TREAZURE_TIMEOUT_SECONDS": "5", "TREAZURE_LOOKUP_WAIT_SECONDS": "5"}
-"""Long enough for a busy machine; tests let the time pass by `Desk.later`."""
+"""Long enough for a busy machine; tests let the time pass by `AdjustmentShop.later`."""
 
 
 @dataclass
-class Desk(Shop):
+class AdjustmentShop(Shop):
     """A shop, and the address at which it takes Engage's webhooks."""
 
     receiver_url: str = ""
 
     @property
     def variables(self) -> dict[str, str]:
-        """The environment of a process that works at this desk."""
+        """The environment of a process of this shop."""
         return {**super().variables, **WAITS, **self.environ}
 
     def contacts(self, count: int) -> list[str]:
@@ -67,7 +67,7 @@ class Desk(Shop):
             yield work_of(connections, connections.settings.programmes, uuid.uuid4().hex)
 
     def later(self, seconds: float = 3600) -> None:
-        """Let so much time have passed for the queue, by moving its memory into the past."""
+        """Let so much time have passed for the queue, by moving its records into the past."""
         self.sql(
             "update adjustment set next_try = next_try - make_interval(secs => %s), "
             "asked = asked - make_interval(secs => %s), lease_until = lease_until - make_interval(secs => %s)",
@@ -118,15 +118,15 @@ class Desk(Shop):
         return int(self.sandbox.report()["transactions"])
 
 
-def assert_each_once(desk: Desk, *, never: int = 0) -> None:
+def assert_each_once(adjustment_shop: AdjustmentShop, *, never: int = 0) -> None:
     """Treazure has every event once (but for those that it never should), and Engage has what Treazure has."""
-    found = desk.sandbox.adjustment_report()
+    found = adjustment_shop.sandbox.adjustment_report()
     assert found["more_than_once"] == 0, found["examples"]
     assert found["never"] == never, found["examples"]
     assert found["other_transactions"]["count"] == 0, found["other_transactions"]
-    report = desk.sandbox.report()
+    report = adjustment_shop.sandbox.report()
     assert report["problems"] == [], json.dumps(report, indent=1)
-    differences = desk.sandbox.differences()
+    differences = adjustment_shop.sandbox.differences()
     assert differences["equal"], differences
 
 
@@ -145,14 +145,14 @@ def running_receiver(database_url: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def _desk_sandbox() -> Iterator[Sandbox]:
+def _adjustment_sandbox() -> Iterator[Sandbox]:
     with running_sandbox(members=0) as running:
         yield running
 
 
 @pytest.fixture
-def new_desk(_desk_sandbox: Sandbox, database_url: str) -> Iterator[Callable[..., Desk]]:
-    """Makes the desk of a test: `members` and other seeds, `environ`, switches of the sandbox as `behaviour`.
+def new_adjustment_shop(_adjustment_sandbox: Sandbox, database_url: str) -> Iterator[Callable[..., AdjustmentShop]]:
+    """Makes the shop of a test: `members` and other seeds, `environ`, switches of the sandbox as `behaviour`.
 
     `proved`: its Treazure is known to give receipts back.
     """
@@ -165,21 +165,21 @@ def new_desk(_desk_sandbox: Sandbox, database_url: str) -> Iterator[Callable[...
             behaviour: dict[str, Any] | None = None,
             proved: bool = True,
             **seed: Any,
-        ) -> Desk:
+        ) -> AdjustmentShop:
             url = stack.enter_context(running_receiver(database_url))
             switches = {"apply_delay": 0, "export_polls": 0, "webhook_url": url, "webhook_concurrency": 1}
-            _desk_sandbox.reset(members=members, in_step=True, behaviour=switches | (behaviour or {}), **seed)
-            desk = Desk(_desk_sandbox, database_url, environ or {}, url)
+            _adjustment_sandbox.reset(members=members, in_step=True, behaviour=switches | (behaviour or {}), **seed)
+            adjustment_shop = AdjustmentShop(_adjustment_sandbox, database_url, environ or {}, url)
             if proved:
-                desk.sql("insert into receipts (address, found, length, checked_at) "
-                         "values (%s, 'whole', 26, 'infinity')", _desk_sandbox.base_url)  # fmt: skip
-            return desk
+                adjustment_shop.sql("insert into receipts (address, found, length, checked_at) "
+                         "values (%s, 'whole', 26, 'infinity')", _adjustment_sandbox.base_url)  # fmt: skip
+            return adjustment_shop
 
         yield new
-        _desk_sandbox.reset(members=0)
+        _adjustment_sandbox.reset(members=0)
 
 
 @pytest.fixture
-def desk(new_desk: Callable[..., Desk]) -> Desk:
-    """A desk in a shop of 20 members, in which both systems are in step."""
-    return new_desk()
+def adjustment_shop(new_adjustment_shop: Callable[..., AdjustmentShop]) -> AdjustmentShop:
+    """A shop of 20 members, in which both systems are in step."""
+    return new_adjustment_shop()

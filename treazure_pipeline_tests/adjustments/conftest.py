@@ -1,5 +1,9 @@
 from __future__ import annotations
 
-from treazure_pipeline_tests.adjustments.desk import _desk_sandbox, desk, new_desk
+from treazure_pipeline_tests.adjustments.adjustment_shop import (
+    _adjustment_sandbox,
+    adjustment_shop,
+    new_adjustment_shop,
+)
 
-__all__ = ["_desk_sandbox", "desk", "new_desk"]
+__all__ = ["_adjustment_sandbox", "adjustment_shop", "new_adjustment_shop"]

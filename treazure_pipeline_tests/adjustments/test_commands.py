@@ -12,15 +12,19 @@ from click.testing import CliRunner
 from treazure_pipeline.adjustments import queue
 from treazure_pipeline.cli import commands
 from treazure_pipeline_tests import processes
-from treazure_pipeline_tests.adjustments.desk import Desk, assert_each_once
+from treazure_pipeline_tests.adjustments.adjustment_shop import AdjustmentShop, assert_each_once
 
 Call = Callable[..., tuple[int, dict[str, Any]]]
 DATA = Path(__file__).parent / "data"
 
 
 @pytest.fixture
-def environment(desk: Desk, empty_database_url: str, home: Path) -> dict[str, str]:
-    return {**desk.variables, "DAGSTER_POSTGRES_URL": empty_database_url, "TREAZURE_PIPELINE_HOME": str(home)}
+def environment(adjustment_shop: AdjustmentShop, empty_database_url: str, home: Path) -> dict[str, str]:
+    return {
+        **adjustment_shop.variables,
+        "DAGSTER_POSTGRES_URL": empty_database_url,
+        "TREAZURE_PIPELINE_HOME": str(home),
+    }
 
 
 @pytest.fixture
@@ -34,24 +38,24 @@ def call(environment: dict[str, str]) -> Call:
     return run
 
 
-def test_an_adjustment_by_hand_is_shown_first_and_added_with_yes(desk: Desk, call: Call) -> None:
-    contact = desk.contacts(1)[0]
+def test_an_adjustment_by_hand_is_shown_first_and_added_with_yes(adjustment_shop: AdjustmentShop, call: Call) -> None:
+    contact = adjustment_shop.contacts(1)[0]
     arguments = ("add", "--contact", contact, "--amount", "-0.25", "--description", "Mended by hand")
     code, shown = call(*arguments)
     assert (code, shown["dry_run"], shown["checked"], shown["added"], shown["points"]) == (0, True, 1, 0, "-0.25")
-    assert desk.states() == []
+    assert adjustment_shop.states() == []
     code, added = call(*arguments, "--yes")
     assert (code, added["added"]) == (0, 1)
-    desk.sandbox.set_points({contact: 10})
-    assert desk.process().done == 1
-    assert desk.movements(contact) == ["Mended by hand"]
-    assert desk.in_engage(contact) == ["9.75"]
+    adjustment_shop.sandbox.set_points({contact: 10})
+    assert adjustment_shop.process().done == 1
+    assert adjustment_shop.movements(contact) == ["Mended by hand"]
+    assert adjustment_shop.in_engage(contact) == ["9.75"]
 
 
 def test_a_reference_is_added_once_however_often_the_command_is_repeated(
-    desk: Desk, call: Call, tmp_path: Path
+    adjustment_shop: AdjustmentShop, call: Call, tmp_path: Path
 ) -> None:
-    contacts = desk.contacts(3)
+    contacts = adjustment_shop.contacts(3)
     file = tmp_path / "points.csv"
     file.write_text("contact,amount,description\n" + "".join(f"{contact},0.1,thanks\n" for contact in contacts))
     for added in (3, 0, 0):
@@ -59,13 +63,13 @@ def test_a_reference_is_added_once_however_often_the_command_is_repeated(
         assert (code, said["added"], said["points"]) == (0, added, "0.3")
     code, said = call("add", "--csv", str(file), "--reference", "autumn", "--yes")
     assert (code, said["added"]) == (0, 3)
-    assert desk.process().done == 6
+    assert adjustment_shop.process().done == 6
 
 
 def test_good_rows_are_added_bad_ones_named_and_once_mended_nothing_is_added_twice(
-    desk: Desk, call: Call, tmp_path: Path
+    adjustment_shop: AdjustmentShop, call: Call, tmp_path: Path
 ) -> None:
-    contact = desk.contacts(1)[0]
+    contact = adjustment_shop.contacts(1)[0]
     bad = ["many", "1_000", "\uff11\uff10", "1e3", "NaN", "1 000", "1000,1"]
     lines = [f"{contact},5,1,fine", *(f"{contact},{amount},1,bad" for amount in bad), "nobody,5,1,", f"{contact},5,7,",
              f"{contact},5,²,", contact, f"{contact},2,,fine too"]  # fmt: skip
@@ -81,7 +85,7 @@ def test_good_rows_are_added_bad_ones_named_and_once_mended_nothing_is_added_twi
     file.write_text("\n".join(["contact,amount,definition_id,description", *lines]), encoding="utf-8")
     code, said = call("add", "--csv", str(file), "--yes", "--reference", said["reference"])
     assert (code, said["added"], said["points"]) == (2, 1, "1007")
-    assert desk.process().done == 3
+    assert adjustment_shop.process().done == 3
 
 
 def test_a_decimal_comma_is_not_a_thousandth_and_odd_digits_are_no_numbers(call: Call) -> None:
@@ -99,19 +103,19 @@ def test_a_file_that_is_no_such_csv_is_a_clear_message(call: Call, tmp_path: Pat
     assert "points.csv" in said["error"]
 
 
-def test_adding_without_contact_or_amount_says_what_is_missing(desk: Desk, call: Call) -> None:
+def test_adding_without_contact_or_amount_says_what_is_missing(adjustment_shop: AdjustmentShop, call: Call) -> None:
     assert call("add", "--amount", "5")[0] == 2
-    code, said = call("add", "--contact", desk.contacts(1)[0], "--yes")
+    code, said = call("add", "--contact", adjustment_shop.contacts(1)[0], "--yes")
     assert code == 2
     assert "amount" in said["problems"][0]
-    assert desk.states() == []
+    assert adjustment_shop.states() == []
 
 
-def test_the_list_shows_states_reasons_and_exact_amounts(desk: Desk, call: Call) -> None:
-    contact = desk.contacts(1)[0]
-    desk.give(contact, "123456789.000001")
-    desk.give(contact, 0)
-    desk.process()
+def test_the_list_shows_states_reasons_and_exact_amounts(adjustment_shop: AdjustmentShop, call: Call) -> None:
+    contact = adjustment_shop.contacts(1)[0]
+    adjustment_shop.give(contact, "123456789.000001")
+    adjustment_shop.give(contact, 0)
+    adjustment_shop.process()
     code, said = call("list")
     assert code == 0
     assert {state: count for state, count in said["states"].items() if count} == {"done": 1, "rejected": 1}
@@ -123,37 +127,43 @@ def test_the_list_shows_states_reasons_and_exact_amounts(desk: Desk, call: Call)
     assert [row["state"] for row in call("list", "--limit", "1")[1]["adjustments"]] == ["rejected"]
 
 
-def test_retry_and_discard_change_what_is_in_a_state_for_it_and_tell_of_the_rest(desk: Desk, call: Call) -> None:
-    contact = desk.contacts(1)[0]
-    done, rejected = desk.give(contact, 5), desk.give(contact, 5, definition_id=9)
-    desk.process()
+def test_retry_and_discard_change_what_is_in_a_state_for_it_and_tell_of_the_rest(
+    adjustment_shop: AdjustmentShop, call: Call
+) -> None:
+    contact = adjustment_shop.contacts(1)[0]
+    done, rejected = adjustment_shop.give(contact, 5), adjustment_shop.give(contact, 5, definition_id=9)
+    adjustment_shop.process()
     assert call("retry", str(done), str(rejected), "999") == (
         0,
         {"status": "ok", "changed": [rejected], "unchanged": [done, 999]},
     )
-    desk.process()
+    adjustment_shop.process()
     code, said = call("discard", str(rejected), str(done), "--reason", "no such definition")
     assert (code, said["changed"], said["unchanged"]) == (0, [rejected], [done])
-    assert desk.state(rejected) == ("discarded", "no such definition")
-    assert_each_once(desk, never=1)
+    assert adjustment_shop.state(rejected) == ("discarded", "no such definition")
+    assert_each_once(adjustment_shop, never=1)
 
 
-def test_an_uncertain_adjustment_is_settled_by_saying_that_it_stands_in_treazure(desk: Desk, call: Call) -> None:
-    number = desk.give(desk.contacts(1)[0], 5)
-    desk.sandbox.set_fault("lost_after", on=["transaction"])
-    desk.process()
-    desk.sql("update adjustment set state = 'uncertain' where id = %s", number)
+def test_an_uncertain_adjustment_is_settled_by_saying_that_it_stands_in_treazure(
+    adjustment_shop: AdjustmentShop, call: Call
+) -> None:
+    number = adjustment_shop.give(adjustment_shop.contacts(1)[0], 5)
+    adjustment_shop.sandbox.set_fault("lost_after", on=["transaction"])
+    adjustment_shop.process()
+    adjustment_shop.sql("update adjustment set state = 'uncertain' where id = %s", number)
     assert call("list", "--state", "uncertain")[1]["adjustments"][0]["id"] == number
     assert call("discard", str(number), "--posted", "--reason", "seen in the history")[1]["changed"] == [number]
-    desk.process()
-    assert desk.state(number)[0] == "done"
-    assert desk.booked() == 1
-    desk.sync()
-    assert_each_once(desk)
+    adjustment_shop.process()
+    assert adjustment_shop.state(number)[0] == "done"
+    assert adjustment_shop.booked() == 1
+    adjustment_shop.sync()
+    assert_each_once(adjustment_shop)
 
 
-def test_dead_letters_are_listed_with_their_reason_until_a_person_has_dealt_with_them(desk: Desk, call: Call) -> None:
-    assert desk.deliver('"no object"').is_success
+def test_dead_letters_are_listed_with_their_reason_until_a_person_has_dealt_with_them(
+    adjustment_shop: AdjustmentShop, call: Call
+) -> None:
+    assert adjustment_shop.deliver('"no object"').is_success
     code, said = call("list")
     [letter] = said["dead_letters"]
     assert (code, letter["reason"]) == (0, "The payload is no object.")
@@ -163,28 +173,30 @@ def test_dead_letters_are_listed_with_their_reason_until_a_person_has_dealt_with
         code, said = call("discard", str(letter["id"]), "--dead-letters", "--reason", "given by hand")
         assert (code, said["changed"]) == (0, changed)
     assert call("list")[1]["dead_letters"] == []
-    with desk.connect() as connections:
+    with adjustment_shop.connect() as connections:
         assert queue.figures(connections.ledger).dead_letters == 0
-    [(reason, body)] = desk.sql("select settled_reason, body from dead_letter")
+    [(reason, body)] = adjustment_shop.sql("select settled_reason, body from dead_letter")
     assert reason == "given by hand"
     assert "no object" in body
 
 
-def test_run_adjustments_prints_its_figures_and_its_exit_code(desk: Desk, environment: dict[str, str]) -> None:
+def test_run_adjustments_prints_its_figures_and_its_exit_code(
+    adjustment_shop: AdjustmentShop, environment: dict[str, str]
+) -> None:
     def run(**more: str) -> tuple[int, dict[str, Any]]:
         ended = processes.command("run", "adjustments", "--json", environment={**os.environ, **environment, **more})
         return ended.returncode, json.loads(ended.stdout.splitlines()[-1])
 
-    one, other = desk.contacts(2)
-    desk.give(one, "0.1")
-    desk.give(other, "0.2")
-    desk.give(other, 0)
+    one, other = adjustment_shop.contacts(2)
+    adjustment_shop.give(one, "0.1")
+    adjustment_shop.give(other, "0.2")
+    adjustment_shop.give(other, 0)
     code, failed = run(TREAZURE_CLIENT_SECRET="wrong-secret")
     assert (code, failed["status"], failed["posted"], failed["rejected"]) == (5, "failed", 0, 1)
     assert "credentials" in failed["error"]
     assert "wrong-secret" not in json.dumps(failed)
-    desk.later()
+    adjustment_shop.later()
     code, done = run()
     assert (code, done["status"]) == (0, "ok")
     assert (done["posted"], done["done"], done["points"]) == (2, 2, "0.3")
-    assert_each_once(desk, never=1)
+    assert_each_once(adjustment_shop, never=1)

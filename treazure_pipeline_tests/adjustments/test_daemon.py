@@ -13,7 +13,7 @@ from treazure_pipeline.sandbox import WEBHOOK_SECRET, Sandbox, sandbox_process
 from treazure_pipeline.settings import load_settings
 from treazure_pipeline.terminal import instance
 from treazure_pipeline.terminal.processes import Family
-from treazure_pipeline_tests.adjustments.desk import Desk, assert_each_once
+from treazure_pipeline_tests.adjustments.adjustment_shop import AdjustmentShop, assert_each_once
 from treazure_pipeline_tests.cli.conftest import COMMAND
 
 PATIENCE = 150
@@ -48,9 +48,9 @@ def test_a_signed_webhook_comes_back_as_the_new_balance_by_receiver_daemon_senso
     database_url: str, empty_database_url: str, home: Path
 ) -> None:
     with sandbox_process("--members", "20", "--in-step", "--set", "apply_delay=0") as sandbox:
-        desk = Desk(sandbox, database_url)
+        adjustment_shop = AdjustmentShop(sandbox, database_url)
         given = {
-            **os.environ, **desk.variables, "ENGAGE_WEBHOOK_SECRET": WEBHOOK_SECRET,
+            **os.environ, **adjustment_shop.variables, "ENGAGE_WEBHOOK_SECRET": WEBHOOK_SECRET,
             "DAGSTER_POSTGRES_URL": empty_database_url, "TREAZURE_PIPELINE_HOME": str(home),
         }  # fmt: skip
         place = instance.prepare(load_settings(given))
@@ -68,5 +68,5 @@ def test_a_signed_webhook_comes_back_as_the_new_balance_by_receiver_daemon_senso
                 family.wait(waits_for(sandbox, contact, "112.5"))
                 seconds.append(time.monotonic() - began)
         print(f"\nfrom the webhook to the balance in Engage: {', '.join(f'{each:.1f} s' for each in seconds)}")  # noqa: T201
-        assert desk.states() == ["done"] * 3
-        assert_each_once(desk)
+        assert adjustment_shop.states() == ["done"] * 3
+        assert_each_once(adjustment_shop)

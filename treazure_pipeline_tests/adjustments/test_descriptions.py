@@ -5,7 +5,7 @@ import pytest
 from treazure_pipeline import texts
 from treazure_pipeline.adjustments.processing import LONGEST_DESCRIPTION
 from treazure_pipeline.texts import length
-from treazure_pipeline_tests.adjustments.desk import Desk, assert_each_once
+from treazure_pipeline_tests.adjustments.adjustment_shop import AdjustmentShop, assert_each_once
 
 FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467\u200d\U0001f466"
 SCOTLAND = "\U0001f3f4\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f"
@@ -66,34 +66,39 @@ def test_a_letter_with_a_thousand_accents_is_left_out_as_a_whole() -> None:
 @pytest.mark.parametrize(
     "text", ["x" * 100, "x" * 101, "Bedankt voor je bezoek! " * 30, "\U0001f600" * 60, FAMILY * 12]
 )
-def test_treazure_gets_what_it_takes_and_the_whole_text_is_kept(desk: Desk, text: str) -> None:
-    contact = desk.contacts(1)[0]
-    number = desk.give(contact, 5, description=text)
-    done = desk.process()
+def test_treazure_gets_what_it_takes_and_the_whole_text_is_kept(adjustment_shop: AdjustmentShop, text: str) -> None:
+    contact = adjustment_shop.contacts(1)[0]
+    number = adjustment_shop.give(contact, 5, description=text)
+    done = adjustment_shop.process()
     assert (done.done, done.shortened) == (1, int(length(text) > 100))
-    assert desk.movements(contact) == [cut(text)]
-    assert desk.sql("select description from adjustment") == [(text,)]
-    ((note,),) = desk.sql("select reason from adjustment_transition where adjustment = %s and state = 'queued'", number)
+    assert adjustment_shop.movements(contact) == [cut(text)]
+    assert adjustment_shop.sql("select description from adjustment") == [(text,)]
+    ((note,),) = adjustment_shop.sql(
+        "select reason from adjustment_transition where adjustment = %s and state = 'queued'", number
+    )
     assert note == (None if length(text) <= 100 else "its description was cut to 100 characters")
-    assert_each_once(desk)
+    assert_each_once(adjustment_shop)
 
 
-def test_long_descriptions_are_refused_where_the_setting_says_so(desk: Desk) -> None:
-    contact = desk.contacts(1)[0]
-    fine, long = desk.give(contact, 5, description="é" * 100), desk.give(contact, 5, description="\U0001f381" * 51)
-    result = desk.process(ADJUSTMENT_LONG_DESCRIPTION="reject")
+def test_long_descriptions_are_refused_where_the_setting_says_so(adjustment_shop: AdjustmentShop) -> None:
+    contact = adjustment_shop.contacts(1)[0]
+    fine, long = (
+        adjustment_shop.give(contact, 5, description="é" * 100),
+        adjustment_shop.give(contact, 5, description="\U0001f381" * 51),
+    )
+    result = adjustment_shop.process(ADJUSTMENT_LONG_DESCRIPTION="reject")
     assert (result.done, result.rejected) == (1, 1)
-    assert desk.state(fine)[0] == "done"
-    state, reason = desk.state(long)
+    assert adjustment_shop.state(fine)[0] == "done"
+    state, reason = adjustment_shop.state(long)
     assert state == "rejected"
     assert "102 characters" in str(reason)
     assert "ADJUSTMENT_LONG_DESCRIPTION" in str(reason)
-    assert_each_once(desk, never=1)
+    assert_each_once(adjustment_shop, never=1)
 
 
 @pytest.mark.parametrize("description", ["null", "17", '["a"]', '{"a": 1}', '"a\\tb\\n\\"c\\"; d"'])
-def test_whatever_a_description_is_the_points_are_given(desk: Desk, description: str) -> None:
-    contact = desk.contacts(1)[0]
+def test_whatever_a_description_is_the_points_are_given(adjustment_shop: AdjustmentShop, description: str) -> None:
+    contact = adjustment_shop.contacts(1)[0]
     body = f'{{"contactId":"{contact}","pointDefinitionId":1,"amount":5,"description":{description}}}'
-    assert desk.deliver(body).is_success
-    assert desk.process().done == 1
+    assert adjustment_shop.deliver(body).is_success
+    assert adjustment_shop.process().done == 1

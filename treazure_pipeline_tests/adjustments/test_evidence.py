@@ -17,7 +17,7 @@ from treazure_pipeline.adjustments.evidence import Call, Reading, decide
 from treazure_pipeline.adjustments.queue import receipt_of
 from treazure_pipeline.clients.movements import Unreadable
 from treazure_pipeline.clients.wire import Movement
-from treazure_pipeline_tests.adjustments.desk import Desk, assert_each_once
+from treazure_pipeline_tests.adjustments.adjustment_shop import AdjustmentShop, assert_each_once
 from treazure_pipeline_tests.roles import administrators
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -111,18 +111,23 @@ def test_a_movement_that_stands_there_in_whatever_form_and_order_is_never_absent
 
 
 @pytest.mark.parametrize("forbidden", [[], ["pg_control_system()", "pg_current_wal_lsn()"]], ids=["", "few rights"])
-def test_a_restored_ledger_books_nothing_twice(new_desk: Callable[..., Desk], forbidden: list[LiteralString]) -> None:
+def test_a_restored_ledger_books_nothing_twice(
+    new_adjustment_shop: Callable[..., AdjustmentShop], forbidden: list[LiteralString]
+) -> None:
     """Also where the role may not see which server and timeline it is on: the database and its tables are others."""
-    desk = new_desk()
-    with psycopg.connect(administrators(desk.database_url), autocommit=True) as connection:
+    adjustment_shop = new_adjustment_shop()
+    with psycopg.connect(administrators(adjustment_shop.database_url), autocommit=True) as connection:
         for function in forbidden:
             connection.execute(f"revoke execute on function {function} from public")
     for function in forbidden:
-        with psycopg.connect(desk.database_url) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        with (
+            psycopg.connect(adjustment_shop.database_url) as connection,
+            pytest.raises(psycopg.errors.InsufficientPrivilege),
+        ):
             connection.execute(f"select {function}")
-    contacts = desk.contacts(12)
-    numbers = [desk.give(contact, 5) for contact in contacts]
-    name, original = f"restored_{random.getrandbits(48):x}", desk.database_url
+    contacts = adjustment_shop.contacts(12)
+    numbers = [adjustment_shop.give(contact, 5) for contact in contacts]
+    name, original = f"restored_{random.getrandbits(48):x}", adjustment_shop.database_url
     url = sa.make_url(original)
     server = administrators(url.set(database="postgres").render_as_string(hide_password=False))
     with psycopg.connect(server, autocommit=True) as connection:
@@ -131,17 +136,17 @@ def test_a_restored_ledger_books_nothing_twice(new_desk: Callable[..., Desk], fo
             sql.SQL("create database {} template {}").format(sql.Identifier(name), sql.Identifier(str(url.database)))
         )
     try:
-        desk.process()
-        assert desk.booked() == 12
-        desk.database_url = url.set(database=name).render_as_string(hide_password=False)
-        desk.process()
-        desk.later()
-        desk.finish()
-        assert desk.booked() == 12
-        assert [desk.state(number)[0] for number in numbers] == ["done"] * 12
-        assert_each_once(desk)
+        adjustment_shop.process()
+        assert adjustment_shop.booked() == 12
+        adjustment_shop.database_url = url.set(database=name).render_as_string(hide_password=False)
+        adjustment_shop.process()
+        adjustment_shop.later()
+        adjustment_shop.finish()
+        assert adjustment_shop.booked() == 12
+        assert [adjustment_shop.state(number)[0] for number in numbers] == ["done"] * 12
+        assert_each_once(adjustment_shop)
     finally:
-        desk.database_url = original
+        adjustment_shop.database_url = original
         with psycopg.connect(server, autocommit=True) as connection:
             connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
 
@@ -154,33 +159,37 @@ def test_a_restored_ledger_books_nothing_twice(new_desk: Callable[..., Desk], fo
     ],
     ids=["by more than its age", "by less than its age"],
 )
-def test_an_old_adjustment_is_looked_up_first_where_the_clock_went_back_since(desk: Desk, clock: str) -> None:
-    number = desk.give(desk.contacts(1)[0], 5)
-    desk.process()
-    desk.sql(
+def test_an_old_adjustment_is_looked_up_first_where_the_clock_went_back_since(
+    adjustment_shop: AdjustmentShop, clock: str
+) -> None:
+    number = adjustment_shop.give(adjustment_shop.contacts(1)[0], 5)
+    adjustment_shop.process()
+    adjustment_shop.sql(
         "update adjustment set state = 'queued', tries = 0, lookups = 0, asked = null, looked_at = null, "
         "finished_at = null, next_try = clock_timestamp() - interval '1 hour', balance = null"
     )
-    desk.sql(clock)
-    desk.process()
-    assert desk.booked() == 1
-    desk.sql("update adjustment set received_at = clock_timestamp() - interval '1 hour'")
-    desk.sql("update programme set last_time_stamp = clock_timestamp()")
-    desk.later()
-    desk.finish()
-    assert desk.state(number)[0] == "done"
-    assert desk.booked() == 1
+    adjustment_shop.sql(clock)
+    adjustment_shop.process()
+    assert adjustment_shop.booked() == 1
+    adjustment_shop.sql("update adjustment set received_at = clock_timestamp() - interval '1 hour'")
+    adjustment_shop.sql("update programme set last_time_stamp = clock_timestamp()")
+    adjustment_shop.later()
+    adjustment_shop.finish()
+    assert adjustment_shop.state(number)[0] == "done"
+    assert adjustment_shop.booked() == 1
 
 
-def test_a_lost_answer_is_found_by_a_shortened_receipt(new_desk: Callable[..., Desk]) -> None:
-    desk = new_desk(behaviour={"history_receipt_length": 20, "history_receipt_case": "lower", "history_backdated": 9e4})
-    desk.give(desk.contacts(1)[0], 5)
-    desk.sandbox.set_fault("lost_after", on=["transaction"])
-    desk.process()
-    desk.later()
-    desk.finish()
-    assert desk.booked() == 1
-    assert_each_once(desk)
+def test_a_lost_answer_is_found_by_a_shortened_receipt(new_adjustment_shop: Callable[..., AdjustmentShop]) -> None:
+    adjustment_shop = new_adjustment_shop(
+        behaviour={"history_receipt_length": 20, "history_receipt_case": "lower", "history_backdated": 9e4}
+    )
+    adjustment_shop.give(adjustment_shop.contacts(1)[0], 5)
+    adjustment_shop.sandbox.set_fault("lost_after", on=["transaction"])
+    adjustment_shop.process()
+    adjustment_shop.later()
+    adjustment_shop.finish()
+    assert adjustment_shop.booked() == 1
+    assert_each_once(adjustment_shop)
 
 
 def test_a_later_look_decides_nothing_without_new_evidence() -> None:
@@ -190,57 +199,63 @@ def test_a_later_look_decides_nothing_without_new_evidence() -> None:
         assert verdict(foreign, after=days * 86_400, proved=False, call=call) == "undecided"
 
 
-def test_where_receipts_do_not_come_back_no_lost_answer_is_sent_again(new_desk: Callable[..., Desk]) -> None:
-    desk = new_desk(behaviour={"history_receipt_length": 0}, proved=False)
-    number = desk.give(desk.contacts(1)[0], 5)
-    desk.sandbox.set_fault("lost_before", on=["transaction"])
-    desk.process()
+def test_where_receipts_do_not_come_back_no_lost_answer_is_sent_again(
+    new_adjustment_shop: Callable[..., AdjustmentShop],
+) -> None:
+    adjustment_shop = new_adjustment_shop(behaviour={"history_receipt_length": 0}, proved=False)
+    number = adjustment_shop.give(adjustment_shop.contacts(1)[0], 5)
+    adjustment_shop.sandbox.set_fault("lost_before", on=["transaction"])
+    adjustment_shop.process()
     for _ in range(5):
-        desk.later(90_000)
-        desk.process()
-    assert desk.state(number)[0] == "uncertain"
+        adjustment_shop.later(90_000)
+        adjustment_shop.process()
+    assert adjustment_shop.state(number)[0] == "uncertain"
 
 
-def test_a_404_on_history_and_account_proves_nothing(new_desk: Callable[..., Desk]) -> None:
-    desk = new_desk()
-    number = desk.give(desk.contacts(1)[0], 5)
-    desk.sandbox.set_fault("lost_after", on=["transaction"])
-    desk.process()
-    desk.sandbox.set_fault("server_error", on=["history", "account"], status=404, count=None)
+def test_a_404_on_history_and_account_proves_nothing(new_adjustment_shop: Callable[..., AdjustmentShop]) -> None:
+    adjustment_shop = new_adjustment_shop()
+    number = adjustment_shop.give(adjustment_shop.contacts(1)[0], 5)
+    adjustment_shop.sandbox.set_fault("lost_after", on=["transaction"])
+    adjustment_shop.process()
+    adjustment_shop.sandbox.set_fault("server_error", on=["history", "account"], status=404, count=None)
     for _ in range(3):
-        desk.later(90_000)
-        desk.process()
-        assert desk.state(number)[0] == "sending"
-    desk.sandbox.clear_faults()
-    desk.later(90_000)
-    desk.finish()
-    assert desk.booked() == 1
-    assert_each_once(desk)
+        adjustment_shop.later(90_000)
+        adjustment_shop.process()
+        assert adjustment_shop.state(number)[0] == "sending"
+    adjustment_shop.sandbox.clear_faults()
+    adjustment_shop.later(90_000)
+    adjustment_shop.finish()
+    assert adjustment_shop.booked() == 1
+    assert_each_once(adjustment_shop)
 
 
-def test_a_receipt_found_while_the_account_cannot_be_read_is_posted(new_desk: Callable[..., Desk]) -> None:
-    desk = new_desk()
-    number = desk.give(desk.contacts(1)[0], 5)
-    desk.sandbox.set_fault("lost_after", on=["transaction"])
-    desk.process()
-    desk.later()
-    desk.sandbox.set_fault("server_error", on=["account"], status=404, count=None)
-    desk.process()
-    assert desk.state(number)[0] == "posted"
-    desk.sandbox.clear_faults()
-    desk.finish()
-    assert_each_once(desk)
+def test_a_receipt_found_while_the_account_cannot_be_read_is_posted(
+    new_adjustment_shop: Callable[..., AdjustmentShop],
+) -> None:
+    adjustment_shop = new_adjustment_shop()
+    number = adjustment_shop.give(adjustment_shop.contacts(1)[0], 5)
+    adjustment_shop.sandbox.set_fault("lost_after", on=["transaction"])
+    adjustment_shop.process()
+    adjustment_shop.later()
+    adjustment_shop.sandbox.set_fault("server_error", on=["account"], status=404, count=None)
+    adjustment_shop.process()
+    assert adjustment_shop.state(number)[0] == "posted"
+    adjustment_shop.sandbox.clear_faults()
+    adjustment_shop.finish()
+    assert_each_once(adjustment_shop)
 
 
 def test_receipts_are_proved_by_any_answer_and_never_disproved_by_a_history_that_lags(
-    new_desk: Callable[..., Desk],
+    new_adjustment_shop: Callable[..., AdjustmentShop],
 ) -> None:
-    desk = new_desk(behaviour={"history_delay": 7200, "transaction_answer": "neither"}, proved=False)
-    desk.give(desk.contacts(1)[0], 5)
-    desk.process()
-    desk.later()
-    desk.process()
-    assert desk.sql("select found from receipts") == []
-    desk.sandbox.behave(history_delay=0)
-    desk.process()
-    assert desk.sql("select found from receipts") == [("whole",)]
+    adjustment_shop = new_adjustment_shop(
+        behaviour={"history_delay": 7200, "transaction_answer": "neither"}, proved=False
+    )
+    adjustment_shop.give(adjustment_shop.contacts(1)[0], 5)
+    adjustment_shop.process()
+    adjustment_shop.later()
+    adjustment_shop.process()
+    assert adjustment_shop.sql("select found from receipts") == []
+    adjustment_shop.sandbox.behave(history_delay=0)
+    adjustment_shop.process()
+    assert adjustment_shop.sql("select found from receipts") == [("whole",)]

@@ -19,7 +19,7 @@ import pytest
 from treazure_pipeline.database import binaries, schema
 from treazure_pipeline.errors import PipelineError
 from treazure_pipeline_tests import roles
-from treazure_pipeline_tests.adjustments.desk import Desk, assert_each_once
+from treazure_pipeline_tests.adjustments.adjustment_shop import AdjustmentShop, assert_each_once
 from treazure_pipeline_tests.balance_sync.shop import assert_in_step
 
 PRIMARY, STANDBY = 5501, 5502
@@ -113,7 +113,7 @@ def database_url(pair: Pair) -> str:
     return pair.url("ledger", roles.RUNTIME)
 
 
-def during(pair: Pair, desk: Desk, work: Callable[[], object], operation: str, calls: int) -> None:
+def during(pair: Pair, adjustment_shop: AdjustmentShop, work: Callable[[], object], operation: str, calls: int) -> None:
     """Fail over while the work is at its n-th call of an operation."""
 
     def run() -> None:
@@ -122,7 +122,7 @@ def during(pair: Pair, desk: Desk, work: Callable[[], object], operation: str, c
 
     worker = threading.Thread(target=run)
     worker.start()
-    while desk.sandbox.report()["requests"].get(operation, 0) < calls:
+    while adjustment_shop.sandbox.report()["requests"].get(operation, 0) < calls:
         assert worker.is_alive()
         time.sleep(0.02)
     pair.fail_over()
@@ -130,32 +130,34 @@ def during(pair: Pair, desk: Desk, work: Callable[[], object], operation: str, c
     assert not worker.is_alive()
 
 
-def test_a_sync_whose_server_fails_over_loses_and_doubles_nothing(new_desk: Callable[..., Desk], pair: Pair) -> None:
-    desk = new_desk(environ={"ENGAGE_BATCH_SIZE": "2", "ENGAGE_CONCURRENCY": "2"})
-    desk.sandbox.add_points(dict.fromkeys(desk.contacts(20), 5))
-    desk.sandbox.set_fault("slow", on=["set_balances"], seconds=0.3, count=None)
-    during(pair, desk, lambda: desk.sync(complete=False), "set_balances", 3)
-    desk.sandbox.clear_faults()
-    desk.leases_end()
-    desk.sync(full=True)
-    assert_in_step(desk)
+def test_a_sync_whose_server_fails_over_loses_and_doubles_nothing(
+    new_adjustment_shop: Callable[..., AdjustmentShop], pair: Pair
+) -> None:
+    adjustment_shop = new_adjustment_shop(environ={"ENGAGE_BATCH_SIZE": "2", "ENGAGE_CONCURRENCY": "2"})
+    adjustment_shop.sandbox.add_points(dict.fromkeys(adjustment_shop.contacts(20), 5))
+    adjustment_shop.sandbox.set_fault("slow", on=["set_balances"], seconds=0.3, count=None)
+    during(pair, adjustment_shop, lambda: adjustment_shop.sync(complete=False), "set_balances", 3)
+    adjustment_shop.sandbox.clear_faults()
+    adjustment_shop.leases_end()
+    adjustment_shop.sync(full=True)
+    assert_in_step(adjustment_shop)
 
 
 def test_adjustments_whose_server_fails_over_count_once_when_engage_sends_their_webhooks_again(
-    new_desk: Callable[..., Desk], pair: Pair
+    new_adjustment_shop: Callable[..., AdjustmentShop], pair: Pair
 ) -> None:
-    desk = new_desk()
-    given = [desk.sandbox.give_points(contact, 5) for contact in desk.contacts(12)]
-    desk.sandbox.wait_until_delivered()
-    desk.sandbox.set_fault("slow", on=["transaction"], seconds=0.3, count=None)
-    during(pair, desk, lambda: desk.process(TREAZURE_CONCURRENCY="2"), "transaction", 5)
-    desk.sandbox.clear_faults()
+    adjustment_shop = new_adjustment_shop()
+    given = [adjustment_shop.sandbox.give_points(contact, 5) for contact in adjustment_shop.contacts(12)]
+    adjustment_shop.sandbox.wait_until_delivered()
+    adjustment_shop.sandbox.set_fault("slow", on=["transaction"], seconds=0.3, count=None)
+    during(pair, adjustment_shop, lambda: adjustment_shop.process(TREAZURE_CONCURRENCY="2"), "transaction", 5)
+    adjustment_shop.sandbox.clear_faults()
     for event in given:
-        desk.sandbox.redeliver(event["svix_id"])
-    desk.sandbox.wait_until_delivered()
-    desk.later()
-    desk.sql("update adjustment set received_at = received_at - interval '1 minute'")
-    desk.finish()
-    assert desk.booked() == 12
-    desk.sync(full=True)
-    assert_each_once(desk)
+        adjustment_shop.sandbox.redeliver(event["svix_id"])
+    adjustment_shop.sandbox.wait_until_delivered()
+    adjustment_shop.later()
+    adjustment_shop.sql("update adjustment set received_at = received_at - interval '1 minute'")
+    adjustment_shop.finish()
+    assert adjustment_shop.booked() == 12
+    adjustment_shop.sync(full=True)
+    assert_each_once(adjustment_shop)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from treazure_pipeline_tests.adjustments.desk import Desk, assert_each_once
+from treazure_pipeline_tests.adjustments.adjustment_shop import AdjustmentShop, assert_each_once
 from treazure_pipeline_tests.adjustments.victim import killed
 
 BEFORE_THE_CALL = ("call", "TreazureClient.post_transaction", 1)
@@ -38,76 +38,82 @@ AFTER_DONE = ("call", "postpone_posted", 1)
     ],
 )
 def test_wherever_a_process_is_killed_another_one_finishes_and_nothing_is_booked_twice(
-    desk: Desk, place: tuple[str, str, int], state: str, booked: int
+    adjustment_shop: AdjustmentShop, place: tuple[str, str, int], state: str, booked: int
 ) -> None:
-    contact = desk.contacts(1)[0]
-    number = desk.give(contact, "12.5")
+    contact = adjustment_shop.contacts(1)[0]
+    number = adjustment_shop.give(contact, "12.5")
     # Alone, since another worker's claim can return before this one's is committed.
-    assert killed(desk.variables | {"TREAZURE_CONCURRENCY": "1"}, place=place)
-    assert desk.state(number)[0] == state
-    assert desk.booked() == booked
-    behind = desk.give(contact, "0.5")
-    desk.process()
+    assert killed(adjustment_shop.variables | {"TREAZURE_CONCURRENCY": "1"}, place=place)
+    assert adjustment_shop.state(number)[0] == state
+    assert adjustment_shop.booked() == booked
+    behind = adjustment_shop.give(contact, "0.5")
+    adjustment_shop.process()
     if state == "sending":
-        assert (desk.state(number)[0], desk.state(behind)[0]) == ("sending", "queued")
-        assert "history" not in desk.sandbox.report()["requests"]
-    desk.leases_end()
-    desk.later()
-    desk.finish()
-    assert [desk.state(each)[0] for each in (number, behind)] == ["done", "done"]
-    assert desk.booked() == 2
-    assert_each_once(desk)
+        assert (adjustment_shop.state(number)[0], adjustment_shop.state(behind)[0]) == ("sending", "queued")
+        assert "history" not in adjustment_shop.sandbox.report()["requests"]
+    adjustment_shop.leases_end()
+    adjustment_shop.later()
+    adjustment_shop.finish()
+    assert [adjustment_shop.state(each)[0] for each in (number, behind)] == ["done", "done"]
+    assert adjustment_shop.booked() == 2
+    assert_each_once(adjustment_shop)
 
 
 def test_what_a_killed_process_was_sending_is_looked_up_only_after_its_lease_and_the_wait(
-    new_desk: Callable[..., Desk],
+    new_adjustment_shop: Callable[..., AdjustmentShop],
 ) -> None:
-    desk = new_desk(environ={"TREAZURE_TIMEOUT_SECONDS": "1", "TREAZURE_LOOKUP_WAIT_SECONDS": "1.2"})
-    desk.give(desk.contacts(1)[0], 5)
-    assert killed(desk.variables, place=BEFORE_THE_CALL)
+    adjustment_shop = new_adjustment_shop(
+        environ={"TREAZURE_TIMEOUT_SECONDS": "1", "TREAZURE_LOOKUP_WAIT_SECONDS": "1.2"}
+    )
+    adjustment_shop.give(adjustment_shop.contacts(1)[0], 5)
+    assert killed(adjustment_shop.variables, place=BEFORE_THE_CALL)
     tried = 0
-    while "done" not in desk.states():
-        desk.process()
+    while "done" not in adjustment_shop.states():
+        adjustment_shop.process()
         tried += 1
         time.sleep(0.2)
         assert tried < 200
-    ((asked, looked, again),) = desk.sql(
+    ((asked, looked, again),) = adjustment_shop.sql(
         "select a.asked, min(t.at) filter (where t.reason like '%%one more look'), "
         "min(t.at) filter (where t.reason like '%%sent again') from adjustment_transition t, "
         "(select min(at) as asked from adjustment_transition where state = 'sending') a group by a.asked"
     )
     assert (looked - asked).total_seconds() > 1 + 1.2
     assert (again - looked).total_seconds() > 1.2
-    assert_each_once(desk)
+    assert_each_once(adjustment_shop)
 
 
 @pytest.mark.parametrize("fault", ["lost_before", "lost_after"])
-def test_a_process_killed_while_it_looks_into_the_history_decides_nothing(desk: Desk, fault: str) -> None:
-    desk.give(desk.contacts(1)[0], 5)
-    desk.sandbox.set_fault(fault, on=["transaction"])
-    desk.process()
+def test_a_process_killed_while_it_looks_into_the_history_decides_nothing(
+    adjustment_shop: AdjustmentShop, fault: str
+) -> None:
+    adjustment_shop.give(adjustment_shop.contacts(1)[0], 5)
+    adjustment_shop.sandbox.set_fault(fault, on=["transaction"])
+    adjustment_shop.process()
     for place in (("return", "TreazureClient.history", 1), ("return", "read_account", 1), ("call", "settle", 1)):
-        desk.later()
-        assert killed(desk.variables, place=place)
-        assert desk.states() == ["sending"]
-    desk.later()
-    desk.finish()
-    assert desk.booked() == 1
-    assert_each_once(desk)
+        adjustment_shop.later()
+        assert killed(adjustment_shop.variables, place=place)
+        assert adjustment_shop.states() == ["sending"]
+    adjustment_shop.later()
+    adjustment_shop.finish()
+    assert adjustment_shop.booked() == 1
+    assert_each_once(adjustment_shop)
 
 
 @pytest.mark.parametrize("start", range(5))
-def test_killed_at_any_line_again_and_again_every_event_is_booked_once(desk: Desk, start: int) -> None:
-    contacts = desk.contacts(4)
+def test_killed_at_any_line_again_and_again_every_event_is_booked_once(
+    adjustment_shop: AdjustmentShop, start: int
+) -> None:
+    contacts = adjustment_shop.contacts(4)
     for number in range(8):
-        desk.give(contacts[number % 4], "1.5", description=str(number))
+        adjustment_shop.give(contacts[number % 4], "1.5", description=str(number))
     kills = 0
     for turn in range(5):
-        kills += killed(desk.variables, place=7 + 23 * start + 131 * turn)
-        desk.later()
-        desk.leases_end()
-    desk.finish()
+        kills += killed(adjustment_shop.variables, place=7 + 23 * start + 131 * turn)
+        adjustment_shop.later()
+        adjustment_shop.leases_end()
+    adjustment_shop.finish()
     assert kills
-    assert set(desk.states()) == {"done"}
-    assert [desk.movements(contact) for contact in contacts] == [[str(n), str(n + 4)] for n in range(4)]
-    assert_each_once(desk)
+    assert set(adjustment_shop.states()) == {"done"}
+    assert [adjustment_shop.movements(contact) for contact in contacts] == [[str(n), str(n + 4)] for n in range(4)]
+    assert_each_once(adjustment_shop)

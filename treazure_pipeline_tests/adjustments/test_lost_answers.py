@@ -8,18 +8,20 @@ import pytest
 from treazure_pipeline.adjustments import queue
 from treazure_pipeline.adjustments.processing import Processed, judge
 from treazure_pipeline.errors import AuthenticationError
-from treazure_pipeline_tests.adjustments.desk import Desk, assert_each_once
+from treazure_pipeline_tests.adjustments.adjustment_shop import AdjustmentShop, assert_each_once
 
 
-def test_points_given_in_engage_are_booked_in_treazure_and_come_back_as_the_new_balance(desk: Desk) -> None:
-    contact = desk.contacts(1)[0]
-    number = desk.give(contact, "12.5", description="A gift")
-    result = desk.process()
+def test_points_given_in_engage_are_booked_in_treazure_and_come_back_as_the_new_balance(
+    adjustment_shop: AdjustmentShop,
+) -> None:
+    contact = adjustment_shop.contacts(1)[0]
+    number = adjustment_shop.give(contact, "12.5", description="A gift")
+    result = adjustment_shop.process()
     assert (result.queued, result.posted, result.done, str(result.points)) == (1, 1, 1, "12.5")
-    assert desk.path(number) == ["queued", "sending", "posted", "done"]
-    assert desk.movements(contact) == ["A gift"]
-    assert desk.in_engage(contact) == [str(desk.sandbox.balances([contact])[0]["treazure"])]
-    assert_each_once(desk)
+    assert adjustment_shop.path(number) == ["queued", "sending", "posted", "done"]
+    assert adjustment_shop.movements(contact) == ["A gift"]
+    assert adjustment_shop.in_engage(contact) == [str(adjustment_shop.sandbox.balances([contact])[0]["treazure"])]
+    assert_each_once(adjustment_shop)
 
 
 @pytest.mark.parametrize(
@@ -32,19 +34,19 @@ def test_points_given_in_engage_are_booked_in_treazure_and_come_back_as_the_new_
     ],
 )
 def test_a_lost_answer_whose_effect_stands_in_the_history_is_posted_and_not_sent_again(
-    new_desk: Callable[..., Desk], fault: str, parameters: dict[str, Any]
+    new_adjustment_shop: Callable[..., AdjustmentShop], fault: str, parameters: dict[str, Any]
 ) -> None:
     waits = {"TREAZURE_TIMEOUT_SECONDS": "1", "TREAZURE_LOOKUP_WAIT_SECONDS": "60"}
-    desk = new_desk(environ=waits if fault == "slow" else {})
-    number = desk.give(desk.contacts(1)[0], 5)
-    desk.sandbox.set_fault(fault, on=["transaction"], **parameters)
-    assert desk.process().waiting == 1
-    assert desk.state(number)[0] == "sending"
-    desk.later()
-    result = desk.process()
+    adjustment_shop = new_adjustment_shop(environ=waits if fault == "slow" else {})
+    number = adjustment_shop.give(adjustment_shop.contacts(1)[0], 5)
+    adjustment_shop.sandbox.set_fault(fault, on=["transaction"], **parameters)
+    assert adjustment_shop.process().waiting == 1
+    assert adjustment_shop.state(number)[0] == "sending"
+    adjustment_shop.later()
+    result = adjustment_shop.process()
     assert (result.looked_up, result.posted, result.done) == (1, 1, 1)
-    assert desk.booked() == 1
-    assert_each_once(desk)
+    assert adjustment_shop.booked() == 1
+    assert_each_once(adjustment_shop)
 
 
 @pytest.mark.parametrize(
@@ -59,238 +61,250 @@ def test_a_lost_answer_whose_effect_stands_in_the_history_is_posted_and_not_sent
     ],
 )
 def test_a_lost_answer_without_effect_is_sent_again_after_two_looks_into_the_history(
-    desk: Desk, fault: str, parameters: dict[str, Any]
+    adjustment_shop: AdjustmentShop, fault: str, parameters: dict[str, Any]
 ) -> None:
-    number = desk.give(desk.contacts(1)[0], 5)
-    desk.sandbox.set_fault(fault, on=["transaction"], **parameters)
-    assert desk.process().waiting == 1
-    desk.later()
-    assert desk.process().looked_up == 1
-    assert desk.state(number)[0] == "sending"
-    assert desk.booked() == 0
-    desk.later()
-    result = desk.process()
+    number = adjustment_shop.give(adjustment_shop.contacts(1)[0], 5)
+    adjustment_shop.sandbox.set_fault(fault, on=["transaction"], **parameters)
+    assert adjustment_shop.process().waiting == 1
+    adjustment_shop.later()
+    assert adjustment_shop.process().looked_up == 1
+    assert adjustment_shop.state(number)[0] == "sending"
+    assert adjustment_shop.booked() == 0
+    adjustment_shop.later()
+    result = adjustment_shop.process()
     assert (result.looked_up, result.posted, result.done) == (1, 1, 1)
-    assert desk.booked() == 1
-    assert_each_once(desk)
+    assert adjustment_shop.booked() == 1
+    assert_each_once(adjustment_shop)
 
 
-def test_the_history_is_not_asked_before_the_wait_for_it_is_over(desk: Desk) -> None:
-    number = desk.give(desk.contacts(1)[0], 5)
-    desk.sandbox.set_fault("lost_before", on=["transaction"])
-    desk.process()
-    assert desk.process().looked_up == 0
-    desk.later(3)
-    assert desk.process().looked_up == 0
-    assert "history" not in desk.sandbox.report()["requests"]
-    desk.later(3)
-    assert desk.process().looked_up == 1
-    assert desk.process().looked_up == 0
-    assert desk.state(number)[0] == "sending"
-    desk.finish()
-    assert_each_once(desk)
+def test_the_history_is_not_asked_before_the_wait_for_it_is_over(adjustment_shop: AdjustmentShop) -> None:
+    number = adjustment_shop.give(adjustment_shop.contacts(1)[0], 5)
+    adjustment_shop.sandbox.set_fault("lost_before", on=["transaction"])
+    adjustment_shop.process()
+    assert adjustment_shop.process().looked_up == 0
+    adjustment_shop.later(3)
+    assert adjustment_shop.process().looked_up == 0
+    assert "history" not in adjustment_shop.sandbox.report()["requests"]
+    adjustment_shop.later(3)
+    assert adjustment_shop.process().looked_up == 1
+    assert adjustment_shop.process().looked_up == 0
+    assert adjustment_shop.state(number)[0] == "sending"
+    adjustment_shop.finish()
+    assert_each_once(adjustment_shop)
 
 
 @pytest.mark.parametrize("behaviour", [{"history_calls": 1}, {"history_calls": 3}, {"history_delay": 3600}])
 def test_an_effect_that_the_history_shows_late_is_not_booked_twice(
-    new_desk: Callable[..., Desk], behaviour: dict[str, Any]
+    new_adjustment_shop: Callable[..., AdjustmentShop], behaviour: dict[str, Any]
 ) -> None:
-    desk = new_desk(behaviour=behaviour)
-    desk.sandbox.play_hour(share=1)
-    desk.sync()
-    desk.sandbox.move_clock(7200)
-    number = desk.give(desk.contacts(1)[0], 5)
-    desk.sandbox.set_fault("lost_after", on=["transaction"])
-    desk.process()
-    desk.later()
-    assert desk.process().looked_up == 1
-    assert desk.state(number)[0] == "sending"
-    desk.sandbox.move_clock(7200)
-    desk.finish()
-    assert desk.state(number)[0] == "done"
-    assert desk.booked() == 1
-    assert_each_once(desk)
+    adjustment_shop = new_adjustment_shop(behaviour=behaviour)
+    adjustment_shop.sandbox.play_hour(share=1)
+    adjustment_shop.sync()
+    adjustment_shop.sandbox.move_clock(7200)
+    number = adjustment_shop.give(adjustment_shop.contacts(1)[0], 5)
+    adjustment_shop.sandbox.set_fault("lost_after", on=["transaction"])
+    adjustment_shop.process()
+    adjustment_shop.later()
+    assert adjustment_shop.process().looked_up == 1
+    assert adjustment_shop.state(number)[0] == "sending"
+    adjustment_shop.sandbox.move_clock(7200)
+    adjustment_shop.finish()
+    assert adjustment_shop.state(number)[0] == "done"
+    assert adjustment_shop.booked() == 1
+    assert_each_once(adjustment_shop)
 
 
-def unreadable(desk: Desk) -> None:
-    desk.sandbox.set_fault("server_error", on=["history"], count=None)
+def unreadable(adjustment_shop: AdjustmentShop) -> None:
+    adjustment_shop.sandbox.set_fault("server_error", on=["history"], count=None)
 
 
-def late(desk: Desk) -> None:
-    desk.sandbox.behave(history_delay=10_000_000)
+def late(adjustment_shop: AdjustmentShop) -> None:
+    adjustment_shop.sandbox.behave(history_delay=10_000_000)
 
 
-def no_history(desk: Desk) -> None:
-    desk.sandbox.set_fault("html", on=["history"], count=None)
+def no_history(adjustment_shop: AdjustmentShop) -> None:
+    adjustment_shop.sandbox.set_fault("html", on=["history"], count=None)
 
 
 @pytest.mark.parametrize("spoil", [unreadable, late, no_history])
 def test_what_the_history_cannot_decide_is_uncertain_and_holds_back_its_contact_only(
-    desk: Desk, spoil: Callable[[Desk], None]
+    adjustment_shop: AdjustmentShop, spoil: Callable[[AdjustmentShop], None]
 ) -> None:
-    one, other = desk.contacts(2)
-    number = desk.give(one, 5)
-    desk.sandbox.set_fault("lost_after", on=["transaction"])
-    desk.process()
-    spoil(desk)
+    one, other = adjustment_shop.contacts(2)
+    number = adjustment_shop.give(one, 5)
+    adjustment_shop.sandbox.set_fault("lost_after", on=["transaction"])
+    adjustment_shop.process()
+    spoil(adjustment_shop)
     for _ in range(4):
-        desk.later()
-        assert desk.process().looked_up == 1
-        assert desk.state(number)[0] == "sending"
-    desk.later()
-    assert desk.process().uncertain == 1
-    state, reason = desk.state(number)
+        adjustment_shop.later()
+        assert adjustment_shop.process().looked_up == 1
+        assert adjustment_shop.state(number)[0] == "sending"
+    adjustment_shop.later()
+    assert adjustment_shop.process().uncertain == 1
+    state, reason = adjustment_shop.state(number)
     assert state == "uncertain"
     assert "history" in str(reason)
-    behind, beside = desk.give(one, 1), desk.give(other, 1)
-    desk.later()
-    desk.process()
-    assert [desk.state(each)[0] for each in (number, behind, beside)] == ["uncertain", "queued", "done"]
-    assert desk.booked() == 2
-    with desk.working() as work:
+    behind, beside = adjustment_shop.give(one, 1), adjustment_shop.give(other, 1)
+    adjustment_shop.later()
+    adjustment_shop.process()
+    assert [adjustment_shop.state(each)[0] for each in (number, behind, beside)] == ["uncertain", "queued", "done"]
+    assert adjustment_shop.booked() == 2
+    with adjustment_shop.working() as work:
         assert queue.discard(work.ledger, number, "stands in Treazure", posted=True)
-    desk.finish()
-    assert [desk.state(each)[0] for each in (number, behind)] == ["done", "done"]
-    assert desk.booked() == 3
-    desk.sandbox.clear_faults()
-    assert_each_once(desk)
+    adjustment_shop.finish()
+    assert [adjustment_shop.state(each)[0] for each in (number, behind)] == ["done", "done"]
+    assert adjustment_shop.booked() == 3
+    adjustment_shop.sandbox.clear_faults()
+    assert_each_once(adjustment_shop)
 
 
-def test_an_uncertain_adjustment_without_effect_is_sent_again_when_a_person_says_so(desk: Desk) -> None:
-    number = desk.give(desk.contacts(1)[0], 5)
-    desk.sandbox.set_fault("lost_before", on=["transaction"])
-    desk.process()
-    unreadable(desk)
+def test_an_uncertain_adjustment_without_effect_is_sent_again_when_a_person_says_so(
+    adjustment_shop: AdjustmentShop,
+) -> None:
+    number = adjustment_shop.give(adjustment_shop.contacts(1)[0], 5)
+    adjustment_shop.sandbox.set_fault("lost_before", on=["transaction"])
+    adjustment_shop.process()
+    unreadable(adjustment_shop)
     for _ in range(5):
-        desk.later()
-        desk.process()
-    assert desk.state(number)[0] == "uncertain"
-    desk.sandbox.clear_faults()
-    assert desk.process().posted == 0
-    with desk.working() as work:
+        adjustment_shop.later()
+        adjustment_shop.process()
+    assert adjustment_shop.state(number)[0] == "uncertain"
+    adjustment_shop.sandbox.clear_faults()
+    assert adjustment_shop.process().posted == 0
+    with adjustment_shop.working() as work:
         assert queue.retry(work.ledger, number)
         assert not queue.retry(work.ledger, number)
-    desk.finish()
-    assert desk.path(number)[-5:] == ["uncertain", "queued", "sending", "posted", "done"]
-    assert_each_once(desk)
+    adjustment_shop.finish()
+    assert adjustment_shop.path(number)[-5:] == ["uncertain", "queued", "sending", "posted", "done"]
+    assert_each_once(adjustment_shop)
 
 
-def test_an_answer_without_a_usable_balance_is_completed_by_reading_the_account(new_desk: Callable[..., Desk]) -> None:
-    desk = new_desk()
-    number = desk.give(desk.contacts(1)[0], 5)
-    desk.sandbox.set_fault("truncated", on=["transaction"])
-    desk.process()
-    desk.finish()
-    assert desk.state(number)[0] == "done"
-    assert_each_once(desk)
+def test_an_answer_without_a_usable_balance_is_completed_by_reading_the_account(
+    new_adjustment_shop: Callable[..., AdjustmentShop],
+) -> None:
+    adjustment_shop = new_adjustment_shop()
+    number = adjustment_shop.give(adjustment_shop.contacts(1)[0], 5)
+    adjustment_shop.sandbox.set_fault("truncated", on=["transaction"])
+    adjustment_shop.process()
+    adjustment_shop.finish()
+    assert adjustment_shop.state(number)[0] == "done"
+    assert_each_once(adjustment_shop)
 
 
-def test_a_bare_balance_is_an_answer_too(new_desk: Callable[..., Desk]) -> None:
-    desk = new_desk(behaviour={"transaction_answer": "balance"})
-    desk.give(desk.contacts(1)[0], 5)
-    assert desk.process().done == 1
-    assert_each_once(desk)
+def test_a_bare_balance_is_an_answer_too(new_adjustment_shop: Callable[..., AdjustmentShop]) -> None:
+    adjustment_shop = new_adjustment_shop(behaviour={"transaction_answer": "balance"})
+    adjustment_shop.give(adjustment_shop.contacts(1)[0], 5)
+    assert adjustment_shop.process().done == 1
+    assert_each_once(adjustment_shop)
 
 
-def test_treazure_away_before_anything_is_sent_costs_no_look_into_the_history(desk: Desk) -> None:
-    numbers = [desk.give(contact, 5) for contact in desk.contacts(3)]
-    result = desk.process(TREAZURE_BASE_URL="http://127.0.0.1:9")
+def test_treazure_away_before_anything_is_sent_costs_no_look_into_the_history(adjustment_shop: AdjustmentShop) -> None:
+    numbers = [adjustment_shop.give(contact, 5) for contact in adjustment_shop.contacts(3)]
+    result = adjustment_shop.process(TREAZURE_BASE_URL="http://127.0.0.1:9")
     assert result.waiting >= 3
-    assert [desk.state(number)[0] for number in numbers] == ["queued"] * 3
-    desk.finish()
-    assert "history" not in desk.sandbox.report()["requests"]
-    assert_each_once(desk)
+    assert [adjustment_shop.state(number)[0] for number in numbers] == ["queued"] * 3
+    adjustment_shop.finish()
+    assert "history" not in adjustment_shop.sandbox.report()["requests"]
+    assert_each_once(adjustment_shop)
 
 
-def test_too_many_requests_wait_as_long_as_treazure_says_in_their_place(desk: Desk) -> None:
-    one, other = desk.contacts(2)
-    first, second, beside = desk.give(one, 5, description="1"), desk.give(one, 5, description="2"), desk.give(other, 5)
-    desk.sandbox.set_fault("rate_limited", on=["transaction"], seconds=100)
-    result = desk.process(TREAZURE_CONCURRENCY="1")
+def test_too_many_requests_wait_as_long_as_treazure_says_in_their_place(adjustment_shop: AdjustmentShop) -> None:
+    one, other = adjustment_shop.contacts(2)
+    first, second, beside = (
+        adjustment_shop.give(one, 5, description="1"),
+        adjustment_shop.give(one, 5, description="2"),
+        adjustment_shop.give(other, 5),
+    )
+    adjustment_shop.sandbox.set_fault("rate_limited", on=["transaction"], seconds=100)
+    result = adjustment_shop.process(TREAZURE_CONCURRENCY="1")
     assert (result.waiting, result.posted) == (1, 1)
-    assert [desk.state(number)[0] for number in (first, second, beside)] == ["queued", "queued", "done"]
-    desk.later(90)
-    assert desk.process().posted == 0
-    desk.later(11)
-    assert desk.process().posted == 2
-    assert "history" not in desk.sandbox.report()["requests"]
-    assert desk.movements(one) == ["1", "2"]
-    assert_each_once(desk)
+    assert [adjustment_shop.state(number)[0] for number in (first, second, beside)] == ["queued", "queued", "done"]
+    adjustment_shop.later(90)
+    assert adjustment_shop.process().posted == 0
+    adjustment_shop.later(11)
+    assert adjustment_shop.process().posted == 2
+    assert "history" not in adjustment_shop.sandbox.report()["requests"]
+    assert adjustment_shop.movements(one) == ["1", "2"]
+    assert_each_once(adjustment_shop)
 
 
-def test_wrong_credentials_fail_the_run_and_lose_nothing(desk: Desk) -> None:
-    numbers = [desk.give(contact, 5) for contact in desk.contacts(12)]
-    result = desk.process(TREAZURE_CLIENT_SECRET="wrong")
+def test_wrong_credentials_fail_the_run_and_lose_nothing(adjustment_shop: AdjustmentShop) -> None:
+    numbers = [adjustment_shop.give(contact, 5) for contact in adjustment_shop.contacts(12)]
+    result = adjustment_shop.process(TREAZURE_CLIENT_SECRET="wrong")
     assert isinstance(result.error, AuthenticationError)
-    assert {desk.state(number)[0] for number in numbers} == {"queued"}
-    desk.later()
-    desk.process()
-    assert {desk.state(number)[0] for number in numbers} == {"done"}
-    assert_each_once(desk)
+    assert {adjustment_shop.state(number)[0] for number in numbers} == {"queued"}
+    adjustment_shop.later()
+    adjustment_shop.process()
+    assert {adjustment_shop.state(number)[0] for number in numbers} == {"done"}
+    assert_each_once(adjustment_shop)
 
 
-def test_wrong_credentials_while_looking_up_fail_the_run_and_decide_nothing(desk: Desk) -> None:
-    number = desk.give(desk.contacts(1)[0], 5)
-    desk.sandbox.set_fault("lost_after", on=["transaction"])
-    desk.process()
+def test_wrong_credentials_while_looking_up_fail_the_run_and_decide_nothing(adjustment_shop: AdjustmentShop) -> None:
+    number = adjustment_shop.give(adjustment_shop.contacts(1)[0], 5)
+    adjustment_shop.sandbox.set_fault("lost_after", on=["transaction"])
+    adjustment_shop.process()
     for _ in range(8):
-        desk.later()
-        assert isinstance(desk.process(TREAZURE_CLIENT_SECRET="wrong").error, AuthenticationError)
-    assert desk.state(number)[0] == "sending"
-    desk.finish()
-    assert_each_once(desk)
+        adjustment_shop.later()
+        assert isinstance(adjustment_shop.process(TREAZURE_CLIENT_SECRET="wrong").error, AuthenticationError)
+    assert adjustment_shop.state(number)[0] == "sending"
+    adjustment_shop.finish()
+    assert_each_once(adjustment_shop)
 
 
-def test_a_token_that_treazure_has_forgotten_is_fetched_anew(desk: Desk) -> None:
-    desk.give(desk.contacts(1)[0], 5)
-    desk.sandbox.set_fault("token_expired", on=["transaction"])
-    assert desk.process().done == 1
-    assert_each_once(desk)
+def test_a_token_that_treazure_has_forgotten_is_fetched_anew(adjustment_shop: AdjustmentShop) -> None:
+    adjustment_shop.give(adjustment_shop.contacts(1)[0], 5)
+    adjustment_shop.sandbox.set_fault("token_expired", on=["transaction"])
+    assert adjustment_shop.process().done == 1
+    assert_each_once(adjustment_shop)
 
 
-def test_a_posted_adjustment_stays_posted_while_its_account_cannot_be_read(desk: Desk) -> None:
-    one, other = desk.contacts(2)
-    number = desk.give(one, 5)
-    desk.give(other, 5)
-    desk.sandbox.behave(transaction_answer="neither")
-    desk.sandbox.set_fault("truncated", on=["account"], count=None)
-    result = desk.process(TREAZURE_CONCURRENCY="1")
+def test_a_posted_adjustment_stays_posted_while_its_account_cannot_be_read(adjustment_shop: AdjustmentShop) -> None:
+    one, other = adjustment_shop.contacts(2)
+    number = adjustment_shop.give(one, 5)
+    adjustment_shop.give(other, 5)
+    adjustment_shop.sandbox.behave(transaction_answer="neither")
+    adjustment_shop.sandbox.set_fault("truncated", on=["account"], count=None)
+    result = adjustment_shop.process(TREAZURE_CONCURRENCY="1")
     assert result.error is None
-    assert desk.booked() == 2
-    assert desk.state(number)[0] in {"sending", "posted"}
-    desk.sandbox.clear_faults()
-    desk.finish()
-    assert desk.booked() == 2
-    assert_each_once(desk)
+    assert adjustment_shop.booked() == 2
+    assert adjustment_shop.state(number)[0] in {"sending", "posted"}
+    adjustment_shop.sandbox.clear_faults()
+    adjustment_shop.finish()
+    assert adjustment_shop.booked() == 2
+    assert_each_once(adjustment_shop)
 
 
 @pytest.mark.parametrize("late", ["queued", "sending", "uncertain", "rejected"])
-def test_a_worker_that_comes_back_after_its_lease_changes_nothing_any_more(desk: Desk, late: str) -> None:
-    number = desk.give(desk.contacts(1)[0], 5)
-    desk.sandbox.set_fault("lost_before", on=["transaction"])
-    desk.process()
-    desk.later()
-    with desk.working() as slow:
+def test_a_worker_that_comes_back_after_its_lease_changes_nothing_any_more(
+    adjustment_shop: AdjustmentShop, late: str
+) -> None:
+    number = adjustment_shop.give(adjustment_shop.contacts(1)[0], 5)
+    adjustment_shop.sandbox.set_fault("lost_before", on=["transaction"])
+    adjustment_shop.process()
+    adjustment_shop.later()
+    with adjustment_shop.working() as slow:
         claimed = queue.claim(slow.ledger, [run.account for run in slow.runs.values()], lease=1, lookup_wait=1)
         assert claimed is not None
-        desk.later()
-        desk.finish()
+        adjustment_shop.later()
+        adjustment_shop.finish()
         assert not queue.settle(slow.ledger, claimed, late, reason="it was absent long ago")
-    desk.finish()
-    assert desk.state(number)[0] == "done"
-    assert desk.booked() == 1
-    assert_each_once(desk)
+    adjustment_shop.finish()
+    assert adjustment_shop.state(number)[0] == "done"
+    assert adjustment_shop.booked() == 1
+    assert_each_once(adjustment_shop)
 
 
-def test_a_worker_that_knows_late_that_it_has_posted_keeps_the_others_from_doing_it_again(desk: Desk) -> None:
-    contact = desk.contacts(1)[0]
-    desk.give(contact, 5)
-    with desk.working() as work:
+def test_a_worker_that_knows_late_that_it_has_posted_keeps_the_others_from_doing_it_again(
+    adjustment_shop: AdjustmentShop,
+) -> None:
+    contact = adjustment_shop.contacts(1)[0]
+    adjustment_shop.give(contact, 5)
+    with adjustment_shop.working() as work:
         account = next(iter(work.runs.values())).account
         judge(work, Processed())
         slow = queue.claim(work.ledger, [account], lease=1, lookup_wait=1)
         assert slow is not None
-        desk.later()
+        adjustment_shop.later()
         quick = queue.claim(work.ledger, [account], lease=60, lookup_wait=1)
         assert quick is not None
         assert queue.settle(work.ledger, quick, "queued", reason="absent")
@@ -299,14 +313,14 @@ def test_a_worker_that_knows_late_that_it_has_posted_keeps_the_others_from_doing
         )
         assert queue.settle(work.ledger, slow, "posted")
         assert not queue.settle(work.ledger, quick, "queued", reason="absent")
-    desk.finish()
-    assert desk.booked() == 1
-    desk.sync(full=True)
-    assert_each_once(desk)
+    adjustment_shop.finish()
+    assert adjustment_shop.booked() == 1
+    adjustment_shop.sync(full=True)
+    assert_each_once(adjustment_shop)
 
 
-def test_a_call_whose_turn_comes_after_its_time_is_not_made(new_desk: Callable[..., Desk]) -> None:
-    desk = new_desk(
+def test_a_call_whose_turn_comes_after_its_time_is_not_made(new_adjustment_shop: Callable[..., AdjustmentShop]) -> None:
+    adjustment_shop = new_adjustment_shop(
         environ={
             "TREAZURE_MAX_REQUESTS_PER_SECOND": "10",
             "TREAZURE_TIMEOUT_SECONDS": "0.5",
@@ -314,37 +328,37 @@ def test_a_call_whose_turn_comes_after_its_time_is_not_made(new_desk: Callable[.
             "TREAZURE_PIPELINE_RETRY_SCALE": "1",
         }
     )
-    number = desk.give(desk.contacts(1)[0], 5)
-    with desk.connect() as connections:
-        assert connections.treazure.account_balance(desk.contacts(1)[0], "LOYALTY") is not None
-    ((bucket,),) = desk.sql("select distinct bucket from rate_slot where bucket like 'treazure:%'")
-    desk.sql("delete from rate_hold")
-    desk.sql("insert into rate_hold values (%s, 0, clock_timestamp() + interval '8 seconds')", bucket)
-    desk.process()
-    assert desk.booked() == 0
+    number = adjustment_shop.give(adjustment_shop.contacts(1)[0], 5)
+    with adjustment_shop.connect() as connections:
+        assert connections.treazure.account_balance(adjustment_shop.contacts(1)[0], "LOYALTY") is not None
+    ((bucket,),) = adjustment_shop.sql("select distinct bucket from rate_slot where bucket like 'treazure:%'")
+    adjustment_shop.sql("delete from rate_hold")
+    adjustment_shop.sql("insert into rate_hold values (%s, 0, clock_timestamp() + interval '8 seconds')", bucket)
+    adjustment_shop.process()
+    assert adjustment_shop.booked() == 0
     assert (
         "its time was over"
-        in desk.sql(
+        in adjustment_shop.sql(
             "select answer from adjustment_transition where adjustment = %s and answer is not null order by at limit 1",
             number,
         )[0][0]
     )
-    desk.environ["TREAZURE_PIPELINE_RETRY_SCALE"] = "0.001"
-    desk.environ["TREAZURE_TIMEOUT_SECONDS"] = desk.environ["TREAZURE_LOOKUP_WAIT_SECONDS"] = "5"
-    desk.finish()
-    assert_each_once(desk)
+    adjustment_shop.environ["TREAZURE_PIPELINE_RETRY_SCALE"] = "0.001"
+    adjustment_shop.environ["TREAZURE_TIMEOUT_SECONDS"] = adjustment_shop.environ["TREAZURE_LOOKUP_WAIT_SECONDS"] = "5"
+    adjustment_shop.finish()
+    assert_each_once(adjustment_shop)
 
 
-def test_however_long_treazure_is_away_what_was_never_called_only_waits(desk: Desk) -> None:
-    contact = desk.contacts(1)[0]
-    desk.sandbox.set_fault("server_error", on=["history"], count=None)
-    number = desk.give(contact, 7)
-    desk.sql("update adjustment set received_at = received_at - interval '1 hour'")
+def test_however_long_treazure_is_away_what_was_never_called_only_waits(adjustment_shop: AdjustmentShop) -> None:
+    contact = adjustment_shop.contacts(1)[0]
+    adjustment_shop.sandbox.set_fault("server_error", on=["history"], count=None)
+    number = adjustment_shop.give(contact, 7)
+    adjustment_shop.sql("update adjustment set received_at = received_at - interval '1 hour'")
     for _ in range(8):
-        desk.process()
-        desk.later()
-    assert desk.state(number)[0] == "sending"
-    assert desk.booked() == 0
-    desk.sandbox.clear_faults()
-    desk.finish()
-    assert_each_once(desk)
+        adjustment_shop.process()
+        adjustment_shop.later()
+    assert adjustment_shop.state(number)[0] == "sending"
+    assert adjustment_shop.booked() == 0
+    adjustment_shop.sandbox.clear_faults()
+    adjustment_shop.finish()
+    assert_each_once(adjustment_shop)

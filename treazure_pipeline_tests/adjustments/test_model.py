@@ -10,19 +10,19 @@ import psycopg
 
 from treazure_pipeline.adjustments.queue import RECEIVE, receipt_of
 from treazure_pipeline.database.schema import SCHEMA
-from treazure_pipeline_tests.adjustments.desk import Desk
+from treazure_pipeline_tests.adjustments.adjustment_shop import AdjustmentShop
 
 EVENTS, DELIVERIES, CONTACTS, ROUNDS = 600, 10_000, 120, 5
 
 
 def test_ten_thousand_random_deliveries_and_faults_end_with_every_event_applied_once(
-    new_desk: Callable[..., Desk],
+    new_adjustment_shop: Callable[..., AdjustmentShop],
 ) -> None:
-    desk = new_desk(members=CONTACTS, environ={"TREAZURE_CONCURRENCY": "8"})
+    adjustment_shop = new_adjustment_shop(members=CONTACTS, environ={"TREAZURE_CONCURRENCY": "8"})
     chance = random.Random(3)  # noqa: S311 - repeatable on purpose
-    contacts = desk.contacts(CONTACTS)
-    desk.sandbox.set_points(dict.fromkeys(contacts, 100_000_000))
-    desk.sync()
+    contacts = adjustment_shop.contacts(CONTACTS)
+    adjustment_shop.sandbox.set_points(dict.fromkeys(contacts, 100_000_000))
+    adjustment_shop.sync()
     model = dict.fromkeys(contacts, Decimal(100_000_000))
     senseless = 0
     events: list[tuple[str, str]] = []
@@ -52,10 +52,10 @@ def test_ten_thousand_random_deliveries_and_faults_end_with_every_event_applied_
         ("truncated", {"on": ["transaction"], "probability": 0.02}),
         ("token_expired", {"on": ["transaction"], "probability": 0.02}),
     ):
-        desk.sandbox.set_fault(fault, count=None, **parameters)
+        adjustment_shop.sandbox.set_fault(fault, count=None, **parameters)
 
     def deliver(lot: list[tuple[float, int]]) -> None:
-        with psycopg.connect(desk.database_url, autocommit=True) as connection:
+        with psycopg.connect(adjustment_shop.database_url, autocommit=True) as connection:
             connection.execute(f"set search_path to {SCHEMA}")
             rows = [
                 {"event_id": event, "delivery_id": None, "payload": payload, "receipt": receipt_of(event)}
@@ -66,26 +66,28 @@ def test_ten_thousand_random_deliveries_and_faults_end_with_every_event_applied_
 
     for turn in range(ROUNDS):
         workers = [threading.Thread(target=deliver, args=(lot,)) for lot in lots[turn * 2 : turn * 2 + 2]]
-        workers += [threading.Thread(target=desk.process) for _ in range(2)]
+        workers += [threading.Thread(target=adjustment_shop.process) for _ in range(2)]
         for worker in workers:
             worker.start()
         for worker in workers:
             worker.join()
-        desk.later()
-        desk.leases_end()
-    desk.sandbox.clear_faults()
-    desk.finish()
+        adjustment_shop.later()
+        adjustment_shop.leases_end()
+    adjustment_shop.sandbox.clear_faults()
+    adjustment_shop.finish()
 
-    states = desk.states()
+    states = adjustment_shop.states()
     assert len(states) == EVENTS
     assert states.count("rejected") == senseless
     assert states.count("done") == EVENTS - senseless
-    assert desk.booked() == EVENTS - senseless
-    report = desk.sandbox.report()
+    assert adjustment_shop.booked() == EVENTS - senseless
+    report = adjustment_shop.sandbox.report()
     assert report["problems"] == []
-    assert {row["contactId"]: Decimal(row["treazure"]) for row in desk.sandbox.balances(contacts)} == model
-    assert desk.sandbox.differences()["equal"]
+    assert {row["contactId"]: Decimal(row["treazure"]) for row in adjustment_shop.sandbox.balances(contacts)} == model
+    assert adjustment_shop.sandbox.differences()["equal"]
     arrived = defaultdict(list)
-    for contact, text in desk.sql("select contact::text, description from adjustment where state = 'done' order by id"):
+    for contact, text in adjustment_shop.sql(
+        "select contact::text, description from adjustment where state = 'done' order by id"
+    ):
         arrived[contact].append(text)
-    assert all(desk.movements(contact) == arrived[contact] for contact in contacts[:20])
+    assert all(adjustment_shop.movements(contact) == arrived[contact] for contact in contacts[:20])

@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from treazure_pipeline.errors import BusyError
-from treazure_pipeline_tests.adjustments.desk import Desk, assert_each_once
+from treazure_pipeline_tests.adjustments.adjustment_shop import AdjustmentShop, assert_each_once
 from treazure_pipeline_tests.balance_sync.shop import account_of
 
 PGBOUNCER = shutil.which("pgbouncer", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin:/opt/homebrew/bin")
@@ -49,21 +49,21 @@ def database_url(database_url: str, home: Path) -> Iterator[str]:
 
 
 def test_the_whole_job_works_behind_a_pooler_in_transaction_mode(
-    new_desk: Callable[..., Desk], database_url: str
+    new_adjustment_shop: Callable[..., AdjustmentShop], database_url: str
 ) -> None:
-    desk = new_desk(environ={"ENGAGE_MAX_REQUESTS_PER_SECOND": "20"})
+    adjustment_shop = new_adjustment_shop(environ={"ENGAGE_MAX_REQUESTS_PER_SECOND": "20"})
     with psycopg.connect(database_url, autocommit=True) as other:  # what somebody else leaves in a session
         other.execute("set search_path to nowhere")
-    assert desk.sync().pushed.sent == 20
-    with desk.connect() as connections:
+    assert adjustment_shop.sync().pushed.sent == 20
+    with adjustment_shop.connect() as connections:
         connections.ledger.hold(account_of(connections))
         with pytest.raises(BusyError):
-            desk.sync()
-    for contact in desk.contacts(15):
-        desk.sandbox.give_points(contact, "5")
-    ready = desk.receiver_url.replace("/webhooks/engage", "/readyz")
+            adjustment_shop.sync()
+    for contact in adjustment_shop.contacts(15):
+        adjustment_shop.sandbox.give_points(contact, "5")
+    ready = adjustment_shop.receiver_url.replace("/webhooks/engage", "/readyz")
     assert {httpx.get(ready, timeout=30).status_code for _ in range(10)} == {200}
-    desk.sandbox.wait_until_delivered()
-    assert desk.process().posted == 15
-    assert desk.sync().pushed.error is None
-    assert_each_once(desk)
+    adjustment_shop.sandbox.wait_until_delivered()
+    assert adjustment_shop.process().posted == 15
+    assert adjustment_shop.sync().pushed.error is None
+    assert_each_once(adjustment_shop)

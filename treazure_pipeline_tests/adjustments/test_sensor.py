@@ -7,7 +7,7 @@ import pytest
 
 from treazure_pipeline.balance_sync.definitions import FOREGROUND
 from treazure_pipeline.definitions import build_definitions
-from treazure_pipeline_tests.adjustments.desk import Desk, assert_each_once
+from treazure_pipeline_tests.adjustments.adjustment_shop import AdjustmentShop, assert_each_once
 
 SENSOR, JOB = "adjustment_queue_sensor", "process_adjustments"
 
@@ -18,13 +18,13 @@ def instance() -> Iterator[dg.DagsterInstance]:
         yield made
 
 
-def tick(desk: Desk, instance: dg.DagsterInstance) -> dg.RunRequest | dg.SkipReason:
+def tick(adjustment_shop: AdjustmentShop, instance: dg.DagsterInstance) -> dg.RunRequest | dg.SkipReason:
     """What the sensor asks the daemon for."""
-    definitions = build_definitions(desk.settings())
+    definitions = build_definitions(adjustment_shop.settings())
     sensor = next(sensor for sensor in definitions.sensors or () if sensor.name == SENSOR)
     assert isinstance(sensor, dg.SensorDefinition)
     with (
-        desk.connect() as connections,
+        adjustment_shop.connect() as connections,
         dg.build_sensor_context(instance, resources={"connections": connections}) as context,
     ):
         evaluated = sensor.evaluate_tick(context)
@@ -35,38 +35,41 @@ def tick(desk: Desk, instance: dg.DagsterInstance) -> dg.RunRequest | dg.SkipRea
 
 
 def launched(
-    desk: Desk, instance: dg.DagsterInstance, status: dg.DagsterRunStatus, tags: dict[str, str] | None = None
+    adjustment_shop: AdjustmentShop,
+    instance: dg.DagsterInstance,
+    status: dg.DagsterRunStatus,
+    tags: dict[str, str] | None = None,
 ) -> dg.DagsterRun:
     """A run of the job in this state."""
-    job = build_definitions(desk.settings()).resolve_job_def(JOB)
+    job = build_definitions(adjustment_shop.settings()).resolve_job_def(JOB)
     return instance.create_run_for_job(job, status=status, tags=tags)
 
 
-def test_nothing_due_starts_no_run(desk: Desk, instance: dg.DagsterInstance) -> None:
-    assert isinstance(tick(desk, instance), dg.SkipReason)
-    desk.give(desk.contacts(1)[0], 5)
-    desk.process()
-    assert isinstance(tick(desk, instance), dg.SkipReason)
+def test_nothing_due_starts_no_run(adjustment_shop: AdjustmentShop, instance: dg.DagsterInstance) -> None:
+    assert isinstance(tick(adjustment_shop, instance), dg.SkipReason)
+    adjustment_shop.give(adjustment_shop.contacts(1)[0], 5)
+    adjustment_shop.process()
+    assert isinstance(tick(adjustment_shop, instance), dg.SkipReason)
 
 
-def test_what_is_due_starts_a_run_without_a_key(desk: Desk, instance: dg.DagsterInstance) -> None:
-    desk.give(desk.contacts(1)[0], 5)
-    request = tick(desk, instance)
+def test_what_is_due_starts_a_run_without_a_key(adjustment_shop: AdjustmentShop, instance: dg.DagsterInstance) -> None:
+    adjustment_shop.give(adjustment_shop.contacts(1)[0], 5)
+    request = tick(adjustment_shop, instance)
     assert isinstance(request, dg.RunRequest)
     assert request.run_key is None
-    result = build_definitions(desk.settings()).resolve_job_def(JOB).execute_in_process(instance=instance)
+    result = build_definitions(adjustment_shop.settings()).resolve_job_def(JOB).execute_in_process(instance=instance)
     assert result.success
-    assert isinstance(tick(desk, instance), dg.SkipReason)
-    assert_each_once(desk)
+    assert isinstance(tick(adjustment_shop, instance), dg.SkipReason)
+    assert_each_once(adjustment_shop)
 
 
 @pytest.mark.parametrize("status", [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED])
 def test_no_second_run_is_started_while_one_is_under_way(
-    desk: Desk, instance: dg.DagsterInstance, status: dg.DagsterRunStatus
+    adjustment_shop: AdjustmentShop, instance: dg.DagsterInstance, status: dg.DagsterRunStatus
 ) -> None:
-    desk.give(desk.contacts(1)[0], 5)
-    run = launched(desk, instance, status)
-    skipped = tick(desk, instance)
+    adjustment_shop.give(adjustment_shop.contacts(1)[0], 5)
+    run = launched(adjustment_shop, instance, status)
+    skipped = tick(adjustment_shop, instance)
     assert isinstance(skipped, dg.SkipReason)
     assert run.run_id in str(skipped.skip_message)
 
@@ -75,78 +78,82 @@ def test_no_second_run_is_started_while_one_is_under_way(
     "status", [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.SUCCESS]
 )
 def test_a_run_that_has_ended_is_followed_by_the_next(
-    desk: Desk, instance: dg.DagsterInstance, status: dg.DagsterRunStatus
+    adjustment_shop: AdjustmentShop, instance: dg.DagsterInstance, status: dg.DagsterRunStatus
 ) -> None:
-    desk.give(desk.contacts(1)[0], 5)
-    launched(desk, instance, status)
-    assert isinstance(tick(desk, instance), dg.RunRequest)
+    adjustment_shop.give(adjustment_shop.contacts(1)[0], 5)
+    launched(adjustment_shop, instance, status)
+    assert isinstance(tick(adjustment_shop, instance), dg.RunRequest)
 
 
-def test_a_foreground_run_whose_process_may_be_dead_blocks_nothing(desk: Desk, instance: dg.DagsterInstance) -> None:
-    desk.give(desk.contacts(1)[0], 5)
-    launched(desk, instance, dg.DagsterRunStatus.STARTED, FOREGROUND)
-    assert isinstance(tick(desk, instance), dg.RunRequest)
+def test_a_foreground_run_whose_process_may_be_dead_blocks_nothing(
+    adjustment_shop: AdjustmentShop, instance: dg.DagsterInstance
+) -> None:
+    adjustment_shop.give(adjustment_shop.contacts(1)[0], 5)
+    launched(adjustment_shop, instance, dg.DagsterRunStatus.STARTED, FOREGROUND)
+    assert isinstance(tick(adjustment_shop, instance), dg.RunRequest)
 
 
-def test_what_waits_for_its_time_or_for_a_person_starts_no_run(desk: Desk, instance: dg.DagsterInstance) -> None:
-    one, other = desk.contacts(2)
-    desk.give(one, 5)
-    desk.give(one, 6)
-    desk.give(other, 0, definition_id=9)
-    desk.sandbox.set_fault("lost_after", on=["transaction"])
-    desk.process()
-    assert desk.states() == ["sending", "queued", "rejected"]
-    assert isinstance(tick(desk, instance), dg.SkipReason)
-    desk.later()
-    assert isinstance(tick(desk, instance), dg.RunRequest)
-    desk.sql("update adjustment set state = 'uncertain' where state = 'sending'")
-    assert isinstance(tick(desk, instance), dg.SkipReason)
+def test_what_waits_for_its_time_or_for_a_person_starts_no_run(
+    adjustment_shop: AdjustmentShop, instance: dg.DagsterInstance
+) -> None:
+    one, other = adjustment_shop.contacts(2)
+    adjustment_shop.give(one, 5)
+    adjustment_shop.give(one, 6)
+    adjustment_shop.give(other, 0, definition_id=9)
+    adjustment_shop.sandbox.set_fault("lost_after", on=["transaction"])
+    adjustment_shop.process()
+    assert adjustment_shop.states() == ["sending", "queued", "rejected"]
+    assert isinstance(tick(adjustment_shop, instance), dg.SkipReason)
+    adjustment_shop.later()
+    assert isinstance(tick(adjustment_shop, instance), dg.RunRequest)
+    adjustment_shop.sql("update adjustment set state = 'uncertain' where state = 'sending'")
+    assert isinstance(tick(adjustment_shop, instance), dg.SkipReason)
 
 
-def test_a_programme_in_migration_starts_no_run(desk: Desk, instance: dg.DagsterInstance) -> None:
-    desk.give(desk.contacts(1)[0], 5)
-    with desk.working():
-        desk.sql("update programme set mode = 'migrating'")
-    assert isinstance(tick(desk, instance), dg.RunRequest)
-    desk.process()
-    assert desk.states() == ["queued"]
-    desk.later()
-    assert isinstance(tick(desk, instance), dg.SkipReason)
-    desk.sql("update programme set mode = 'live'")
-    assert isinstance(tick(desk, instance), dg.RunRequest)
+def test_a_programme_in_migration_starts_no_run(adjustment_shop: AdjustmentShop, instance: dg.DagsterInstance) -> None:
+    adjustment_shop.give(adjustment_shop.contacts(1)[0], 5)
+    with adjustment_shop.working():
+        adjustment_shop.sql("update programme set mode = 'migrating'")
+    assert isinstance(tick(adjustment_shop, instance), dg.RunRequest)
+    adjustment_shop.process()
+    assert adjustment_shop.states() == ["queued"]
+    adjustment_shop.later()
+    assert isinstance(tick(adjustment_shop, instance), dg.SkipReason)
+    adjustment_shop.sql("update programme set mode = 'live'")
+    assert isinstance(tick(adjustment_shop, instance), dg.RunRequest)
 
 
 def test_a_contact_that_engage_refuses_starts_a_run_only_when_it_is_tried_again(
-    desk: Desk, instance: dg.DagsterInstance
+    adjustment_shop: AdjustmentShop, instance: dg.DagsterInstance
 ) -> None:
-    contact = desk.contacts(1)[0]
-    desk.sandbox.know([contact], known=False)
-    desk.give(contact, 5)
-    desk.process(TREAZURE_PIPELINE_RETRY_SCALE="1")
-    desk.later()
-    assert desk.states() == ["posted"]
-    assert isinstance(tick(desk, instance), dg.SkipReason)
-    desk.sandbox.know([contact], known=True)
-    desk.sql("update pending set next_try = clock_timestamp()")
-    assert isinstance(tick(desk, instance), dg.RunRequest)
-    desk.process()
-    assert desk.states() == ["done"]
-    assert_each_once(desk)
+    contact = adjustment_shop.contacts(1)[0]
+    adjustment_shop.sandbox.know([contact], known=False)
+    adjustment_shop.give(contact, 5)
+    adjustment_shop.process(TREAZURE_PIPELINE_RETRY_SCALE="1")
+    adjustment_shop.later()
+    assert adjustment_shop.states() == ["posted"]
+    assert isinstance(tick(adjustment_shop, instance), dg.SkipReason)
+    adjustment_shop.sandbox.know([contact], known=True)
+    adjustment_shop.sql("update pending set next_try = clock_timestamp()")
+    assert isinstance(tick(adjustment_shop, instance), dg.RunRequest)
+    adjustment_shop.process()
+    assert adjustment_shop.states() == ["done"]
+    assert_each_once(adjustment_shop)
 
 
 def test_a_failed_run_says_why_and_the_checks_tell_what_needs_a_person(
-    desk: Desk, instance: dg.DagsterInstance
+    adjustment_shop: AdjustmentShop, instance: dg.DagsterInstance
 ) -> None:
-    desk.give(desk.contacts(1)[0], 5)
-    wrong = build_definitions(desk.settings(TREAZURE_CLIENT_SECRET="wrong")).resolve_job_def(JOB)
+    adjustment_shop.give(adjustment_shop.contacts(1)[0], 5)
+    wrong = build_definitions(adjustment_shop.settings(TREAZURE_CLIENT_SECRET="wrong")).resolve_job_def(JOB)
     assert not wrong.execute_in_process(instance=instance, raise_on_error=False).success
-    desk.later()
-    assert isinstance(tick(desk, instance), dg.RunRequest)
-    desk.deliver("{}")
-    result = build_definitions(desk.settings()).resolve_job_def(JOB).execute_in_process(instance=instance)
+    adjustment_shop.later()
+    assert isinstance(tick(adjustment_shop, instance), dg.RunRequest)
+    adjustment_shop.deliver("{}")
+    result = build_definitions(adjustment_shop.settings()).resolve_job_def(JOB).execute_in_process(instance=instance)
     checks = {check.check_name: check.passed for check in result.get_asset_check_evaluations()}
     assert checks == {"nothing_is_uncertain": True, "queue_moves": True, "nothing_is_rejected": False}
     (materialization,) = result.asset_materializations_for_node("processed_adjustments")
     assert materialization.metadata["posted"].value == 1
     assert materialization.metadata["rejected"].value == 1
-    assert_each_once(desk)
+    assert_each_once(adjustment_shop)

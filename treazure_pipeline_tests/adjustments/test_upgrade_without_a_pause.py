@@ -11,7 +11,7 @@ from treazure_pipeline.adjustments.inbox import Store
 from treazure_pipeline.database import schema
 from treazure_pipeline.errors import SchemaOutdatedError
 from treazure_pipeline_tests import roles
-from treazure_pipeline_tests.adjustments.desk import Desk, assert_each_once
+from treazure_pipeline_tests.adjustments.adjustment_shop import AdjustmentShop, assert_each_once
 
 
 def newer(url: str, compatible_since: str) -> None:
@@ -29,14 +29,14 @@ async def checked(url: str) -> None:
 
 
 def test_an_older_receiver_and_an_older_run_work_beside_a_schema_that_was_expanded(
-    desk: Desk, database_url: str
+    adjustment_shop: AdjustmentShop, database_url: str
 ) -> None:
     newer(database_url, compatible_since=schema.head())
     asyncio.run(checked(database_url))
-    desk.give(desk.contacts(1)[0], "3")
-    desk.finish()
-    desk.sync()
-    assert_each_once(desk)
+    adjustment_shop.give(adjustment_shop.contacts(1)[0], "3")
+    adjustment_shop.finish()
+    adjustment_shop.sync()
+    assert_each_once(adjustment_shop)
     assert schema.upgrade(database_url) == ("9999", "9999")
 
 

@@ -13,7 +13,7 @@ from psycopg import sql
 from treazure_pipeline.database import schema
 from treazure_pipeline.sandbox import running_sandbox
 from treazure_pipeline_tests import roles
-from treazure_pipeline_tests.adjustments.desk import running_receiver
+from treazure_pipeline_tests.adjustments.adjustment_shop import running_receiver
 from treazure_pipeline_tests.adversary.clocks import MOVABLE, SERVER
 from treazure_pipeline_tests.adversary.mutants import without
 from treazure_pipeline_tests.adversary.oracle import Violation

@@ -24,11 +24,11 @@ from treazure_pipeline.ledger.store import Ledger
 from treazure_pipeline.sandbox import WEBHOOK_SECRET
 from treazure_pipeline.sandbox.webhooks import sign
 from treazure_pipeline.verification.read_back import Verified
-from treazure_pipeline_tests.adjustments.desk import Desk
+from treazure_pipeline_tests.adjustments.adjustment_shop import AdjustmentShop
 from treazure_pipeline_tests.adversary.clocks import Clocks
 from treazure_pipeline_tests.balance_sync.shop import Synced
 from treazure_pipeline_tests.roles import administrators
-from treazure_pipeline_tests.verification.watch import Watch
+from treazure_pipeline_tests.verification.verification_shop import VerificationShop
 
 _PROCESS: ContextVar[str] = ContextVar("process", default="first")
 _WORK: ContextVar[str] = ContextVar("work", default="sync")
@@ -48,8 +48,8 @@ class Dump:
 
 
 @dataclass
-class Stage(Desk, Watch):
-    """A desk whose points are read back, too. One process for each kind of work, unless `as_` says otherwise."""
+class Stage(AdjustmentShop, VerificationShop):
+    """Adjustments, with points read back too. One process for each kind of work, unless `as_` says otherwise."""
 
     clocks: Clocks = field(init=False)
     receivers: tuple[str, ...] = ()

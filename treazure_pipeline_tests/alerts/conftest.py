@@ -13,10 +13,14 @@ import dagster as dg
 import pytest
 
 from treazure_pipeline.definitions import build_definitions
-from treazure_pipeline_tests.adjustments.desk import _desk_sandbox, desk, new_desk
+from treazure_pipeline_tests.adjustments.adjustment_shop import (
+    _adjustment_sandbox,
+    adjustment_shop,
+    new_adjustment_shop,
+)
 from treazure_pipeline_tests.balance_sync.shop import Shop, new_shop, one_sandbox, shop
 
-__all__ = ["_desk_sandbox", "desk", "new_desk", "new_shop", "one_sandbox", "shop"]
+__all__ = ["_adjustment_sandbox", "adjustment_shop", "new_adjustment_shop", "new_shop", "one_sandbox", "shop"]
 
 TOKEN = "t0ken-in-the-path"
 SECRET = "pass-word-of-the-target"
@@ -102,7 +106,7 @@ def instance() -> Iterator[dg.DagsterInstance]:
 
 
 @dataclass
-class Watch:
+class AlertShop:
     """The alert sensor of a shop, on one instance for the whole test; `cursor` is what Dagster keeps for it."""
 
     shop: Shop
@@ -132,5 +136,5 @@ class Watch:
 
 
 @pytest.fixture
-def watch(shop: Shop, instance: dg.DagsterInstance, target: Target) -> Watch:
-    return Watch(shop, instance, {"TREAZURE_PIPELINE_ALERT_URLS": target.url})
+def alert_shop(shop: Shop, instance: dg.DagsterInstance, target: Target) -> AlertShop:
+    return AlertShop(shop, instance, {"TREAZURE_PIPELINE_ALERT_URLS": target.url})

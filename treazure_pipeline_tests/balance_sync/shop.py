@@ -139,7 +139,7 @@ class Shop:
         return {name: self.sql(statement) for name, statement in statements.items()}
 
     def time_passes(self, hours: float) -> None:
-        """Let time pass for what the ledger remembers, by moving its memory into the past."""
+        """Let time pass for what the ledger has recorded, by moving its records into the past."""
         past = timedelta(hours=hours)
         self.sql(
             "update pending set since = since - %s, refused_first = refused_first - %s, "

@@ -11,7 +11,7 @@ import pytest
 from treazure_pipeline.cli import sandbox as sandbox_command
 from treazure_pipeline.connections import open_ledger
 from treazure_pipeline.database import embedded
-from treazure_pipeline.sandbox.handle import Sandbox, running_sandbox
+from treazure_pipeline.sandbox.client import Sandbox, running_sandbox
 from treazure_pipeline.settings import load_settings
 from treazure_pipeline_tests.cli.conftest import SYSTEMS, Run
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from treazure_pipeline_tests.cli.conftest import SYSTEMS, Run
-from treazure_pipeline_tests.reporting.conftest import Reader, _desk_sandbox, lived, new_desk, reader
+from treazure_pipeline_tests.reporting.conftest import Reader, _adjustment_sandbox, lived, new_adjustment_shop, reader
 
-__all__ = ["_desk_sandbox", "lived", "new_desk", "reader"]
+__all__ = ["_adjustment_sandbox", "lived", "new_adjustment_shop", "reader"]
 
 
 def printed(run: Run, *arguments: str, **environment: str) -> dict[str, Any]:
@@ -21,9 +21,9 @@ def printed(run: Run, *arguments: str, **environment: str) -> dict[str, Any]:
 
 
 def test_the_database_s_address_is_enough_to_read(lived: Reader, run: Run) -> None:
-    refused, _, _, given = lived.desk.contacts(4)
-    only = {"TREAZURE_PIPELINE_DATABASE_URL": lived.desk.database_url}
-    lived.desk.sql("update pending set next_try = clock_timestamp() where tries > 0")
+    refused, _, _, given = lived.adjustment_shop.contacts(4)
+    only = {"TREAZURE_PIPELINE_DATABASE_URL": lived.adjustment_shop.database_url}
+    lived.adjustment_shop.sql("update pending set next_try = clock_timestamp() where tries > 0")
 
     (status,) = printed(run, "status", **only)["programmes"]
     (plan,) = printed(run, "plan", **only)["programmes"]
@@ -40,18 +40,18 @@ def test_the_database_s_address_is_enough_to_read(lived: Reader, run: Run) -> No
 
 def test_reading_with_another_name_for_the_programme_does_not_rename_it(lived: Reader, run: Run) -> None:
     (status,) = printed(
-        run, "status", TREAZURE_PIPELINE_DATABASE_URL=lived.desk.database_url, PROGRAMME_NAME="other",
-        TREAZURE_LOYALTY_ID=lived.desk.settings().programmes[0].loyalty_id,
+        run, "status", TREAZURE_PIPELINE_DATABASE_URL=lived.adjustment_shop.database_url, PROGRAMME_NAME="other",
+        TREAZURE_LOYALTY_ID=lived.adjustment_shop.settings().programmes[0].loyalty_id,
     )["programmes"]  # fmt: skip
 
     assert status["pending"] == 2
-    assert lived.desk.sql("select name from programme") == [("points",)]
+    assert lived.adjustment_shop.sql("select name from programme") == [("points",)]
 
 
 def test_a_ledger_of_other_systems_is_not_read(lived: Reader, run: Run) -> None:
     addresses = {name: SYSTEMS[name] for name in ("TREAZURE_BASE_URL", "ENGAGE_BASE_URL")}
 
-    refused = run("status", TREAZURE_PIPELINE_DATABASE_URL=lived.desk.database_url, **addresses)
+    refused = run("status", TREAZURE_PIPELINE_DATABASE_URL=lived.adjustment_shop.database_url, **addresses)
 
     assert refused.returncode == 2
     assert "belongs to loopback and loopback" in refused.stderr

@@ -15,7 +15,7 @@ import psutil
 import psycopg
 import pytest
 
-from treazure_pipeline.sandbox.handle import running_sandbox
+from treazure_pipeline.sandbox.client import running_sandbox
 from treazure_pipeline_tests.cli.conftest import COMMAND, Run
 from treazure_pipeline_tests.cli.test_doctor import settings
 

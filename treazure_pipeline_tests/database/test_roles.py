@@ -20,7 +20,7 @@ from psycopg.conninfo import conninfo_to_dict
 from treazure_pipeline.database import schema
 from treazure_pipeline.errors import DatabaseError
 from treazure_pipeline.ledger.store import Ledger
-from treazure_pipeline.sandbox.handle import running_sandbox
+from treazure_pipeline.sandbox.client import running_sandbox
 from treazure_pipeline.settings import Programme
 from treazure_pipeline_tests import roles
 from treazure_pipeline_tests.cli import test_doctor

@@ -16,10 +16,10 @@ from treazure_pipeline.points_history.refresh import refresh
 from treazure_pipeline.settings import load_storage
 from treazure_pipeline.terminal import instance
 from treazure_pipeline_tests.balance_sync.shop import account_of, new_shop, one_sandbox
-from treazure_pipeline_tests.point_migration.conftest import new_move
-from treazure_pipeline_tests.point_migration.move import SHARDS, Move
+from treazure_pipeline_tests.point_migration.conftest import new_migration_shop
+from treazure_pipeline_tests.point_migration.migration_shop import SHARDS, MigrationShop
 
-__all__ = ["new_move", "new_shop", "one_sandbox"]
+__all__ = ["new_migration_shop", "new_shop", "one_sandbox"]
 
 
 @pytest.fixture(params=[0o000, 0o022, 0o077])
@@ -35,25 +35,27 @@ def open_to_others(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("_umask", [0o000], indirect=True)
 @pytest.mark.usefixtures("_umask")
-def test_a_migration_and_an_export_of_the_history_are_private(new_move: Callable[..., Move], tmp_path: Path) -> None:
-    move = new_move(members=20)
-    move.prepare()
+def test_a_migration_and_an_export_of_the_history_are_private(
+    new_migration_shop: Callable[..., MigrationShop], tmp_path: Path
+) -> None:
+    migration_shop = new_migration_shop(members=20)
+    migration_shop.prepare()
     for shard in range(SHARDS):
-        move.fetch(shard)
-        move.write(shard)
-    move.deliver()
-    move.import_files()
-    move.audit()
-    with move.connect() as connections:
+        migration_shop.fetch(shard)
+        migration_shop.write(shard)
+    migration_shop.deliver()
+    migration_shop.import_files()
+    migration_shop.audit()
+    with migration_shop.connect() as connections:
         account = account_of(connections)
         refresh(connections.ledger, connections.treazure, account, everybody=True)
         assert store.state(connections.ledger, account).rows
         export(connections.ledger, account, str(tmp_path / "made" / "exported"))
 
-    written = [path for path in move.home.rglob("*") if path.suffix in {".csv", ".html", ".json"}]
+    written = [path for path in migration_shop.home.rglob("*") if path.suffix in {".csv", ".html", ".json"}]
     assert len(written) > SHARDS
     assert list((tmp_path / "made").rglob("*.parquet"))
-    assert [path for folder in move.home.iterdir() for path in open_to_others(folder)] == []
+    assert [path for folder in migration_shop.home.iterdir() for path in open_to_others(folder)] == []
     assert open_to_others(tmp_path / "made") == []
 
 

@@ -14,7 +14,7 @@ from treazure_pipeline.connections import Connections
 from treazure_pipeline.definitions import build_definitions
 from treazure_pipeline.errors import PipelineError
 from treazure_pipeline.orchestration import failures
-from treazure_pipeline_tests.adjustments.desk import Desk
+from treazure_pipeline_tests.adjustments.adjustment_shop import AdjustmentShop
 from treazure_pipeline_tests.alerts.conftest import Target
 
 NAME, MAIL, COMMENT = "Zebulon Quixotel", "zebulon@quixotel.example", "for Zebulon, who found the Quixotel ring"
@@ -41,14 +41,14 @@ def marked(texts: dict[str, str]) -> dict[str, str]:
 class Life:
     """Runs jobs as the daemon would, on an instance whose storage is in files."""
 
-    def __init__(self, desk: Desk, instance: dg.DagsterInstance, changes: dict[str, str]) -> None:
-        self.desk = desk
+    def __init__(self, adjustment_shop: AdjustmentShop, instance: dg.DagsterInstance, changes: dict[str, str]) -> None:
+        self.adjustment_shop = adjustment_shop
         self.instance = instance
         self.changes = changes
         self.connections_failed: list[PipelineError] = []
 
     def run(self, job: str, shard: str | None = None, **config: dict[str, Any]) -> bool:
-        definitions = build_definitions(self.desk.settings(**self.changes))
+        definitions = build_definitions(self.adjustment_shop.settings(**self.changes))
         ops = {name: {"config": values} for name, values in config.items()}
         return bool(
             definitions.resolve_job_def(job)
@@ -59,7 +59,7 @@ class Life:
         )
 
     def alert(self) -> None:
-        definitions = build_definitions(self.desk.settings(**self.changes))
+        definitions = build_definitions(self.adjustment_shop.settings(**self.changes))
         with dg.build_sensor_context(
             self.instance, repository_def=definitions.get_repository_def(), resources=definitions.resources
         ) as context:
@@ -67,7 +67,7 @@ class Life:
 
 
 def test_no_log_no_metadata_no_error_and_no_alert_shows_more_of_a_person_than_the_contact_id(
-    desk: Desk,
+    adjustment_shop: AdjustmentShop,
     target: Target,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -83,33 +83,35 @@ def test_no_log_no_metadata_no_error_and_no_alert_shows_more_of_a_person_than_th
         "MIGRATION_SHARDS": "1",
         "MIGRATION_DELIVERY_URL": (tmp_path / "engage" / "import").as_uri(),
     }
-    contact, other = desk.contacts(2)
-    sandbox = desk.sandbox
+    contact, other = adjustment_shop.contacts(2)
+    sandbox = adjustment_shop.sandbox
     with dg.DagsterInstance.local_temp(str(storage)) as instance:
-        life = Life(desk, instance, changes)
+        life = Life(adjustment_shop, instance, changes)
 
         sandbox.set_fault("bad_rows", raw_rows=[row.replace("{contact}", contact) for row in ROWS])
         assert life.run("hourly_balance_sync")
 
         person = {"description": COMMENT, "user_name": NAME, "reason": COMMENT, "source": NAME, "user_id": MAIL}
-        desk.give(contact, 5, **person)
+        adjustment_shop.give(contact, 5, **person)
         assert life.run("process_adjustments")
         sandbox.set_fault("server_error", on=["transaction"], status=400, quotes=True)
-        desk.give(other, 7, **person)
+        adjustment_shop.give(other, 7, **person)
         life.run("process_adjustments")
         sandbox.set_fault("server_error", on=["transaction"], status=500, quotes=True)
-        desk.give(contact, 7, **person)
-        desk.deliver(json.dumps({"contactId": MAIL, "amount": 5, "pointDefinitionId": 1, "description": COMMENT}))
-        desk.deliver(json.dumps({"contactId": contact, "amount": NAME, "pointDefinitionId": 1}))
-        desk.deliver(json.dumps(NAME))
+        adjustment_shop.give(contact, 7, **person)
+        adjustment_shop.deliver(
+            json.dumps({"contactId": MAIL, "amount": 5, "pointDefinitionId": 1, "description": COMMENT})
+        )
+        adjustment_shop.deliver(json.dumps({"contactId": contact, "amount": NAME, "pointDefinitionId": 1}))
+        adjustment_shop.deliver(json.dumps(NAME))
         life.run("process_adjustments")
-        assert {"rejected", "done", "sending"} <= set(desk.states())
+        assert {"rejected", "done", "sending"} <= set(adjustment_shop.states())
 
         sandbox.set_fault("server_error", on=["set_balances"], status=400, quotes=True)
         sandbox.play_hour(changes=5)
         life.run("hourly_balance_sync")
         assert life.run("refresh_points_history", points_history={"full": True, "export_url": str(exported)})
-        ((rows,),) = desk.sql("select count(*) from points_history where comment = %s", COMMENT)
+        ((rows,),) = adjustment_shop.sql("select count(*) from points_history where comment = %s", COMMENT)
         assert rows
 
         assert life.run("prepare_migration", migration_roster={"although_loaded": True})
@@ -129,12 +131,14 @@ def test_no_log_no_metadata_no_error_and_no_alert_shows_more_of_a_person_than_th
     texts |= {"names of files": " ".join(str(file) for file in tmp_path.rglob("*"))}
     assert any(len(text) > 100_000 for text in texts.values()), "Dagster's storage was searched"
     assert marked(texts) == {}
-    kept = str(desk.sql("select payload::text, reason from adjustment")) + str(desk.sql("select raw from rejection"))
+    kept = str(adjustment_shop.sql("select payload::text, reason from adjustment")) + str(
+        adjustment_shop.sql("select raw from rejection")
+    )
     assert all(mark in kept.lower() for mark in MARKS), "the ledger has what it was given"
 
 
-def test_a_mistake_of_ours_tells_its_kind_and_place_and_not_its_text(desk: Desk) -> None:
-    connections = Connections(desk.settings())
+def test_a_mistake_of_ours_tells_its_kind_and_place_and_not_its_text(adjustment_shop: AdjustmentShop) -> None:
+    connections = Connections(adjustment_shop.settings())
     with pytest.raises(dg.Failure) as caught, failures.shown(connections.listener):
         int(NAME)
 

@@ -12,8 +12,8 @@ from treazure_pipeline.point_migration import files
 from treazure_pipeline.point_migration.files import FilesReport
 from treazure_pipeline.point_migration.parts import encode, roster
 from treazure_pipeline_tests import processes
-from treazure_pipeline_tests.point_migration import vault
-from treazure_pipeline_tests.point_migration.vault import CUT_OFF, contact
+from treazure_pipeline_tests.point_migration import small_treazure
+from treazure_pipeline_tests.point_migration.small_treazure import CUT_OFF, contact
 
 PARTS = 12
 
@@ -30,4 +30,4 @@ def write(folder: Path, die_after: int | None = None) -> FilesReport:
             yield encode({contact(number): log})
 
     blocks = [roster([(contact(number), Decimal(100), None) for number in range(PARTS)])]
-    return vault.write(parts(), blocks, folder, rows_per_file=60)
+    return small_treazure.write(parts(), blocks, folder, rows_per_file=60)

@@ -23,7 +23,7 @@ SHARDS = 3
 
 
 @dataclass
-class Move:
+class MigrationShop:
     """A shop and the home in which its migration writes."""
 
     shop: Shop
@@ -99,8 +99,8 @@ class Move:
 
 
 @pytest.fixture
-def new_move(new_shop: Callable[..., Shop], tmp_path: Path) -> Callable[..., Move]:
-    def new(*, environ: dict[str, str] | None = None, **seed: Any) -> Move:
+def new_migration_shop(new_shop: Callable[..., Shop], tmp_path: Path) -> Callable[..., MigrationShop]:
+    def new(*, environ: dict[str, str] | None = None, **seed: Any) -> MigrationShop:
         home = tmp_path / "home"
         given = {
             "TREAZURE_PIPELINE_HOME": str(home),
@@ -108,12 +108,12 @@ def new_move(new_shop: Callable[..., Shop], tmp_path: Path) -> Callable[..., Mov
             "MIGRATION_DELIVERY_URL": (home / "engage" / "import").as_uri(),
         } | (environ or {})
         behaviour = {"max_requests_per_second": 100_000} | seed.pop("behaviour", {})
-        return Move(new_shop(environ=given, behaviour=behaviour, **seed), home)
+        return MigrationShop(new_shop(environ=given, behaviour=behaviour, **seed), home)
 
     return new
 
 
 @pytest.fixture
-def move(new_move: Callable[..., Move]) -> Move:
+def migration_shop(new_migration_shop: Callable[..., MigrationShop]) -> MigrationShop:
     """A shop of 200 members, nothing of it in Engage."""
-    return new_move()
+    return new_migration_shop()

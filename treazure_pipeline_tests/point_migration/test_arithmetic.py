@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from treazure_pipeline.clients.wire import Movement
 from treazure_pipeline.point_migration.expiry import left_of_lots
-from treazure_pipeline_tests.point_migration.vault import (
+from treazure_pipeline_tests.point_migration.small_treazure import (
     CUT_OFF,
     ZERO,
     Account,

@@ -8,24 +8,24 @@ import pytest
 from treazure_pipeline.point_migration.audit import DifferencesError, NotImportedYetError
 from treazure_pipeline.point_migration.backfill import MigrationError
 from treazure_pipeline_tests.balance_sync.shop import assert_in_step
-from treazure_pipeline_tests.point_migration.move import Move
+from treazure_pipeline_tests.point_migration.migration_shop import MigrationShop
 
 
 @pytest.fixture
-def delivered(new_move: Callable[..., Move]) -> Move:
+def delivered(new_migration_shop: Callable[..., MigrationShop]) -> MigrationShop:
     """A migration whose files wait for the importer."""
-    move = new_move(members=60)
-    move.prepare()
-    move.shards()
-    move.deliver()
-    return move
+    migration_shop = new_migration_shop(members=60)
+    migration_shop.prepare()
+    migration_shop.shards()
+    migration_shop.deliver()
+    return migration_shop
 
 
-def members_with_points(move: Move) -> list[str]:
-    return [row["contactId"] for row in move.shop.sandbox.balances() if float(row["treazure"] or 0) > 0]
+def members_with_points(migration_shop: MigrationShop) -> list[str]:
+    return [row["contactId"] for row in migration_shop.shop.sandbox.balances() if float(row["treazure"] or 0) > 0]
 
 
-def test_before_the_import_the_audit_says_so_and_the_programme_stays_in_migration(delivered: Move) -> None:
+def test_before_the_import_the_audit_says_so_and_the_programme_stays_in_migration(delivered: MigrationShop) -> None:
     for _ in range(2):
         with pytest.raises(NotImportedYetError, match="Not imported yet: none of 50 contacts"):
             delivered.audit()
@@ -36,14 +36,14 @@ def test_before_the_import_the_audit_says_so_and_the_programme_stays_in_migratio
     assert delivered.mode() == "live"
 
 
-def test_nothing_is_audited_before_it_is_delivered(new_move: Callable[..., Move]) -> None:
-    move = new_move(members=30)
-    move.prepare()
+def test_nothing_is_audited_before_it_is_delivered(new_migration_shop: Callable[..., MigrationShop]) -> None:
+    migration_shop = new_migration_shop(members=30)
+    migration_shop.prepare()
     with pytest.raises(MigrationError, match="run point_migration, then finish_migration"):
-        move.audit()
+        migration_shop.audit()
 
 
-def test_contacts_that_differ_are_listed_and_only_they_are_read_again(delivered: Move) -> None:
+def test_contacts_that_differ_are_listed_and_only_they_are_read_again(delivered: MigrationShop) -> None:
     one, *others = sorted(delivered.delivered.glob("*.csv"))
     for file in others:
         delivered.shop.sandbox.import_points(file)
@@ -60,7 +60,9 @@ def test_contacts_that_differ_are_listed_and_only_they_are_read_again(delivered:
     assert_in_step(delivered.shop)
 
 
-def test_points_that_were_imported_twice_are_noticed_and_once_accepted_the_sync_mends_them(delivered: Move) -> None:
+def test_points_that_were_imported_twice_are_noticed_and_once_accepted_the_sync_mends_them(
+    delivered: MigrationShop,
+) -> None:
     bodies = [file.read_bytes() for file in delivered.delivered.iterdir()]
     delivered.import_files()
     twice = [delivered.shop.sandbox.import_points(body) for body in bodies]
@@ -75,7 +77,7 @@ def test_points_that_were_imported_twice_are_noticed_and_once_accepted_the_sync_
     assert_in_step(delivered.shop)
 
 
-def test_members_that_engage_does_not_know_are_shown_and_stay_pending(delivered: Move) -> None:
+def test_members_that_engage_does_not_know_are_shown_and_stay_pending(delivered: MigrationShop) -> None:
     stranger = members_with_points(delivered)[0]
     delivered.shop.sandbox.know([stranger], known=False)
     delivered.import_files()
@@ -89,7 +91,7 @@ def test_members_that_engage_does_not_know_are_shown_and_stay_pending(delivered:
     assert_in_step(delivered.shop)
 
 
-def test_the_ledger_learns_from_what_engage_shows_and_its_totals_add_up(delivered: Move) -> None:
+def test_the_ledger_learns_from_what_engage_shows_and_its_totals_add_up(delivered: MigrationShop) -> None:
     delivered.import_files()
     delivered.audit()
     assert delivered.shop.sql("select count(*), count(*) filter (where batch = 0) from ledger") == [(60, 60)]
@@ -100,7 +102,7 @@ def test_the_ledger_learns_from_what_engage_shows_and_its_totals_add_up(delivere
     assert (run.diff.figures.changed, run.pushed.requests) == (0, 0)
 
 
-def test_the_report_holds_totals_files_findings_and_every_contact(delivered: Move) -> None:
+def test_the_report_holds_totals_files_findings_and_every_contact(delivered: MigrationShop) -> None:
     delivered.import_files()
     found = delivered.audit()
     text = found.report.read_text()
@@ -114,7 +116,7 @@ def test_the_report_holds_totals_files_findings_and_every_contact(delivered: Mov
     assert {row["verdict"] for row in rows} == {"equal"}
 
 
-def test_hostile_texts_are_harmless_in_the_report(delivered: Move) -> None:
+def test_hostile_texts_are_harmless_in_the_report(delivered: MigrationShop) -> None:
     delivered.shop.sql(
         "insert into migration_finding (migration, origin, kind, value) "
         "values (1, 'roster', 'unreadable_row', '<script>alert(1)</script>'), (1, 'roster', 'unreadable_row', '=1+1')"

@@ -17,7 +17,7 @@ from treazure_pipeline.terminal import instance
 from treazure_pipeline.terminal.processes import Family
 from treazure_pipeline_tests import processes
 from treazure_pipeline_tests.balance_sync.shop import Shop, assert_in_step
-from treazure_pipeline_tests.point_migration.move import Move
+from treazure_pipeline_tests.point_migration.migration_shop import MigrationShop
 
 PATIENCE = 400
 SHARDS = 3
@@ -80,15 +80,15 @@ def test_a_backfill_over_all_shards_runs_through_the_daemon(
         place = instance.prepare(load_settings(given))
         environment = given | place.environment
         workspace = place.dagster_home / "workspace.yaml"
-        move = Move(shop, home)
-        move.prepare()
+        migration_shop = MigrationShop(shop, home)
+        migration_shop.prepare()
         with Family(environment) as family:
             family.start("daemon", [sys.executable, "-m", "dagster._daemon", "run", "-w", str(workspace)])
             launch_backfill(environment, workspace)
             family.wait(is_over(shop))
         code, waiting = command(environment)
         assert (code, waiting["status"], waiting["sent"]) == (6, "waiting", SHARDS)
-        move.import_files()
+        migration_shop.import_files()
         code, closed = command(environment)
         assert (code, closed["status"], closed["programme_mode"]) == (0, "ok", "live"), closed
         assert closed["equal"] + closed["missing_in_engage"] == 400

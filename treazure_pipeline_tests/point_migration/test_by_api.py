@@ -8,35 +8,39 @@ from treazure_pipeline.errors import AuthenticationError
 from treazure_pipeline.point_migration.api import UncertainRowsError
 from treazure_pipeline.point_migration.backfill import MigrationError
 from treazure_pipeline_tests.balance_sync.shop import assert_in_step
-from treazure_pipeline_tests.point_migration.move import Move
+from treazure_pipeline_tests.point_migration.migration_shop import MigrationShop
 
 
 @pytest.fixture
-def written(new_move: Callable[..., Move]) -> Move:
+def written(new_migration_shop: Callable[..., MigrationShop]) -> MigrationShop:
     """A migration whose files are written, of a tenant that takes 20 rows a request."""
-    move = new_move(members=60, environ={"ENGAGE_BATCH_SIZE": "20", "ENGAGE_CONCURRENCY": "1"})
-    move.prepare()
-    move.shards()
-    return move
+    migration_shop = new_migration_shop(members=60, environ={"ENGAGE_BATCH_SIZE": "20", "ENGAGE_CONCURRENCY": "1"})
+    migration_shop.prepare()
+    migration_shop.shards()
+    return migration_shop
 
 
-def states(move: Move) -> list[str]:
-    return [state for (state,) in move.shop.sql("select state from migration_request order by id")]
+def states(migration_shop: MigrationShop) -> list[str]:
+    return [state for (state,) in migration_shop.shop.sql("select state from migration_request order by id")]
 
 
-def later(move: Move, hours: float) -> None:
+def later(migration_shop: MigrationShop, hours: float) -> None:
     """Let time pass for what is remembered of requests."""
-    move.shop.sql("update migration_request set asked_at = asked_at - make_interval(secs => %s)", hours * 3600)
+    migration_shop.shop.sql(
+        "update migration_request set asked_at = asked_at - make_interval(secs => %s)", hours * 3600
+    )
 
 
-def finish(move: Move) -> None:
-    move.shop.sandbox.apply_queue()
-    assert move.audit().equal == 60
-    assert_in_step(move.shop)
+def finish(migration_shop: MigrationShop) -> None:
+    migration_shop.shop.sandbox.apply_queue()
+    assert migration_shop.audit().equal == 60
+    assert_in_step(migration_shop.shop)
 
 
 @pytest.mark.parametrize("fault", ["lost_before", "lost_after", "server_error", "rate_limited", "truncated", "html"])
-def test_a_request_without_a_usable_answer_is_repeated_with_its_key_and_adds_once(written: Move, fault: str) -> None:
+def test_a_request_without_a_usable_answer_is_repeated_with_its_key_and_adds_once(
+    written: MigrationShop, fault: str
+) -> None:
     details = {"seconds": 0} if fault == "rate_limited" else {"effect": True} if fault == "server_error" else {}
     written.shop.sandbox.set_fault(fault, on=["add_transactions"], count=2, after=1, **details)
     done = written.deliver(by="api")
@@ -45,14 +49,14 @@ def test_a_request_without_a_usable_answer_is_repeated_with_its_key_and_adds_onc
     finish(written)
 
 
-def test_delivering_by_api_twice_adds_nothing(written: Move) -> None:
+def test_delivering_by_api_twice_adds_nothing(written: MigrationShop) -> None:
     sent = written.deliver(by="api")["sent"]
     again = written.deliver(by="api")
     assert (again["sent"], again["sent_before"], again["requests"]) == (0, sent, 0)
     finish(written)
 
 
-def test_what_has_no_answer_at_all_stays_open_and_the_next_run_goes_on(written: Move) -> None:
+def test_what_has_no_answer_at_all_stays_open_and_the_next_run_goes_on(written: MigrationShop) -> None:
     written.shop.sandbox.set_fault("lost_after", on=["add_transactions"], count=5)
     with pytest.raises(UncertainRowsError, match="1 requests have no answer yet"):
         written.deliver(by="api")
@@ -62,7 +66,9 @@ def test_what_has_no_answer_at_all_stays_open_and_the_next_run_goes_on(written: 
 
 
 @pytest.mark.parametrize("taken", [True, False])
-def test_what_engage_no_longer_remembers_is_uncertain_and_left_to_a_person(written: Move, *, taken: bool) -> None:
+def test_what_engage_no_longer_remembers_is_uncertain_and_left_to_a_person(
+    written: MigrationShop, *, taken: bool
+) -> None:
     written.shop.sandbox.set_fault("lost_after" if taken else "lost_before", on=["add_transactions"], count=5)
     with pytest.raises(UncertainRowsError):
         written.deliver(by="api")
@@ -76,13 +82,15 @@ def test_what_engage_no_longer_remembers_is_uncertain_and_left_to_a_person(writt
     finish(written)
 
 
-def restore(move: Move) -> None:
+def restore(migration_shop: MigrationShop) -> None:
     """Put the ledger back, on another server, to what it held before anything was sent."""
-    move.shop.sql("delete from migration_request")
-    move.shop.sql("update migration set state = 'ready', delivered_by = null, delivered_at = null, ledger = 'another'")
+    migration_shop.shop.sql("delete from migration_request")
+    migration_shop.shop.sql(
+        "update migration set state = 'ready', delivered_by = null, delivered_at = null, ledger = 'another'"
+    )
 
 
-def test_a_restored_ledger_asks_a_person_before_it_adds_by_api(written: Move) -> None:
+def test_a_restored_ledger_asks_a_person_before_it_adds_by_api(written: MigrationShop) -> None:
     written.deliver(by="api")
     restore(written)
     with pytest.raises(UncertainRowsError):
@@ -92,7 +100,7 @@ def test_a_restored_ledger_asks_a_person_before_it_adds_by_api(written: Move) ->
     finish(written)
 
 
-def test_within_a_day_engage_knows_the_requests_of_a_restored_ledger_again(written: Move) -> None:
+def test_within_a_day_engage_knows_the_requests_of_a_restored_ledger_again(written: MigrationShop) -> None:
     written.deliver(by="api")
     restore(written)
     with pytest.raises(UncertainRowsError):
@@ -101,7 +109,7 @@ def test_within_a_day_engage_knows_the_requests_of_a_restored_ledger_again(writt
     finish(written)
 
 
-def test_rows_that_engage_refuses_are_kept_with_the_reason_and_the_others_are_added(written: Move) -> None:
+def test_rows_that_engage_refuses_are_kept_with_the_reason_and_the_others_are_added(written: MigrationShop) -> None:
     (stranger,) = [row["contactId"] for row in written.shop.sandbox.balances() if float(row["treazure"]) > 0][:1]
     written.shop.sandbox.know([stranger], known=False)
     done = written.deliver(by="api")
@@ -114,7 +122,7 @@ def test_rows_that_engage_refuses_are_kept_with_the_reason_and_the_others_are_ad
     assert (found.differing, found.missing, found.pending) == (1, 1, 1)
 
 
-def test_refused_credentials_end_the_delivery_and_nothing_counts_as_sent(written: Move) -> None:
+def test_refused_credentials_end_the_delivery_and_nothing_counts_as_sent(written: MigrationShop) -> None:
     with pytest.raises(AuthenticationError):
         written.deliver(by="api", changes={"ENGAGE_API_KEY": "wrong"})
     assert states(written) == []
@@ -122,7 +130,7 @@ def test_refused_credentials_end_the_delivery_and_nothing_counts_as_sent(written
     finish(written)
 
 
-def test_what_has_begun_by_api_is_not_delivered_as_a_file_and_the_other_way_round(written: Move) -> None:
+def test_what_has_begun_by_api_is_not_delivered_as_a_file_and_the_other_way_round(written: MigrationShop) -> None:
     written.shop.sql("update migration_file set state = 'delivered' where shard = 0")
     with pytest.raises(MigrationError, match="have been delivered"):
         written.deliver(by="api")

@@ -21,7 +21,7 @@ from treazure_pipeline.point_migration.file_store import File
 from treazure_pipeline.point_migration.shards import body_of
 from treazure_pipeline.point_migration.target import DeliveryError, Place, Target
 from treazure_pipeline_tests.balance_sync.shop import account_of
-from treazure_pipeline_tests.point_migration.move import SHARDS, Move
+from treazure_pipeline_tests.point_migration.migration_shop import SHARDS, MigrationShop
 from treazure_pipeline_tests.point_migration.sftp import serving
 
 FIRST_CHANGES = 5
@@ -70,7 +70,7 @@ class DyingPlace(Place):
 class Stage:
     """A migration with written files, and its target."""
 
-    move: Move
+    migration_shop: MigrationShop
     connections: Connections
     target: Target
 
@@ -79,7 +79,7 @@ class Stage:
         migration = backfill.opened(ledger, account)
 
         def body(file: File) -> bytes:
-            return body_of(ledger, account, migration, file, self.move.home)
+            return body_of(ledger, account, migration, file, self.migration_shop.home)
 
         target: Any = self.target if death is None else _Dying(self.target, death)
         return deliver(ledger, account, migration, body, target, **how)
@@ -117,15 +117,15 @@ class _Dying:
 
 
 @pytest.fixture
-def written(new_move: Callable[..., Move]) -> Move:
-    move = new_move(members=20, environ={"MIGRATION_MODE": "balance"})
-    move.prepare()
-    move.shards()
-    return move
+def written(new_migration_shop: Callable[..., MigrationShop]) -> MigrationShop:
+    migration_shop = new_migration_shop(members=20, environ={"MIGRATION_MODE": "balance"})
+    migration_shop.prepare()
+    migration_shop.shards()
+    return migration_shop
 
 
 @pytest.fixture(params=["file", "sftp", "memory"])
-def stage(request: pytest.FixtureRequest, written: Move, tmp_path: Path) -> Iterator[Stage]:
+def stage(request: pytest.FixtureRequest, written: MigrationShop, tmp_path: Path) -> Iterator[Stage]:
     with written.connect() as connections:
         if request.param != "sftp":
             yield Stage(written, connections, Target(f"{request.param}://{tmp_path}/engage/in"))
@@ -136,7 +136,7 @@ def stage(request: pytest.FixtureRequest, written: Move, tmp_path: Path) -> Iter
 
 
 def test_killed_at_any_change_each_file_arrives_once_also_where_the_ledger_has_forgotten(stage: Stage) -> None:
-    names = {name for (name,) in stage.move.shop.sql("select name from migration_file")}
+    names = {name for (name,) in stage.migration_shop.shop.sql("select name from migration_file")}
     assert len(names) == SHARDS
     asked = 0
     whole = Death(0, "never")  # counts
@@ -198,13 +198,13 @@ def test_what_lies_at_the_target_decides(
 
 
 @pytest.fixture
-def folder(written: Move, tmp_path: Path) -> Iterator[Stage]:
+def folder(written: MigrationShop, tmp_path: Path) -> Iterator[Stage]:
     with written.connect() as connections:
         yield Stage(written, connections, Target((tmp_path / "engage" / "in").as_uri()))
 
 
 def test_a_restored_ledger_that_finds_no_note_asks_before_it_delivers(folder: Stage) -> None:
-    folder.move.shop.sql("update migration set ledger = 'a server that is gone'")
+    folder.migration_shop.shop.sql("update migration set ledger = 'a server that is gone'")
     with pytest.raises(DeliveryError, match="Of 3 files nobody can tell"):
         folder.deliver()
     assert not folder.taken()
@@ -226,7 +226,7 @@ def test_a_note_of_a_file_that_the_ledger_does_not_know_ends_the_delivery(folder
 
 
 def test_another_file_under_a_name_of_ours_is_named_and_left_alone(folder: Stage) -> None:
-    ((name,),) = folder.move.shop.sql("select name from migration_file where shard = 1")
+    ((name,),) = folder.migration_shop.shop.sql("select name from migration_file where shard = 1")
     with folder.target.opened() as place:
         place.write(f"{place.folder}/{name}", b"something else")
     with pytest.raises(DeliveryError, match=f"{name} stands at .* with other content"):

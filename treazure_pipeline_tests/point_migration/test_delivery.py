@@ -12,17 +12,17 @@ from treazure_pipeline.errors import SettingsError
 from treazure_pipeline.point_migration.backfill import MigrationError
 from treazure_pipeline.point_migration.target import DeliveryError, Target
 from treazure_pipeline_tests.balance_sync.shop import assert_in_step
-from treazure_pipeline_tests.point_migration.move import Move
+from treazure_pipeline_tests.point_migration.migration_shop import MigrationShop
 from treazure_pipeline_tests.point_migration.sftp import PASSWORD, Server, serving
 
 
 @pytest.fixture
-def written(new_move: Callable[..., Move]) -> Move:
+def written(new_migration_shop: Callable[..., MigrationShop]) -> MigrationShop:
     """A migration whose files are written."""
-    move = new_move(members=60)
-    move.prepare()
-    move.shards()
-    return move
+    migration_shop = new_migration_shop(members=60)
+    migration_shop.prepare()
+    migration_shop.shards()
+    return migration_shop
 
 
 @pytest.fixture
@@ -44,13 +44,13 @@ def assert_as_in_the_manifest(folder: Path) -> int:
     return len(manifest["files"])
 
 
-def test_files_arrive_in_a_folder_with_a_manifest_of_rows_totals_and_digests_beside_it(written: Move) -> None:
+def test_files_arrive_in_a_folder_with_a_manifest_of_rows_totals_and_digests_beside_it(written: MigrationShop) -> None:
     done = written.deliver()
     assert done["sent"] == assert_as_in_the_manifest(written.delivered) == 3
     assert done["target"] == written.delivered.as_uri()
 
 
-def test_delivering_twice_does_nothing(written: Move) -> None:
+def test_delivering_twice_does_nothing(written: MigrationShop) -> None:
     written.deliver()
     before = {file.name: file.stat().st_mtime_ns for file in written.delivered.iterdir()}
     again = written.deliver()
@@ -58,7 +58,7 @@ def test_delivering_twice_does_nothing(written: Move) -> None:
     assert {file.name: file.stat().st_mtime_ns for file in written.delivered.iterdir()} == before
 
 
-def test_files_that_the_importer_has_taken_are_not_sent_again_unless_a_person_says_so(written: Move) -> None:
+def test_files_that_the_importer_has_taken_are_not_sent_again_unless_a_person_says_so(written: MigrationShop) -> None:
     written.deliver()
     for file in written.delivered.iterdir():
         file.unlink()
@@ -68,19 +68,21 @@ def test_files_that_the_importer_has_taken_are_not_sent_again_unless_a_person_sa
     assert assert_as_in_the_manifest(written.delivered) == 3
 
 
-def test_nothing_is_delivered_before_every_shard_has_its_files(new_move: Callable[..., Move]) -> None:
-    move = new_move(members=60)
-    move.prepare()
-    move.fetch(0)
-    move.write(0)
+def test_nothing_is_delivered_before_every_shard_has_its_files(
+    new_migration_shop: Callable[..., MigrationShop],
+) -> None:
+    migration_shop = new_migration_shop(members=60)
+    migration_shop.prepare()
+    migration_shop.fetch(0)
+    migration_shop.write(0)
     with pytest.raises(MigrationError, match="2 of 3 shards have no files yet"):
-        move.deliver()
+        migration_shop.deliver()
     with pytest.raises(MigrationError, match="have not been read"):
-        move.write(1)
+        migration_shop.write(1)
 
 
 @pytest.mark.parametrize("by", ["files", "api"])
-def test_a_machine_that_has_no_files_or_others_writes_them_again(written: Move, by: str) -> None:
+def test_a_machine_that_has_no_files_or_others_writes_them_again(written: MigrationShop, by: str) -> None:
     (first, *_) = sorted((written.home / "migration" / "points" / "1" / "files").glob("*.csv"))
     first.write_bytes(first.read_bytes().replace(b"Purchase", b"Purchases", 1))
     shutil.rmtree(first.parent) if by == "api" else None
@@ -91,7 +93,7 @@ def test_a_machine_that_has_no_files_or_others_writes_them_again(written: Move, 
         assert (done["sent"], done["refused"]) == (done["rows"], 0)
 
 
-def test_a_file_that_can_not_be_written_again_as_it_was_is_not_delivered(written: Move) -> None:
+def test_a_file_that_can_not_be_written_again_as_it_was_is_not_delivered(written: MigrationShop) -> None:
     shutil.rmtree(written.home / "migration")
     written.shop.sql(
         "update migration_contact set balance = balance + 1, imported = imported + 1 "
@@ -101,14 +103,14 @@ def test_a_file_that_can_not_be_written_again_as_it_was_is_not_delivered(written
         written.deliver()
 
 
-def test_files_whose_rows_do_not_add_up_are_not_delivered(written: Move) -> None:
+def test_files_whose_rows_do_not_add_up_are_not_delivered(written: MigrationShop) -> None:
     written.shop.sql("update migration_contact set balance = balance + 1 where imported > 0 and shard = 1")
     with pytest.raises(MigrationError, match="do not add up to the balance"):
         written.deliver()
     assert written.shop.sql("select distinct state from migration_file") == [("written",)]
 
 
-def test_files_reach_an_sftp_server_whose_key_is_known(written: Move, server: Server) -> None:
+def test_files_reach_an_sftp_server_whose_key_is_known(written: MigrationShop, server: Server) -> None:
     written.home.mkdir(exist_ok=True)
     (written.home / "known_hosts").write_text(server.known_host)
     given = {"MIGRATION_DELIVERY_URL": server.url}
@@ -121,7 +123,7 @@ def test_files_reach_an_sftp_server_whose_key_is_known(written: Move, server: Se
     assert_in_step(written.shop)
 
 
-def test_an_sftp_server_that_is_not_known_gets_no_password_and_no_file(written: Move, server: Server) -> None:
+def test_an_sftp_server_that_is_not_known_gets_no_password_and_no_file(written: MigrationShop, server: Server) -> None:
     with pytest.raises(DeliveryError, match="host key") as raised:
         written.deliver(changes={"MIGRATION_DELIVERY_URL": server.url})
     assert PASSWORD not in str(raised.value)
@@ -129,7 +131,7 @@ def test_an_sftp_server_that_is_not_known_gets_no_password_and_no_file(written: 
     assert list(server.root.iterdir()) == []
 
 
-def test_a_wrong_password_is_told_without_showing_it(written: Move, server: Server) -> None:
+def test_a_wrong_password_is_told_without_showing_it(written: MigrationShop, server: Server) -> None:
     written.home.mkdir(exist_ok=True)
     (written.home / "known_hosts").write_text(server.known_host)
     with pytest.raises(DeliveryError, match="Authentication failed") as raised:
@@ -149,19 +151,23 @@ def test_a_target_shows_no_secret_and_one_that_can_not_be_used_is_named() -> Non
         pass
 
 
-def test_a_ledger_on_a_server_needs_a_target_that_every_machine_finds(new_move: Callable[..., Move]) -> None:
-    move = new_move(members=1)
-    del move.shop.environ["MIGRATION_DELIVERY_URL"]
+def test_a_ledger_on_a_server_needs_a_target_that_every_machine_finds(
+    new_migration_shop: Callable[..., MigrationShop],
+) -> None:
+    migration_shop = new_migration_shop(members=1)
+    del migration_shop.shop.environ["MIGRATION_DELIVERY_URL"]
     with pytest.raises(SettingsError, match="MIGRATION_DELIVERY_URL is not set"):
-        move.prepare()
-    assert move.mode() == "live"
-    assert move.prepare(by="api").figures["contacts"] == 1
+        migration_shop.prepare()
+    assert migration_shop.mode() == "live"
+    assert migration_shop.prepare(by="api").figures["contacts"] == 1
 
 
-def test_what_the_api_needs_is_known_before_the_programme_is_switched(new_move: Callable[..., Move]) -> None:
-    move = new_move(members=1, environ={"MIGRATION_KEY_TYPE": "MemberNumber"})
-    keys = move.home.parent / "keys.csv"
-    keys.write_text(f"contact;key\n{move.shop.sandbox.contact_ids()[0]};M-1\n")
+def test_what_the_api_needs_is_known_before_the_programme_is_switched(
+    new_migration_shop: Callable[..., MigrationShop],
+) -> None:
+    migration_shop = new_migration_shop(members=1, environ={"MIGRATION_KEY_TYPE": "MemberNumber"})
+    keys = migration_shop.home.parent / "keys.csv"
+    keys.write_text(f"contact;key\n{migration_shop.shop.sandbox.contact_ids()[0]};M-1\n")
     with pytest.raises(MigrationError, match="By API contacts are named by their id"):
-        move.prepare(mapping=keys, by="api")
-    assert move.mode() == "live"
+        migration_shop.prepare(mapping=keys, by="api")
+    assert migration_shop.mode() == "live"

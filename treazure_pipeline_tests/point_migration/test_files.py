@@ -17,7 +17,7 @@ from treazure_pipeline.clients.wire import Movement
 from treazure_pipeline.point_migration import files
 from treazure_pipeline.point_migration.parts import encode, roster
 from treazure_pipeline.texts import clean
-from treazure_pipeline_tests.point_migration.vault import (
+from treazure_pipeline_tests.point_migration.small_treazure import (
     CUT_OFF,
     ZERO,
     Account,

@@ -15,7 +15,7 @@ import pytest
 from treazure_pipeline.clients.wire import Movement
 from treazure_pipeline.point_migration.files import FilesReport
 from treazure_pipeline.sandbox import Sandbox, running_sandbox
-from treazure_pipeline_tests.point_migration.vault import found, migrate
+from treazure_pipeline_tests.point_migration.small_treazure import found, migrate
 from treazure_pipeline_tests.sandbox.caller import Caller
 
 DAY = 86_400

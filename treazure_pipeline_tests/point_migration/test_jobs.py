@@ -9,7 +9,7 @@ import pytest
 
 from treazure_pipeline.definitions import build_definitions
 from treazure_pipeline_tests.balance_sync.shop import Shop, assert_in_step
-from treazure_pipeline_tests.point_migration.move import SHARDS, Move
+from treazure_pipeline_tests.point_migration.migration_shop import SHARDS, MigrationShop
 
 ASSETS = ["migration_roster", "migration_points_log", "migration_files", "migration_delivery", "migration_audit"]
 
@@ -17,14 +17,14 @@ ASSETS = ["migration_roster", "migration_points_log", "migration_files", "migrat
 class Execute:
     """Runs jobs of a migration on one instance for the whole test."""
 
-    def __init__(self, move: Move, instance: dg.DagsterInstance) -> None:
-        self.move = move
+    def __init__(self, migration_shop: MigrationShop, instance: dg.DagsterInstance) -> None:
+        self.migration_shop = migration_shop
         self.instance = instance
 
     def __call__(
         self, job: str, shard: str | None = None, config: dict[str, dict[str, Any]] | None = None
     ) -> dg.ExecuteInProcessResult:
-        definitions = build_definitions(self.move.shop.settings())
+        definitions = build_definitions(self.migration_shop.shop.settings())
         ops = {name: {"config": values} for name, values in (config or {}).items()}
         return definitions.resolve_job_def(job).execute_in_process(
             instance=self.instance, partition_key=shard, raise_on_error=False, run_config={"ops": ops}
@@ -32,9 +32,9 @@ class Execute:
 
 
 @pytest.fixture
-def execute(new_move: Callable[..., Move]) -> Iterator[Execute]:
+def execute(new_migration_shop: Callable[..., MigrationShop]) -> Iterator[Execute]:
     with dg.DagsterInstance.ephemeral() as instance:
-        yield Execute(new_move(members=60), instance)
+        yield Execute(new_migration_shop(members=60), instance)
 
 
 def metadata(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, Any]:
@@ -71,23 +71,23 @@ def test_three_jobs_migrate_a_programme_and_show_how_far_they_are(execute: Execu
     assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
     assert "could not be evaluated: Not imported yet" in str(check.description)
     assert metadata(waiting, "migration_delivery")["sent"] == 3
-    execute.move.import_files()
+    execute.migration_shop.import_files()
     finished = execute("finish_migration")
     assert finished.success
     assert metadata(finished, "migration_delivery")["sent"] == 0
     assert metadata(finished, "migration_audit")["equal"] == 60
-    assert execute.move.mode() == "live"
-    assert_in_step(execute.move.shop)
+    assert execute.migration_shop.mode() == "live"
+    assert_in_step(execute.migration_shop.shop)
 
 
 def test_run_config_carries_what_a_person_decides(execute: Execute) -> None:
-    execute.move.shop.sync()
+    execute.migration_shop.shop.sync()
     refused = execute("prepare_migration")
     assert "has sent balances to Engage already" in failure(refused)
     assert execute("prepare_migration", config={"migration_roster": {"although_loaded": True}}).success
     given_up = execute("abandon_migration", config={"abandon": {"by": "Kim", "reason": "another weekend"}})
     assert given_up.success
-    assert execute.move.mode() == "live"
+    assert execute.migration_shop.mode() == "live"
     assert "has no migration" in failure(execute("point_migration", "000"))
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from treazure_pipeline.errors import SettingsError
 from treazure_pipeline.point_migration.keys import KeyFile, KeyFinding, KeyRow, unknown, what_is_wrong
-from treazure_pipeline_tests.point_migration.vault import contact
+from treazure_pipeline_tests.point_migration.small_treazure import contact
 
 DATA = Path(__file__).parent / "data"
 

@@ -5,31 +5,31 @@ from collections.abc import Callable
 import pytest
 
 from treazure_pipeline_tests.balance_sync.shop import assert_in_step
-from treazure_pipeline_tests.point_migration.move import Move
+from treazure_pipeline_tests.point_migration.migration_shop import MigrationShop
 from treazure_pipeline_tests.point_migration.victim import CONCURRENCY, PART, killed
 
 MEMBERS = 90
 
 
 @pytest.fixture
-def move(new_move: Callable[..., Move]) -> Move:
-    return new_move(members=MEMBERS, environ={"ENGAGE_BATCH_SIZE": "20"})
+def migration_shop(new_migration_shop: Callable[..., MigrationShop]) -> MigrationShop:
+    return new_migration_shop(members=MEMBERS, environ={"ENGAGE_BATCH_SIZE": "20"})
 
 
-def histories(move: Move) -> int:
-    return int(move.shop.sandbox.report()["requests"].get("history", 0))
+def histories(migration_shop: MigrationShop) -> int:
+    return int(migration_shop.shop.sandbox.report()["requests"].get("history", 0))
 
 
-def finish(move: Move, by: str = "files") -> None:
+def finish(migration_shop: MigrationShop, by: str = "files") -> None:
     """Do what is left, and see that both systems agree."""
-    move.prepare()
-    move.shards()
-    move.deliver(by=by)
+    migration_shop.prepare()
+    migration_shop.shards()
+    migration_shop.deliver(by=by)
     if by == "files":
-        move.import_files()
-    move.shop.sandbox.apply_queue()
-    assert move.audit().equal == MEMBERS
-    assert_in_step(move.shop)
+        migration_shop.import_files()
+    migration_shop.shop.sandbox.apply_queue()
+    assert migration_shop.audit().equal == MEMBERS
+    assert_in_step(migration_shop.shop)
 
 
 @pytest.mark.parametrize(
@@ -44,16 +44,16 @@ def finish(move: Move, by: str = "files") -> None:
     ],
 )
 def test_killed_while_it_prepares_the_next_run_goes_on_with_the_same_cut_off(
-    move: Move, place: tuple[str, str, int], mode: str
+    migration_shop: MigrationShop, place: tuple[str, str, int], mode: str
 ) -> None:
-    assert killed(move.shop.variables, "prepare", place)
-    cut_offs = move.shop.sql("select cut_off from migration")
+    assert killed(migration_shop.shop.variables, "prepare", place)
+    cut_offs = migration_shop.shop.sql("select cut_off from migration")
     assert len(cut_offs) == (mode == "migrating")
-    assert not cut_offs or move.mode() == mode
-    roster = move.prepare()
+    assert not cut_offs or migration_shop.mode() == mode
+    roster = migration_shop.prepare()
     assert roster.figures["contacts"] == MEMBERS
     assert (roster.migration.cut_off,) in cut_offs or not cut_offs
-    finish(move)
+    finish(migration_shop)
 
 
 @pytest.mark.parametrize(
@@ -65,30 +65,32 @@ def test_killed_while_it_prepares_the_next_run_goes_on_with_the_same_cut_off(
     ],
 )
 def test_killed_while_it_fetches_no_contact_is_missed_and_only_those_in_flight_are_fetched_again(
-    move: Move, place: tuple[str, str, int]
+    migration_shop: MigrationShop, place: tuple[str, str, int]
 ) -> None:
-    move.prepare()
-    ((contacts,),) = move.shop.sql("select contacts from migration_shard where shard = 0")
-    assert killed(move.shop.variables, "fetch", place)
-    ((kept,),) = move.shop.sql("select coalesce(sum(contacts), 0)::integer from migration_log")
-    before = histories(move)
-    fetched = move.fetch(0)
-    assert histories(move) - before == contacts - kept == fetched.contacts
+    migration_shop.prepare()
+    ((contacts,),) = migration_shop.shop.sql("select contacts from migration_shard where shard = 0")
+    assert killed(migration_shop.shop.variables, "fetch", place)
+    ((kept,),) = migration_shop.shop.sql("select coalesce(sum(contacts), 0)::integer from migration_log")
+    before = histories(migration_shop)
+    fetched = migration_shop.fetch(0)
+    assert histories(migration_shop) - before == contacts - kept == fetched.contacts
     assert before - kept <= PART + 5 * CONCURRENCY
-    finish(move)
+    finish(migration_shop)
 
 
 @pytest.mark.parametrize("place", [("call", "_Files._write", 1), ("return", "_sums", 1)])
-def test_killed_while_it_writes_the_next_run_writes_the_same_bytes(move: Move, place: tuple[str, str, int]) -> None:
-    move.prepare()
-    move.fetch(0)
-    assert killed(move.shop.variables, "write", place)
-    assert move.shop.sql("select 1 from migration_file") == []
-    move.write(0)
-    ((digest,),) = move.shop.sql("select sha256 from migration_file where shard = 0")
-    move.write(0)
-    assert move.shop.sql("select sha256 from migration_file where shard = 0") == [(digest,)]
-    finish(move)
+def test_killed_while_it_writes_the_next_run_writes_the_same_bytes(
+    migration_shop: MigrationShop, place: tuple[str, str, int]
+) -> None:
+    migration_shop.prepare()
+    migration_shop.fetch(0)
+    assert killed(migration_shop.shop.variables, "write", place)
+    assert migration_shop.shop.sql("select 1 from migration_file") == []
+    migration_shop.write(0)
+    ((digest,),) = migration_shop.shop.sql("select sha256 from migration_file where shard = 0")
+    migration_shop.write(0)
+    assert migration_shop.shop.sql("select sha256 from migration_file where shard = 0") == [(digest,)]
+    finish(migration_shop)
 
 
 @pytest.mark.parametrize("taken", [False, True])
@@ -100,18 +102,18 @@ def test_killed_while_it_writes_the_next_run_writes_the_same_bytes(move: Move, p
     ],
 )
 def test_killed_while_it_delivers_each_file_arrives_once_even_if_the_importer_takes_it_at_once(
-    move: Move, place: tuple[str, str, int], *, taken: bool
+    migration_shop: MigrationShop, place: tuple[str, str, int], *, taken: bool
 ) -> None:
-    move.prepare()
-    move.shards()
-    assert killed(move.shop.variables, "files", place)
+    migration_shop.prepare()
+    migration_shop.shards()
+    assert killed(migration_shop.shop.variables, "files", place)
     if taken:
-        move.import_files()
-    move.deliver()
-    assert move.deliver()["sent"] == 0
-    move.import_files()
-    assert move.audit().equal == MEMBERS
-    assert_in_step(move.shop)
+        migration_shop.import_files()
+    migration_shop.deliver()
+    assert migration_shop.deliver()["sent"] == 0
+    migration_shop.import_files()
+    assert migration_shop.audit().equal == MEMBERS
+    assert_in_step(migration_shop.shop)
 
 
 @pytest.mark.parametrize(
@@ -124,15 +126,15 @@ def test_killed_while_it_delivers_each_file_arrives_once_even_if_the_importer_ta
     ],
 )
 def test_killed_while_it_adds_by_api_no_row_is_added_twice_and_none_is_missed(
-    move: Move, place: tuple[str, str, int]
+    migration_shop: MigrationShop, place: tuple[str, str, int]
 ) -> None:
-    move.prepare()
-    move.shards()
-    assert killed(move.shop.variables, "api", place)
-    move.deliver(by="api")
-    move.shop.sandbox.apply_queue()
-    assert move.audit().equal == MEMBERS
-    assert_in_step(move.shop)
+    migration_shop.prepare()
+    migration_shop.shards()
+    assert killed(migration_shop.shop.variables, "api", place)
+    migration_shop.deliver(by="api")
+    migration_shop.shop.sandbox.apply_queue()
+    assert migration_shop.audit().equal == MEMBERS
+    assert_in_step(migration_shop.shop)
 
 
 @pytest.mark.parametrize(
@@ -145,19 +147,19 @@ def test_killed_while_it_adds_by_api_no_row_is_added_twice_and_none_is_missed(
     ],
 )
 def test_killed_in_the_audit_the_next_run_goes_on_and_nothing_was_half_closed(
-    move: Move, place: tuple[str, str, int]
+    migration_shop: MigrationShop, place: tuple[str, str, int]
 ) -> None:
-    move.prepare()
-    move.shards()
-    move.deliver()
-    move.import_files()
-    assert killed(move.shop.variables, "audit", place)
-    assert move.mode() == "migrating"
-    assert move.shop.sql("select 1 from ledger") == []
-    ((read,),) = move.shop.sql("select count(read_at) from migration_contact")
-    before = move.shop.sandbox.report()["requests"]["read_accounts"]
-    assert move.audit().equal == MEMBERS
-    assert move.shop.sandbox.report()["requests"]["read_accounts"] - before == MEMBERS - read + 50
-    assert move.mode() == "live"
-    assert move.shop.sync().pushed.sent == 0
-    assert_in_step(move.shop)
+    migration_shop.prepare()
+    migration_shop.shards()
+    migration_shop.deliver()
+    migration_shop.import_files()
+    assert killed(migration_shop.shop.variables, "audit", place)
+    assert migration_shop.mode() == "migrating"
+    assert migration_shop.shop.sql("select 1 from ledger") == []
+    ((read,),) = migration_shop.shop.sql("select count(read_at) from migration_contact")
+    before = migration_shop.shop.sandbox.report()["requests"]["read_accounts"]
+    assert migration_shop.audit().equal == MEMBERS
+    assert migration_shop.shop.sandbox.report()["requests"]["read_accounts"] - before == MEMBERS - read + 50
+    assert migration_shop.mode() == "live"
+    assert migration_shop.shop.sync().pushed.sent == 0
+    assert_in_step(migration_shop.shop)

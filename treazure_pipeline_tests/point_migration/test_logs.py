@@ -16,7 +16,7 @@ from treazure_pipeline.ledger.store import Account
 from treazure_pipeline.point_migration.logs import UndecidedBalanceError, UnreadLogsError, moved_after, read_moved
 from treazure_pipeline.point_migration.parts import decode
 from treazure_pipeline_tests.balance_sync.shop import assert_in_step
-from treazure_pipeline_tests.point_migration.move import Move
+from treazure_pipeline_tests.point_migration.migration_shop import MigrationShop
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ACCOUNT = Account(1, "points", "points", 1, NOON, "migrating")
@@ -26,78 +26,84 @@ def movement(kind: str, amount: int, hours: float) -> Movement:
     return Movement(NOON + timedelta(hours=hours), Decimal(amount), kind, Decimal(0))
 
 
-def histories(move: Move) -> int:
-    return int(move.shop.sandbox.report()["requests"].get("history", 0))
+def histories(migration_shop: MigrationShop) -> int:
+    return int(migration_shop.shop.sandbox.report()["requests"].get("history", 0))
 
 
 @pytest.fixture
-def move(new_move: Callable[..., Move]) -> Move:
+def migration_shop(new_migration_shop: Callable[..., MigrationShop]) -> MigrationShop:
     """A migration that fetches one history after the other, so that faults meet known contacts."""
-    move = new_move(members=60, environ={"TREAZURE_CONCURRENCY": "1"})
-    move.prepare()
-    return move
+    migration_shop = new_migration_shop(members=60, environ={"TREAZURE_CONCURRENCY": "1"})
+    migration_shop.prepare()
+    return migration_shop
 
 
-def test_each_contact_is_fetched_once_and_a_shard_that_is_done_costs_nothing(move: Move) -> None:
+def test_each_contact_is_fetched_once_and_a_shard_that_is_done_costs_nothing(migration_shop: MigrationShop) -> None:
     for shard in range(3):
-        move.fetch(shard)
-    assert histories(move) == 60
-    again = move.fetch(0)
-    assert (again.contacts, histories(move)) == (0, 60)
+        migration_shop.fetch(shard)
+    assert histories(migration_shop) == 60
+    again = migration_shop.fetch(0)
+    assert (again.contacts, histories(migration_shop)) == (0, 60)
     assert again.progress.fetched == again.progress.contacts
 
 
-def test_contacts_whose_log_cannot_be_read_are_kept_with_the_reason_and_read_alone_by_the_next_run(move: Move) -> None:
-    move.shop.sandbox.set_fault("html", on=["history"], count=2, after=3)
-    move.shop.sandbox.set_fault("html", on=["history"], count=1, after=7)
+def test_contacts_whose_log_cannot_be_read_are_kept_with_the_reason_and_read_alone_by_the_next_run(
+    migration_shop: MigrationShop,
+) -> None:
+    migration_shop.shop.sandbox.set_fault("html", on=["history"], count=2, after=3)
+    migration_shop.shop.sandbox.set_fault("html", on=["history"], count=1, after=7)
     with pytest.raises(UnreadLogsError, match=r"of 3 contacts of shard 0.*leave_out_unreadable"):
-        move.fetch(0)
-    unread = [contact for (contact,) in move.shop.sql("select contact::text from migration_unread order by contact")]
+        migration_shop.fetch(0)
+    unread = [
+        contact for (contact,) in migration_shop.shop.sql("select contact::text from migration_unread order by contact")
+    ]
     assert len(unread) == 3
-    before = histories(move)
-    assert move.fetch(0).contacts == 3
-    assert histories(move) == before + 3
-    assert move.shop.sql("select 1 from migration_unread") == []
-    bodies = move.shop.sql("select body from migration_log where shard = 0 order by first")
+    before = histories(migration_shop)
+    assert migration_shop.fetch(0).contacts == 3
+    assert histories(migration_shop) == before + 3
+    assert migration_shop.shop.sql("select 1 from migration_unread") == []
+    bodies = migration_shop.shop.sql("select body from migration_log where shard = 0 order by first")
     fetched = [contact for (body,) in bodies for contact in decode(body)["contact"].unique(maintain_order=True)]
     assert fetched == sorted(fetched)
     assert set(unread) < set(fetched)
-    move.write(0)
+    migration_shop.write(0)
 
 
-def test_contacts_that_are_left_out_are_in_no_file_and_come_by_the_sync(move: Move) -> None:
-    move.shop.sandbox.set_fault("html", on=["history"], count=1, after=2)
+def test_contacts_that_are_left_out_are_in_no_file_and_come_by_the_sync(migration_shop: MigrationShop) -> None:
+    migration_shop.shop.sandbox.set_fault("html", on=["history"], count=1, after=2)
     with pytest.raises(UnreadLogsError):
-        move.fetch(0)
-    ((left_out,),) = move.shop.sql("select contact::text from migration_unread")
-    assert move.fetch(0, leave_out_unreadable=True).progress.left_out == 1
-    move.write(0)
+        migration_shop.fetch(0)
+    ((left_out,),) = migration_shop.shop.sql("select contact::text from migration_unread")
+    assert migration_shop.fetch(0, leave_out_unreadable=True).progress.left_out == 1
+    migration_shop.write(0)
     for shard in (1, 2):
-        move.fetch(shard)
-        move.write(shard)
-    move.deliver()
-    move.import_files()
-    found = move.audit()
+        migration_shop.fetch(shard)
+        migration_shop.write(shard)
+    migration_shop.deliver()
+    migration_shop.import_files()
+    found = migration_shop.audit()
     assert (found.left_out, found.differing) == (1, 0)
-    assert move.mode() == "live"
-    assert set(move.shop.pending()) <= {left_out}
-    move.shop.sync()
-    assert_in_step(move.shop)
+    assert migration_shop.mode() == "live"
+    assert set(migration_shop.shop.pending()) <= {left_out}
+    migration_shop.shop.sync()
+    assert_in_step(migration_shop.shop)
 
 
-def test_refused_credentials_end_the_run_and_what_was_fetched_is_kept(move: Move) -> None:
+def test_refused_credentials_end_the_run_and_what_was_fetched_is_kept(migration_shop: MigrationShop) -> None:
     with pytest.raises(AuthenticationError):
-        move.fetch(0, TREAZURE_CLIENT_SECRET="wrong")
-    assert move.shop.sql("select 1 from migration_unread") == []
-    move.fetch(0)
+        migration_shop.fetch(0, TREAZURE_CLIENT_SECRET="wrong")
+    assert migration_shop.shop.sql("select 1 from migration_unread") == []
+    migration_shop.fetch(0)
 
 
-def test_a_log_that_does_not_add_up_is_closed_by_an_opening_row_and_listed(new_move: Callable[..., Move]) -> None:
-    move = new_move(members=60, behaviour={"history_missing_first": 1})
-    found = move.by_files()
+def test_a_log_that_does_not_add_up_is_closed_by_an_opening_row_and_listed(
+    new_migration_shop: Callable[..., MigrationShop],
+) -> None:
+    migration_shop = new_migration_shop(members=60, behaviour={"history_missing_first": 1})
+    found = migration_shop.by_files()
     assert (found.equal, found.differing) == (60, 0)
-    assert move.shop.sql("select count(*) > 0 from migration_finding where origin = 'files'") == [(True,)]
-    assert_in_step(move.shop)
+    assert migration_shop.shop.sql("select count(*) > 0 from migration_finding where origin = 'files'") == [(True,)]
+    assert_in_step(migration_shop.shop)
 
 
 def test_what_moved_after_the_cut_off_is_added_up_without_what_moves_no_points() -> None:

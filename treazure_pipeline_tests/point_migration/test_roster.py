@@ -11,11 +11,11 @@ from treazure_pipeline.errors import ClocksApartError, InvalidAnswerError, Trans
 from treazure_pipeline.point_migration import backfill, roster_store
 from treazure_pipeline.point_migration.backfill import MigrationError
 from treazure_pipeline_tests.balance_sync.shop import assert_in_step
-from treazure_pipeline_tests.point_migration.move import Move
+from treazure_pipeline_tests.point_migration.migration_shop import MigrationShop
 
 
-def windows(move: Move) -> list[tuple[str, str]]:
-    return [tuple(row) for row in move.shop.sql("select kind, state from migration_window order by id")]
+def windows(migration_shop: MigrationShop) -> list[tuple[str, str]]:
+    return [tuple(row) for row in migration_shop.shop.sql("select kind, state from migration_window order by id")]
 
 
 def during(monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str, happening: Callable[[], Any]) -> None:
@@ -30,82 +30,84 @@ def during(monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str, happe
     monkeypatch.setattr(module, name, then)
 
 
-def test_a_second_preparation_keeps_the_cut_off_and_the_roster(move: Move) -> None:
-    first = move.prepare()
-    move.shop.sandbox.play_hour(changes=50)
-    second = move.prepare()
+def test_a_second_preparation_keeps_the_cut_off_and_the_roster(migration_shop: MigrationShop) -> None:
+    first = migration_shop.prepare()
+    migration_shop.shop.sandbox.play_hour(changes=50)
+    second = migration_shop.prepare()
     assert second.migration == first.migration
     assert second.figures == first.figures
-    assert windows(move) == [("all", "done"), ("moved", "done")]
+    assert windows(migration_shop) == [("all", "done"), ("moved", "done")]
 
 
-def test_clocks_apart_are_noticed_before_the_programme_is_in_migration(move: Move) -> None:
-    move.shop.sandbox.behave(treazure_clock=3600)
+def test_clocks_apart_are_noticed_before_the_programme_is_in_migration(migration_shop: MigrationShop) -> None:
+    migration_shop.shop.sandbox.behave(treazure_clock=3600)
     with pytest.raises(ClocksApartError):
-        move.prepare()
-    assert move.mode() == "live"
+        migration_shop.prepare()
+    assert migration_shop.mode() == "live"
 
 
-def test_an_export_that_is_cut_short_is_asked_for_again_in_halves(move: Move) -> None:
-    move.shop.sandbox.set_fault("truncated", on=["export_result"], count=3)
-    roster = move.prepare()
+def test_an_export_that_is_cut_short_is_asked_for_again_in_halves(migration_shop: MigrationShop) -> None:
+    migration_shop.shop.sandbox.set_fault("truncated", on=["export_result"], count=3)
+    roster = migration_shop.prepare()
     assert roster.figures["contacts"] == 200
-    assert windows(move).count(("all", "split")) == 3
-    assert windows(move).count(("all", "done")) == 4
-    move.shards()
-    move.deliver()
-    move.import_files()
-    assert move.audit().equal == 200
-    assert_in_step(move.shop)
+    assert windows(migration_shop).count(("all", "split")) == 3
+    assert windows(migration_shop).count(("all", "done")) == 4
+    migration_shop.shards()
+    migration_shop.deliver()
+    migration_shop.import_files()
+    assert migration_shop.audit().equal == 200
+    assert_in_step(migration_shop.shop)
 
 
-def test_an_export_that_never_works_ends_the_run_and_the_next_one_goes_on(move: Move) -> None:
-    move.shop.sandbox.set_fault("truncated", on=["export_result"], count=None)
+def test_an_export_that_never_works_ends_the_run_and_the_next_one_goes_on(migration_shop: MigrationShop) -> None:
+    migration_shop.shop.sandbox.set_fault("truncated", on=["export_result"], count=None)
     with pytest.raises(InvalidAnswerError):
-        move.prepare()
-    assert move.mode() == "migrating"
-    assert move.migration().state == "roster"
+        migration_shop.prepare()
+    assert migration_shop.mode() == "migrating"
+    assert migration_shop.migration().state == "roster"
     with pytest.raises(MigrationError, match="roster is not complete"):
-        move.fetch(0)
-    move.shop.sandbox.clear_faults()
-    assert move.prepare().figures["contacts"] == 200
+        migration_shop.fetch(0)
+    migration_shop.shop.sandbox.clear_faults()
+    assert migration_shop.prepare().figures["contacts"] == 200
 
 
-def test_without_a_connection_no_migration_begins_and_no_window_is_split(move: Move) -> None:
+def test_without_a_connection_no_migration_begins_and_no_window_is_split(migration_shop: MigrationShop) -> None:
     with pytest.raises(TransientError, match="no connection"):
-        move.prepare(TREAZURE_BASE_URL="http://127.0.0.1:9")
-    assert move.mode() == "live"
-    move.shop.sandbox.set_fault("server_error", on=["export_request"], after=1, count=None)
+        migration_shop.prepare(TREAZURE_BASE_URL="http://127.0.0.1:9")
+    assert migration_shop.mode() == "live"
+    migration_shop.shop.sandbox.set_fault("server_error", on=["export_request"], after=1, count=None)
     with pytest.raises(TransientError, match="503"):
-        move.prepare()
-    move.shop.sandbox.clear_faults()
-    begun = windows(move)
+        migration_shop.prepare()
+    migration_shop.shop.sandbox.clear_faults()
+    begun = windows(migration_shop)
     with pytest.raises(TransientError, match="no connection"):
-        move.prepare(TREAZURE_BASE_URL="http://127.0.0.1:9")
-    assert windows(move) == begun
-    assert move.prepare().figures["contacts"] == 200
+        migration_shop.prepare(TREAZURE_BASE_URL="http://127.0.0.1:9")
+    assert windows(migration_shop) == begun
+    assert migration_shop.prepare().figures["contacts"] == 200
 
 
-def test_an_export_of_rubbish_makes_no_roster_and_the_next_run_goes_on(new_move: Callable[..., Move]) -> None:
-    move = new_move(members=60)
-    move.shop.sandbox.set_fault("bad_rows", raw_rows=['{"accountNumber": "x", "balance": 1}'] * 20)
+def test_an_export_of_rubbish_makes_no_roster_and_the_next_run_goes_on(
+    new_migration_shop: Callable[..., MigrationShop],
+) -> None:
+    migration_shop = new_migration_shop(members=60)
+    migration_shop.shop.sandbox.set_fault("bad_rows", raw_rows=['{"accountNumber": "x", "balance": 1}'] * 20)
     with pytest.raises(UntrustedExportError, match="20 of the export's 80 rows"):
-        move.prepare()
-    assert move.shop.sql("select count(*) from migration_contact") == [(0,)]
-    assert move.prepare().figures["contacts"] == 60
+        migration_shop.prepare()
+    assert migration_shop.shop.sql("select count(*) from migration_contact") == [(0,)]
+    assert migration_shop.prepare().figures["contacts"] == 60
 
 
-def test_a_row_that_cannot_be_read_is_listed_and_the_others_are_migrated(move: Move) -> None:
-    move.shop.sandbox.set_fault("bad_rows", raw_rows=['{"accountNumber": "x", "balance": 1}'])
-    assert move.prepare().figures["rejected"] == 1
-    assert move.shop.sql("select kind, field from migration_finding") == [("unreadable_row", "accountNumber")]
-    move.shards()
+def test_a_row_that_cannot_be_read_is_listed_and_the_others_are_migrated(migration_shop: MigrationShop) -> None:
+    migration_shop.shop.sandbox.set_fault("bad_rows", raw_rows=['{"accountNumber": "x", "balance": 1}'])
+    assert migration_shop.prepare().figures["rejected"] == 1
+    assert migration_shop.shop.sql("select kind, field from migration_finding") == [("unreadable_row", "accountNumber")]
+    migration_shop.shards()
 
 
 def test_movements_after_the_cut_off_are_left_to_the_sync_whenever_they_happen(
-    move: Move, monkeypatch: pytest.MonkeyPatch
+    migration_shop: MigrationShop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sandbox = move.shop.sandbox
+    sandbox = migration_shop.shop.sandbox
     contacts = sandbox.contact_ids(limit=8)
     before = {row["contactId"]: Decimal(row["treazure"] or 0) for row in sandbox.balances()}
     happenings: Iterator[Callable[[], None]] = iter(
@@ -121,39 +123,41 @@ def test_movements_after_the_cut_off_are_left_to_the_sync_whenever_they_happen(
 
     during(monkeypatch, backfill, "begin", happen)
     during(monkeypatch, roster_store, "add_to_roster", happen)
-    roster = move.prepare()
+    roster = migration_shop.prepare()
     assert roster.figures["moved"] >= 4
     sandbox.add_points(dict.fromkeys(contacts[3:6], -1))
-    move.shards()
+    migration_shop.shards()
     sandbox.add_points(dict.fromkeys(contacts[5:7], 2))
-    at_the_cut_off = dict(move.shop.sql("select contact::text, balance from migration_contact where balance <> 0"))
+    at_the_cut_off = dict(
+        migration_shop.shop.sql("select contact::text, balance from migration_contact where balance <> 0")
+    )
     assert at_the_cut_off == {contact: balance for contact, balance in before.items() if balance}
-    move.deliver()
-    move.import_files()
-    found = move.audit()
+    migration_shop.deliver()
+    migration_shop.import_files()
+    found = migration_shop.audit()
     assert (found.differing, found.in_engage) == (0, sum(before.values()))
-    assert move.shop.sync().pushed.sent == 8
-    assert_in_step(move.shop)
+    assert migration_shop.shop.sync().pushed.sent == 8
+    assert_in_step(migration_shop.shop)
 
 
 def test_balances_alone_are_those_at_the_cut_off_too(
-    new_move: Callable[..., Move], monkeypatch: pytest.MonkeyPatch
+    new_migration_shop: Callable[..., MigrationShop], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    move = new_move(environ={"MIGRATION_MODE": "balance"})
-    contacts = move.shop.sandbox.contact_ids(limit=5)
-    before = {row["contactId"]: Decimal(row["treazure"] or 0) for row in move.shop.sandbox.balances()}
-    during(monkeypatch, backfill, "begin", lambda: move.shop.sandbox.add_points(dict.fromkeys(contacts, 4)))
-    move.prepare()
-    move.shards()
-    assert move.shop.sandbox.report()["requests"]["history"] == 5
-    move.deliver()
-    move.import_files()
-    assert move.audit().in_engage == sum(before.values())
-    assert move.shop.sync().pushed.sent == 5
-    assert_in_step(move.shop)
+    migration_shop = new_migration_shop(environ={"MIGRATION_MODE": "balance"})
+    contacts = migration_shop.shop.sandbox.contact_ids(limit=5)
+    before = {row["contactId"]: Decimal(row["treazure"] or 0) for row in migration_shop.shop.sandbox.balances()}
+    during(monkeypatch, backfill, "begin", lambda: migration_shop.shop.sandbox.add_points(dict.fromkeys(contacts, 4)))
+    migration_shop.prepare()
+    migration_shop.shards()
+    assert migration_shop.shop.sandbox.report()["requests"]["history"] == 5
+    migration_shop.deliver()
+    migration_shop.import_files()
+    assert migration_shop.audit().in_engage == sum(before.values())
+    assert migration_shop.shop.sync().pushed.sent == 5
+    assert_in_step(migration_shop.shop)
 
 
-def test_settings_that_changed_after_the_beginning_are_refused_by_name(move: Move) -> None:
-    move.prepare()
+def test_settings_that_changed_after_the_beginning_are_refused_by_name(migration_shop: MigrationShop) -> None:
+    migration_shop.prepare()
     with pytest.raises(MigrationError, match="began with mode log, key type ContactId, 3 shards and 2 decimals"):
-        move.prepare(MIGRATION_MODE="balance")
+        migration_shop.prepare(MIGRATION_MODE="balance")

@@ -16,10 +16,10 @@ from treazure_pipeline.database import schema
 from treazure_pipeline.points_history.refresh import refresh
 from treazure_pipeline.verification.read_back import verify
 from treazure_pipeline_tests import roles
-from treazure_pipeline_tests.adjustments.desk import Desk, _desk_sandbox, new_desk
+from treazure_pipeline_tests.adjustments.adjustment_shop import AdjustmentShop, _adjustment_sandbox, new_adjustment_shop
 from treazure_pipeline_tests.balance_sync.shop import account_of
 
-__all__ = ["_desk_sandbox", "new_desk"]
+__all__ = ["_adjustment_sandbox", "new_adjustment_shop"]
 
 WRITTEN = "Sorry, Ottilie Brandt"
 """What people wrote about a member; no view shows any of it."""
@@ -31,11 +31,15 @@ AT_ONCE = {"ENGAGE_VERIFY_GRACE_SECONDS": "0"}
 class Reader:
     """The role that `db grant-reader` was run for."""
 
-    desk: Desk
+    adjustment_shop: AdjustmentShop
 
     @property
     def url(self) -> str:
-        return sa.make_url(self.desk.database_url).set(username=roles.READER).render_as_string(hide_password=False)
+        return (
+            sa.make_url(self.adjustment_shop.database_url)
+            .set(username=roles.READER)
+            .render_as_string(hide_password=False)
+        )
 
     def ask(self, statement: LiteralString, *values: object) -> list[tuple[Any, ...]]:
         """The rows that a statement gives the reader, whose client has a time zone of its own."""
@@ -49,29 +53,31 @@ class Reader:
 
 
 @pytest.fixture
-def reader(new_desk: Callable[..., Desk]) -> Reader:
+def reader(new_adjustment_shop: Callable[..., AdjustmentShop]) -> Reader:
     """The reader of a new ledger, in which nothing has happened yet."""
-    desk = new_desk(members=60, environ=AT_ONCE)
-    schema.grant_reader(sa.make_url(desk.database_url).set(username=roles.OWNER).render_as_string(False), roles.READER)
-    return Reader(desk)
+    adjustment_shop = new_adjustment_shop(members=60, environ=AT_ONCE)
+    schema.grant_reader(
+        sa.make_url(adjustment_shop.database_url).set(username=roles.OWNER).render_as_string(False), roles.READER
+    )
+    return Reader(adjustment_shop)
 
 
 @pytest.fixture
 def lived(reader: Reader) -> Reader:
     """Syncs, adjustments, a refused one, bad rows, refusals, readings from Engage, drift, the points history."""
-    desk = reader.desk
-    contacts = desk.contacts(60)
-    desk.sync()
-    desk.sandbox.know(contacts[:1], known=False)
-    desk.sandbox.set_fault("bad_rows", raw_rows=[BAD])
-    desk.sandbox.add_points({contacts[0]: 5, contacts[1]: 40, contacts[2]: "12.5"})
-    desk.sandbox.play_hour(changes=12)
-    desk.sync()
-    desk.give(contacts[3], 100, description=WRITTEN)
-    desk.deliver(f'{{"contactId": "{contacts[4]}", "pointDefinitionId": 1, "amount": "{WRITTEN}"}}')
-    desk.finish()
-    with desk.connect() as connections:
-        desk.sandbox.set_engage_balances({contacts[1]: 1})
+    adjustment_shop = reader.adjustment_shop
+    contacts = adjustment_shop.contacts(60)
+    adjustment_shop.sync()
+    adjustment_shop.sandbox.know(contacts[:1], known=False)
+    adjustment_shop.sandbox.set_fault("bad_rows", raw_rows=[BAD])
+    adjustment_shop.sandbox.add_points({contacts[0]: 5, contacts[1]: 40, contacts[2]: "12.5"})
+    adjustment_shop.sandbox.play_hour(changes=12)
+    adjustment_shop.sync()
+    adjustment_shop.give(contacts[3], 100, description=WRITTEN)
+    adjustment_shop.deliver(f'{{"contactId": "{contacts[4]}", "pointDefinitionId": 1, "amount": "{WRITTEN}"}}')
+    adjustment_shop.finish()
+    with adjustment_shop.connect() as connections:
+        adjustment_shop.sandbox.set_engage_balances({contacts[1]: 1})
         verify(Run.of(connections, connections.settings.programmes[0], uuid.uuid4().hex))
         refresh(
             connections.ledger, connections.treazure, account_of(connections), everybody=True, concurrency=2,

@@ -12,7 +12,7 @@ import pytest
 from psycopg import sql
 
 from treazure_pipeline.definitions import build_definitions
-from treazure_pipeline_tests.adjustments.desk import Desk
+from treazure_pipeline_tests.adjustments.adjustment_shop import AdjustmentShop
 from treazure_pipeline_tests.reporting.conftest import Reader
 
 TABLES = {
@@ -42,7 +42,7 @@ def columns(metadata: dict[str, Any]) -> list[dg.TableColumn]:
 
 @pytest.fixture
 def shown(lived: Reader) -> dict[dg.AssetKey, dict[str, Any]]:
-    return catalog(build_definitions(lived.desk.settings()))
+    return catalog(build_definitions(lived.adjustment_shop.settings()))
 
 
 def test_each_table_is_a_reporting_view_with_all_of_its_columns(
@@ -57,12 +57,16 @@ def test_each_table_is_a_reporting_view_with_all_of_its_columns(
         assert [(column.name, column.type) for column in columns(one)] == lived.ask(COLUMNS, one["dagster/table_name"])
 
 
-def test_every_column_says_what_it_is_in_every_programme(new_desk: Callable[..., Desk], tmp_path: Path) -> None:
+def test_every_column_says_what_it_is_in_every_programme(
+    new_adjustment_shop: Callable[..., AdjustmentShop], tmp_path: Path
+) -> None:
     listed = tmp_path / "programmes.yaml"
     listed.write_text(
         "- {name: gold, loyalty_id: G, definition_id: 1}\n- {name: blue, loyalty_id: B, definition_id: 2}\n"
     )
-    found = catalog(build_definitions(new_desk(environ={"TREAZURE_PIPELINE_PROGRAMMES": str(listed)}).settings()))
+    found = catalog(
+        build_definitions(new_adjustment_shop(environ={"TREAZURE_PIPELINE_PROGRAMMES": str(listed)}).settings())
+    )
 
     every = [(key, column) for key, one in found.items() for column in columns(one)]
     assert len(every) > 150
@@ -81,14 +85,16 @@ def test_columns_come_from_columns_that_are_there(shown: dict[dg.AssetKey, dict[
 
 
 def test_the_rows_of_a_table_are_those_of_the_view(lived: Reader) -> None:
-    definitions = build_definitions(lived.desk.settings())
+    definitions = build_definitions(lived.adjustment_shop.settings())
     jobs = ("hourly_balance_sync", "process_adjustments", "verify_balances", "refresh_points_history", "prune_history")
     counted: dict[str, Any] = {}
     with dg.DagsterInstance.ephemeral() as instance:
-        lived.desk.sandbox.add_points(dict.fromkeys(lived.desk.contacts(3), 1))
+        lived.adjustment_shop.sandbox.add_points(dict.fromkeys(lived.adjustment_shop.contacts(3), 1))
         for job in jobs:
             if job == "verify_balances":
-                lived.desk.sandbox.set_engage_balances(dict.fromkeys(lived.desk.contacts(6)[3:], 7))
+                lived.adjustment_shop.sandbox.set_engage_balances(
+                    dict.fromkeys(lived.adjustment_shop.contacts(6)[3:], 7)
+                )
             result = definitions.resolve_job_def(job).execute_in_process(instance=instance)
             for event in result.get_asset_materialization_events():
                 shown = event.materialization.metadata

@@ -28,7 +28,7 @@ Rows = list[dict[str, Any]]
 
 
 def in_treazure(lived: Reader) -> Decimal:
-    return sum((Decimal(row["treazure"]) for row in lived.desk.sandbox.balances()), Decimal(0))
+    return sum((Decimal(row["treazure"]) for row in lived.adjustment_shop.sandbox.balances()), Decimal(0))
 
 
 def why(rows: Rows, _lived: Reader) -> None:
@@ -105,7 +105,7 @@ def largest(names: dict[str, Any], lived: Reader) -> None:
 
 
 def waits(names: dict[str, Any], lived: Reader) -> None:
-    assert {str(contact) for contact in names["pending"]["contact"]} == set(lived.desk.contacts(2))
+    assert {str(contact) for contact in names["pending"]["contact"]} == set(lived.adjustment_shop.contacts(2))
     assert all(0 < hours < 1 for hours in names["pending"]["hours"])
 
 
@@ -133,7 +133,7 @@ def test_every_example_is_looked_at() -> None:
 
 def test_every_example_gives_what_is_right(lived: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REPORTING_URL", lived.url.replace("postgresql://", "postgresql+psycopg://"))
-    given = lived.desk.contacts(4)[3]
+    given = lived.adjustment_shop.contacts(4)[3]
     for heading, (language, code) in EXAMPLES.items():
         if language == "sql":
             with psycopg.connect(lived.url, row_factory=dict_row) as connection:

@@ -25,24 +25,26 @@ CHANGES = (
 
 
 def test_syncs_and_adjustments_beside_each_other_add_up_to_the_points_outstanding(reader: Reader) -> None:
-    desk = reader.desk
-    contacts = desk.contacts(60)
-    desk.sync()
+    adjustment_shop = reader.adjustment_shop
+    contacts = adjustment_shop.contacts(60)
+    adjustment_shop.sync()
 
     def give() -> None:
         for number in range(10):
-            desk.give(contacts[number], 25)
-            desk.process()
+            adjustment_shop.give(contacts[number], 25)
+            adjustment_shop.process()
 
     with ThreadPoolExecutor(1) as pool:
         giving = pool.submit(give)
         while not giving.done():
-            desk.sandbox.play_hour(changes=8)
-            desk.sandbox.add_points({contacts[20]: -3, contacts[21]: "7.25"})
-            desk.sync(complete=False)
+            adjustment_shop.sandbox.play_hour(changes=8)
+            adjustment_shop.sandbox.add_points({contacts[20]: -3, contacts[21]: "7.25"})
+            adjustment_shop.sync(complete=False)
         giving.result()
-    desk.wait_until(lambda: bool(desk.process()) and set(desk.states()) <= {"posted", "done"})
-    desk.sync(complete=False)
+    adjustment_shop.wait_until(
+        lambda: bool(adjustment_shop.process()) and set(adjustment_shop.states()) <= {"posted", "done"}
+    )
+    adjustment_shop.sync(complete=False)
 
     days = reader.ask(DAYS)
     opening = Decimal(0)
@@ -57,18 +59,18 @@ def test_syncs_and_adjustments_beside_each_other_add_up_to_the_points_outstandin
 
 def test_a_process_of_the_version_before_is_counted_too(reader: Reader) -> None:
     """It moves the total and knows nothing else."""
-    reader.desk.sync()
+    reader.adjustment_shop.sync()
     ((_, opening, added, decreased, closing),) = reader.ask(DAYS)
 
     for change in (30, -12):
-        reader.desk.sql("update programme set points_total = points_total + %s", change)
+        reader.adjustment_shop.sql("update programme set points_total = points_total + %s", change)
 
     assert [row[1:] for row in reader.ask(DAYS)] == [(opening, added + 30, decreased + 12, closing + 18)]
 
 
 def test_days_on_which_nothing_moved_are_there_too(reader: Reader) -> None:
-    reader.desk.sync()
-    reader.desk.sql("update liability_day set day = day - 3")
+    reader.adjustment_shop.sync()
+    reader.adjustment_shop.sql("update liability_day set day = day - 3")
 
     days = reader.ask(DAYS)
 

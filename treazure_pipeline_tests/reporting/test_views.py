@@ -68,7 +68,7 @@ def test_no_view_shows_what_people_wrote(lived: Reader) -> None:
             for view in views(lived)
             for row in connection.execute(sql.SQL("table treazure_reporting.{}").format(sql.Identifier(view)))
         ]
-    kept = lived.desk.sql("select count(*) from rejection where raw like %s", f"%{WRITTEN}%")
+    kept = lived.adjustment_shop.sql("select count(*) from rejection where raw like %s", f"%{WRITTEN}%")
 
     assert kept == [(1,)]
     assert [row for row in shown if WRITTEN in row] == []
@@ -76,10 +76,10 @@ def test_no_view_shows_what_people_wrote(lived: Reader) -> None:
 
 
 def test_a_contact_s_balance_is_what_both_systems_have(lived: Reader) -> None:
-    refused, drifting, *others = lived.desk.contacts(60)
+    refused, drifting, *others = lived.adjustment_shop.contacts(60)
     columns = "master_balance, sent_balance, pending, held, verdict"
     ask = f"select {columns} from contact_balance where contact = %s"  # noqa: S608 - constants
-    both = {row["contactId"]: Decimal(row["treazure"]) for row in lived.desk.sandbox.balances()}
+    both = {row["contactId"]: Decimal(row["treazure"]) for row in lived.adjustment_shop.sandbox.balances()}
 
     for contact in others:
         assert lived.row(ask, contact) == (both[contact], both[contact], False, False, "equal")
@@ -89,15 +89,15 @@ def test_a_contact_s_balance_is_what_both_systems_have(lived: Reader) -> None:
 
 
 def test_what_is_refused_rejected_or_drifts_is_listed_until_it_is_not(lived: Reader) -> None:
-    refused, drifting, *_ = lived.desk.contacts(2)
+    refused, drifting, *_ = lived.adjustment_shop.contacts(2)
     assert lived.ask(
         "select origin, contact::text, refused_balance is null from rejection_open order by 1 desc"
     ) == [("export", "00000000-0000-4000-8000-00000000000b", True), ("engage", refused, False)]  # fmt: skip
     assert lived.ask("select contact::text, verdict, shown_balance from drift_open") == [(drifting, "drift", 1)]
 
-    lived.desk.sandbox.know([refused], known=True)
-    lived.desk.sandbox.add_points({refused: 1})
-    lived.desk.sync(full=True)
+    lived.adjustment_shop.sandbox.know([refused], known=True)
+    lived.adjustment_shop.sandbox.add_points({refused: 1})
+    lived.adjustment_shop.sync(full=True)
 
     assert lived.ask("select * from rejection_open") == []
 
@@ -133,7 +133,7 @@ def test_what_a_person_decided_about_an_adjustment_keeps_its_words_to_itself(liv
     (state, reason) = lived.row(ask)
     assert (state, bool(reason)) == ("rejected", True)
 
-    with psycopg.connect(lived.desk.database_url) as connection:
+    with psycopg.connect(lived.adjustment_shop.database_url) as connection:
         connection.execute(
             "update treazure_pipeline.adjustment set state = 'discarded', reason = %s where state = 'rejected'",
             (WRITTEN,),

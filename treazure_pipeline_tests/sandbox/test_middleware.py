@@ -1,4 +1,4 @@
-"""Whatever the sandbox plays of the two systems passes the gate: rates, faults and the report hold there too."""
+"""Whatever the sandbox plays of the two systems passes the middleware: rates, faults and the report hold there too."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 from treazure_pipeline.sandbox import engage, treazure
 from treazure_pipeline.sandbox.app import build_app
-from treazure_pipeline.sandbox.gate import operation_of
+from treazure_pipeline.sandbox.middleware import operation_of
 
 # What stands beside the two systems' own calls: the discovery document and the host that exports are stored on.
 _OUTSIDE = {"/identity/.well-known/openid-configuration", "/storage/{export}"}

@@ -11,7 +11,7 @@ from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobO
 from treazure_pipeline.definitions import build_definitions
 from treazure_pipeline.verification import rounds
 from treazure_pipeline_tests.balance_sync.shop import account_of, assert_in_step
-from treazure_pipeline_tests.verification.watch import Watch
+from treazure_pipeline_tests.verification.verification_shop import VerificationShop
 
 JOB = "verify_balances"
 ASSET = "engage_balance_verification"
@@ -28,8 +28,10 @@ def instance() -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-def execute(watch: Watch, instance: dg.DagsterInstance, **changes: str) -> dg.ExecuteInProcessResult:
-    job = build_definitions(watch.settings(**changes)).resolve_job_def(JOB)
+def execute(
+    verification_shop: VerificationShop, instance: dg.DagsterInstance, **changes: str
+) -> dg.ExecuteInProcessResult:
+    job = build_definitions(verification_shop.settings(**changes)).resolve_job_def(JOB)
     return job.execute_in_process(instance=instance, raise_on_error=False)
 
 
@@ -43,9 +45,9 @@ def checks(result: dg.ExecuteInProcessResult) -> dict[str, tuple[bool, dg.AssetC
 
 
 def test_the_job_shows_its_figures_and_passes_its_checks_while_nothing_differs(
-    watch: Watch, instance: dg.DagsterInstance
+    verification_shop: VerificationShop, instance: dg.DagsterInstance
 ) -> None:
-    result = execute(watch, instance)
+    result = execute(verification_shop, instance)
     assert result.success
     shown = metadata(result)
     assert shown.keys() >= FIGURES
@@ -57,38 +59,42 @@ def test_the_job_shows_its_figures_and_passes_its_checks_while_nothing_differs(
 
 
 def test_drift_warns_until_it_is_healed_and_is_an_error_where_it_will_not_heal(
-    watch: Watch, instance: dg.DagsterInstance
+    verification_shop: VerificationShop, instance: dg.DagsterInstance
 ) -> None:
-    (contact,) = watch.drift_by_hand(1)
-    watch.sandbox.set_fault("swallowed", count=None)
+    (contact,) = verification_shop.drift_by_hand(1)
+    verification_shop.sandbox.set_fault("swallowed", count=None)
     for _ in range(3):
-        result = execute(watch, instance)
+        result = execute(verification_shop, instance)
         assert result.success
         assert contact in metadata(result)["differing"]
         assert checks(result)["no_drift"] == (False, dg.AssetCheckSeverity.WARN)
-        watch.send_pending()
-    assert checks(execute(watch, instance))["no_drift"] == (False, dg.AssetCheckSeverity.ERROR)
-    watch.sandbox.clear_faults()
-    watch.send_pending()
-    assert checks(execute(watch, instance))["no_drift"][0]
-    assert_in_step(watch)
+        verification_shop.send_pending()
+    assert checks(execute(verification_shop, instance))["no_drift"] == (False, dg.AssetCheckSeverity.ERROR)
+    verification_shop.sandbox.clear_faults()
+    verification_shop.send_pending()
+    assert checks(execute(verification_shop, instance))["no_drift"][0]
+    assert_in_step(verification_shop)
 
 
-def test_a_change_that_the_sync_missed_fails_the_master_s_check(watch: Watch, instance: dg.DagsterInstance) -> None:
-    contacts = [contact for (contact,) in watch.sql("select contact::text from ledger order by contact")]
-    watch.sandbox.set_points({contacts[0]: "64.5"})
-    assert checks(execute(watch, instance))["master_agrees"][0]
-    watch.send_pending()
-    watch.sandbox.behave(treazure_clock=-3 * 3600)  # so it happened three hours ago, before the next window begins
-    watch.sandbox.set_points({contacts[-1]: "65.5"})
-    watch.sql("update programme set covered = tstzmultirange(tstzrange('2000-01-01', clock_timestamp()))")
-    assert checks(execute(watch, instance))["master_agrees"] == (False, dg.AssetCheckSeverity.ERROR)
+def test_a_change_that_the_sync_missed_fails_the_master_s_check(
+    verification_shop: VerificationShop, instance: dg.DagsterInstance
+) -> None:
+    contacts = [contact for (contact,) in verification_shop.sql("select contact::text from ledger order by contact")]
+    verification_shop.sandbox.set_points({contacts[0]: "64.5"})
+    assert checks(execute(verification_shop, instance))["master_agrees"][0]
+    verification_shop.send_pending()
+    verification_shop.sandbox.behave(
+        treazure_clock=-3 * 3600
+    )  # so it happened three hours ago, before the next window begins
+    verification_shop.sandbox.set_points({contacts[-1]: "65.5"})
+    verification_shop.sql("update programme set covered = tstzmultirange(tstzrange('2000-01-01', clock_timestamp()))")
+    assert checks(execute(verification_shop, instance))["master_agrees"] == (False, dg.AssetCheckSeverity.ERROR)
 
 
 def test_where_engage_can_t_be_read_the_run_fails_visibly_with_its_figures(
-    watch: Watch, instance: dg.DagsterInstance
+    verification_shop: VerificationShop, instance: dg.DagsterInstance
 ) -> None:
-    result = execute(watch, instance, ENGAGE_API_KEY="wrong")
+    result = execute(verification_shop, instance, ENGAGE_API_KEY="wrong")
     assert not result.success
     (event,) = [event for event in result.all_events if event.event_type_value == "STEP_FAILURE"]
     data: Any = event.step_failure_data
@@ -101,8 +107,8 @@ def test_where_engage_can_t_be_read_the_run_fails_visibly_with_its_figures(
     }
 
 
-def test_a_balance_sync_and_a_verification_do_not_wait_for_each_other(watch: Watch) -> None:
-    definitions = build_definitions(watch.settings())
+def test_a_balance_sync_and_a_verification_do_not_wait_for_each_other(verification_shop: VerificationShop) -> None:
+    definitions = build_definitions(verification_shop.settings())
     graph = definitions.resolve_asset_graph()
     assert graph.get(dg.AssetKey(ASSET)).pools == {"balance_verification"}
     assert graph.get(dg.AssetKey("engage_balance_push")).pools == {"balance_sync"}
@@ -111,13 +117,15 @@ def test_a_balance_sync_and_a_verification_do_not_wait_for_each_other(watch: Wat
     assert definitions.resolve_job_def(JOB).executor_def.name == "in_process"
 
 
-def test_with_several_programmes_each_has_its_own_verification(new_watch: Callable[..., Watch], tmp_path: Path) -> None:
+def test_with_several_programmes_each_has_its_own_verification(
+    new_verification_shop: Callable[..., VerificationShop], tmp_path: Path
+) -> None:
     listed = tmp_path / "programmes.yaml"
     listed.write_text(
         "- {name: gold, loyalty_id: GOLD, definition_id: 1}\n- {name: silver, loyalty_id: SILVER, definition_id: 2}\n"
     )
-    watch = new_watch(environ={"TREAZURE_PIPELINE_PROGRAMMES": str(listed)})
-    definitions = build_definitions(watch.settings())
+    verification_shop = new_verification_shop(environ={"TREAZURE_PIPELINE_PROGRAMMES": str(listed)})
+    definitions = build_definitions(verification_shop.settings())
     dg.Definitions.validate_loadable(definitions)
     for name in ("gold", "silver"):
         assert dg.AssetKey([name, ASSET]) in definitions.resolve_asset_graph().get_all_asset_keys()
@@ -125,9 +133,9 @@ def test_with_several_programmes_each_has_its_own_verification(new_watch: Callab
 
 
 def test_the_schedule_is_hourly_and_skips_while_a_run_verifies_but_not_behind_a_dead_one(
-    watch: Watch, instance: dg.DagsterInstance
+    verification_shop: VerificationShop, instance: dg.DagsterInstance
 ) -> None:
-    definitions = build_definitions(watch.settings())
+    definitions = build_definitions(verification_shop.settings())
     schedule = definitions.resolve_schedule_def(f"{JOB}_schedule")
     assert (schedule.cron_schedule, schedule.execution_timezone) == ("47 * * * *", "UTC")
     assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
@@ -141,7 +149,7 @@ def test_the_schedule_is_hourly_and_skips_while_a_run_verifies_but_not_behind_a_
     origin = RemoteJobOrigin(repository, JOB)
     instance.add_run(dg.DagsterRun(JOB, status=dg.DagsterRunStatus.STARTED, remote_job_origin=origin))
     assert requests() == 1
-    with watch.connect() as running, rounds.holding(running.ledger, account_of(running)):
+    with verification_shop.connect() as running, rounds.holding(running.ledger, account_of(running)):
         assert requests() == 0
     instance.add_run(dg.DagsterRun(JOB, status=dg.DagsterRunStatus.QUEUED, remote_job_origin=origin))
     assert requests() == 0

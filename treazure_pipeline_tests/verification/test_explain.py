@@ -15,33 +15,33 @@ from treazure_pipeline.adjustments.processing import process, work_of
 from treazure_pipeline.cli import commands
 from treazure_pipeline.verification.explain import Explanation, explain
 from treazure_pipeline_tests.balance_sync.shop import account_of, fetch, merge
-from treazure_pipeline_tests.verification.watch import Watch
+from treazure_pipeline_tests.verification.verification_shop import VerificationShop
 
 STRANGER = "00000000-0000-0000-0000-00000000dead"
 LONG = "Welcome gift " + "for a new member " * 6
 
 
-def explained(watch: Watch, contact: str) -> Explanation:
-    with watch.connect() as connections:
+def explained(verification_shop: VerificationShop, contact: str) -> Explanation:
+    with verification_shop.connect() as connections:
         found = explain(connections.ledger, connections.settings.programmes[0], contact)
     assert found is not None
     return found
 
 
-def verdict(watch: Watch, contact: str) -> str:
-    return explained(watch, contact).verdict
+def verdict(verification_shop: VerificationShop, contact: str) -> str:
+    return explained(verification_shop, contact).verdict
 
 
-def tables(watch: Watch) -> dict[str, Any]:
+def tables(verification_shop: VerificationShop) -> dict[str, Any]:
     """Everything in the ledger's schema but the shared rate."""
-    names = watch.sql(
+    names = verification_shop.sql(
         "select tablename from pg_tables where schemaname = 'treazure_pipeline' and tablename !~ '^rate_'"
     )
-    return {name: watch.sql(f"select * from {name} t order by t::text") for (name,) in names}  # noqa: S608
+    return {name: verification_shop.sql(f"select * from {name} t order by t::text") for (name,) in names}  # noqa: S608
 
 
-def adjust(watch: Watch, contact: str, amount: str, description: str) -> None:
-    with watch.connect() as connections:
+def adjust(verification_shop: VerificationShop, contact: str, amount: str, description: str) -> None:
+    with verification_shop.connect() as connections:
         payload = {
             "contactId": contact, "amount": Decimal(amount), "pointDefinitionId": 1, "description": description,
         }  # fmt: skip
@@ -50,47 +50,51 @@ def adjust(watch: Watch, contact: str, amount: str, description: str) -> None:
 
 
 @pytest.fixture
-def call(watch: Watch, home: Path) -> Callable[..., Result]:
+def call(verification_shop: VerificationShop, home: Path) -> Callable[..., Result]:
     """Run a command as the command line does."""
 
     def run(*arguments: str, **more: str) -> Result:
-        environment = {**watch.variables, "TREAZURE_PIPELINE_HOME": str(home), **more}
+        environment = {**verification_shop.variables, "TREAZURE_PIPELINE_HOME": str(home), **more}
         return CliRunner().invoke(commands, arguments, env=environment)
 
     return run
 
 
-def test_a_contact_with_every_kind_of_event_reads_right(new_watch: Callable[..., Watch]) -> None:
-    watch = new_watch(members=20)
-    contact = watch.sandbox.contact_ids(1)[0]
-    watch.sandbox.set_points({contact: 100})
-    first = watch.sync()
-    adjust(watch, contact, "20", LONG)
-    watch.sandbox.know([contact], known=False)
-    watch.sandbox.set_points({contact: 150})
-    refused = watch.sync()
+def test_a_contact_with_every_kind_of_event_reads_right(new_verification_shop: Callable[..., VerificationShop]) -> None:
+    verification_shop = new_verification_shop(members=20)
+    contact = verification_shop.sandbox.contact_ids(1)[0]
+    verification_shop.sandbox.set_points({contact: 100})
+    first = verification_shop.sync()
+    adjust(verification_shop, contact, "20", LONG)
+    verification_shop.sandbox.know([contact], known=False)
+    verification_shop.sandbox.set_points({contact: 150})
+    refused = verification_shop.sync()
     assert refused.pushed.refused == 1
-    watch.sandbox.know([contact], known=True)
-    watch.sql("update pending set next_try = clock_timestamp()")
-    watch.send_pending()
-    watch.sandbox.set_fault("bad_rows", raw_rows=[json.dumps({"accountNumber": contact, "balance": "many"})])
-    watch.sandbox.play_hour(changes=1)
-    watch.sync()
-    watch.sandbox.set_points({contact: 150})
-    watch.sync()
-    watch.sandbox.set_engage_balances({contact: 1})
-    watch.verify()
-    watch.send_pending()
-    watch.verify()
-    watch.sql(
+    verification_shop.sandbox.know([contact], known=True)
+    verification_shop.sql("update pending set next_try = clock_timestamp()")
+    verification_shop.send_pending()
+    verification_shop.sandbox.set_fault(
+        "bad_rows", raw_rows=[json.dumps({"accountNumber": contact, "balance": "many"})]
+    )
+    verification_shop.sandbox.play_hour(changes=1)
+    verification_shop.sync()
+    verification_shop.sandbox.set_points({contact: 150})
+    verification_shop.sync()
+    verification_shop.sandbox.set_engage_balances({contact: 1})
+    verification_shop.verify()
+    verification_shop.send_pending()
+    verification_shop.verify()
+    verification_shop.sql(
         "insert into plan (programme, digest, run_id, state, figures, reasons, approved_at, approved_by, expires_at) "
         "values (1, 'abc123', 'planning', 'approved', '{}', '{too much changed}', clock_timestamp(), 'Ann', "
         "clock_timestamp() + interval '1 day')"
     )
-    watch.sql("insert into plan_lot select max(id), array[%s::uuid], array[150], array[160] from plan", contact)
-    watch.sql("insert into vanished values (1, %s, clock_timestamp())", contact)
+    verification_shop.sql(
+        "insert into plan_lot select max(id), array[%s::uuid], array[150], array[160] from plan", contact
+    )
+    verification_shop.sql("insert into vanished values (1, %s, clock_timestamp())", contact)
 
-    found = explained(watch, contact)
+    found = explained(verification_shop, contact)
     events = found.events
     assert [event.at for event in events] == sorted(event.at for event in events)
     told = [(event.kind, event.text) for event in events]
@@ -130,61 +134,71 @@ def test_a_contact_with_every_kind_of_event_reads_right(new_watch: Callable[...,
     assert "did not list it" in found.verdict
 
 
-def test_the_verdict_says_in_one_sentence_how_it_stands(new_watch: Callable[..., Watch]) -> None:
-    watch = new_watch(members=20)
-    contact = watch.sandbox.contact_ids(1)[0]
-    watch.sandbox.set_points({contact: 100})
-    with watch.connect() as connections:
+def test_the_verdict_says_in_one_sentence_how_it_stands(new_verification_shop: Callable[..., VerificationShop]) -> None:
+    verification_shop = new_verification_shop(members=20)
+    contact = verification_shop.sandbox.contact_ids(1)[0]
+    verification_shop.sandbox.set_points({contact: 100})
+    with verification_shop.connect() as connections:
         account = account_of(connections)
         fetch(connections, account)
         merge(connections, account)
-    assert ": nothing → 100 points; the next push sends it." in verdict(watch, contact)
-    watch.send_pending()
-    assert "was not read back since." in verdict(watch, contact) or "it was not read back yet" in verdict(
-        watch, contact
+    assert ": nothing → 100 points; the next push sends it." in verdict(verification_shop, contact)
+    verification_shop.send_pending()
+    assert "was not read back since." in verdict(verification_shop, contact) or "it was not read back yet" in verdict(
+        verification_shop, contact
     )
-    watch.verify()
-    assert verdict(watch, contact).startswith("Engage holds what Treazure has: 100 points, verified on")
-    watch.sandbox.set_points({contact: 135})
-    watch.sandbox.know([contact], known=False)
-    watch.sync()
+    verification_shop.verify()
+    assert verdict(verification_shop, contact).startswith("Engage holds what Treazure has: 100 points, verified on")
+    verification_shop.sandbox.set_points({contact: 135})
+    verification_shop.sandbox.know([contact], known=False)
+    verification_shop.sync()
     assert (
         "100 points → 135 points, Engage refused it once: Engage does not know this contact; next try after"
-        in verdict(watch, contact)
+        in verdict(verification_shop, contact)
     )
-    watch.sql("update pending set gone = true")
-    assert verdict(watch, contact).startswith(
+    verification_shop.sql("update pending set gone = true")
+    assert verdict(verification_shop, contact).startswith(
         "Gone: Engage does not know this contact, for 30 days; 135 points are not"
     )
-    watch.sql("update pending set gone = false, reason = null, next_try = null, refused_last = null, master = -5")
-    assert "100 points → -5 points, a negative balance that needs approval." in verdict(watch, contact)
-    watch.sql("update pending set master = 135")
-    watch.sql("update programme set mode = 'migrating'")
-    assert "the programme is migrating, so nothing is sent" in verdict(watch, contact)
-    watch.sql("update programme set mode = 'live'")
-    watch.sandbox.know([contact], known=True)
-    watch.send_pending()
-    assert "which is what Treazure has, and was not read back since." in verdict(watch, contact)
-    watch.sandbox.set_engage_balances({contact: None})
-    watch.verify()
-    assert verdict(watch, contact).startswith("To be sent again: 135 points, since Engage showed no account on")
-    watch.send_pending()
-    assert "was not read back since; before that it showed no account, on" in verdict(watch, contact)
-    watch.sql("update batch set state = 'sending' where id = (select max(id) from batch)")
-    assert "135 points → 135 points, in request" in verdict(watch, contact)
+    verification_shop.sql(
+        "update pending set gone = false, reason = null, next_try = null, refused_last = null, master = -5"
+    )
+    assert "100 points → -5 points, a negative balance that needs approval." in verdict(verification_shop, contact)
+    verification_shop.sql("update pending set master = 135")
+    verification_shop.sql("update programme set mode = 'migrating'")
+    assert "the programme is migrating, so nothing is sent" in verdict(verification_shop, contact)
+    verification_shop.sql("update programme set mode = 'live'")
+    verification_shop.sandbox.know([contact], known=True)
+    verification_shop.send_pending()
+    assert "which is what Treazure has, and was not read back since." in verdict(verification_shop, contact)
+    verification_shop.sandbox.set_engage_balances({contact: None})
+    verification_shop.verify()
+    assert verdict(verification_shop, contact).startswith(
+        "To be sent again: 135 points, since Engage showed no account on"
+    )
+    verification_shop.send_pending()
+    assert "was not read back since; before that it showed no account, on" in verdict(verification_shop, contact)
+    verification_shop.sql("update batch set state = 'sending' where id = (select max(id) from batch)")
+    assert "135 points → 135 points, in request" in verdict(verification_shop, contact)
 
 
-def test_a_contact_whose_only_row_was_rejected_says_why(watch: Watch) -> None:
-    watch.sandbox.play_hour(changes=5)
-    watch.sandbox.set_fault("bad_rows", raw_rows=[json.dumps({"accountNumber": STRANGER, "balance": "many"})])
-    watch.sync()
-    assert verdict(watch, STRANGER).startswith("No balance of Treazure is known: its rows in exports were rejected")
+def test_a_contact_whose_only_row_was_rejected_says_why(verification_shop: VerificationShop) -> None:
+    verification_shop.sandbox.play_hour(changes=5)
+    verification_shop.sandbox.set_fault(
+        "bad_rows", raw_rows=[json.dumps({"accountNumber": STRANGER, "balance": "many"})]
+    )
+    verification_shop.sync()
+    assert verdict(verification_shop, STRANGER).startswith(
+        "No balance of Treazure is known: its rows in exports were rejected"
+    )
 
 
-def test_the_command_takes_any_case_and_prints_the_timeline(watch: Watch, call: Callable[..., Result]) -> None:
-    watch.verify()
-    contact = watch.sandbox.contact_ids(1)[0]
-    before = tables(watch)
+def test_the_command_takes_any_case_and_prints_the_timeline(
+    verification_shop: VerificationShop, call: Callable[..., Result]
+) -> None:
+    verification_shop.verify()
+    contact = verification_shop.sandbox.contact_ids(1)[0]
+    before = tables(verification_shop)
     result = call("explain", contact.upper(), DAGSTER_WEBSERVER_URL="http://dagster.example/", COLUMNS="200")
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
@@ -192,17 +206,19 @@ def test_the_command_takes_any_case_and_prints_the_timeline(watch: Watch, call: 
     assert lines[1].startswith("Engage holds what Treazure has: ")
     assert [line.split()[2] for line in lines[2:] if line.strip().startswith("20")] == ["observed", "sent", "read"]
     assert "http://dagster.example/runs/" in result.stdout
-    assert tables(watch) == before
+    assert tables(verification_shop) == before
 
 
-def test_the_json_holds_every_event_with_its_facts(watch: Watch, call: Callable[..., Result]) -> None:
-    contact = watch.sandbox.contact_ids(1)[0]
+def test_the_json_holds_every_event_with_its_facts(
+    verification_shop: VerificationShop, call: Callable[..., Result]
+) -> None:
+    contact = verification_shop.sandbox.contact_ids(1)[0]
     found = json.loads(call("explain", contact, "--json").stdout.splitlines()[-1])
     (programme,) = found["programmes"]
     assert (found["status"], found["contact"], programme["programme"]) == ("ok", contact, "points")
     assert programme["verdict"].endswith(".")
     assert programme["master"] == programme["sent"]
-    assert Decimal(programme["sent"]) == Decimal(watch.in_engage(contact)[0] or "")
+    assert Decimal(programme["sent"]) == Decimal(verification_shop.in_engage(contact)[0] or "")
     assert [event["kind"] for event in programme["events"]] == ["observed", "sent"]
     for event in programme["events"]:
         assert event.keys() == {"at", "kind", "text", "run_id", "run_url", "facts"}
@@ -219,19 +235,19 @@ def test_a_contact_that_nobody_knows_is_a_clear_message(call: Callable[..., Resu
 
 
 def test_explaining_writes_nothing_not_even_a_programme_that_is_new(
-    new_watch: Callable[..., Watch], home: Path
+    new_verification_shop: Callable[..., VerificationShop], home: Path
 ) -> None:
-    watch = new_watch(members=5)
-    environment = {**watch.variables, "TREAZURE_PIPELINE_HOME": str(home)}
-    result = CliRunner().invoke(commands, ["explain", watch.sandbox.contact_ids(1)[0]], env=environment)
+    verification_shop = new_verification_shop(members=5)
+    environment = {**verification_shop.variables, "TREAZURE_PIPELINE_HOME": str(home)}
+    result = CliRunner().invoke(commands, ["explain", verification_shop.sandbox.contact_ids(1)[0]], env=environment)
     assert result.exit_code == 2
-    assert watch.sql("select count(*) from programme") == [(0,)]
+    assert verification_shop.sql("select count(*) from programme") == [(0,)]
 
 
 def test_the_command_runs_the_verification_and_status_shows_how_it_stands(
-    watch: Watch, call: Callable[..., Result], empty_database_url: str
+    verification_shop: VerificationShop, call: Callable[..., Result], empty_database_url: str
 ) -> None:
-    watch.drift_by_hand(3)
+    verification_shop.drift_by_hand(3)
     result = call("run", "verify", "--json", DAGSTER_POSTGRES_URL=empty_database_url)
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout.splitlines()[-1])

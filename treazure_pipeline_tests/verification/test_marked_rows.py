@@ -10,15 +10,15 @@ import pytest
 from treazure_pipeline.balance_sync import merge as balance_sync_merge
 from treazure_pipeline.connections import Connections
 from treazure_pipeline_tests.balance_sync.shop import account_of, assert_adds_up, assert_in_step, fetch, merge, send
-from treazure_pipeline_tests.verification.watch import Watch
+from treazure_pipeline_tests.verification.verification_shop import VerificationShop
 
 
 @pytest.fixture
-def marked(watch: Watch) -> str:
+def marked(verification_shop: VerificationShop) -> str:
     """A contact that Engage shows with another balance, found out already."""
-    (contact,) = watch.drift_by_hand(1)
-    watch.verify()
-    assert list(watch.marked()) == [contact]
+    (contact,) = verification_shop.drift_by_hand(1)
+    verification_shop.verify()
+    assert list(verification_shop.marked()) == [contact]
     return contact
 
 
@@ -31,96 +31,106 @@ def record(connections: Connections, contact: str) -> bool:
     return balance_sync_merge.record_account(connections.ledger, account, contact, balance, asked, "run")
 
 
-def test_it_is_sent_though_the_master_s_balance_changed_and_came_back(watch: Watch, marked: str) -> None:
-    before = watch.known_master()[marked]
-    with watch.connect() as connections:
+def test_it_is_sent_though_the_master_s_balance_changed_and_came_back(
+    verification_shop: VerificationShop, marked: str
+) -> None:
+    before = verification_shop.known_master()[marked]
+    with verification_shop.connect() as connections:
         account = account_of(connections)
         for points in (before + 1, before):
-            watch.sandbox.set_points({marked: points})
+            verification_shop.sandbox.set_points({marked: points})
             fetch(connections, account)
             merge(connections, account)
-            assert watch.marked() == {marked: points}
+            assert verification_shop.marked() == {marked: points}
         assert send(connections, account).sent == 1
         assert_adds_up(connections, account)
-    assert_in_step(watch)
+    assert_in_step(verification_shop)
 
 
-def test_an_export_that_confirms_the_balance_leaves_it_marked(watch: Watch, marked: str) -> None:
-    run = watch.sync(full=True)
+def test_an_export_that_confirms_the_balance_leaves_it_marked(verification_shop: VerificationShop, marked: str) -> None:
+    run = verification_shop.sync(full=True)
     assert (run.diff.figures.changed, run.diff.figures.carried_over, run.pushed.sent) == (0, 1, 1)
-    assert watch.marked() == {}
-    assert watch.in_engage(marked) == [f"{watch.known_master()[marked]}"]
-    assert_in_step(watch)
+    assert verification_shop.marked() == {}
+    assert verification_shop.in_engage(marked) == [f"{verification_shop.known_master()[marked]}"]
+    assert_in_step(verification_shop)
 
 
-def test_the_newest_balance_is_what_is_sent(watch: Watch, marked: str) -> None:
-    watch.sandbox.set_points({marked: "321.5"})
-    assert watch.sync().pushed.sent == 1
-    assert watch.in_engage(marked) == ["321.5"]
-    assert watch.pending() == {}
-    assert_in_step(watch)
+def test_the_newest_balance_is_what_is_sent(verification_shop: VerificationShop, marked: str) -> None:
+    verification_shop.sandbox.set_points({marked: "321.5"})
+    assert verification_shop.sync().pushed.sent == 1
+    assert verification_shop.in_engage(marked) == ["321.5"]
+    assert verification_shop.pending() == {}
+    assert_in_step(verification_shop)
 
 
 @pytest.mark.parametrize("change", [0, 5])
-def test_a_balance_of_a_single_account_leaves_it_marked(watch: Watch, marked: str, change: int) -> None:
-    watch.sandbox.add_points({marked: change})
-    with watch.connect() as connections:
+def test_a_balance_of_a_single_account_leaves_it_marked(
+    verification_shop: VerificationShop, marked: str, change: int
+) -> None:
+    verification_shop.sandbox.add_points({marked: change})
+    with verification_shop.connect() as connections:
         assert record(connections, marked)
-        assert list(watch.marked()) == [marked]
+        assert list(verification_shop.marked()) == [marked]
         assert send(connections, account_of(connections)).sent == 1
         assert_adds_up(connections, account_of(connections))
-    assert_in_step(watch)
+    assert_in_step(verification_shop)
 
 
-def test_what_was_pending_and_what_entered_add_up_though_it_is_marked_between_merge_and_push(watch: Watch) -> None:
-    watch.sandbox.play_hour(changes=20)
-    with watch.connect() as connections:
+def test_what_was_pending_and_what_entered_add_up_though_it_is_marked_between_merge_and_push(
+    verification_shop: VerificationShop,
+) -> None:
+    verification_shop.sandbox.play_hour(changes=20)
+    with verification_shop.connect() as connections:
         account = account_of(connections)
         connections.ledger.hold(account)
         fetch(connections, account)
         diff = merge(connections, account)
-        quiet = set(watch.members(80)) - set(watch.pending())
-        watch.sandbox.set_engage_balances(dict.fromkeys(list(quiet)[:7], "1.23"))
-        tally = watch.verify().tally
+        quiet = set(verification_shop.members(80)) - set(verification_shop.pending())
+        verification_shop.sandbox.set_engage_balances(dict.fromkeys(list(quiet)[:7], "1.23"))
+        tally = verification_shop.verify().tally
         assert tally.marked == 7
         assert tally.unsettled == diff.figures.changed
         pushed = send(connections, account, diff=diff)
         assert (pushed.entered, pushed.sent) == (7, diff.figures.changed + 7)
-    assert_in_step(watch)
+    assert_in_step(verification_shop)
 
 
-def test_it_is_marked_once_however_often_it_is_looked_at_before_the_next_push(watch: Watch, marked: str) -> None:
+def test_it_is_marked_once_however_often_it_is_looked_at_before_the_next_push(
+    verification_shop: VerificationShop, marked: str
+) -> None:
     for _ in range(3):
-        tally = watch.verify().tally
+        tally = verification_shop.verify().tally
         assert (tally.drift, tally.unsettled, tally.marked) == (0, 1, 0)
-    assert list(watch.marked()) == [marked]
-    assert watch.sql("select entered from observation where source = 'read_back'") == [(1,)]
-    assert watch.sql("select rounds from verification where contact = %s", marked) == [(1,)]
+    assert list(verification_shop.marked()) == [marked]
+    assert verification_shop.sql("select entered from observation where source = 'read_back'") == [(1,)]
+    assert verification_shop.sql("select rounds from verification where contact = %s", marked) == [(1,)]
 
 
-def test_a_refused_one_keeps_its_reason_and_is_tried_again(watch: Watch, marked: str) -> None:
-    watch.sandbox.know([marked], known=False)
-    assert watch.send_pending().refused == 1
-    watch.sandbox.know([marked], known=True)
-    watch.time_passes(hours=2)
-    assert watch.send_pending().sent == 1
-    assert_in_step(watch)
+def test_a_refused_one_keeps_its_reason_and_is_tried_again(verification_shop: VerificationShop, marked: str) -> None:
+    verification_shop.sandbox.know([marked], known=False)
+    assert verification_shop.send_pending().refused == 1
+    verification_shop.sandbox.know([marked], known=True)
+    verification_shop.time_passes(hours=2)
+    assert verification_shop.send_pending().sent == 1
+    assert_in_step(verification_shop)
 
 
-def test_a_lost_answer_leaves_it_pending(watch: Watch, marked: str) -> None:
-    watch.sandbox.set_fault("lost_after")
-    pushed = watch.send_pending()
+def test_a_lost_answer_leaves_it_pending(verification_shop: VerificationShop, marked: str) -> None:
+    verification_shop.sandbox.set_fault("lost_after")
+    pushed = verification_shop.send_pending()
     assert (pushed.lost, pushed.sent) == (1, 1)
-    assert watch.in_engage(marked) == [f"{watch.known_master()[marked]}"]
-    assert_in_step(watch)
+    assert verification_shop.in_engage(marked) == [f"{verification_shop.known_master()[marked]}"]
+    assert_in_step(verification_shop)
 
 
-def test_a_negative_balance_that_engage_had_accepted_needs_no_second_approval(new_watch: Callable[..., Watch]) -> None:
-    watch = new_watch(members=20)
-    contact = watch.members(1)[0]
-    watch.sync()
-    watch.sandbox.set_points({contact: "-12.5"})
-    watch.sql("update ledger set sent = -12.5 where contact = %s", contact)
-    assert watch.verify().tally.drift == 1
-    assert watch.marked() == {contact: Decimal("-12.5")}
-    assert watch.sql("select held from unsettled where contact = %s", contact) == [(False,)]
+def test_a_negative_balance_that_engage_had_accepted_needs_no_second_approval(
+    new_verification_shop: Callable[..., VerificationShop],
+) -> None:
+    verification_shop = new_verification_shop(members=20)
+    contact = verification_shop.members(1)[0]
+    verification_shop.sync()
+    verification_shop.sandbox.set_points({contact: "-12.5"})
+    verification_shop.sql("update ledger set sent = -12.5 where contact = %s", contact)
+    assert verification_shop.verify().tally.drift == 1
+    assert verification_shop.marked() == {contact: Decimal("-12.5")}
+    assert verification_shop.sql("select held from unsettled where contact = %s", contact) == [(False,)]

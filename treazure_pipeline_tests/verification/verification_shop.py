@@ -22,7 +22,7 @@ AT_ONCE = {"ENGAGE_VERIFY_GRACE_SECONDS": "0"}
 
 
 @dataclass
-class Watch(Shop):
+class VerificationShop(Shop):
     """A shop with runs of the verification, by default without a grace time."""
 
     @property
@@ -69,7 +69,7 @@ class Watch(Shop):
 
 
 @pytest.fixture
-def new_watch(one_sandbox: Sandbox, database_url: str) -> Callable[..., Watch]:
+def new_verification_shop(one_sandbox: Sandbox, database_url: str) -> Callable[..., VerificationShop]:
     """Makes the shop of a test: `members` and other seeds, switches of the sandbox as `behaviour`."""
 
     def new(
@@ -78,17 +78,17 @@ def new_watch(one_sandbox: Sandbox, database_url: str) -> Callable[..., Watch]:
         environ: dict[str, str] | None = None,
         behaviour: dict[str, Any] | None = None,
         **seed: Any,
-    ) -> Watch:
+    ) -> VerificationShop:
         switches = {"apply_delay": 0, "export_polls": 0, "max_requests_per_second": 0}
         one_sandbox.reset(members=members, behaviour=switches | (behaviour or {}), **seed)
-        return Watch(one_sandbox, database_url, environ or {})
+        return VerificationShop(one_sandbox, database_url, environ or {})
 
     return new
 
 
 @pytest.fixture
-def watch(new_watch: Callable[..., Watch]) -> Watch:
+def verification_shop(new_verification_shop: Callable[..., VerificationShop]) -> VerificationShop:
     """A shop of 80 members whose points have been synced."""
-    shop = new_watch()
+    shop = new_verification_shop()
     shop.sync()
     return shop
