@@ -22,7 +22,7 @@ from treazure_pipeline.retention.prune import megabytes, prune
 from treazure_pipeline.settings import Programme
 
 BASE = 1_000_000
-LOTS = 20
+BATCHES = 20
 DOCUMENTATION = Path(__file__).parents[1] / "docs" / "ledger-history.md"
 
 FILL = """
@@ -31,10 +31,10 @@ select 1, 'export', 'merged', 'benchmark', t, t, t - interval '4 hours', t
 from generate_series(0, %(hours)s - 1) h, lateral (select now() - make_interval(hours => %(hours)s - h) as t) at;
 insert into change (programme, observation, planned, noted_at, contacts, before, after)
 select 1, h + 1, false, now() - make_interval(hours => %(hours)s - h), array_agg(contact), array_agg(b), array_agg(a)
-from (select h, lot, md5((1 + (random() * (%(base)s - 1))::int)::text)::uuid as contact,
+from (select h, batch, md5((1 + (random() * (%(base)s - 1))::int)::text)::uuid as contact,
              (random() * 100000)::int / 100.0 as b, (random() * 100000)::int / 100.0 as a
-      from generate_series(0, %(hours)s - 1) h, generate_series(1, %(lots)s) lot, generate_series(1, 1000) n) r
-group by h, lot order by h, lot;
+      from generate_series(0, %(hours)s - 1) h, generate_series(1, %(batches)s) batch, generate_series(1, 1000) n) r
+group by h, batch order by h, batch;
 insert into batch (programme, run_id, observation, state, contacts, amounts, time_stamp, claimed_at, lease_until)
 select 1, 'benchmark', observation, 'folded', contacts, after, noted_at, noted_at, noted_at from change order by id;
 update ledger l set batch = x.id, sent = x.amount
@@ -51,9 +51,9 @@ def main(days: int) -> None:
         with databases.cloned(server, BASE) as url:
             with psycopg.connect(url, autocommit=True, cursor_factory=psycopg.ClientCursor) as connection:
                 connection.execute("set search_path to treazure_pipeline")
-                connection.execute(FILL, {"hours": 24 * days, "lots": LOTS, "base": BASE})
+                connection.execute(FILL, {"hours": 24 * days, "batches": BATCHES, "base": BASE})
                 connection.execute("vacuum analyze")
-            print(f"{24 * days * LOTS * 1000:,} changes in {days} days\n")
+            print(f"{24 * days * BATCHES * 1000:,} changes in {days} days\n")
             with Ledger(url) as ledger:
                 account = ledger.account(Programme(name="points", loyalty_id=members.LOYALTY_ID))
                 print(f"MB: {megabytes(ledger)}\n")

@@ -146,7 +146,7 @@ def pipeline(stub: str, database: str) -> dict[str, Any]:
             judging = time.perf_counter()
             judgement = judge(run)
             judged = time.perf_counter() - judging
-            pushed = push(run, since=diff.figures.stock, judgement=judgement)
+            pushed = push(run, since=diff.figures.backlog, judgement=judgement)
     ended = time.perf_counter()
     if pushed.error is not None or not diff.figures.changed == pushed.sent == snapshot.fetched:
         raise SystemExit(f"Not what a measurement should do: {diff.figures} {pushed}")

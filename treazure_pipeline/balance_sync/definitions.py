@@ -193,7 +193,7 @@ def build_balance_sync(programme: Programme, names: Names) -> dg.Definitions:
     )
 
     def is_busy(connections: Connections) -> bool:
-        return connections.ledger.is_held(connections.ledger.account(programme))
+        return connections.ledger.is_running(connections.ledger.account(programme))
 
     schedule = hourly(job, 7, is_busy, "a missed hour leaves no hole.")
     return dg.Definitions(assets=[treazure_balances, *assets, engage_accounts], jobs=[job], schedules=[schedule])
@@ -296,9 +296,9 @@ def _push(run: Run, judgement: Judgement | None, limit: int | None) -> Results:
     if judgement.holds_all:
         raise judgement.error()
     first = None if limit is None else batches.first_due(run.ledger, run.account, limit)
-    pushed = push(run, since=None if merged is None else merged.stock, judgement=judgement, only=first)
+    pushed = push(run, since=None if merged is None else merged.backlog, judgement=judgement, only=first)
     changed = 0 if merged is None else merged.changed
-    carried_over = (pushed.stock if merged is None else merged.carried_over) + pushed.entered
+    carried_over = (pushed.backlog if merged is None else merged.carried_over) + pushed.entered
     report = Pushed(changed, carried_over, pushed, migrating=run.account.mode == "migrating")
     run.connections.listener.reported(report)
     status = figures.status(run.ledger, run.account)

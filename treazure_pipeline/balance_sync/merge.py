@@ -19,7 +19,7 @@ from psycopg.types.json import Jsonb
 from treazure_pipeline.balance_sync import rejections, staging
 from treazure_pipeline.errors import DatabaseError
 from treazure_pipeline.ledger import batches, coverage
-from treazure_pipeline.ledger.figures import MARKS, Stock
+from treazure_pipeline.ledger.figures import MARKS, Backlog
 from treazure_pipeline.ledger.store import retried
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class MergeFigures:
     """What one export came to: fetched = duplicate + rejected + superseded + unchanged + changed (I6).
 
     A pending row whose balance went back to what Engage holds counts as unchanged. `carried_over`: rows that were
-    pending before and are not among the changed; `stock`: what is pending now, to count from. `points_*`: sums of the
+    pending before and are not among the changed; `backlog`: what is pending now, to count from. `points_*`: sums of the
     master balances.
     """
 
@@ -59,7 +59,7 @@ class MergeFigures:
     points_before: Decimal
     points_change: Decimal
     points_after: Decimal
-    stock: Stock
+    backlog: Backlog
 
     @property
     def accounted_for(self) -> int:
@@ -73,10 +73,10 @@ class MergeFigures:
 
 
 @retried
-def merge(ledger: Ledger, account: Account, observation: int, *, lot: int) -> MergeFigures:
+def merge(ledger: Ledger, account: Account, observation: int, *, batch_size: int) -> MergeFigures:
     """Record a staged export's balances as the newest known of the master, in one transaction.
 
-    A row that differs from what is known becomes pending, in lots of `lot` rows that are planned for one request each,
+    A row that differs from what is known becomes pending, in planned batches of `batch_size` rows, one request each,
     unless it is older than what is known (superseded) or overlaps with it in time (superseded too, and noted in
     `reread`). Coverage grows in the same transaction. What is merged already is not merged again: its figures are returned.
     """
@@ -101,7 +101,7 @@ def merge(ledger: Ledger, account: Account, observation: int, *, lot: int) -> Me
             (observation,),
         )
         table, latest = staging.table(observation), Identifier(f"latest_{observation}")
-        values = {"programme": account.id, "observation": observation, "lot": lot} | known
+        values = {"programme": account.id, "observation": observation, "batch_size": batch_size} | known
         stored = _one(cursor, SQL("select count(*) as n from {}").format(table))["n"]
         fetched, rejected = known["figures"]["fetched"], known["figures"]["rejected"]
         if stored != fetched - rejected:
@@ -134,7 +134,7 @@ def merge(ledger: Ledger, account: Account, observation: int, *, lot: int) -> Me
             points_before=known["points_total"],
             points_change=compared["points_change"],
             points_after=known["points_total"] + compared["points_change"],
-            stock=Stock(
+            backlog=Backlog(
                 pending=known["pending"] + compared["changed"] - compared["again"] - settled,
                 **_one(cursor, MARKS, values),
             ),
@@ -303,7 +303,7 @@ left join pending p on p.programme = %(programme)s and p.contact = s.contact
 where coalesce(p.master, l.sent) is distinct from s.balance
 """
 
-# A negative balance waits in `pending`, where it can be held, beside its place in a lot.
+# A negative balance waits in `pending`, where it can be held, as well as in its planned batch.
 # `newer`: no observation of the row was answered after this one was asked, or so shortly before that a replica may lack
 # it. `recent` holds the few that were.
 _NOTE = """
@@ -319,7 +319,7 @@ judged as materialized (
 noted as (
     insert into change (programme, observation, planned, contacts, before, after)
     select %(programme)s, %(observation)s, not was_pending, array_agg(contact), array_agg(before), array_agg(balance)
-    from judged where newer group by was_pending, (n - 1) / %(lot)s order by min(n)),
+    from judged where newer group by was_pending, (n - 1) / %(batch_size)s order by min(n)),
 negative as (
     insert into pending (programme, contact, master, observation, since)
     select %(programme)s, contact, balance, %(observation)s, clock_timestamp() from judged
@@ -381,12 +381,12 @@ from (
 left join observation o on o.id = k.observation
 """
 
-# The lot that has an older balance of the contact planned is taken apart: it would be sent after the newer one.
+# A planned batch with an older balance of the contact is taken apart. It would be sent after the newer one.
 _ENTER = f"""
 with noted as (
     insert into change (programme, observation, planned, contacts, before, after)
     values (%(programme)s, %(observation)s, false, array[%(contact)s::uuid], array[%(before)s::numeric], array[%(balance)s])),
-{batches.UNPLAN.format(lots="%(contact)s = any (contacts)", rows="r.contact <> %(contact)s")},
+{batches.UNPLAN.format(planned="%(contact)s = any (contacts)", rows="r.contact <> %(contact)s")},
 entered as (
     insert into pending (programme, contact, master, observation, since)
     values (%(programme)s, %(contact)s, %(balance)s, %(observation)s, clock_timestamp())

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from treazure_pipeline.ledger.store import Account, Ledger
 
 SHORTEST_DIGEST = 6
-_LOT = 1000
+_ROWS_STORED_TOGETHER = 1000
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def store(ledger: Ledger, account: Account, shifted: Shift, reasons: Sequence[st
     The same rows as in the open plan make no second one; other rows replace it.
     """
     values = {
-        "programme": account.id, "run_id": run_id, "all": bool(reasons), "lot": _LOT,
+        "programme": account.id, "run_id": run_id, "all": bool(reasons), "size": _ROWS_STORED_TOGETHER,
         "figures": Jsonb(msgspec.to_builtins(shifted)), "reasons": [*reasons, *_of_negative(shifted)],
     }  # fmt: skip
     with ledger.transaction() as connection:
@@ -281,8 +281,8 @@ approved as materialized (
     where a.programme = %(programme)s and a.state = 'approved' and a.expires_at > clock_timestamp())
 """
 
-# What a push would send: (contact, before, after). The lots of a merge hold what was known before, which is what Engage
-# has accepted, since a row that was pending is in no lot.
+# What a push would send: (contact, before, after). The planned batches of a merge hold what was known before. That is
+# what Engage has accepted, since a row that was pending is in none of them.
 _ROWS = f"""
 lone as materialized (
     select p.contact, l.sent as before, p.master as after, {HELD} as held,
@@ -321,20 +321,20 @@ from summed, held, programme g where g.id = %(programme)s
 _STORE = f"""
 with {_ROWS}, {_APPROVED},
 kept as materialized (
-    select contact, before, after, (row_number() over (order by contact) - 1) / %(lot)s as lot from (
+    select contact, before, after, (row_number() over (order by contact) - 1) / %(size)s as part from (
         select contact, before, after from due d
         where %(all)s and (d.contact, d.after) not in (select contact, after from approved)
         union all
         select contact, before, after from lone where negative) k),
-lots as materialized (
-    select lot, array_agg(contact order by contact) as contacts, array_agg(before order by contact) as before,
+parts as materialized (
+    select part, array_agg(contact order by contact) as contacts, array_agg(before order by contact) as before,
            array_agg(after order by contact) as after,
            encode(sha256(convert_to(string_agg(concat_ws(' ', contact, trim_scale(before), '>', trim_scale(after)), ','
                order by contact), 'UTF8')), 'hex') as digest
-    from kept group by lot),
+    from kept group by part),
 digest as (
-    select left(encode(sha256(convert_to(coalesce(string_agg(digest, ',' order by lot), ''), 'UTF8')), 'hex'), 16) as digest
-    from lots),
+    select left(encode(sha256(convert_to(coalesce(string_agg(digest, ',' order by part), ''), 'UTF8')), 'hex'), 16) as digest
+    from parts),
 same as (
     select p.id from plan p, digest d where p.programme = %(programme)s and p.state = 'open' and p.digest = d.digest limit 1),
 made as (
@@ -342,7 +342,7 @@ made as (
     select %(programme)s, digest, %(run_id)s, %(figures)s, %(reasons)s from digest where not exists (select from same)
     returning id),
 filled as (
-    insert into plan_lot (plan, contacts, before, after) select made.id, contacts, before, after from made, lots)
+    insert into plan_lot (plan, contacts, before, after) select made.id, contacts, before, after from made, parts)
 select id from made union all select id from same
 """
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from treazure_pipeline.clients.transport import RetryPolicy
     from treazure_pipeline.connections import Run
     from treazure_pipeline.ledger.batches import Batch
-    from treazure_pipeline.ledger.figures import Stock
+    from treazure_pipeline.ledger.figures import Backlog
 
 logger = logging.getLogger(__name__)
 
@@ -45,12 +45,12 @@ _REFUSED_ALONE_BEFORE_GIVING_UP = 50
 
 @dataclass(frozen=True)
 class PushFigures:
-    """What a push did: stock + entered = sent + refused + held + pending, see `figures.Flow`.
+    """What a push did: backlog + entered = sent + refused + held + pending, see `figures.Flow`.
 
     `accepted`: rows in accepted requests (a row sent twice counts twice); `lost`: requests whose effect is unknown.
     """
 
-    stock: int
+    backlog: int
     entered: int
     sent: int
     refused: int
@@ -75,7 +75,7 @@ class _Task:
 
 
 def push(
-    run: Run, *, since: Stock | None = None, judgement: Judgement | None = None, only: Sequence[str] | None = None
+    run: Run, *, since: Backlog | None = None, judgement: Judgement | None = None, only: Sequence[str] | None = None
 ) -> PushFigures:
     """Send every pending row that is due, and return what became of them.
 
@@ -90,7 +90,7 @@ def push(
         return _push(run, since=since, judgement=judgement, only=only)
 
 
-def _push(run: Run, *, since: Stock | None, judgement: Judgement | None, only: Sequence[str] | None) -> PushFigures:
+def _push(run: Run, *, since: Backlog | None, judgement: Judgement | None, only: Sequence[str] | None) -> PushFigures:
     ledger, account, batch_size = run.ledger, run.account, run.settings.engage_batch_size
     began = time.perf_counter()
     batches.abandon(ledger, account)
@@ -98,18 +98,18 @@ def _push(run: Run, *, since: Stock | None, judgement: Judgement | None, only: S
     batches.fold(ledger, account)
     fold_seconds = time.perf_counter() - folding
     started = ledger.now()
-    stock = since or figures.take_stock(ledger, account)
-    sending = _Push(run, started=started, stock=stock, concurrency=run.settings.engage_concurrency)
+    backlog = since or figures.count_backlog(ledger, account)
+    sending = _Push(run, started=started, backlog=backlog, concurrency=run.settings.engage_concurrency)
     sending.fold_seconds = fold_seconds
     kept_back = judgement.shift.rows if judgement is not None and judgement.reasons else 0
     if account.mode == "live":
         if kept_back:
-            sending.run_only(_lots(plans.approved_contacts(ledger, account), batch_size))
+            sending.run_only(_batches_of(plans.approved_contacts(ledger, account), batch_size))
         elif only is not None:
-            sending.run_only(_lots(only, batch_size))
-        elif stock.pending:
+            sending.run_only(_batches_of(only, batch_size))
+        elif backlog.pending:
             sending.run()
-    flow = figures.flow_since(ledger, account, stock, started)
+    flow = figures.flow_since(ledger, account, backlog, started)
     kept_back = min(kept_back, flow.left)
     if sending.error is None and account.mode == "live":
         if judgement is not None and judgement.shift.approved:
@@ -117,7 +117,7 @@ def _push(run: Run, *, since: Stock | None, judgement: Judgement | None, only: S
         if not flow.left:
             plans.note_loaded(ledger, account)
     return PushFigures(
-        stock=stock.pending,
+        backlog=backlog.pending,
         entered=flow.entered,
         sent=flow.sent,
         refused=flow.refused,
@@ -139,11 +139,11 @@ def push_contacts(run: Run, contacts: Sequence[str]) -> None:
     """
     batches.abandon(run.ledger, run.account)
     batches.fold(run.ledger, run.account)
-    sending = _Push(run, started=run.ledger.now(), stock=None, concurrency=1, retry=replace(run.retry, waits=()))
-    sending.run_only(_lots(contacts, run.settings.engage_batch_size))
+    sending = _Push(run, started=run.ledger.now(), backlog=None, concurrency=1, retry=replace(run.retry, waits=()))
+    sending.run_only(_batches_of(contacts, run.settings.engage_batch_size))
 
 
-def _lots(contacts: Sequence[str], size: int) -> list[list[str]]:
+def _batches_of(contacts: Sequence[str], size: int) -> list[list[str]]:
     return [list(contacts[start : start + size]) for start in range(0, len(contacts), size)]
 
 
@@ -155,7 +155,7 @@ class _Push:
         run: Run,
         *,
         started: datetime,
-        stock: Stock | None,
+        backlog: Backlog | None,
         concurrency: int,
         retry: RetryPolicy | None = None,
     ) -> None:
@@ -165,7 +165,7 @@ class _Push:
         self._account = run.account
         self._run_id = run.id
         self._run_started = started
-        self._stock = stock
+        self._backlog = backlog
         self._retry = retry or run.retry
         self._batch_size = run.settings.engage_batch_size
         self._concurrency = concurrency
@@ -202,8 +202,8 @@ class _Push:
             self._one_pass()
             if self._stopping or self.error is not None:
                 return
-            stock = figures.take_stock(self._ledger, self._account)
-            due = figures.flow_since(self._ledger, self._account, stock, self._run_started).left
+            backlog = figures.count_backlog(self._ledger, self._account)
+            due = figures.flow_since(self._ledger, self._account, backlog, self._run_started).left
             if not due:
                 return
             lease = batches.lease_left(self._ledger, self._account, due=True)
@@ -216,9 +216,9 @@ class _Push:
             if not lease and not freed and self.accepted == accepted:
                 return
 
-    def run_only(self, lots: Sequence[list[str]]) -> None:
-        """Send the rows of these contacts, a request for each lot."""
-        self._tasks = [_Task(0.0, next(self._numbers), lot, 0) for lot in lots]
+    def run_only(self, batches_of_contacts: Sequence[list[str]]) -> None:
+        """Send the rows of these contacts, one request for each batch."""
+        self._tasks = [_Task(0.0, next(self._numbers), contacts, 0) for contacts in batches_of_contacts]
         self._send_all()
 
     def _one_pass(self) -> None:
@@ -321,8 +321,8 @@ class _Push:
             self._failing = 0
             self._last_success = time.monotonic()
             self._guard.notify_all()
-        if self._stock is not None:
-            self._listener.progressed(len(batch.contacts), self._stock.pending)
+        if self._backlog is not None:
+            self._listener.progressed(len(batch.contacts), self._backlog.pending)
 
     def _claim_anew(self, error: TooLateError, batch: Batch, task: _Task) -> None:
         batches.fail(self._ledger, batch, effect_possible=False, error=error.message)

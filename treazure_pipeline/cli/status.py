@@ -24,7 +24,7 @@ def command(*, names: tuple[str, ...], as_json: bool) -> None:
 
     with reading() as opened:
         ledger, accounts = opened.ledger, opened.accounts(names)
-        found = [(figures.status(ledger, account), ledger.is_held(account)) for account in accounts]
+        found = [(figures.status(ledger, account), ledger.is_running(account)) for account in accounts]
         standings = [rounds.standing(ledger, account) for account in accounts]
         queued = queue.figures(ledger, lookup_wait=opened.settings.treazure_lookup_wait_seconds)
         wrong = alert_state.firing(ledger)

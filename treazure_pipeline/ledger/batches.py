@@ -8,7 +8,7 @@ accepted batches only (I3).
        ├──4xx, 429, no connection──▶ refused / failed  (without effect)
        └──no answer, 5xx, lease over──▶ lost           (effect unknown: its rows are set again)
 
-Rows come from the lots that the last merge planned, as they are, and from the table `pending`, where every row goes that
+Rows come from the batches that the last merge planned, as they are, and from the table `pending`, where every row goes that
 was not accepted. A row in `pending` is newer than one that is planned or under way.
 """
 
@@ -81,7 +81,7 @@ def claim(
 
 @retried
 def claim_planned(ledger: Ledger, account: Account, *, run_id: str, lease: float) -> Batch | None:
-    """Claim the next lot that the last merge planned, but for rows that have a newer one in `pending`; else as `claim`."""
+    """Claim the next batch that the last merge planned, without rows that have a newer one in `pending`; else as `claim`."""
     while True:
         with _claiming(ledger, account) as connection:
             row = connection.execute(
@@ -390,7 +390,7 @@ due as materialized (
 
 UNPLAN = """
 unplanned as (
-    update change set planned = false where programme = %(programme)s and planned and {lots}
+    update change set planned = false where programme = %(programme)s and planned and {planned}
     returning contacts, after, observation, noted_at),
 unplanned_rows as (
     insert into pending (programme, contact, master, observation, since, changed_at)
@@ -398,9 +398,9 @@ unplanned_rows as (
     from unplanned u, unnest(u.contacts, u.after) as r (contact, after)
     where {rows} order by r.contact on conflict do nothing)
 """
-"""Gives the rows of these planned lots a row of their own in `pending` where they have none, as parts of a WITH."""
+"""Gives the rows of these planned batches a row each in `pending` where they have none, as parts of a WITH."""
 
-_UNPLAN_ALL = f"with {UNPLAN.format(lots='true', rows='true')} select"
+_UNPLAN_ALL = f"with {UNPLAN.format(planned='true', rows='true')} select"
 
 _RETURN = """
 insert into pending (programme, contact, master, observation, since, changed_at)

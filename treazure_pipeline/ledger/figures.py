@@ -1,4 +1,4 @@
-"""What the ledger can say of itself: stock and flow of the pending rows, coverage, totals, the state of a programme."""
+"""What the ledger knows: the backlog of pending rows and where it went, coverage, totals, the state of a programme."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AUDIT_EVERY = timedelta(hours=24)
 
 
 @dataclass(frozen=True)
-class Stock:
+class Backlog:
     """The number of pending rows at one moment, and the marks from which later flows are counted."""
 
     pending: int
@@ -30,7 +30,7 @@ class Stock:
 
 @dataclass(frozen=True)
 class Flow:
-    """What became of a stock: stock.pending + entered = sent + refused + held + left (I6).
+    """Where the rows of a backlog went: backlog.pending + entered = sent + refused + held + left (I6).
 
     sent: rows settled since; refused: refused since the run began; held: waiting for their next try; left: due.
     """
@@ -85,7 +85,7 @@ class Audit:
 
 
 @retried
-def take_stock(ledger: Ledger, account: Account) -> Stock:
+def count_backlog(ledger: Ledger, account: Account) -> Backlog:
     """Count the pending rows, with marks that no concurrent writer can blur."""
     with ledger.transaction() as connection:
         batches.keep_from_claiming(connection, account)
@@ -94,21 +94,21 @@ def take_stock(ledger: Ledger, account: Account) -> Stock:
             {"programme": account.id},
         ).fetchone()
     assert row is not None
-    return Stock(*row)
+    return Backlog(*row)
 
 
 @retried
-def flow_since(ledger: Ledger, account: Account, stock: Stock, run_started: datetime) -> Flow:
-    """Say what became of `stock`, from the records of each batch and observation since."""
+def flow_since(ledger: Ledger, account: Account, backlog: Backlog, run_started: datetime) -> Flow:
+    """Say where the rows of `backlog` went, from the records of each batch and observation since."""
     with ledger.transaction() as connection:
         batches.keep_from_claiming(connection, account)
         row = connection.execute(
             _FLOW,
             {
                 "programme": account.id,
-                "batch": stock.batch,
-                "settled": stock.settled,
-                "observation": stock.observation,
+                "batch": backlog.batch,
+                "settled": backlog.settled,
+                "observation": backlog.observation,
                 "started": run_started,
             },
         ).fetchone()
@@ -183,14 +183,14 @@ _WITNESSES = {
 _FLOW = """
 with rows as materialized (
     select case when refused_last between %(started)s and clock_timestamp() then 'refused'
-                when held then 'held' else 'due' end as lot, since
+                when held then 'held' else 'due' end as state, since
     from unsettled where programme = %(programme)s)
 select (select coalesce(sum(entered), 0)::bigint from observation
         where programme = %(programme)s and id > %(observation)s) as entered,
        (select coalesce(sum(settled), 0)::bigint from batch
         where programme = %(programme)s and id >= %(batch)s) - %(settled)s as sent,
-       count(*) filter (where lot = 'refused') as refused, count(*) filter (where lot = 'held') as held,
-       count(*) filter (where lot = 'due') as due, min(since) as oldest
+       count(*) filter (where state = 'refused') as refused, count(*) filter (where state = 'held') as held,
+       count(*) filter (where state = 'due') as due, min(since) as oldest
 from rows
 """
 

@@ -218,7 +218,7 @@ class Ledger:
         finally:
             self._leases.release(name)
 
-    def is_held(self, account: Account) -> bool:
+    def is_running(self, account: Account) -> bool:
         """Tell whether any process holds the lease of the programme's runs."""
         return self.is_leased(_sync(account))
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from treazure_pipeline.ledger.store import Account, Ledger
     from treazure_pipeline.point_migration.backfill import Migration
 
-_LOT = 1000
+_PLANNED_BATCH_SIZE = 1000
 
 
 @dataclass(frozen=True)
@@ -241,7 +241,7 @@ def close(
     with ledger.transaction() as connection:
         batches.keep_from_claiming(connection, account)
         values: dict[str, Any] = {
-            "id": migration.id, "programme": account.id, "decimals": migration.decimals, "lot": _LOT,
+            "id": migration.id, "programme": account.id, "decimals": migration.decimals, "batch_size": _PLANNED_BATCH_SIZE,
         }  # fmt: skip
         row = connection.execute(
             "insert into observation (programme, source, state, run_id, asked, answered, figures) "
@@ -333,7 +333,7 @@ select %(programme)s, contact, master, observation, clock_timestamp() from held 
 _NOTE = """
 insert into change (programme, observation, planned, contacts, before, after)
 select %(programme)s, %(observation)s, false, array_agg(contact), array_agg(null::numeric), array_agg(master)
-from (select contact, master, (row_number() over (order by contact) - 1) / %(lot)s as n from held where is_new) h group by n
+from (select contact, master, (row_number() over (order by contact) - 1) / %(batch_size)s as n from held where is_new) h group by n
 """
 
 _LOADED = """

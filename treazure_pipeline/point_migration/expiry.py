@@ -46,24 +46,24 @@ def with_expiry(rows: pl.DataFrame, cut_off: datetime) -> pl.DataFrame:
     ).drop("r", "expires_at", "left")
 
 
-def left_of_lots(lots: Iterable[tuple[Decimal, datetime]]) -> list[Decimal]:
-    """Return what is left of each movement, amount and expiry in time order, of which negative ones use up others."""
+def left_of_each(movements: Iterable[tuple[Decimal, datetime]]) -> list[Decimal]:
+    """Return what is left of each movement. Movements are (amount, expiry) in time order; negative ones use up others."""
     left: list[Decimal] = []
-    open_lots: list[tuple[datetime, int]] = []
+    unused: list[tuple[datetime, int]] = []
     owed = Decimal(0)
-    for place, (amount, expires) in enumerate(lots):
+    for place, (amount, expires) in enumerate(movements):
         left.append(max(amount, Decimal(0)))
         if amount > 0:
-            heapq.heappush(open_lots, (expires, place))
+            heapq.heappush(unused, (expires, place))
         else:
             owed -= amount
-        while owed and open_lots:
-            _, first = open_lots[0]
+        while owed and unused:
+            _, first = unused[0]
             used = min(owed, left[first])
             left[first] -= used
             owed -= used
             if not left[first]:
-                heapq.heappop(open_lots)
+                heapq.heappop(unused)
     return left
 
 
@@ -71,36 +71,36 @@ def _left(rows: pl.DataFrame) -> pl.DataFrame:
     """Return `r`, `expires_at` and `left` of the rows that added points."""
     expires = pl.when(pl.col("kind") == OPENING_KIND).then(_FIRST).otherwise(pl.col("expires_at").fill_null(_NEVER))
     rows = rows.select("r", "c", "amount", "expires_at", expires=expires.cast(MOMENT))
-    lots = rows.filter(pl.col("amount") > 0)
+    added = rows.filter(pl.col("amount") > 0)
     follows = pl.col("c") == pl.col("c").shift(1)
-    unordered = lots.filter(follows & (pl.col("expires") < pl.col("expires").shift(1))).select("c").unique()
+    unordered = added.filter(follows & (pl.col("expires") < pl.col("expires").shift(1))).select("c").unique()
     if unordered.is_empty():
-        return _left_in_order(rows, lots)
+        return _left_in_order(rows, added)
     in_order = _left_in_order(
         rows.join(unordered, on="c", how="anti", maintain_order="left"),
-        lots.join(unordered, on="c", how="anti", maintain_order="left"),
+        added.join(unordered, on="c", how="anti", maintain_order="left"),
     )
     others = rows.join(unordered, on="c", how="semi", maintain_order="left").partition_by("c")
     return pl.concat([in_order, *map(_left_one_by_one, others)])
 
 
-def _left_in_order(rows: pl.DataFrame, lots: pl.DataFrame) -> pl.DataFrame:
+def _left_in_order(rows: pl.DataFrame, added: pl.DataFrame) -> pl.DataFrame:
     """Where no points expire earlier than older ones, what is left is the newest: all at once.
 
-    Of each lot that is what of the balance is not in later ones.
+    That is the part of the balance that later additions don't cover.
     """
     balances = rows.group_by("c").agg(balance=pl.col("amount").sum())
-    lots = lots.with_columns(reached=pl.col("amount").cum_sum())
-    ends = lots.group_by("c").agg(end=pl.col("reached").last()).join(balances, on="c")
+    added = added.with_columns(reached=pl.col("amount").cum_sum())
+    ends = added.group_by("c").agg(end=pl.col("reached").last()).join(balances, on="c")
     later = pl.col("end") - pl.col("reached")
-    lots = lots.join(ends, on="c", how="left", maintain_order="left").with_columns(left=pl.col("balance") - later)
+    added = added.join(ends, on="c", how="left", maintain_order="left").with_columns(left=pl.col("balance") - later)
     left = (
         pl.when(pl.col("left") < 0).then(_ZERO).when(pl.col("left") > pl.col("amount")).then("amount").otherwise("left")
     )
-    return lots.select("r", "expires_at", left=left)
+    return added.select("r", "expires_at", left=left)
 
 
 def _left_one_by_one(rows: pl.DataFrame) -> pl.DataFrame:
     with localcontext(prec=PRECISION):
-        left = left_of_lots(zip(rows["amount"], rows["expires"], strict=True))
+        left = left_of_each(zip(rows["amount"], rows["expires"], strict=True))
     return rows.select("r", "expires_at", left=pl.Series(left, dtype=POINTS))

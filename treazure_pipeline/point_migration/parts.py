@@ -71,21 +71,21 @@ def _rows(movements: Sequence[Movement]) -> Iterable[tuple[object, ...]]:
     if not movements:
         yield (None,) * (len(SCHEMA) - 1)
     for position, movement in enumerate(movements):
-        amount = _held(movement.amount)
+        amount = _exact(movement.amount)
         yield (
             position,
             movement.date_time,
             amount,
             movement.transaction_type,
             movement.expires_at,
-            None if movement.balance is None else _held(movement.balance),
+            None if movement.balance is None else _exact(movement.balance),
             movement.comment,
             movement.receipt_nr,
             None if amount is not None else str(movement.amount),
         )
 
 
-def _held(points: Decimal) -> Decimal | None:
+def _exact(points: Decimal) -> Decimal | None:
     """The points where the stored form holds them exactly, else None."""
     if not points.is_finite() or points.adjusted() >= LARGEST_MAGNITUDE:
         return None

@@ -4,7 +4,7 @@ Ids, receipts, amounts and times stay for ever, so that nothing can count twice:
 still known, and so is a rejected row. What goes are texts: descriptions and comments, bodies and rows as they came, and what
 others wrote in a reason (between « and », see `treazure_pipeline.people`). What still waits to be sent keeps its texts.
 
-A new table with a contact, or with texts, belongs into `KEPT`; a test finds those that are missing.
+A new table with a contact, or with texts, belongs into `CONTACT_TABLES`; a test finds those that are missing.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _PLACE = "array_position(t.contacts, %(contact)s::uuid)"
 
 
 @dataclass(frozen=True)
-class Kept:
-    """A table in which something of contacts stands, as conditions and expressions of SQL on its row `t`.
+class ContactTable:
+    """A table that holds data of contacts, described by SQL conditions and expressions on its row `t`.
 
     Attributes:
         of: Which rows are about %(contact)s.
@@ -64,35 +64,35 @@ _ESSENTIALS = """(
 _ADJUSTMENT = "(t.contact = %(contact)s::uuid or t.contact is null and strpos(lower(t.payload::text), %(contact)s::uuid::text) > 0)"
 _MIGRATION_ENDED = "(select m.ended_at from migration m where m.id = t.migration)"
 
-KEPT = (
-    Kept("ledger"),
-    Kept(
+CONTACT_TABLES = (
+    ContactTable("ledger"),
+    ContactTable(
         "pending",
         blank=_unsaid("reason"),
         full=f"t.reason {_SAID}",
         since="t.refused_last",
     ),
-    Kept("change", _AMONG, f"jsonb_build_object('id', t.id, 'programme', t.programme, 'observation', t.observation, "
+    ContactTable("change", _AMONG, f"jsonb_build_object('id', t.id, 'programme', t.programme, 'observation', t.observation, "
          f"'noted_at', t.noted_at, 'before', t.before[{_PLACE}], 'after', t.after[{_PLACE}])"),
-    Kept("observation"),
-    Kept("reread"),
-    Kept("vanished"),
-    Kept(
+    ContactTable("observation"),
+    ContactTable("reread"),
+    ContactTable("vanished"),
+    ContactTable(
         "rejection",
         of="(t.contact = %(contact)s::uuid or strpos(lower(t.raw), %(contact)s::uuid::text) > 0)",
         blank="value = '', raw = ''",
         full="t.raw <> ''",
         since="t.last_seen",
     ),
-    Kept(
+    ContactTable(
         "batch", _AMONG, "to_jsonb(t) - 'contacts' - 'amounts' - 'refused' || jsonb_build_object("
         f"'amount', t.amounts[{_PLACE}], 'refused', %(contact)s::uuid = any (t.refused))",
         blank=_unsaid("error"),
         full=f"t.error {_SAID}",
         since="coalesce(t.answered_at, t.claimed_at)",
     ),
-    Kept("plan_lot", _AMONG, f"jsonb_build_object('plan', t.plan, 'before', t.before[{_PLACE}], 'after', t.after[{_PLACE}])"),
-    Kept(
+    ContactTable("plan_lot", _AMONG, f"jsonb_build_object('plan', t.plan, 'before', t.before[{_PLACE}], 'after', t.after[{_PLACE}])"),
+    ContactTable(
         "adjustment",
         of=_ADJUSTMENT,
         blank=f"payload = {_ESSENTIALS}, description = '', comment = '', {_unsaid('reason')}, "
@@ -101,24 +101,24 @@ KEPT = (
         settled="t.state in ('done', 'rejected', 'discarded')",
         since="t.finished_at",
     ),
-    Kept(
+    ContactTable(
         "adjustment_transition",
         of=f"t.adjustment in (select t.id from adjustment t where {_ADJUSTMENT})",
         blank=f"{_unsaid('reason')}, {_unsaid('answer')}",
         full=f"concat(t.reason, t.answer) {_SAID}",
         since="t.at",
     ),
-    Kept(
+    ContactTable(
         "dead_letter",
         of="strpos(lower(t.body), %(contact)s::uuid::text) > 0",
         blank="body = ''",
         full="t.body <> ''",
         since="t.received_at",
     ),
-    Kept("verification"),
-    Kept("finding"),
-    Kept("points_history"),
-    Kept(
+    ContactTable("verification"),
+    ContactTable("finding"),
+    ContactTable("points_history"),
+    ContactTable(
         "points_history_read",
         blank="texts = false",
         full="t.texts and t.read_at is not null",
@@ -134,16 +134,16 @@ KEPT = (
             where m.programme = b.programme and m.month = b.month)""",
         weight=50,
     ),
-    Kept("points_history_due"),
-    Kept(
+    ContactTable("points_history_due"),
+    ContactTable(
         "migration_contact",
         blank="key = null",
         full="t.key is not null",
         settled=f"{_MIGRATION_ENDED} is not null",
         since=_MIGRATION_ENDED,
     ),
-    Kept("migration_unread"),
-    Kept(
+    ContactTable("migration_unread"),
+    ContactTable(
         "migration_log",
         of="(%(contact)s::uuid between t.first and t.last and exists (select from migration_contact c "
         "where c.migration = t.migration and c.shard = t.shard and c.contact = %(contact)s::uuid))",
@@ -153,14 +153,14 @@ KEPT = (
         settled=f"{_MIGRATION_ENDED} is not null",
         since=_MIGRATION_ENDED,
     ),
-    Kept(
+    ContactTable(
         "migration_finding",
         blank="value = ''",
         full="t.value <> ''",
         settled=f"{_MIGRATION_ENDED} is not null",
         since=_MIGRATION_ENDED,
     ),
-    Kept("erasure"),
+    ContactTable("erasure"),
 )  # fmt: skip
 """Every table that says something of contacts."""
 
@@ -178,29 +178,31 @@ def export(ledger: Ledger, contact: str) -> dict[str, list[dict[str, Any]]]:
     """Return all rows that are about a contact (GUID, lower case), by table; points as exact numbers."""
     with ledger.reading() as connection:
         return {
-            kept.table: [
+            place.table: [
                 row[0]
                 for row in connection.execute(
-                    f"select {kept.shown} from {kept.table} t where {kept.of}", {"contact": contact}
+                    f"select {place.shown} from {place.table} t where {place.of}", {"contact": contact}
                 )
             ]
-            for kept in KEPT
+            for place in CONTACT_TABLES
         }
 
 
 @retried
 def erase(ledger: Ledger, contact: str, *, by: str, why: str) -> Erased:
-    """Erase the texts that are kept of a contact (GUID, lower case); who did it and why is kept."""
+    """Erase the texts that are kept of a contact (GUID, lower case); `by` and `why` are recorded."""
     values = {"contact": contact}
     blanked, waiting = {}, {}
     with ledger.transaction() as connection:
         # The transitions are found by their adjustments' texts: those go last.
-        for kept in sorted((kept for kept in KEPT if kept.blank), key=lambda kept: kept.table == "adjustment"):
-            condition = f"{kept.of} and {kept.full}"
-            blanked[kept.table] = _blank(connection, kept, f"{condition} and {kept.settled}", values)
-            row = connection.execute(f"select count(*) from {kept.table} t where {condition}", values).fetchone()
+        for place in sorted(
+            (place for place in CONTACT_TABLES if place.blank), key=lambda place: place.table == "adjustment"
+        ):
+            condition = f"{place.of} and {place.full}"
+            blanked[place.table] = _blank(connection, place, f"{condition} and {place.settled}", values)
+            row = connection.execute(f"select count(*) from {place.table} t where {condition}", values).fetchone()
             assert row is not None
-            waiting[kept.table] = row[0]
+            waiting[place.table] = row[0]
         connection.execute(
             "insert into erasure (contact, erased_by, why) values (%s, %s, %s)",
             (contact, by, why),
@@ -214,17 +216,17 @@ def erase(ledger: Ledger, contact: str, *, by: str, why: str) -> Erased:
 def blank(ledger: Ledger, days: int, *, rows: int) -> dict[str, int]:
     """Blank the texts that came more than `days` ago, so many `rows` a transaction; return how many rows, by table."""
     return {
-        kept.table: _in_lots(ledger, kept, {"days": days, "rows": max(1, rows // kept.weight)})
-        for kept in KEPT
-        if kept.blank
+        place.table: _in_chunks(ledger, place, {"days": days, "rows": max(1, rows // place.weight)})
+        for place in CONTACT_TABLES
+        if place.blank
     }
 
 
-def _in_lots(ledger: Ledger, kept: Kept, values: dict[str, Any]) -> int:
-    old = f"t.ctid = any (array(select t.ctid from {kept.table} t where {kept.full} and {kept.settled} and {kept.since} < "
+def _in_chunks(ledger: Ledger, place: ContactTable, values: dict[str, Any]) -> int:
+    old = f"t.ctid = any (array(select t.ctid from {place.table} t where {place.full} and {place.settled} and {place.since} < "
     old += "clock_timestamp() - make_interval(days => %(days)s) limit %(rows)s))"
     total = 0
-    while blanked := _lot(ledger, kept, old, values):
+    while blanked := _one_chunk(ledger, place, old, values):
         total += blanked
         if blanked < values["rows"]:
             break
@@ -232,15 +234,15 @@ def _in_lots(ledger: Ledger, kept: Kept, values: dict[str, Any]) -> int:
 
 
 @retried
-def _lot(ledger: Ledger, kept: Kept, condition: str, values: dict[str, Any]) -> int:
+def _one_chunk(ledger: Ledger, place: ContactTable, condition: str, values: dict[str, Any]) -> int:
     with ledger.transaction() as connection:
-        return _blank(connection, kept, condition, values)
+        return _blank(connection, place, condition, values)
 
 
-def _blank(connection: Connection[Any], kept: Kept, condition: str, values: dict[str, Any]) -> int:
-    then = f", {kept.then}" if kept.then else ""
+def _blank(connection: Connection[Any], place: ContactTable, condition: str, values: dict[str, Any]) -> int:
+    then = f", {place.then}" if place.then else ""
     row = connection.execute(
-        f"with blanked as (update {kept.table} t set {kept.blank} where {condition} returning t.*){then} "
+        f"with blanked as (update {place.table} t set {place.blank} where {condition} returning t.*){then} "
         "select count(*) from blanked",
         values,
     ).fetchone()

@@ -44,18 +44,18 @@ class Pruned:
 def prune(ledger: Ledger, days: int, *, rows: int = _ROWS, batches_at_once: int = _BATCHES_AT_ONCE) -> Pruned:
     """Delete what is older than `days`; so many `rows`, or batches of a thousand contacts each, a transaction."""
     until = ledger.now() - timedelta(days=days)
-    changes = _in_lots(ledger, _CHANGES, until, rows)
+    changes = _in_chunks(ledger, _CHANGES, until, rows)
     batches, stripped = _prune_batches(ledger, until, batches_at_once)
     return Pruned(
         until=until,
         changes=changes,
         batches=batches,
         stripped=stripped,
-        observations=_in_lots(ledger, _OBSERVATIONS, until, rows),
-        transitions=_in_lots(ledger, _TRANSITIONS, until, rows),
-        plan_lots=_in_lots(ledger, _PLAN_LOTS, until, rows),
-        rejections=_in_lots(ledger, _REJECTIONS, until, rows),
-        findings=_in_lots(ledger, _FINDINGS, until, rows) + _in_lots(ledger, _VERIFICATION_RUNS, until, rows),
+        observations=_in_chunks(ledger, _OBSERVATIONS, until, rows),
+        transitions=_in_chunks(ledger, _TRANSITIONS, until, rows),
+        plan_lots=_in_chunks(ledger, _PLAN_LOTS, until, rows),
+        rejections=_in_chunks(ledger, _REJECTIONS, until, rows),
+        findings=_in_chunks(ledger, _FINDINGS, until, rows) + _in_chunks(ledger, _VERIFICATION_RUNS, until, rows),
     )
 
 
@@ -66,7 +66,7 @@ def blank_texts(ledger: Ledger, days: int, *, rows: int = _ROWS) -> dict[str, in
 
 @retried
 def changes(ledger: Ledger) -> int:
-    """Count the changes that are kept; reads all of their lots."""
+    """Count the changes that are kept; reads every row of `change`."""
     with ledger.transaction() as connection:
         row = connection.execute("select coalesce(sum(cardinality(contacts)), 0) from change").fetchone()
     return 0 if row is None else int(row[0])
@@ -81,13 +81,13 @@ def megabytes(ledger: Ledger) -> dict[str, float]:
 
 @retried
 def _do(ledger: Ledger, statement: LiteralString, values: dict[str, object]) -> tuple[int, tuple[Any, ...]]:
-    """Do one lot: how many rows it met, and its first row where it returns any."""
+    """Run the statement once. Returns how many rows it met, and its first row where it returns any."""
     with ledger.transaction() as connection:
         cursor = connection.execute(statement, values)
         return cursor.rowcount, (cursor.fetchone() or ()) if cursor.description else ()
 
 
-def _in_lots(ledger: Ledger, statement: LiteralString, until: datetime, rows: int) -> int:
+def _in_chunks(ledger: Ledger, statement: LiteralString, until: datetime, rows: int) -> int:
     total = 0
     while True:
         deleted = _do(ledger, statement, {"until": until, "rows": rows})[0]

@@ -1,8 +1,8 @@
 """Why a contact has its balance: everything the ledger knows of it, in the order of the database's clock.
 
 Belongs here: finding it, and the present verdict in one sentence. Does not: printing. Nothing here writes, and one
-transaction sees all of it at the same moment. Lots and batches have no index by contact, so all of a programme's are
-read.
+transaction sees all of it at the same moment. Batches, planned or sent, have no index by contact, so `explain` reads
+all of the programme's.
 """
 
 from __future__ import annotations

@@ -242,7 +242,7 @@ def record(
     """Keep the verdicts on `readings`, mark for sending again what differs, and count it all in `tally`.
 
     One transaction with the run's progress, which moves on only when the chunk was `finished`. Not judged is a contact
-    that has become unsettled, or whose row is another one by now. What is marked enters the stock of pending rows, as an
+    that has become unsettled, or whose row is another one by now. What is marked enters the backlog of pending rows, as an
     observation says (I6).
     """
     values = {

@@ -41,7 +41,7 @@ def test_ten_thousand_random_deliveries_and_faults_end_with_every_event_applied_
         [(position, n) for n, position in enumerate(sorted(chance.random() for _ in range(EVENTS)))]
         + [(chance.random(), chance.randrange(EVENTS)) for _ in range(DELIVERIES - EVENTS)]
     )
-    lots = [deliveries[start :: ROUNDS * 2] for start in range(ROUNDS * 2)]
+    parts = [deliveries[start :: ROUNDS * 2] for start in range(ROUNDS * 2)]
     for fault, parameters in (
         ("lost_before", {"on": ["transaction", "set_balances"], "probability": 0.04}),
         ("lost_after", {"on": ["transaction", "set_balances"], "probability": 0.04}),
@@ -54,18 +54,18 @@ def test_ten_thousand_random_deliveries_and_faults_end_with_every_event_applied_
     ):
         adjustment_shop.sandbox.set_fault(fault, count=None, **parameters)
 
-    def deliver(lot: list[tuple[float, int]]) -> None:
+    def deliver(part: list[tuple[float, int]]) -> None:
         with psycopg.connect(adjustment_shop.database_url, autocommit=True) as connection:
             connection.execute(f"set search_path to {SCHEMA}")
             rows = [
                 {"event_id": event, "delivery_id": None, "payload": payload, "receipt": receipt_of(event)}
-                for event, payload in (events[number] for _, number in lot)
+                for event, payload in (events[number] for _, number in part)
             ]
             for row in rows:
                 connection.execute(RECEIVE, row)
 
     for turn in range(ROUNDS):
-        workers = [threading.Thread(target=deliver, args=(lot,)) for lot in lots[turn * 2 : turn * 2 + 2]]
+        workers = [threading.Thread(target=deliver, args=(part,)) for part in parts[turn * 2 : turn * 2 + 2]]
         workers += [threading.Thread(target=adjustment_shop.process) for _ in range(2)]
         for worker in workers:
             worker.start()

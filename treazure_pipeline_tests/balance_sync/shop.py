@@ -210,9 +210,9 @@ def merge(connections: Connections, account: Account, run_id: str = "run") -> Di
 def send(connections: Connections, account: Account, run_id: str = "run", diff: Diff | None = None) -> PushFigures:
     """The third step of a run; checks the equations of I6, that of the diff too where there is one."""
     run = run_of(connections, account, run_id)
-    pushed = push(run, since=None if diff is None else diff.figures.stock, judgement=judge(run))
+    pushed = push(run, since=None if diff is None else diff.figures.backlog, judgement=judge(run))
     accounted = pushed.sent + pushed.refused + pushed.held + pushed.pending
-    assert pushed.stock + pushed.entered == accounted, pushed
+    assert pushed.backlog + pushed.entered == accounted, pushed
     if diff is not None:
         found = diff.figures
         counted = found.duplicate + found.rejected + found.superseded + found.unchanged + found.changed

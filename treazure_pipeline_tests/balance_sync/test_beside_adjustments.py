@@ -63,7 +63,7 @@ def test_a_balance_read_while_its_request_is_folded_is_counted_once(shop: Shop) 
     with shop.connect() as connections, ThreadPoolExecutor(2) as pool:
         account, ledger = account_of(connections), connections.ledger
         fetch(connections, account)
-        stock = merge(connections, account).figures.stock
+        backlog = merge(connections, account).figures.backlog
         while (batch := batches.claim_planned(ledger, account, run_id="run", lease=30)) is not None:
             batches.accept(ledger, account, batch, transaction_id="t", request_id="r", refused={}, scale=1)
         shop.sandbox.add_points({contact: Decimal(1)})
@@ -76,8 +76,8 @@ def test_a_balance_read_while_its_request_is_folded_is_counted_once(shop: Shop) 
                 reading.result(1.0)
         folding.result()
         reading.result()
-        flow = figures.flow_since(ledger, account, stock, ledger.now())
-    assert stock.pending + flow.entered == flow.sent + flow.refused + flow.held + flow.left
+        flow = figures.flow_since(ledger, account, backlog, ledger.now())
+    assert backlog.pending + flow.entered == flow.sent + flow.refused + flow.held + flow.left
 
 
 def test_a_row_accepted_but_not_folded_is_not_sent_and_counted_once_more(shop: Shop) -> None:
@@ -85,7 +85,7 @@ def test_a_row_accepted_but_not_folded_is_not_sent_and_counted_once_more(shop: S
     (contact,) = shop.sandbox.contact_ids(limit=1)
     with shop.connect() as connections:
         account, ledger = account_of(connections), connections.ledger
-        stock = figures.take_stock(ledger, account)
+        backlog = figures.count_backlog(ledger, account)
         shop.sandbox.add_points({contact: Decimal(1)})
         read_account(run_of(connections, account, "adjust"), contact)
         claim = partial(batches.claim, ledger, account, run_id="run", run_started=ledger.now(), size=10, lease=30)
@@ -94,6 +94,6 @@ def test_a_row_accepted_but_not_folded_is_not_sent_and_counted_once_more(shop: S
         batches.accept(ledger, account, batch, transaction_id="t", request_id="r", refused={}, scale=1)
         assert claim(only=[contact]) is None
         adjust(connections, shop, contact)
-        flow = figures.flow_since(ledger, account, stock, ledger.now())
-    assert (stock.pending, flow.entered, flow.sent, flow.left) == (0, 1, 1, 0)
+        flow = figures.flow_since(ledger, account, backlog, ledger.now())
+    assert (backlog.pending, flow.entered, flow.sent, flow.left) == (0, 1, 1, 0)
     assert shop.in_engage(contact) == [str(shop.known_master()[contact])]

@@ -36,7 +36,7 @@ def test_a_second_sync_of_a_programme_is_busy_and_changes_nothing(shop: Shop) ->
         before = shop.dump()
         with pytest.raises(BusyError, match="points"):
             shop.sync()
-        assert first.ledger.is_held(account)
+        assert first.ledger.is_running(account)
         assert shop.dump() == before
     shop.sync()
     assert_in_step(shop)
@@ -48,7 +48,7 @@ def test_a_run_may_take_its_own_lock_again(shop: Shop) -> None:
         connections.ledger.hold(account)
         connections.ledger.hold(account)
         connections.ledger.release(account)
-        assert not connections.ledger.is_held(account)
+        assert not connections.ledger.is_running(account)
 
 
 def test_of_many_syncs_started_at_once_one_runs_at_a_time(shop: Shop) -> None:

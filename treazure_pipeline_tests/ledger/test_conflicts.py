@@ -17,7 +17,7 @@ from treazure_pipeline.retention.prune import prune
 from treazure_pipeline_tests.balance_sync.shop import Shop, account_of, assert_in_step, fetch, merge, send
 
 
-def accepted_twice(shop: Shop, *, contacts: int = 300, lots: int = 12) -> None:
+def accepted_twice(shop: Shop, *, contacts: int = 300, count: int = 12) -> None:
     """Accepted batches that nobody has folded yet, each contact in two of them, in opposite orders."""
     shop.sql(
         "insert into batch "
@@ -26,7 +26,7 @@ def accepted_twice(shop: Shop, *, contacts: int = 300, lots: int = 12) -> None:
         "array_agg(7::numeric), clock_timestamp(), clock_timestamp(), clock_timestamp() "
         "from generate_series(1, %s) n, generate_series(1, %s) i, "
         "lateral (select lpad(to_hex(i), 32, '0')::uuid as c) u group by n",
-        lots, contacts,
+        count, contacts,
     )  # fmt: skip
 
 
@@ -64,7 +64,7 @@ def test_folds_and_merges_at_once_count_every_contact_once(shop: Shop) -> None:
 @pytest.mark.parametrize("state", ["40P01", "40001", "23505"])
 def test_a_fold_that_meets_another_transaction_is_done_once_more(shop: Shop, state: str) -> None:
     shop.sync()
-    accepted_twice(shop, lots=1)
+    accepted_twice(shop, count=1)
     shop.sql("create sequence met; grant all on sequence met to public")
     shop.sql(
         "create function meet() returns trigger language plpgsql as $$ begin "

@@ -25,11 +25,11 @@ from treazure_pipeline.settings import load_settings
 from treazure_pipeline.balance_sync import push
 from treazure_pipeline_tests.balance_sync.shop import account_of, fetch, merge, send
 leases.LEASE_SECONDS, leases.RENEW_SECONDS = 2.0, 0.4
-take_stock = push.batches.abandon
+abandon = push.batches.abandon
 def stop(*arguments):
     print('pushing', flush=True)
     input()
-    return take_stock(*arguments)
+    return abandon(*arguments)
 with Connections(load_settings()) as connections:
     account = account_of(connections)
     connections.ledger.hold(account)
@@ -123,7 +123,7 @@ def test_a_push_goes_on_when_its_connections_are_cut_and_nobody_starts_beside_it
         finally:
             over.set()
             cutter.join()
-        assert connections.ledger.is_held(account)
+        assert connections.ledger.is_running(account)
         assert busy
     shop.leases_end()
     shop.send_pending()

@@ -465,6 +465,6 @@ def test_a_row_that_became_pending_while_the_merge_waited_for_the_programme_is_c
             while not counter.shop.sql(waits):
                 assert not merging.done()
         diff = merging.result()
-    assert (diff.figures.carried_over, diff.figures.stock.pending) == (1, 1)
+    assert (diff.figures.carried_over, diff.figures.backlog.pending) == (1, 1)
     assert send(counter.connections, counter.account, diff=diff).sent == 1
     assert_in_step(counter.shop)

@@ -104,16 +104,16 @@ def test_what_is_planned_pending_or_under_way_stays_however_old_it_is(shop: Shop
         fetch(connections, account)
         observation = staging.staged(connections.ledger, account)
         assert observation is not None
-        merge.merge(connections.ledger, account, observation, lot=50)
+        merge.merge(connections.ledger, account, observation, batch_size=50)
     before = shop.sql("select * from unsettled order by contact")
     assert before
-    lots = shop.sql("select * from change where planned order by id")
-    assert lots
+    planned = shop.sql("select * from change where planned order by id")
+    assert planned
     years_pass(shop)
     pruned(shop)
     kept: list[tuple[Any, ...]] = shop.sql("select * from unsettled order by contact")
     assert [row[:4] for row in kept] == [row[:4] for row in before]
-    assert len(shop.sql("select id from change where planned")) == len(lots)
+    assert len(shop.sql("select id from change where planned")) == len(planned)
     shop.sync()
     assert_whole(shop)
     assert_in_step(shop)
@@ -207,7 +207,7 @@ def test_what_reading_back_found_goes_but_not_the_last_run_nor_the_verdicts(shop
     assert shop.sql("select count(*) from verification") == [(5,)]
 
 
-@pytest.mark.parametrize("point", ["_in_lots", "_prune_batches"])
+@pytest.mark.parametrize("point", ["_in_chunks", "_prune_batches"])
 def test_a_pruning_that_is_killed_harms_nothing_and_the_next_one_finishes_it(shop: Shop, point: str) -> None:
     hours_of_shop_life(shop)
     years_pass(shop)

@@ -72,7 +72,7 @@ def unknown_tables(adjustment_shop: AdjustmentShop) -> set[str]:
         "and (c.column_name in ('body', 'payload', 'raw', 'comment', 'description') "
         "or c.udt_name in ('uuid', '_uuid')) and c.table_name not in ('alert', 'verification_progress')"
     )
-    return {name for (name,) in tables} - {kept.table for kept in contacts.KEPT}
+    return {name for (name,) in tables} - {place.table for place in contacts.CONTACT_TABLES}
 
 
 def test_whatever_holds_a_contact_or_a_text_of_others_is_exported(adjustment_shop: AdjustmentShop) -> None:

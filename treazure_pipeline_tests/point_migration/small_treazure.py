@@ -22,26 +22,26 @@ ZERO = Decimal(0)
 
 @dataclass
 class Account:
-    """One contact's points: a log, and lots with an expiry, of which those are used first that expire first."""
+    """One contact's points: a log, and the points with an expiry; those that expire first are used first."""
 
     now: datetime
     log: list[Movement] = field(default_factory=list)
-    lots: list[tuple[datetime, Decimal]] = field(default_factory=list)
+    dated: list[tuple[datetime, Decimal]] = field(default_factory=list)
     balance: Decimal = ZERO
 
     def load(self, amount: Decimal, life: timedelta | None = None, kind: str = "Load") -> None:
         expires = None if life is None else self.now + life
         if expires:
-            self.lots.append((expires, amount))
+            self.dated.append((expires, amount))
         self._move(kind, amount, expires)
 
     def use(self, amount: Decimal, kind: str = "Redeem") -> None:
         amount = min(amount, self.balance)
-        left, self.lots = amount, sorted(self.lots)
-        for place, (expires, lot) in enumerate(self.lots):
-            used = min(left, lot)
+        left, self.dated = amount, sorted(self.dated)
+        for place, (expires, points) in enumerate(self.dated):
+            used = min(left, points)
             left -= used
-            self.lots[place] = (expires, lot - used)
+            self.dated[place] = (expires, points - used)
         self._move(kind, -amount, None)
 
     def redeem_voucher(self, amount: Decimal) -> None:
@@ -49,16 +49,16 @@ class Account:
 
     def wait(self, time: timedelta) -> None:
         until = self.now + time
-        for expires, amount in sorted(self.lots):
+        for expires, amount in sorted(self.dated):
             if self.now <= expires <= until and amount:
                 self.now = expires
                 self._move("Expire", -amount, None)
-        self.lots = [(expires, amount) for expires, amount in self.lots if expires > until]
+        self.dated = [(expires, amount) for expires, amount in self.dated if expires > until]
         self.now = until
 
     def balance_in(self, moment: datetime) -> Decimal:
         """What will be left if nothing but time passes."""
-        return self.balance - sum((amount for expires, amount in self.lots if expires <= moment), ZERO)
+        return self.balance - sum((amount for expires, amount in self.dated if expires <= moment), ZERO)
 
     def _move(self, kind: str, amount: Decimal, expires: datetime | None) -> None:
         self.balance += amount
@@ -117,19 +117,21 @@ def in_engage(rows: Iterable[Mapping[str, str]], key: str, moment: datetime) -> 
 
 def in_engage_if_oldest_go_first(rows: Iterable[Mapping[str, str]], key: str, moment: datetime) -> Decimal:
     """The balance that Engage would show if rows that take points used up the oldest ones."""
-    lots: list[tuple[str, Decimal]] = []
+    added: list[tuple[str, Decimal]] = []
     for row in rows:
         amount = Decimal(row["Amount"])
         if row["Key"] != key:
             continue
         if amount > 0:
-            lots.append((row["ValidTo"], amount))
+            added.append((row["ValidTo"], amount))
         while amount < 0:
-            (valid_to, lot), *lots = lots
-            if lot + amount > 0:
-                lots.insert(0, (valid_to, lot + amount))
-            amount = min(lot + amount, ZERO)
-    return sum((lot for valid_to, lot in lots if not valid_to or datetime.fromisoformat(valid_to) > moment), ZERO)
+            (valid_to, points), *added = added
+            if points + amount > 0:
+                added.insert(0, (valid_to, points + amount))
+            amount = min(points + amount, ZERO)
+    return sum(
+        (points for valid_to, points in added if not valid_to or datetime.fromisoformat(valid_to) > moment), ZERO
+    )
 
 
 def rounded(points: Decimal, decimals: int) -> Decimal:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from treazure_pipeline.clients.wire import Movement
-from treazure_pipeline.point_migration.expiry import left_of_lots
+from treazure_pipeline.point_migration.expiry import left_of_each
 from treazure_pipeline_tests.point_migration.small_treazure import (
     CUT_OFF,
     ZERO,
@@ -86,7 +86,7 @@ def test_engage_agrees_with_treazure_at_the_cut_off_and_after_every_expiry(
         rows = rows_of(folder, report)
     assert report.findings.is_empty()
     for name, one in accounts.items():
-        moments = {CUT_OFF, *(expires for expires, _ in one.lots)}
+        moments = {CUT_OFF, *(expires for expires, _ in one.dated)}
         for moment in moments:
             assert in_engage(rows, name, moment) == rounded(one.balance_in(moment), decimals)
     assert all(row["Amount"].strip("-0.") and Decimal(row["Amount"]) for row in rows)
@@ -170,23 +170,23 @@ def test_where_all_points_live_as_long_it_does_not_matter_which_rows_engage_uses
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows = rows_of(folder, migrate(folder, {contact(1): one.log}, {contact(1): one.balance}, decimals=9))
-    for moment in {CUT_OFF, *(expires for expires, _ in one.lots)}:
+    for moment in {CUT_OFF, *(expires for expires, _ in one.dated)}:
         shown = in_engage_if_oldest_go_first(rows, contact(1), moment)
         assert abs(shown - one.balance_in(moment)) <= Decimal("1e-9") * (len(rows) + 1)
 
 
 @given(
-    lots=st.lists(
+    movements=st.lists(
         st.tuples(st.integers(-50, 50).map(Decimal), st.integers(0, 400).map(lambda days: CUT_OFF + timedelta(days))),
         max_size=12,
     )
 )
-def test_what_is_left_of_all_lots_is_what_was_not_used(lots: list[tuple[Decimal, datetime]]) -> None:
-    left = left_of_lots(lots)
-    total = sum((amount for amount, _ in lots), ZERO)
-    assert all(ZERO <= rest <= max(amount, ZERO) for rest, (amount, _) in zip(left, lots, strict=True))
+def test_what_is_left_of_all_movements_is_what_was_not_used(movements: list[tuple[Decimal, datetime]]) -> None:
+    left = left_of_each(movements)
+    total = sum((amount for amount, _ in movements), ZERO)
+    assert all(ZERO <= rest <= max(amount, ZERO) for rest, (amount, _) in zip(left, movements, strict=True))
     assert sum(left, ZERO) >= max(total, ZERO)
-    if all(sum((amount for amount, _ in lots[:end]), ZERO) >= 0 for end in range(len(lots) + 1)):
+    if all(sum((amount for amount, _ in movements[:end]), ZERO) >= 0 for end in range(len(movements) + 1)):
         assert sum(left, ZERO) == total
 
 
