@@ -314,6 +314,9 @@ class Settings(MasterSettings):
     migration_delivery_url: SecretStr | None = Field(
         default=None, description="an fsspec URL; None means a folder in the home, where the ledger is embedded"
     )
+    migration_report_url: SecretStr | None = Field(
+        default=None, description="an fsspec URL; None means a folder in the home, where the ledger is embedded"
+    )
     migration_mode: Literal["log", "balance"] = "log"
     migration_key_type: Literal["ContactId", "MemberNumber", "ExternalId"] = "ContactId"
     migration_shards: int = Field(default=16, ge=1, le=256)

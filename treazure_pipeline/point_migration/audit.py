@@ -20,12 +20,12 @@ from treazure_pipeline.point_migration.report import write_report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from treazure_pipeline.clients.engage import EngageClient
     from treazure_pipeline.ledger.store import Account, Ledger
     from treazure_pipeline.point_migration.audit_store import ReadBack
     from treazure_pipeline.point_migration.backfill import Migration
+    from treazure_pipeline.point_migration.target import Target
 
 _PROBES = 50
 _CHUNK = 500
@@ -43,7 +43,7 @@ class DifferencesError(PipelineError):
 
 @dataclass(frozen=True)
 class Audited:
-    """What an audit found, in contacts, and where its report is. `pending`: left to the hourly sync."""
+    """What an audit found, in contacts, and the URL of its report, without secrets. `pending`: left to the hourly sync."""
 
     contacts: int
     read: int
@@ -55,7 +55,7 @@ class Audited:
     balance: Decimal
     imported: Decimal
     in_engage: Decimal
-    report: Path
+    report: str
     seconds: float
 
 
@@ -80,7 +80,7 @@ def audit(
     ledger: Ledger,
     engage: EngageClient,
     account: Account,
-    folder: Path,
+    target: Target,
     *,
     concurrency: int,
     run_id: str,
@@ -101,7 +101,7 @@ def audit(
             _require_import(ledger, engage, account, migration, concurrency)
             _read_back(ledger, engage, account, migration, concurrency, progress)
         finally:
-            report = write_report(ledger, account, migration, folder, accepted_by=accepted_by)
+            report = write_report(ledger, account, migration, target, accepted_by=accepted_by)
         found = audit_store.shards(ledger, migration)
         differing = sum(shard.differing for shard in found)
         if differing and not accepted_by:

@@ -232,7 +232,6 @@ def build_migration(programme: Programme, names: Names, *, shards: int) -> dg.De
                 "dagster/partition_row_count": written.rows,
                 "points_total": md.number(written.total),
                 "rows_a_second": round(written.rows / written.seconds) if written.seconds else 0,
-                "dagster/uri": str(steps.folder_of(connections.settings.home, account, migration) / "files"),
             },
             check_results=[
                 dg.AssetCheckResult(
@@ -349,7 +348,7 @@ def _audit(
     figures: dict[str, Any] = {
         "contacts": found.contacts, "read": found.read, "equal": found.equal, "differing": found.differing,
         "missing_in_engage": found.missing, "left_out": found.left_out, "pending": found.pending,
-        "points_in_engage_exact": str(found.in_engage), "report": str(found.report),
+        "points_in_engage_exact": str(found.in_engage), "report": found.report,
         "seconds_audit": round(found.seconds, 3),
     }  # fmt: skip
     connections.listener.reported(figures)
@@ -360,7 +359,7 @@ def _audit(
             "points_at_cut_off": md.number(found.balance),
             "points_imported": md.number(found.imported),
             "points_in_engage": md.number(found.in_engage),
-            "report": dg.MetadataValue.path(str(found.report)),
+            "report": dg.MetadataValue.path(found.report),
         },
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 from markupsafe import Markup
@@ -15,32 +15,46 @@ from treazure_pipeline import private
 from treazure_pipeline.point_migration import audit_store, file_store
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Iterable, Sequence
 
     from treazure_pipeline.ledger.store import Account, Ledger
     from treazure_pipeline.point_migration.audit_store import ShardAudit
     from treazure_pipeline.point_migration.backfill import Migration
+    from treazure_pipeline.point_migration.target import Target
 
 _MOST = 20
 _COLOURS = {"at the cut-off": "#8aa4b8", "in the files": "#4c7fa6", "in Engage": "#2f7d4f"}
 
 
+REPORT = "audit.html"
+
+
 def write_report(
-    ledger: Ledger, account: Account, migration: Migration, folder: Path, *, accepted_by: str | None
-) -> Path:
-    """Write `audit.html`, `contacts.csv` and `findings.csv` into the folder, as things stand; return the first."""
-    private.folder(folder)
-    for what in ("contacts", "findings"):
-        with private.opened(folder / f"{what}.csv") as opened:
-            opened.writelines(audit_store.export_csv(ledger, migration, what))
+    ledger: Ledger, account: Account, migration: Migration, target: Target, *, accepted_by: str | None
+) -> str:
+    """Write `audit.html`, `contacts.csv` and `findings.csv` to the target, as things stand; return where the first is."""
+    with target.connected() as (system, folder):
+        private.make_folder(system, folder)
+        for what in ("contacts", "findings"):
+            _write(system, f"{folder}/{what}.csv", audit_store.export_csv(ledger, migration, what))
+        _write(system, f"{folder}/{REPORT}", [_drawn(ledger, account, migration, accepted_by).encode()])
+    return f"{target}/{REPORT}"
+
+
+def _write(system: Any, path: str, pieces: Iterable[bytes]) -> None:
+    private.make_file(system, path)
+    with system.open(path, "wb") as opened:
+        opened.writelines(pieces)
+
+
+def _drawn(ledger: Ledger, account: Account, migration: Migration, accepted_by: str | None) -> str:
     shards = audit_store.shards(ledger, migration)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("treazure_pipeline.point_migration", "."),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
     )
-    text = environment.get_template("report.html").render(
+    return environment.get_template("report.html").render(
         account=account,
         migration=migration,
         shards=shards,
@@ -54,9 +68,6 @@ def write_report(
         points=points,
         most=_MOST,
     )
-    report = folder / "audit.html"
-    private.write(report, text.encode())
-    return report
 
 
 def points(value: Decimal | int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from treazure_pipeline import private
 from treazure_pipeline.errors import SettingsError
 from treazure_pipeline.point_migration import backfill, roster
 from treazure_pipeline.point_migration.api import add_by_api, require_contact_ids
@@ -18,6 +19,8 @@ from treazure_pipeline.point_migration.target import Target
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from pydantic import SecretStr
 
     from treazure_pipeline.connections import Connections
     from treazure_pipeline.ledger.store import Account
@@ -64,23 +67,32 @@ def check(
     found = roster.check(terms, mapping)
     if by == "api":
         require_contact_ids(terms.key_type)
-    elif (url := _delivery_url(settings)) is not None:
+    elif (url := _url(settings, "MIGRATION_DELIVERY_URL")) is not None:
         with Target(url, known_hosts=_known_hosts(settings)).opened():
             pass
+    if (url := _url(settings, "MIGRATION_REPORT_URL")) is not None:
+        with _reports(settings, url).connected() as (system, folder):
+            private.make_folder(system, folder)
     return found
 
 
-def _delivery_url(settings: Settings) -> str | None:
+def _url(settings: Settings, setting: str) -> str | None:
     """Return where files go, None for the home; raise SettingsError where other machines would not find them there."""
-    if settings.migration_delivery_url is not None:
-        return settings.migration_delivery_url.get_secret_value()
+    given: SecretStr | None = getattr(settings, setting.lower())
+    if given is not None:
+        return given.get_secret_value()
     if not settings.is_embedded:
         raise SettingsError(
-            "MIGRATION_DELIVERY_URL is not set: the ledger is on a server, so runs may be on any machine, and files "
-            "would stay on the one that delivers them.",
-            hint="Name the importer's folder, such as sftp://user@host/integration/pointTransactionImport.",
+            f"{setting} is not set: the ledger is on a server, so runs may be on any machine, and files would stay on "
+            "the one that writes them.",
+            hint="Name a folder that lasts: for MIGRATION_DELIVERY_URL the importer's, such as "
+            "sftp://user@host/integration/pointTransactionImport; for MIGRATION_REPORT_URL any, such as s3://bucket/reports.",
         )
     return None
+
+
+def _reports(settings: Settings, url: str, below: str = "") -> Target:
+    return Target(url, _known_hosts(settings), setting="MIGRATION_REPORT_URL", below=below)
 
 
 def _terms(settings: Settings, programme: Programme) -> Terms:
@@ -139,7 +151,7 @@ def deliver(
                 "refused": added.refused, "refused_requests": added.refused_requests, "requests": added.requests,
             }  # fmt: skip
         local = folder_of(settings.home, account, migration) / "delivered"
-        target = Target(_delivery_url(settings) or local.as_uri(), known_hosts=_known_hosts(settings))
+        target = Target(_url(settings, "MIGRATION_DELIVERY_URL") or local.as_uri(), known_hosts=_known_hosts(settings))
         done = deliver_files(
             connections.ledger, account, migration, body, target, again=again,
             uncertain_are_taken=uncertain_are_taken, progress=connections.listener.progressed,
@@ -154,8 +166,10 @@ def audit(connections: Connections, account: Account, *, run_id: str, accepted_b
     """Read all balances back and close the migration where they are equal, or accepted."""
     settings = connections.settings
     migration = backfill.opened(connections.ledger, account)
+    url = _url(settings, "MIGRATION_REPORT_URL") or (settings.home / "migration").as_uri()
+    target = _reports(settings, url, f"{account.name}/{migration.id}/audit")
     return audit_migration(
-        connections.ledger, connections.engage, account, folder_of(settings.home, account, migration) / "audit",
+        connections.ledger, connections.engage, account, target,
         concurrency=settings.engage_concurrency, run_id=run_id, accepted_by=accepted_by,
         progress=connections.listener.progressed,
     )  # fmt: skip

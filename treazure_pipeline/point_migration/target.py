@@ -1,6 +1,6 @@
-"""Where import files go: a folder, an SFTP server or an object store, by URL, and the folder `manifest` beside it.
+"""Places for files by URL: a folder, an SFTP server or an object store.
 
-The importer takes whatever lies in its folder for a file of points, so all else is kept in the other one.
+The importer takes whatever lies in its folder for a file of points, so all else is kept in the folder `manifest` beside it.
 """
 
 from __future__ import annotations
@@ -74,15 +74,19 @@ class Place:
 
 
 class Target:
-    """A place for files, by its URL; `str` shows no secret."""
+    """A place for files: the folder `below` the URL that a setting gives; `str` shows no secret."""
 
-    def __init__(self, url: str, known_hosts: Sequence[Path] = ()) -> None:
+    def __init__(
+        self, url: str, known_hosts: Sequence[Path] = (), *, setting: str = "MIGRATION_DELIVERY_URL", below: str = ""
+    ) -> None:
         self._url = url
+        self._setting = setting
+        self._below = f"/{below}" if below else ""
         self._parts = urlsplit(url)
         self._known_hosts = known_hosts
         host = self._parts.hostname or ""
         port = f":{self._parts.port}" if self._parts.port else ""
-        self._shown = f"{self._parts.scheme or 'file'}://{host}{port}{self._parts.path}"
+        self._shown = f"{self._parts.scheme or 'file'}://{host}{port}{self._parts.path.rstrip('/')}{self._below}"
 
     def __str__(self) -> str:
         return self._shown
@@ -92,26 +96,32 @@ class Target:
 
     @contextmanager
     def opened(self) -> Iterator[Place]:
-        """Hand out the place, its folders made. Errors leave as DeliveryError, without secrets."""
-        system = None
-        try:
-            system, folder = self._connect()
+        """Hand out the importer's folder and the one beside it, both made. Errors leave as `connected` says."""
+        with self.connected() as (system, folder):
             parent, _, name = folder.rpartition("/")
             if not name or not (parent or folder.startswith("/")):
                 raise SettingsError(
-                    f"MIGRATION_DELIVERY_URL: {self} names no folder inside another; the manifest goes beside it.",
+                    f"{self._setting}: {self} names no folder inside another; the manifest goes beside it.",
                     hint="Name a folder, such as sftp://host/integration/pointTransactionImport or s3://bucket/import.",
                 )
             beside = f"{parent}/{BESIDE}"
             if beside == folder:
-                raise SettingsError(f"MIGRATION_DELIVERY_URL: a folder called {BESIDE} is where the manifest goes.")
+                raise SettingsError(f"{self._setting}: a folder called {BESIDE} is where the manifest goes.")
             for each in (folder, beside):
                 private.make_folder(system, each)
             yield Place(system, folder, beside, renames=self._parts.scheme in _RENAMING)
+
+    @contextmanager
+    def connected(self) -> Iterator[tuple[Any, str]]:
+        """Hand out fsspec's file system and the folder in it. Errors leave as DeliveryError, without secrets."""
+        system = None
+        try:
+            system, folder = self._connect()
+            yield system, folder + self._below
         except (OSError, paramiko.SSHException, EOFError) as error:
             raise DeliveryError(
                 f"{self} can't be used: {self._said(error)}.",
-                hint="Check MIGRATION_DELIVERY_URL, the account and its rights. What has arrived is not sent again.",
+                hint=f"Check {self._setting}, the account and its rights. What has arrived is not sent again.",
             ) from None
         finally:
             if isinstance(system, SFTPFileSystem):
@@ -121,7 +131,7 @@ class Target:
     def _connect(self) -> tuple[Any, str]:
         if self._parts.scheme in {"sftp", "ssh"}:
             if not self._parts.hostname:
-                raise SettingsError("MIGRATION_DELIVERY_URL must name a host: sftp://user@host/folder.")
+                raise SettingsError(f"{self._setting} must name a host: sftp://user@host/folder.")
             password = self._parts.password
             system = SFTPFileSystem(
                 self._parts.hostname,
@@ -137,7 +147,7 @@ class Target:
             system, folder = fsspec.core.url_to_fs(self._url, skip_instance_cache=True, use_listings_cache=False)
         except (ImportError, ValueError) as error:
             raise SettingsError(
-                f"MIGRATION_DELIVERY_URL: files can't be written to {self._parts.scheme}:// ({self._said(error)}).",
+                f"{self._setting}: files can't be written to {self._parts.scheme}:// ({self._said(error)}).",
                 hint="Install the package that fsspec needs for it, such as s3fs, gcsfs or adlfs.",
             ) from None
         return system, str(folder).rstrip("/")

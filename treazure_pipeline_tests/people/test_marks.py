@@ -82,6 +82,7 @@ def test_no_log_no_metadata_no_error_and_no_alert_shows_more_of_a_person_than_th
         "TREAZURE_PIPELINE_ALERT_URLS": target.url,
         "MIGRATION_SHARDS": "1",
         "MIGRATION_DELIVERY_URL": (tmp_path / "engage" / "import").as_uri(),
+        "MIGRATION_REPORT_URL": (tmp_path / "reports").as_uri(),
     }
     contact, other = adjustment_shop.contacts(2)
     sandbox = adjustment_shop.sandbox

@@ -33,7 +33,7 @@ class MigrationShop:
         return self.shop.connect("background_connections", **changes)
 
     def prepare(
-        self, *, mapping: Path | None = None, although_loaded: bool = False, by: str = "files", **changes: str
+        self, *, mapping: Path | str | None = None, although_loaded: bool = False, by: str = "files", **changes: str
     ) -> Roster:
         with self.connect(**changes) as connections:
             return steps.prepare(
@@ -45,8 +45,8 @@ class MigrationShop:
         with self.connect(**changes) as connections:
             return steps.fetch(connections, account_of(connections), shard, leave_out_unreadable=leave_out_unreadable)
 
-    def write(self, shard: int) -> Written:
-        with self.connect() as connections:
+    def write(self, shard: int, **changes: str) -> Written:
+        with self.connect(**changes) as connections:
             return steps.write(connections, account_of(connections), shard)
 
     def shards(self) -> list[Written]:
@@ -97,6 +97,11 @@ class MigrationShop:
         """The importer's folder."""
         return self.home / "engage" / "import"
 
+    @property
+    def reports(self) -> Path:
+        """The folder of MIGRATION_REPORT_URL."""
+        return self.home.parent / "reports"
+
 
 @pytest.fixture
 def new_migration_shop(new_shop: Callable[..., Shop], tmp_path: Path) -> Callable[..., MigrationShop]:
@@ -106,6 +111,7 @@ def new_migration_shop(new_shop: Callable[..., Shop], tmp_path: Path) -> Callabl
             "TREAZURE_PIPELINE_HOME": str(home),
             "MIGRATION_SHARDS": str(SHARDS),
             "MIGRATION_DELIVERY_URL": (home / "engage" / "import").as_uri(),
+            "MIGRATION_REPORT_URL": (tmp_path / "reports").as_uri(),
         } | (environ or {})
         behaviour = {"max_requests_per_second": 100_000} | seed.pop("behaviour", {})
         return MigrationShop(new_shop(environ=given, behaviour=behaviour, **seed), home)

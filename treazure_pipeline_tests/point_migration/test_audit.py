@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +20,10 @@ def delivered(new_migration_shop: Callable[..., MigrationShop]) -> MigrationShop
     migration_shop.shards()
     migration_shop.deliver()
     return migration_shop
+
+
+def reports(migration_shop: MigrationShop) -> Path:
+    return migration_shop.reports / "points" / "1" / "audit"
 
 
 def members_with_points(migration_shop: MigrationShop) -> list[str]:
@@ -105,12 +110,13 @@ def test_the_ledger_learns_from_what_engage_shows_and_its_totals_add_up(delivere
 def test_the_report_holds_totals_files_findings_and_every_contact(delivered: MigrationShop) -> None:
     delivered.import_files()
     found = delivered.audit()
-    text = found.report.read_text()
+    text = (reports(delivered) / "audit.html").read_text()
+    assert found.report == (reports(delivered) / "audit.html").as_uri()
     assert "All 60 contacts have in Engage what was imported for them." in text
     assert f"{found.in_engage:,f}".rstrip("0").rstrip(".") in text
     assert "<svg" in text
     assert "points-1-000-0001-" in text
-    with (found.report.parent / "contacts.csv").open(newline="") as opened:
+    with (reports(delivered) / "contacts.csv").open(newline="") as opened:
         rows = list(csv.DictReader(opened))
     assert len(rows) == 60
     assert {row["verdict"] for row in rows} == {"equal"}
@@ -122,7 +128,8 @@ def test_hostile_texts_are_harmless_in_the_report(delivered: MigrationShop) -> N
         "values (1, 'roster', 'unreadable_row', '<script>alert(1)</script>'), (1, 'roster', 'unreadable_row', '=1+1')"
     )
     delivered.import_files()
-    report = delivered.audit().report
-    assert "<script>" not in report.read_text()
-    assert "&lt;script&gt;" in report.read_text()
-    assert "'=1+1" in (report.parent / "findings.csv").read_text()
+    delivered.audit()
+    text = (reports(delivered) / "audit.html").read_text()
+    assert "<script>" not in text
+    assert "&lt;script&gt;" in text
+    assert "'=1+1" in (reports(delivered) / "findings.csv").read_text()

@@ -70,7 +70,11 @@ def is_over(shop: Shop) -> Callable[[], bool]:
 def test_a_backfill_over_all_shards_runs_through_the_daemon(
     database_url: str, empty_database_url: str, home: Path
 ) -> None:
-    variables = {"MIGRATION_SHARDS": str(SHARDS), "MIGRATION_DELIVERY_URL": (home / "engage" / "import").as_uri()}
+    variables = {
+        "MIGRATION_SHARDS": str(SHARDS),
+        "MIGRATION_DELIVERY_URL": (home / "engage" / "import").as_uri(),
+        "MIGRATION_REPORT_URL": (home / "reports").as_uri(),
+    }
     with sandbox_process("--members", "400", "--set", "apply_delay=0", "--set", "export_polls=0") as sandbox:
         shop = Shop(sandbox, database_url, variables)
         given = {

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -160,6 +161,49 @@ def test_a_ledger_on_a_server_needs_a_target_that_every_machine_finds(
         migration_shop.prepare()
     assert migration_shop.mode() == "live"
     assert migration_shop.prepare(by="api").figures["contacts"] == 1
+
+
+def test_a_ledger_on_a_server_needs_a_place_for_reports_that_every_machine_finds(
+    new_migration_shop: Callable[..., MigrationShop],
+) -> None:
+    migration_shop = new_migration_shop(members=1)
+    del migration_shop.shop.environ["MIGRATION_REPORT_URL"]
+    for by in ("files", "api"):
+        with pytest.raises(SettingsError, match="MIGRATION_REPORT_URL is not set"):
+            migration_shop.prepare(by=by)
+    assert migration_shop.mode() == "live"
+
+
+@pytest.mark.parametrize("by", ["files", "api"])
+def test_every_step_may_run_on_a_host_of_its_own(
+    new_migration_shop: Callable[..., MigrationShop], tmp_path: Path, by: str
+) -> None:
+    key_type = "ContactId" if by == "api" else "MemberNumber"
+    migration_shop = new_migration_shop(members=60, environ={"MIGRATION_KEY_TYPE": key_type})
+    sandbox = migration_shop.shop.sandbox
+    keys = tmp_path / "keys.csv"
+    known = sandbox.keys("MemberNumber")
+    keys.write_text("contact;key\n" + "".join(f"{contact};{key}\n" for contact, key in known.items()))
+
+    def elsewhere() -> str:
+        """A home that no other step has."""
+        return str(tmp_path / uuid.uuid4().hex)
+
+    mapping = keys.as_uri() if by == "files" else None
+    migration_shop.prepare(by=by, mapping=mapping, TREAZURE_PIPELINE_HOME=elsewhere())
+    for shard in range(3):
+        migration_shop.fetch(shard, TREAZURE_PIPELINE_HOME=elsewhere())
+        migration_shop.write(shard, TREAZURE_PIPELINE_HOME=elsewhere())
+    migration_shop.deliver(by=by, changes={"TREAZURE_PIPELINE_HOME": elsewhere()})
+    if by == "files":
+        migration_shop.import_files()
+    sandbox.apply_queue()
+    found = migration_shop.audit(TREAZURE_PIPELINE_HOME=elsewhere())
+    assert (found.contacts, found.equal) == (60, 60)
+    assert sorted(path.name for path in (migration_shop.reports / "points" / "1" / "audit").iterdir()) == [
+        "audit.html", "contacts.csv", "findings.csv",
+    ]  # fmt: skip
+    assert_in_step(migration_shop.shop)
 
 
 def test_what_the_api_needs_is_known_before_the_programme_is_switched(

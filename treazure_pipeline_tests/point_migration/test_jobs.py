@@ -118,6 +118,7 @@ def test_several_programmes_have_a_migration_each(new_shop: Callable[..., Shop],
     environ = {
         "TREAZURE_PIPELINE_PROGRAMMES": str(listed),
         "MIGRATION_DELIVERY_URL": (tmp_path / "engage" / "import").as_uri(),
+        "MIGRATION_REPORT_URL": (tmp_path / "reports").as_uri(),
     }
     shop = new_shop(environ=environ, programmes={"GOLD": 1, "SILVER": 2})
     definitions = build_definitions(shop.settings())
