@@ -169,3 +169,23 @@ class Copies:
 
 def _new_name() -> str:
     return f"test_{uuid.uuid4().hex[:12]}"
+
+
+@contextmanager
+def backup(url: str) -> Iterator[str]:
+    """A database that holds what this one holds now, as a restore from a backup would: its URL, for the same role."""
+    original, name = sa.make_url(url), f"restored_{uuid.uuid4().hex[:12]}"
+    server = roles.administrators(original.set(database="postgres").render_as_string(hide_password=False))
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(
+            "select pg_terminate_backend(pid, 10000) from pg_stat_activity where datname = %s", (original.database,)
+        )
+        connection.execute(
+            sql.SQL("create database {} template {}").format(
+                sql.Identifier(name), sql.Identifier(str(original.database))
+            )
+        )
+        try:
+            yield original.set(database=name).render_as_string(hide_password=False)
+        finally:
+            connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))

@@ -25,6 +25,7 @@ from treazure_pipeline.clients.points_log import reaches
 from treazure_pipeline.clients.transport import LEASE_MARGIN_SECONDS, now
 from treazure_pipeline.connections import Run
 from treazure_pipeline.errors import AuthenticationError, GatewayError, PipelineError, RemoteError, TransientError
+from treazure_pipeline.ledger import identity
 from treazure_pipeline.texts import clean, cut, length
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def process(work: Work) -> Processed:
     """
     last_start = time.monotonic() + _LINGER_NO_LONGER
     result = Processed()
-    queue.notice_identity(work.ledger)
+    identity.notice(work.ledger)
     _read_again(work)
     prove_receipts(work)
     while True:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from psycopg.rows import class_row
 
+from treazure_pipeline.ledger import identity
 from treazure_pipeline.ledger.batches import HELD
 from treazure_pipeline.ledger.store import retried
 
@@ -200,13 +201,6 @@ def reject(verdicts: Connection[Any], event: Received, reason: str) -> None:
 
 
 @retried
-def notice_identity(ledger: Ledger) -> None:
-    """Keep when the ledger was found on another server or timeline than before: restored, or failed over."""
-    with ledger.transaction() as connection:
-        connection.execute(_NOTICE)
-
-
-@retried
 def claim(
     ledger: Ledger, accounts: Sequence[Account], *, lease: float, lookup_wait: float, first_after: float = 300.0
 ) -> Adjustment | None:
@@ -218,7 +212,7 @@ def claim(
     seconds, or was received before the ledger was restored or failed over, is looked up first.
     """
     with ledger.transaction() as connection:
-        connection.execute(_NOTICE)
+        identity.notice_within(connection)
         cursor = connection.cursor(row_factory=class_row(Adjustment))
         found = cursor.execute(
             _CLAIM,
@@ -448,15 +442,6 @@ _DUE = """
     and (a.state = 'sending' or not exists (
         select from adjustment e where e.contact = a.contact
           and (e.state = 'sending' or e.id < a.id and e.state in ('queued', 'uncertain'))))
-"""
-
-_NOTICE = """
-insert into identity (identity, changed_at)
-select here.name, case when i.one or exists (
-    select from adjustment where ledger <> here.name) then clock_timestamp() end
-from (select ledger_identity() as name offset 0) here left join identity i on true
-where i.identity is distinct from here.name
-on conflict (one) do update set identity = excluded.identity, changed_at = excluded.changed_at
 """
 
 # Then nobody knows how old anything is. A time stamp may run ahead of the clock by the milliseconds of a busy second.

@@ -91,6 +91,8 @@ def merge(ledger: Ledger, account: Account, observation: int, *, batch_size: int
         ).fetchone()
         if done is not None:
             return msgspec.convert(done["figures"], MergeFigures)
+        table, latest = staging.table(observation), Identifier(f"latest_{observation}")
+        cursor.execute(SQL(_RESEND).format(stage=table), {"programme": account.id, "observation": observation})
         known = _one(
             cursor,
             "select o.asked, o.answered, o.window_from, o.window_to, o.is_full, o.figures, g.points_total, "
@@ -100,7 +102,6 @@ def merge(ledger: Ledger, account: Account, observation: int, *, batch_size: int
             "for update",
             (observation,),
         )
-        table, latest = staging.table(observation), Identifier(f"latest_{observation}")
         values = {"programme": account.id, "observation": observation, "batch_size": batch_size} | known
         stored = _one(cursor, SQL("select count(*) as n from {}").format(table))["n"]
         fetched, rejected = known["figures"]["fetched"], known["figures"]["rejected"]
@@ -292,6 +293,20 @@ create unlogged table {latest} with (parallel_workers = 1) as
 select distinct on (contact) contact, balance from {stage} order by contact, mutated_at desc nulls last, position desc
 """
 
+# Balances that Engage is believed to hold, of a ledger that was restored since the export's times: as if read back and found
+# to differ.
+_RESEND = """
+insert into pending as p (programme, contact, master, observation, since, marked, let_through)
+select l.programme, l.contact, l.sent, l.observation, clock_timestamp(), true, case when l.sent < 0 then l.sent end
+from observation o
+join programme g on g.id = o.programme and g.resend && tstzrange(o.window_from, o.asked)
+join (select distinct contact from {stage}) s on true
+join ledger l on l.programme = o.programme and l.contact = s.contact
+where o.id = %(observation)s and o.programme = %(programme)s
+order by l.contact
+on conflict (programme, contact) do update set marked = true
+"""
+
 # By itself, as a statement that writes rows is never shared with a parallel worker. Half of it is waiting for pages.
 _COMPARE = """
 create temporary table compared as
@@ -357,12 +372,15 @@ moved as (
 select count(*) as settled from settled
 """
 
+_FETCHED = """tstzmultirange(case when least(%(window_to)s, %(asked)s) > %(window_from)s
+        then tstzrange(%(window_from)s, least(%(window_to)s, %(asked)s)) else 'empty'::tstzrange end)"""
+
 _CLOSE = f"""
 with merged as (
     update observation set state = 'merged', figures = %(figures)s where id = %(observation)s)
 update programme g set
-    covered = {coverage.TRUSTED} + tstzmultirange(case when least(%(window_to)s, %(asked)s) > %(window_from)s
-        then tstzrange(%(window_from)s, least(%(window_to)s, %(asked)s)) else 'empty'::tstzrange end),
+    covered = {coverage.TRUSTED} + {_FETCHED},
+    resend = resend - {_FETCHED},
     export_answered = greatest({_past("g.export_answered")}, %(answered)s),
     full_asked_at = case when %(is_full)s then %(asked)s else full_asked_at end,
     points_total = points_total + %(change)s, points_added = points_added + %(added)s

@@ -15,6 +15,7 @@ from psycopg.types.json import Jsonb
 from treazure_pipeline.balance_sync import rejections
 from treazure_pipeline.clients import wire
 from treazure_pipeline.errors import UntrustedExportError
+from treazure_pipeline.ledger import identity
 from treazure_pipeline.ledger.store import retried
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def ask(ledger: Ledger, account: Account, window: Window, run_id: str) -> int:
     An earlier export of the programme that was never merged is given up: this one's window covers its time too.
     """
     with ledger.transaction() as connection:
+        identity.notice_within(connection)
         stale = connection.execute(
             "delete from observation where programme = %s and source = 'export' and state <> 'merged' returning id",
             (account.id,),

@@ -1,23 +1,22 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import LiteralString
 
 import psycopg
 import pytest
-import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from psycopg import sql
 
 from treazure_pipeline.adjustments.evidence import Call, Reading, decide
 from treazure_pipeline.adjustments.queue import receipt_of
 from treazure_pipeline.clients.movements import Unreadable
 from treazure_pipeline.clients.wire import Movement
 from treazure_pipeline_tests.adjustments.adjustment_shop import AdjustmentShop, assert_each_once
+from treazure_pipeline_tests.databases import backup
 from treazure_pipeline_tests.roles import administrators
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -110,45 +109,39 @@ def test_a_movement_that_stands_there_in_whatever_form_and_order_is_never_absent
     assert verdict(movements) == ("undecided" if missing else "happened")
 
 
-@pytest.mark.parametrize("forbidden", [[], ["pg_control_system()", "pg_current_wal_lsn()"]], ids=["", "few rights"])
-def test_a_restored_ledger_books_nothing_twice(
-    new_adjustment_shop: Callable[..., AdjustmentShop], forbidden: list[LiteralString]
-) -> None:
-    """Also where the role may not see which server and timeline it is on: the database and its tables are others."""
-    adjustment_shop = new_adjustment_shop()
-    with psycopg.connect(administrators(adjustment_shop.database_url), autocommit=True) as connection:
-        for function in forbidden:
-            connection.execute(f"revoke execute on function {function} from public")
+@pytest.fixture(params=[(), ("pg_control_system()", "pg_current_wal_lsn()")], ids=["all rights", "few rights"])
+def rights_of(request: pytest.FixtureRequest, database_url: str) -> Iterator[None]:
+    """The role may see on which server and timeline it is, or not; then it knows only its database and tables."""
+    forbidden: tuple[LiteralString, ...] = request.param
     for function in forbidden:
-        with (
-            psycopg.connect(adjustment_shop.database_url) as connection,
-            pytest.raises(psycopg.errors.InsufficientPrivilege),
-        ):
+        _administer(database_url, f"revoke execute on function {function} from public")
+        with psycopg.connect(database_url) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
             connection.execute(f"select {function}")
+    yield
+    for function in forbidden:
+        _administer(database_url, f"grant execute on function {function} to public")
+
+
+def _administer(url: str, statement: LiteralString) -> None:
+    with psycopg.connect(administrators(url), autocommit=True) as connection:
+        connection.execute(statement)
+
+
+@pytest.mark.usefixtures("rights_of")
+def test_a_restored_ledger_books_nothing_twice(new_adjustment_shop: Callable[..., AdjustmentShop]) -> None:
+    adjustment_shop = new_adjustment_shop()
     contacts = adjustment_shop.contacts(12)
     numbers = [adjustment_shop.give(contact, 5) for contact in contacts]
-    name, original = f"restored_{random.getrandbits(48):x}", adjustment_shop.database_url
-    url = sa.make_url(original)
-    server = administrators(url.set(database="postgres").render_as_string(hide_password=False))
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute("select pg_terminate_backend(pid) from pg_stat_activity where datname = %s", (url.database,))
-        connection.execute(
-            sql.SQL("create database {} template {}").format(sql.Identifier(name), sql.Identifier(str(url.database)))
-        )
-    try:
+    with backup(adjustment_shop.database_url) as restored:
         adjustment_shop.process()
         assert adjustment_shop.booked() == 12
-        adjustment_shop.database_url = url.set(database=name).render_as_string(hide_password=False)
+        adjustment_shop.database_url = restored
         adjustment_shop.process()
         adjustment_shop.later()
         adjustment_shop.finish()
         assert adjustment_shop.booked() == 12
         assert [adjustment_shop.state(number)[0] for number in numbers] == ["done"] * 12
         assert_each_once(adjustment_shop)
-    finally:
-        adjustment_shop.database_url = original
-        with psycopg.connect(server, autocommit=True) as connection:
-            connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
 
 
 @pytest.mark.parametrize(

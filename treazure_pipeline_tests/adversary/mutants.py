@@ -83,7 +83,7 @@ PARTS: dict[str, Part] = {
     "history that reaches the balance": Part(_EVIDENCE, "reaches", _always(value=True), ["lost", "late"]),
     "404 proves nothing": Part(_ADJUSTMENTS, "_read", _unread_is_empty, ["missing"]),
     "receipts folded or shortened": Part(_EVIDENCE, "stands_for", _exactly, ["receipts"]),
-    "restored ledgers noticed": Part(_QUEUE, "_NOTICE", lambda _: "select 1", ["restore"]),
+    "restored ledgers noticed": Part("treazure_pipeline.ledger.identity", "NOTICE", lambda _: "select 1", ["restore"]),
     "old ones looked up first": Part(_QUEUE, "claim", _with(first_after=1e9), ["rollback"]),
     "one at a time, in order": Part(_QUEUE, "_CLAIM", lambda sql: sql.replace(*_NO_ORDER), ["lost", "burst"]),
     "another event under an id": Part("treazure_pipeline.adjustments.inbox", "Store._insert_others", lambda _: _nothing,

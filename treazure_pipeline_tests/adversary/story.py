@@ -246,11 +246,14 @@ class Story:
             self.stage.redeliver(svix_id)
 
     def _rollback(self) -> None:
-        """The disk of the ledger's server is put back to what it held some runs ago; the ledger can't know."""
+        """The disk of the ledger's server is put back to what it held some runs ago; the ledger can't know.
+
+        What Engage was sent since then only a reading tells.
+        """
         if self.clock_moved:
             return
         self.steps.append("rollback")
-        self.died = self.rolled_back = True
+        self.died = self.rolled_back = self.needs_reading = True
         dump = self.stage.dump()
         for work in self.chance.choices([self.stage.process, self.stage.sync], k=2):
             with suppress(PipelineError):
