@@ -356,13 +356,16 @@ class Story:
     def _decide(self) -> None:
         """Decide, as a person who can look into Treazure, what nobody else could; where it was decidable, complain."""
         rows = self.stage.sql(
-            "select id, event_id, state, reason from adjustment where state in ('uncertain', 'rejected')"
+            "select id, event_id, contact::text, amount, state, reason from adjustment "
+            "where state in ('uncertain', 'rejected')"
         )
         if not rows:
             return
-        events = self.stage.sandbox.adjustment_report(every=True)["events"]
-        for number, event, state, reason in rows:
-            found = events.get(event)
+        # Another event under an id goes by names of its own, at the sandbox and in the queue.
+        given = self.stage.sandbox.adjustment_report(every=True)["events"].values()
+        events = {(_id(one["event_id"]), one["contactId"], Decimal(one["amount"])): one for one in given}
+        for number, event, contact, amount, state, reason in rows:
+            found = events.get((_id(event), contact, amount))
             touched = self.died or found is None or found["unanswered"]
             if not (self.blind and touched if state == "uncertain" else self.hidden and "No such account" in reason):
                 raise Violation(f"an event is {state} without need", (event, reason, found))
@@ -377,6 +380,10 @@ class Story:
 
     def _contacts(self) -> list[str]:
         return self.stage.sandbox.contact_ids()
+
+
+def _id(event: str) -> str:
+    return event.partition("#")[0]
 
 
 @contextmanager
