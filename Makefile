@@ -56,7 +56,7 @@ bench: $(STAMP) ## Measure the whole job; writes the tables and plots in docs/
 
 sbom: $(TOOLS) ## List what the image holds, in dist/sbom.cdx.json (CycloneDX)
 	$(PYTHON) -m venv --clear $(VENV)-image
-	$(VENV)-image/bin/python -m pip install --quiet --disable-pip-version-check '.[kubernetes,telemetry]' --constraint constraints.txt
+	$(VENV)-image/bin/python -m pip install --quiet --disable-pip-version-check '.[console,kubernetes,telemetry]' --constraint constraints.txt
 	@mkdir -p dist
 	$(BIN)/cyclonedx-py environment $(VENV)-image/bin/python --pyproject pyproject.toml --output-reproducible --output-file dist/sbom.cdx.json
 

@@ -18,6 +18,7 @@ WIDTH, FLOOR, BOX, HEIGHT, LEFT = 1040, 74, 150, 34, 190
 SAYS = {
     "cli": "commands of no capability",
     "definitions": "the code location",
+    "console": "for people without a shell",
     "service": "webhooks, points log, health",
     "alerts": "told once",
     "retention": "how long, export, erase",

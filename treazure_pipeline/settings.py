@@ -12,7 +12,8 @@ from base64 import b64decode
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
-from ipaddress import ip_address
+from enum import IntEnum
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -131,6 +132,27 @@ def _split(value: object) -> object:
     return value.replace(",", " ").split() if isinstance(value, str) else value
 
 
+def _networks(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return tuple(ip_network(one) for one in value.replace(",", " ").split())
+    except ValueError:
+        raise ValueError("must be addresses or networks such as 10.0.0.0/8, with spaces or commas between") from None
+
+
+def _roles(value: object) -> object:
+    """Read ``WHO=ROLE`` pairs; who has a comma or an equals sign in it can't be named."""
+    if not isinstance(value, str):
+        return value
+    pairs = [one.strip().rpartition("=") for one in value.split(",") if one.strip()]
+    wrong = [who or role for who, _, role in pairs if not who.strip() or role.strip().upper() not in Role.__members__]
+    if wrong or not pairs:
+        roles = ", ".join(role.name.lower() for role in Role)
+        raise ValueError(f"must be pairs such as loyalty-team=operator, with commas between; roles are {roles}")
+    return {who.strip(): Role[role.strip().upper()] for who, _, role in pairs}
+
+
 def _ping_url(value: SecretStr | None) -> SecretStr | None:
     if value is not None:
         url = urlsplit(value.get_secret_value())
@@ -153,6 +175,7 @@ def _expanded(path: str | Path) -> Path:
 
 
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
+R = TypeVar("R", bound="ReadingSettings")
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_database_url)]
 
 
@@ -328,6 +351,43 @@ class Settings(MasterSettings):
     )
 
 
+class Role(IntEnum):
+    """What a person may do in the console; each role may do all that those before it may."""
+
+    VIEWER = 1
+    SERVICE = 2
+    OPERATOR = 3
+    APPROVER = 4
+
+
+class ConsoleSettings(ReadingSettings):
+    """What the console needs: the ledger, and how people sign in. No system's credentials are among it.
+
+    Attributes:
+        console_auth: Who says who somebody is: nobody (then the console listens on loopback only), a proxy, or OIDC.
+        console_url: Where people reach it; other host names are refused.
+        console_roles: By name or group; `*` is everybody who has signed in.
+        console_secret: Signs sessions; None: one of this process alone.
+        console_proxy_addresses: From these the headers are believed, from no other.
+    """
+
+    approval_lifetime_hours: float = Field(default=24, gt=0, le=24 * 30, allow_inf_nan=False)
+    console_auth: Literal["none", "proxy", "oidc"] = "none"
+    console_url: BaseUrl | None = None
+    console_roles: Annotated[dict[str, Role], BeforeValidator(_roles)] = Field(default_factory=dict)
+    console_secret: SecretStr | None = Field(default=None, min_length=32)
+    console_session_hours: float = Field(default=8, gt=0, le=24, allow_inf_nan=False)
+    console_proxy_addresses: Annotated[tuple[IPv4Network | IPv6Network, ...], BeforeValidator(_networks)] = ()
+    console_name_header: str = Field(default="X-Forwarded-Email", pattern=r"^[A-Za-z0-9-]+$")
+    console_groups_header: str = Field(default="X-Forwarded-Groups", pattern=r"^[A-Za-z0-9-]+$")
+    console_oidc_issuer: BaseUrl | None = None
+    console_oidc_client_id: str | None = None
+    console_oidc_client_secret: SecretStr | None = None
+    console_oidc_scopes: str = "openid email profile"
+    console_name_claim: str = "email"
+    console_groups_claim: str = "groups"
+
+
 class ReceiverSettings(Storage):
     """What the webhook receiver needs; neither system's address nor credentials are among it.
 
@@ -405,16 +465,37 @@ def load_reading(environ: Mapping[str, str] | None = None) -> ReadingSettings:
     Raises:
         SettingsError: As from :func:`load_settings`.
     """
-    problems: dict[str, str] = {}
+    return _reading(ReadingSettings, _given(environ), {})
+
+
+def load_console(environ: Mapping[str, str] | None = None) -> ConsoleSettings:
+    """Read and check what the console needs; the ledger's part as :func:`load_reading`.
+
+    Args:
+        environ: As for :func:`load_settings`.
+
+    Raises:
+        SettingsError: As from :func:`load_settings`.
+    """
     given = _given(environ)
-    _read_files(ReadingSettings, given, problems)
-    values = _values(ReadingSettings, given)
+    needed = _CONSOLE_NEEDS.get(given.get("CONSOLE_AUTH", "none"), {})
+    missing = {
+        variable: f"is missing: set it to {what}"
+        for variable, what in needed.items()
+        if not given.keys() & {variable, f"{variable}_FILE"}
+    }
+    return _reading(ConsoleSettings, given, missing)
+
+
+def _reading(model: type[R], given: dict[str, str], problems: dict[str, str]) -> R:
+    _read_files(model, given, problems)
+    values = _values(model, given)
     missing: dict[str, str] = {}
     _form_treazure_base_url(given, values, missing)
     _form_engage_base_url(given, values, missing)
     if given.keys() & {"TREAZURE_LOYALTY_ID", _PROGRAMMES_FILE}:
         values["PROGRAMMES"] = _programmes(given, problems) or _PLACEHOLDER
-    settings = _validated(ReadingSettings, values, problems)
+    settings = _validated(model, values, problems)
     if settings is None or problems:
         raise _error(problems)
     return settings
@@ -455,6 +536,20 @@ def _master(given: dict[str, str], problems: dict[str, str]) -> MasterSettings |
 # Stands in for programmes that are wrong themselves, so that the other settings are checked all the same.
 _PLACEHOLDER = (Programme(name="placeholder", loyalty_id="placeholder"),)
 _FORMED = ("TREAZURE_BASE_URL", "ENGAGE_BASE_URL")
+
+_ADDRESS_AND_ROLES = {
+    "CONSOLE_URL": "the address at which people reach the console",
+    "CONSOLE_ROLES": "who may do what, such as loyalty-team=operator, *=viewer",
+}
+_CONSOLE_NEEDS = {
+    "proxy": {"CONSOLE_PROXY_ADDRESSES": "the addresses of the proxy that signs people in", **_ADDRESS_AND_ROLES},
+    "oidc": {
+        "CONSOLE_OIDC_ISSUER": "the issuer's address, below which /.well-known/openid-configuration is",
+        "CONSOLE_OIDC_CLIENT_ID": "the id of the console's client there",
+        "CONSOLE_OIDC_CLIENT_SECRET": "the secret of that client",
+        **_ADDRESS_AND_ROLES,
+    },
+}
 
 S = TypeVar("S", bound=Storage)
 

@@ -54,6 +54,10 @@ COMMANDS = {
         "service.cli",
         "Receive Engage's webhooks: POST /webhooks/engage stores adjustments for `run adjustments`.",
     ),
+    "console": (
+        "console.cli",
+        "Serve the web console: health, contacts, plans, rejections, adjustments, migration.",
+    ),
     "worker": (
         "adjustments.worker",
         "Process adjustments as they arrive, until a signal ends it; Dagster need not run.",

@@ -15,6 +15,7 @@ from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from treazure_pipeline import people, tracing
 from treazure_pipeline.adjustments.events import LONGEST_ID, Event
@@ -178,7 +179,7 @@ def bind(host: str, port: int) -> tuple[socket.socket, str]:
     return listener, f"http://{shown}:{listener.getsockname()[1]}"
 
 
-def server(app: Starlette, limits: Limits = LIMITS) -> uvicorn.Server:
+def server(app: ASGIApp, limits: Limits = LIMITS) -> uvicorn.Server:
     """A server for the application; run it on a socket of `bind`. SIGTERM and SIGINT end it after its last request."""
     config = uvicorn.Config(
         app,

@@ -41,19 +41,23 @@ class Reading:
 
 
 @contextmanager
-def reading() -> Iterator[Reading]:
-    """Open the ledger for commands that only read it; the embedded server is started where that is used.
+def reading(settings: ReadingSettings | None = None, *, connections: int = 2) -> Iterator[Reading]:
+    """Open the ledger for what needs no system; the embedded server is started where that is used.
+
+    Args:
+        settings: Those of the environment, unless given.
+        connections: How many the ledger may open.
 
     Raises:
         SettingsError: What is set is wrong, or the ledger belongs to other systems than those that are set.
         DatabaseError: The ledger can't be used.
     """
-    settings = load_reading()
+    settings = settings or load_reading()
     url = instance.locate(settings).ledger_url
     if settings.is_embedded:
         embedded.start(settings.home)
         schema.upgrade(url)
-    with Ledger(url, connections=2) as ledger:
+    with Ledger(url, connections=connections) as ledger:
         if settings.treazure_base_url and settings.engage_base_url:
             owner.check(ledger, owner.systems(settings.treazure_base_url, settings.engage_base_url))
         yield Reading(ledger, settings)

@@ -1,0 +1,132 @@
+"""Who is there, what they may do, and that a form was sent from a page of ours.
+
+Every route names the role it needs with `needs`; whatever changes something has its form checked for the whole
+application at once (`protected`).
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from urllib.parse import urlsplit
+
+from fastapi import HTTPException, Request
+from fastapi.params import Depends
+
+from treazure_pipeline import people
+from treazure_pipeline.settings import Role
+
+EVERYBODY = "*"
+_SECONDS = 60
+_LONGEST = 200
+READING = frozenset({"GET", "HEAD"})
+
+
+@dataclass(frozen=True)
+class Visitor:
+    """Somebody who has signed in; `name` is what the ledger keeps of what they do."""
+
+    name: str
+    role: Role
+
+    def may(self, role: str) -> bool:
+        """Tell whether this is at least that role, by its name in small letters."""
+        return self.role >= Role[role.upper()]
+
+
+class UnknownVisitorError(Exception):
+    """Nobody has signed in, or not any more."""
+
+
+def visitor(name: str, groups: Iterable[str], roles: Mapping[str, Role]) -> Visitor:
+    """Return who this is, with the highest role of their name and groups; 403 where none of them has one."""
+    given = [roles[who] for who in (name, *groups, EVERYBODY) if who in roles]
+    if not given:
+        raise HTTPException(
+            HTTPStatus.FORBIDDEN, f"You are signed in as {name}, to whom CONSOLE_ROLES gives no role in this console."
+        )
+    return Visitor(name, max(given))
+
+
+def current(request: Request) -> Visitor:
+    """Return who asks; raises UnknownVisitorError where nobody has signed in."""
+    found: Visitor | None = request.app.state.sign_in.visitor(request)
+    if found is None:
+        raise UnknownVisitorError
+    request.state.visitor = found
+    return found
+
+
+def needs(role: Role) -> Depends:
+    """Let a route in at least this role see who asks."""
+    return Depends(_Needs(role))
+
+
+@dataclass(frozen=True)
+class _Needs:
+    role: Role
+
+    def __call__(self, request: Request) -> Visitor:
+        found = current(request)
+        if found.role < self.role:
+            raise HTTPException(
+                HTTPStatus.FORBIDDEN,
+                f"This needs the role {self.role.name.lower()}; you are {found.name}, {found.role.name.lower()}.",
+            )
+        return found
+
+
+def needed(dependencies: Iterable[Callable[..., object] | None]) -> Role | None:
+    """Return the role among a route's dependencies; None where it has none."""
+    return next((one.role for one in dependencies if isinstance(one, _Needs)), None)
+
+
+def form_token(request: Request) -> str:
+    """Return what every form of this session carries."""
+    return str(request.session.setdefault("form", secrets.token_urlsafe(32)))
+
+
+async def protected(request: Request) -> None:
+    """Refuse a form that did not come from a page of this session."""
+    if request.method in READING:
+        return
+    ours = request.session.get("form", "")
+    given = (await request.form()).get("form", "")
+    same = isinstance(given, str) and hmac.compare_digest(given.encode(), ours.encode())
+    if not (ours and same and _from_here(request)):
+        raise HTTPException(
+            HTTPStatus.FORBIDDEN, "The form was not sent from a page of your session; nothing was done. Open it anew."
+        )
+
+
+def _from_here(request: Request) -> bool:
+    """Tell whether the browser says that the form came from one of our pages, if it says anything."""
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    return site in {None, "same-origin"} and (origin is None or urlsplit(origin).netloc == request.headers["host"])
+
+
+class Rate:
+    """So many calls a minute for each caller, in this process: whoever asks all the time shuts out nobody else."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._calls: dict[str, deque[float]] = {}
+
+    def count(self, caller: str) -> None:
+        """Count a call; 429 where it is one too many."""
+        now = time.monotonic()
+        self._calls = {who: calls for who, calls in self._calls.items() if calls[-1] > now - _SECONDS}
+        calls = self._calls.setdefault(caller, deque(maxlen=self._most))
+        if len(calls) == self._most and calls[0] > now - _SECONDS:
+            raise HTTPException(HTTPStatus.TOO_MANY_REQUESTS, "Too many tries at the moment; wait a minute.")
+        calls.append(now)
+
+
+def name_of(given: str) -> str:
+    """Return a name as it may be kept and shown."""
+    return people.printable(given.strip())[:_LONGEST]
