@@ -17,7 +17,7 @@ from treazure_pipeline.connections import Connections
 from treazure_pipeline.ledger import frames
 from treazure_pipeline.orchestration import failures
 from treazure_pipeline.orchestration import metadata as md
-from treazure_pipeline.orchestration.names import FIRST, Names
+from treazure_pipeline.orchestration.names import FIRST, Names, at_most
 from treazure_pipeline.settings import Programme
 
 GROUP = "adjustments"
@@ -87,7 +87,7 @@ def build_adjustments(programmes: Sequence[Programme], names: Names) -> dg.Defin
         names.of("process_adjustments"),
         selection=dg.AssetSelection.assets(processed_adjustments),
         executor_def=dg.in_process_executor,
-        tags=FIRST,
+        tags=FIRST | at_most(hours=6),
         description="Posts what is due in the queue of adjustments to Treazure, and sets the balances in Engage.",
     )
 

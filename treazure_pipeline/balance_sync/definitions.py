@@ -24,7 +24,7 @@ from treazure_pipeline.errors import PipelineError
 from treazure_pipeline.ledger import batches, coverage, figures, frames
 from treazure_pipeline.orchestration import failures
 from treazure_pipeline.orchestration import metadata as md
-from treazure_pipeline.orchestration.names import Names
+from treazure_pipeline.orchestration.names import Names, at_most
 from treazure_pipeline.settings import Programme
 
 GROUP = "balance_sync"
@@ -188,7 +188,7 @@ def build_balance_sync(programme: Programme, names: Names) -> dg.Definitions:
         names.of("hourly_balance_sync"),
         selection=dg.AssetSelection.assets(*assets),
         executor_def=dg.in_process_executor,
-        tags=tags,
+        tags=tags | at_most(hours=6),
         description="Fetches what changed in Treazure, compares, and sets it in Engage.",
     )
 

@@ -16,7 +16,7 @@ from treazure_pipeline.balance_sync.guards import Judgement
 from treazure_pipeline.connections import Connections, Run
 from treazure_pipeline.errors import PipelineError
 from treazure_pipeline.orchestration import metadata as md
-from treazure_pipeline.orchestration.names import Names
+from treazure_pipeline.orchestration.names import Names, at_most
 
 JUDGEMENTS = "judgements"
 CHECK = "guards_hold"
@@ -103,6 +103,7 @@ def build_approval(names: Names) -> dg.JobDefinition:
     @dg.job(
         name=names.of(APPROVAL),
         executor_def=dg.in_process_executor,
+        tags=at_most(hours=1),
         description="Approves the plan of a push that a guard has stopped. The next push sends its rows, once.",
     )
     def approve_plan() -> None:

@@ -14,6 +14,8 @@ from treazure_pipeline.cli.runner import Ran, conclude, report_dead_runs, run_jo
 from treazure_pipeline.terminal import instance, output
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from dagster import DagsterInstance
 
     from treazure_pipeline.connections import Connections
@@ -90,14 +92,12 @@ def run_migration(
                 ):
                     return jobs.summary()
         bar.phase("delivering and reading back")
-        jobs.run(
-            "finish_migration",
-            {
-                "migration_delivery": {"by": deliver_by},
-                "migration_audit": {"accepted_by": accepted_by} if accepted_by else {},
-            },
-        )
-        return jobs.summary()
+        answers: dict[str, Any] = {"accepted_by": accepted_by} if accepted_by else {}
+        while True:
+            jobs.run("finish_migration", {"migration_delivery": {"by": deliver_by}, "migration_audit": answers})
+            if jobs.paused is None:
+                return jobs.summary()
+            answers |= {"since": jobs.paused.isoformat()}
 
 
 def print_migrations(results: Sequence[dict[str, Any]]) -> None:
@@ -204,6 +204,14 @@ class _Jobs:
             backfill.holding(connections.ledger, account, None if shard is None else int(shard)),
         ):
             report_dead_runs(self._dagster, job, {} if shard is None else {PARTITION_NAME_TAG: shard})
+
+    @property
+    def paused(self) -> datetime | None:
+        """When the audit began whose last run ended before it was through."""
+        from treazure_pipeline.point_migration.audit import PausedError
+
+        failures = self._ran[-1].failures
+        return failures[-1].since if failures and isinstance(failures[-1], PausedError) else None
 
     def summary(self) -> dict[str, Any]:
         """What all jobs came to."""

@@ -6,6 +6,7 @@ Two retailers on one Dagster instance share nothing, since no key, job, pool or 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 import dagster as dg
 
@@ -14,8 +15,11 @@ from treazure_pipeline.settings import Programme, Settings
 # How runs queue: adjustments before syncs, and both before what has time, of which dagster.yaml lets only some run.
 FIRST = {"dagster/priority": "10"}
 BACKGROUND = {"dagster/priority": "-10", "treazure_pipeline/background": "1"}
-# A migration takes as long as the vendors' rates make it: days, with millions of contacts.
-FOR_DAYS = {"dagster/max_runtime": str(14 * 24 * 3600)}
+
+
+def at_most(**duration: float) -> dict[str, str]:
+    """Return the tag by which Dagster ends a run after so many `hours` or `days`, long after it should have ended."""
+    return {"dagster/max_runtime": str(round(timedelta(**duration).total_seconds()))}
 
 
 @dataclass(frozen=True)

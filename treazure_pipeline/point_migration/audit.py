@@ -6,6 +6,7 @@ knows as sent. Only then is the programme live again.
 
 from __future__ import annotations
 
+import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from treazure_pipeline.point_migration.report import write_report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
 
     from treazure_pipeline.clients.engage import EngageClient
     from treazure_pipeline.ledger.store import Account, Ledger
@@ -35,6 +37,19 @@ class NotImportedYetError(PipelineError):
     """Engage shows no points yet of contacts that the files give some: a person imports them next."""
 
     exit_code = 6
+
+
+class PausedError(PipelineError):
+    """The time of this run is over before all balances were read back; another run goes on.
+
+    `since`: when the first of these runs began, on the database's clock.
+    """
+
+    exit_code = 6
+
+    def __init__(self, message: str, since: datetime) -> None:
+        super().__init__(message)
+        self.since = since
 
 
 class DifferencesError(PipelineError):
@@ -85,13 +100,16 @@ def audit(
     concurrency: int,
     run_id: str,
     accepted_by: str | None = None,
+    since: datetime | None = None,
+    most_seconds: float = math.inf,
     progress: Callable[[int, int], None] | None = None,
 ) -> Audited:
     """Read every balance back from Engage, compare, report; close the migration where nothing differs.
 
-    What was read and equal is not read again by a later run. `accepted_by` is the person who answers for what still
-    differs: those contacts become pending, so the hourly sync sets them. Raises NotImportedYetError and
-    DifferencesError; the programme then stays in migration.
+    What was read and equal is not read again by a later run, nor what was read after `since` (database clock; None: now).
+    `accepted_by` is the person who answers for what still differs: those contacts become pending, so the hourly sync sets
+    them. Raises NotImportedYetError, PausedError after `most_seconds`, and DifferencesError; the programme then stays in
+    migration.
     """
     began = time.perf_counter()
     with backfill.holding(ledger, account):
@@ -99,7 +117,8 @@ def audit(
         backfill.require(migration, "delivered")
         try:
             _require_import(ledger, engage, account, migration, concurrency)
-            _read_back(ledger, engage, account, migration, concurrency, progress)
+            started = since or ledger.now()
+            _read_back(ledger, engage, account, migration, concurrency, progress, started, began + most_seconds)
         finally:
             report = write_report(ledger, account, migration, target, accepted_by=accepted_by)
         found = audit_store.shards(ledger, migration)
@@ -157,8 +176,9 @@ def _read_back(
     migration: Migration,
     concurrency: int,
     progress: Callable[[int, int], None] | None,
+    started: datetime,
+    deadline: float,
 ) -> None:
-    started = ledger.now()
     total = audit_store.read_back_left(ledger, migration, started)
     after: ReadBack | None = None
     with ThreadPoolExecutor(concurrency, thread_name_prefix="read-back") as threads:
@@ -168,6 +188,8 @@ def _read_back(
             after = rows[-1]
             if progress is not None:
                 progress(len(rows), total)
+            if time.perf_counter() >= deadline and (left := audit_store.read_back_left(ledger, migration, started)):
+                raise PausedError(f"{left} contacts are still to be read back; another run goes on.", started)
 
 
 def _probed(engage: EngageClient, account: Account, contact: str) -> Decimal | None:

@@ -4,24 +4,28 @@ Belongs here: assets, partitions, run config, what a run shows. Does not: how po
 in the other modules of this folder. See https://docs.dagster.io/guides/build/partitions-and-backfills
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 import dagster as dg
 from pydantic import Field
 
-from treazure_pipeline.balance_sync.definitions import OWNERS, Results
+from treazure_pipeline.balance_sync.definitions import FOREGROUND, OWNERS, Results
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.ledger.store import Account
 from treazure_pipeline.orchestration import failures
 from treazure_pipeline.orchestration import metadata as md
-from treazure_pipeline.orchestration.names import BACKGROUND, FOR_DAYS, Names
+from treazure_pipeline.orchestration.names import BACKGROUND, Names, at_most
 from treazure_pipeline.point_migration import audit_store, backfill
 from treazure_pipeline.settings import Programme
 
 GROUP = "point_migration"
 AUDITED = "engage_holds_what_was_imported"
+# A run that ended before its audit was through says whose it was, and when the first of them began.
+PAUSED = "treazure_pipeline/paused"
+SINCE = "treazure_pipeline/since"
 
 ROSTER_COLUMNS = dg.TableSchema(
     columns=[
@@ -81,6 +85,13 @@ class AuditConfig(dg.Config):
 
     accepted_by: str | None = Field(
         default=None, description="Close the audit although contacts differ; the hourly sync sets their balances."
+    )
+    max_hours: float = Field(
+        default=5.0, gt=0, le=20, description="End in good order after so many hours; another run goes on by itself."
+    )
+    since: str | None = Field(
+        default=None,
+        description="When the first of these runs began (ISO 8601): what it and its successors have read is not read again.",
     )
 
 
@@ -281,7 +292,7 @@ def build_migration(programme: Programme, names: Names, *, shards: int) -> dg.De
     def migration_audit_(
         context: dg.AssetExecutionContext, config: AuditConfig, background_connections: dg.ResourceParam[Connections]
     ) -> Results:
-        yield from _audit(background_connections, programme, context, config.accepted_by)
+        yield from _audit(background_connections, programme, context, config, names.of("migration_audit"))
 
     @dg.op(name=names.of("abandon"))
     def abandon(config: AbandonConfig, background_connections: dg.ResourceParam[Connections]) -> None:
@@ -291,59 +302,105 @@ def build_migration(programme: Programme, names: Names, *, shards: int) -> dg.De
     @dg.job(
         name=names.of("abandon_migration"),
         executor_def=dg.in_process_executor,
-        tags=tags,
+        tags=tags | at_most(hours=1),
         description="Gives the open migration up: the programme is live again, and the sync sets what it knows.",
     )
     def abandon_migration() -> None:
         abandon()
 
-    def job(name: str, description: str, assets: Sequence[dg.AssetsDefinition]) -> Any:
+    def job(name: str, description: str, assets: Sequence[dg.AssetsDefinition], limit: dict[str, str]) -> Any:
         return dg.define_asset_job(
             names.of(name),
             selection=dg.AssetSelection.assets(*assets),
             executor_def=dg.in_process_executor,
-            tags=tags | BACKGROUND | FOR_DAYS,
+            tags=tags | BACKGROUND | limit,
             description=description,
         )
 
+    finish = job(
+        "finish_migration",
+        "Delivers the files; after their import reads all balances back and closes the migration.",
+        [migration_delivery, migration_audit_],
+        at_most(hours=24),
+    )
     return dg.Definitions(
         assets=[migration_roster, migration_points_log, migration_files, migration_delivery, migration_audit_],
         jobs=[
-            job("prepare_migration", "Puts the programme into migration and lists its contacts.", [migration_roster]),
+            job(
+                "prepare_migration",
+                "Puts the programme into migration and lists its contacts.",
+                [migration_roster],
+                at_most(days=14),
+            ),
             job(
                 "point_migration",
                 "Fetches the logs of a shard and writes its files; a backfill over all shards migrates the programme.",
                 [migration_points_log, migration_files],
+                at_most(days=14),
             ),
-            job(
-                "finish_migration",
-                "Delivers the files; after their import reads all balances back and closes the migration.",
-                [migration_delivery, migration_audit_],
-            ),
+            finish,
             abandon_migration,
         ],
+        sensors=[_going_on(finish, migration_audit_, names)],
     )
 
 
+def _going_on(job: Any, audit: dg.AssetsDefinition, names: Names) -> dg.SensorDefinition:
+    """Make the sensor that has another run go on with an audit whose run ended before it was through."""
+
+    @dg.sensor(
+        name=names.of("migration_audit_sensor"),
+        job=job,
+        minimum_interval_seconds=60,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Goes on with an audit that takes longer than one run may (`max_hours`), as often as it needs.",
+    )
+    def migration_audit_sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        paused = dg.RunsFilter(tags={PAUSED: names.of("migration_audit")}, statuses=[dg.DagsterRunStatus.SUCCESS])
+        runs = context.instance.get_runs(paused, limit=1)
+        if not runs:
+            return dg.SkipReason("No audit has to go on.")
+        (run,) = runs
+        op = names.op("migration_audit")
+        config: Mapping[str, Any] = run.run_config
+        given = config.get("ops", {}).get(op, {}).get("config", {})
+        # The key makes it one run more for each that paused, whatever becomes of that.
+        return dg.RunRequest(
+            run_key=run.run_id,
+            asset_selection=[audit.key],
+            run_config={"ops": {op: {"config": {**given, "since": run.tags[SINCE]}}}},
+        )
+
+    return migration_audit_sensor
+
+
 def _audit(
-    connections: Connections, programme: Programme, context: dg.AssetExecutionContext, accepted_by: str | None
+    connections: Connections, programme: Programme, context: dg.AssetExecutionContext, config: AuditConfig, name: str
 ) -> Results:
     from treazure_pipeline.point_migration import steps
-    from treazure_pipeline.point_migration.audit import NotImportedYetError
+    from treazure_pipeline.point_migration.audit import NotImportedYetError, PausedError
 
     with _working(connections, programme) as (_, account):
         try:
-            found = steps.audit(connections, account, run_id=context.run.run_id, accepted_by=accepted_by)
-        except NotImportedYetError as waiting:
+            found = steps.audit(
+                connections, account, run_id=context.run.run_id, accepted_by=config.accepted_by,
+                since=None if config.since is None else datetime.fromisoformat(config.since),
+                most_seconds=timedelta(hours=config.max_hours).total_seconds(),
+            )  # fmt: skip
+        except (NotImportedYetError, PausedError) as waiting:
             connections.listener.failed(waiting)
             context.log.warning(str(waiting))
+            # The command goes on by itself.
+            if isinstance(waiting, PausedError) and not context.run.tags.keys() >= FOREGROUND.keys():
+                tags = {PAUSED: name, SINCE: waiting.since.isoformat()}
+                context.instance.add_run_tags(context.run.run_id, tags)
             yield md.not_evaluated(AUDITED, str(waiting))
             return
     yield dg.AssetCheckResult(
         check_name=AUDITED,
         passed=not found.differing,
         severity=dg.AssetCheckSeverity.WARN,
-        metadata={"differing": found.differing, "accepted_by": accepted_by or ""},
+        metadata={"differing": found.differing, "accepted_by": config.accepted_by or ""},
     )
     figures: dict[str, Any] = {
         "contacts": found.contacts, "read": found.read, "equal": found.equal, "differing": found.differing,

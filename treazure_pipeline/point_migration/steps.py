@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from treazure_pipeline import private
@@ -18,6 +19,7 @@ from treazure_pipeline.point_migration.shards import Written, body_of, folder_of
 from treazure_pipeline.point_migration.target import Target
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from pathlib import Path
 
     from pydantic import SecretStr
@@ -162,7 +164,15 @@ def deliver(
     }  # fmt: skip
 
 
-def audit(connections: Connections, account: Account, *, run_id: str, accepted_by: str | None = None) -> Audited:
+def audit(
+    connections: Connections,
+    account: Account,
+    *,
+    run_id: str,
+    accepted_by: str | None = None,
+    since: datetime | None = None,
+    most_seconds: float = math.inf,
+) -> Audited:
     """Read all balances back and close the migration where they are equal, or accepted."""
     settings = connections.settings
     migration = backfill.opened(connections.ledger, account)
@@ -171,5 +181,5 @@ def audit(connections: Connections, account: Account, *, run_id: str, accepted_b
     return audit_migration(
         connections.ledger, connections.engage, account, target,
         concurrency=settings.engage_concurrency, run_id=run_id, accepted_by=accepted_by,
-        progress=connections.listener.progressed,
+        since=since, most_seconds=most_seconds, progress=connections.listener.progressed,
     )  # fmt: skip

@@ -17,7 +17,7 @@ from treazure_pipeline.errors import SettingsError
 from treazure_pipeline.ledger import frames
 from treazure_pipeline.orchestration import failures
 from treazure_pipeline.orchestration import metadata as md
-from treazure_pipeline.orchestration.names import BACKGROUND, Names
+from treazure_pipeline.orchestration.names import BACKGROUND, Names, at_most
 from treazure_pipeline.points_history import store
 from treazure_pipeline.points_history.refresh import Refreshed, refresh
 from treazure_pipeline.settings import Programme
@@ -33,7 +33,7 @@ class HistoryConfig(dg.Config):
 
     full: bool = Field(default=False, description="Read the logs of all contacts, not only of those that changed.")
     max_hours: float = Field(
-        default=5.0, gt=0, description="End in good order after so many hours; the next run goes on."
+        default=5.0, gt=0, le=10, description="End in good order after so many hours; the next run goes on."
     )
     export_url: str | None = Field(
         default=None,
@@ -82,7 +82,7 @@ def build_points_history(programme: Programme, names: Names) -> dg.Definitions:
         names.of("refresh_points_history"),
         selection=dg.AssetSelection.assets(points_history),
         executor_def=dg.in_process_executor,
-        tags=tags | BACKGROUND,
+        tags=tags | BACKGROUND | at_most(hours=12),
         description="Reads the points logs of contacts whose balance changed, at half of Treazure's rate at most.",
     )
     return dg.Definitions(assets=[points_history], jobs=[job], schedules=[_schedule(job)])

@@ -12,7 +12,7 @@ from treazure_pipeline.balance_sync.definitions import OWNERS
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.orchestration import failures
 from treazure_pipeline.orchestration import metadata as md
-from treazure_pipeline.orchestration.names import BACKGROUND, Names
+from treazure_pipeline.orchestration.names import BACKGROUND, Names, at_most
 from treazure_pipeline.retention.prune import blank_texts, changes, megabytes, prune
 from treazure_pipeline.settings import Settings
 
@@ -54,7 +54,7 @@ def build_maintenance(settings: Settings, names: Names) -> dg.Definitions:
         names.of("prune_history"),
         selection=dg.AssetSelection.assets(ledger_history),
         executor_def=dg.in_process_executor,
-        tags=BACKGROUND,
+        tags=BACKGROUND | at_most(hours=6),
         description="Deletes what is older than LEDGER_HISTORY_DAYS and needed for nothing, in small transactions.",
     )
     schedule = dg.ScheduleDefinition(

@@ -14,7 +14,7 @@ from treazure_pipeline.connections import Connections, Run
 from treazure_pipeline.ledger import frames
 from treazure_pipeline.orchestration import failures
 from treazure_pipeline.orchestration import metadata as md
-from treazure_pipeline.orchestration.names import BACKGROUND, Names
+from treazure_pipeline.orchestration.names import BACKGROUND, Names, at_most
 from treazure_pipeline.settings import Programme
 from treazure_pipeline.verification import rounds
 from treazure_pipeline.verification.read_back import Verified, verify
@@ -69,7 +69,7 @@ def build_verification(programme: Programme, names: Names) -> dg.Definitions:
         names.of("verify_balances"),
         selection=dg.AssetSelection.assets(engage_balance_verification),
         executor_def=dg.in_process_executor,
-        tags=tags | BACKGROUND,
+        tags=tags | BACKGROUND | at_most(hours=2),
         description="Reads balances back from Engage and marks what differs for sending again.",
     )
 

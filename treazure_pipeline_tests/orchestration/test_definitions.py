@@ -9,6 +9,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+import yaml
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 from dagster._daemon.sensor import MIN_INTERVAL_LOOP_TIME
 
@@ -89,6 +90,13 @@ def test_the_job_holds_exactly_the_three_assets(definitions: dg.Definitions) -> 
     job = definitions.resolve_job_def(JOB)
     assert {key.to_user_string() for key in job.asset_layer.executable_asset_keys} == set(CHAIN[1:4])
     assert job.executor_def.name == "in_process"
+
+
+def test_every_job_says_how_long_its_runs_may_last_and_the_instance_does_not(definitions: dg.Definitions) -> None:
+    jobs = [job for job in definitions.resolve_all_job_defs() if not job.name.startswith("__")]
+    assert all(float(job.tags["dagster/max_runtime"]) >= 3600 for job in jobs), jobs
+    instance = yaml.safe_load((Path(__file__).parents[2] / "dagster.yaml").read_text())
+    assert "max_runtime_seconds" not in instance["run_monitoring"]
 
 
 def test_with_several_programmes_every_key_and_name_begins_with_the_programme_s(prefixed: dg.Definitions) -> None:

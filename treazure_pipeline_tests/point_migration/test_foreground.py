@@ -11,7 +11,8 @@ from treazure_pipeline.balance_sync.definitions import FOREGROUND
 from treazure_pipeline.cli.run_migration import run_migration
 from treazure_pipeline.definitions import build_definitions
 from treazure_pipeline.errors import BusyError
-from treazure_pipeline.point_migration import backfill
+from treazure_pipeline.point_migration import audit, backfill, steps
+from treazure_pipeline.point_migration.definitions import PAUSED
 from treazure_pipeline_tests.balance_sync.shop import account_of, assert_in_step
 from treazure_pipeline_tests.point_migration.migration_shop import SHARDS, MigrationShop
 
@@ -41,6 +42,20 @@ def test_the_command_waits_for_the_import_and_finishes_when_it_is_run_again(migr
     assert (closed["status"], closed["exit_code"], closed["programme_mode"]) == ("ok", 0, "live")
     assert (closed["sent"], closed["equal"], len(closed["run_ids"])) == (0, 60, 1)
     assert_in_step(migration_shop.shop)
+
+
+def test_the_command_goes_on_with_an_audit_that_takes_several_runs(
+    migration_shop: MigrationShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(migration_shop)
+    migration_shop.import_files()
+    monkeypatch.setattr(audit, "_CHUNK", 20)
+    whole = steps.audit
+    monkeypatch.setattr(steps, "audit", lambda *given, **how: whole(*given, **how | {"most_seconds": 0}))
+    closed = run(migration_shop)
+    assert (closed["status"], closed["equal"], len(closed["run_ids"])) == ("ok", 60, 3)
+    with dg.DagsterInstance.get() as instance:
+        assert not instance.get_runs(dg.RunsFilter(tags={PAUSED: "migration_audit"}))
 
 
 def test_a_run_whose_process_was_killed_does_not_keep_the_pool(migration_shop: MigrationShop) -> None:

@@ -8,8 +8,11 @@ import dagster as dg
 import pytest
 
 from treazure_pipeline.definitions import build_definitions
+from treazure_pipeline.point_migration import audit
 from treazure_pipeline_tests.balance_sync.shop import Shop, assert_in_step
 from treazure_pipeline_tests.point_migration.migration_shop import SHARDS, MigrationShop
+
+SENSOR = "migration_audit_sensor"
 
 ASSETS = ["migration_roster", "migration_points_log", "migration_files", "migration_delivery", "migration_audit"]
 
@@ -78,6 +81,42 @@ def test_three_jobs_migrate_a_programme_and_show_how_far_they_are(execute: Execu
     assert metadata(finished, "migration_audit")["equal"] == 60
     assert execute.migration_shop.mode() == "live"
     assert_in_step(execute.migration_shop.shop)
+
+
+def test_an_audit_that_takes_longer_than_a_run_may_goes_on_by_itself_and_reads_nothing_twice(
+    execute: Execute, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "_CHUNK", 20)
+    shop = execute.migration_shop
+    shop.prepare()
+    shop.shards()
+    shop.deliver()
+    shop.import_files()
+    stranger = next(row["contactId"] for row in shop.shop.sandbox.balances() if float(row["treazure"] or 0) > 0)
+    shop.shop.sandbox.set_engage_balances({stranger: "0.01"})
+    config = {"migration_audit": {"accepted_by": "Kim", "max_hours": 1e-9}}
+    result = execute("finish_migration", config=config)
+    read = []
+    definitions = build_definitions(shop.shop.settings())
+    job, sensor = (definitions.resolve_job_def("finish_migration"), definitions.resolve_sensor_def(SENSOR))
+    while requests := sensor.evaluate_tick(dg.build_sensor_context(execute.instance)).run_requests:
+        (request,) = requests
+        if request.run_key in read:  # the daemon launches none for a key that it knows
+            break
+        (check,) = result.get_asset_check_evaluations()
+        assert result.success
+        assert "still to be read back" in str(check.description)
+        read.append(request.run_key)
+        result = job.execute_in_process(
+            instance=execute.instance, run_config=request.run_config, asset_selection=request.asset_selection
+        )
+        assert not result.asset_materializations_for_node("migration_delivery")
+    assert result.success
+    assert metadata(result, "migration_audit")["differing"] == 1
+    assert len(read) == 2
+    assert shop.mode() == "live"
+    probes = 50 * 3
+    assert shop.shop.sandbox.report()["requests"]["read_accounts"] == 60 + probes
 
 
 def test_run_config_carries_what_a_person_decides(execute: Execute) -> None:
