@@ -10,11 +10,12 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
 
+from treazure_pipeline.clients.wire import WireError
 from treazure_pipeline.errors import (
     AuthenticationError,
     Call,
@@ -29,7 +30,9 @@ from treazure_pipeline.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+
+T = TypeVar("T")
 
 LONGEST_RETRY_AFTER_SECONDS = 900.0
 _TRANSIENT = frozenset({408, 409, 423, 425})
@@ -118,6 +121,16 @@ def unusable(answer: Answer, what: str) -> InvalidAnswerError:
     """Return the error for a success whose body is not what the contract says, and what came instead."""
     message = f"the answer can't be used: {what}; there came {described(answer)}."
     return InvalidAnswerError(message, answer.call, hint=address_hint(answer.system))
+
+
+def read(answer: Answer, reader: Callable[[bytes], T]) -> T:
+    """Return what the body of a success says. Raises InvalidAnswerError where it is not what the contract says."""
+    try:
+        return reader(answer.body)
+    except WireError as error:
+        raise unusable(answer, str(error)) from None
+    except RecursionError:
+        raise unusable(answer, "it is nested too deeply") from None
 
 
 def described(answer: Answer) -> str:

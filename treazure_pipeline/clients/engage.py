@@ -9,9 +9,8 @@ import httpx
 
 from treazure_pipeline.clients import engage_wire as wire
 from treazure_pipeline.clients.absence import is_about_one, nobody
-from treazure_pipeline.clients.answers import Answer, unusable
+from treazure_pipeline.clients.answers import Answer, read
 from treazure_pipeline.clients.transport import Http, Pacer, RetryPolicy, Unpaced, in_time, revealed
-from treazure_pipeline.clients.wire import WireError
 from treazure_pipeline.errors import NotFoundError
 
 if TYPE_CHECKING:
@@ -99,9 +98,7 @@ class EngageClient:
         path = wire.balances_path(self._version)
         answer = self._http.ask("POST", path, content=body, headers=_HEADERS, auth=self._auth, before=before)
         identifier = answer.call.request_id
-        return self._read(
-            self._http.checked(answer), lambda received: wire.read_balances_answer(received, body, identifier)
-        )
+        return read(self._http.checked(answer), lambda received: wire.read_balances_answer(received, body, identifier))
 
     def add_points(self, body: bytes, idempotency_key: str, *, before: float = math.inf) -> list[wire.RefusedPoints]:
         """Add points (`wire.encode_added_points`) once, and return the rows that Engage did not take.
@@ -117,18 +114,18 @@ class EngageClient:
             lambda until: self._http.ask("POST", path, content=body, headers=headers, auth=self._auth, before=until),
             before,
         )
-        return self._read(self._http.checked(answer), wire.read_added_answer)
+        return read(self._http.checked(answer), wire.read_added_answer)
 
     def contact_count(self) -> int:
         """Return how many contacts Engage holds: the vendor's connection check."""
-        return self._read(self._get(wire.contact_count_path(self._version)), wire.read_contact_count)
+        return read(self._get(wire.contact_count_path(self._version)), wire.read_contact_count)
 
     def definitions(self) -> list[wire.Definition]:
         """Return all point definitions."""
         found: dict[int, wire.Definition] = {}
         for _ in range(_MOST_PAGES):
             params = {"offset": len(found), "count": wire.LARGEST_PAGE}
-            page = self._read(self._get(wire.definitions_path(self._version), params), wire.read_definitions)
+            page = read(self._get(wire.definitions_path(self._version), params), wire.read_definitions)
             known = len(found)
             found |= {definition.id: definition for definition in page}
             if len(page) < wire.LARGEST_PAGE or len(found) == known:
@@ -158,7 +155,7 @@ class EngageClient:
                 "count": wire.LARGEST_PAGE,
             }
             answer = self._get(wire.point_accounts_path(self._version), params)
-            page, total = self._read(answer, wire.read_point_accounts)
+            page, total = read(answer, wire.read_point_accounts)
             known = len(found)
             found |= {account.id: account for account in page}
             is_last = len(page) < wire.LARGEST_PAGE if total is None else len(found) >= total
@@ -177,9 +174,3 @@ class EngageClient:
             return self._http.checked(answer)
 
         return self._retry.call(once, pacer=self._pacer)
-
-    def _read(self, answer: Answer, read: Callable[[bytes], T]) -> T:
-        try:
-            return read(answer.body)
-        except WireError as error:
-            raise unusable(answer, str(error)) from None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urljoin
 
 from treazure_pipeline.clients import wire
-from treazure_pipeline.clients.answers import Answer, retry_after_seconds, unusable
+from treazure_pipeline.clients.answers import Answer, read, retry_after_seconds, unusable
 from treazure_pipeline.clients.transport import Http, RetryPolicy, jittered
 from treazure_pipeline.errors import (
     ExportExpiredError,
@@ -116,7 +116,7 @@ class Exports:
             return self._begun(answer, pieces)
         if answer.status not in wire.NOT_READY:
             raise self._http.failure(answer)
-        self._require_hope(answer, answer.body)
+        self._require_hope(answer)
         return _Seen(answer)
 
     def _begun(self, answer: Answer, pieces: Iterator[bytes]) -> _Seen:
@@ -135,13 +135,13 @@ class Exports:
             if len(head) > _LARGEST_STATUS_BYTES:
                 break
         whole = replace(answer, body=head.removeprefix(wire.BOM))
-        if not self._require_hope(whole, whole.body):
+        if not self._require_hope(whole):
             raise unusable(whole, "it is neither a JSON array of balances nor a status")
         return _Seen(answer)
 
-    def _require_hope(self, answer: Answer, body: bytes) -> bool:
+    def _require_hope(self, answer: Answer) -> bool:
         """Tell whether an answer names a status. Raises where that is one of failure."""
-        status = wire.read_export_status(body)
+        status = read(answer, wire.read_export_status)
         if status is None:
             return False
         if status.is_gone:

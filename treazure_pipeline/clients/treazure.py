@@ -15,10 +15,10 @@ import httpx
 
 from treazure_pipeline.clients import movements, wire
 from treazure_pipeline.clients.absence import is_about_one, nobody
-from treazure_pipeline.clients.answers import Answer, http_date, unusable
+from treazure_pipeline.clients.answers import Answer, http_date, read
 from treazure_pipeline.clients.exports import Exports
 from treazure_pipeline.clients.transport import Http, Pacer, RetryPolicy, Unpaced, in_time, revealed
-from treazure_pipeline.errors import AuthenticationError, InvalidAnswerError, NotFoundError, PermanentError
+from treazure_pipeline.errors import AuthenticationError, NotFoundError, PermanentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
@@ -152,10 +152,8 @@ class TreazureClient:
         """
         body = wire.encode_export_request(loyalty_id, mutated_from, mutated_to)
         answer = self._retry.call(lambda: self._ask("POST", wire.REQUEST_EXPORT, content=body), pacer=self._pacer)
-        try:
-            href = wire.read_export_link(answer.body, answer.headers.get("location"))
-        except wire.WireError as error:
-            raise unusable(answer, str(error)) from None
+        location = answer.headers.get("location")
+        href = read(answer, lambda received: wire.read_export_link(received, location))
         return BegunExport(
             self._http.local_path(href, answer.method, answer.path), http_date(answer.headers.get("date", ""))
         )
@@ -176,21 +174,18 @@ class TreazureClient:
         Raises NotFoundError where Treazure says 404.
         """
         answer = self._retry.call(lambda: self._ask("GET", wire.account_path(account)), pacer=self._pacer)
-        try:
-            return wire.read_account_balance(answer.body, loyalty_id)
-        except wire.WireError as error:
-            raise unusable(answer, str(error)) from None
+        return read(answer, lambda received: wire.read_account_balance(received, loyalty_id))
 
     def knows(self, account: str, loyalty_id: str) -> bool:
         """Tell whether Treazure may have this account: a 404 counts only where other accounts are found (`absence`)."""
 
-        def read(asked: str) -> object:
+        def ask(asked: str) -> object:
             return self.account_balance(asked, loyalty_id)
 
         try:
-            read(account)
+            ask(account)
         except NotFoundError:
-            return not is_about_one(read, account, self._witnesses)
+            return not is_about_one(ask, account, self._witnesses)
         return True
 
     def post_transaction(
@@ -204,19 +199,13 @@ class TreazureClient:
         """
         content = wire.encode_transaction(loyalty_id, amount, receipt, comment)
         answer = self._ask("POST", wire.transaction_path(account), content=content, before=before)
-        try:
-            return wire.read_transaction_balance(answer.body, loyalty_id)
-        except wire.WireError as error:
-            raise unusable(answer, str(error)) from None
+        return read(answer, lambda received: wire.read_transaction_balance(received, loyalty_id))
 
     def history(self, account: str, loyalty_id: str) -> movements.Log:
         """Return an account's points log in one programme. Raises NotFoundError where Treazure says 404."""
         path = wire.history_path(account, loyalty_id)
         answer = self._retry.call(lambda: self._ask("GET", path), pacer=self._pacer)
-        try:
-            return movements.read_log(answer.body)
-        except wire.WireError as error:
-            raise unusable(answer, str(error)) from None
+        return read(answer, movements.read_log)
 
     def _ask(
         self,
@@ -254,9 +243,7 @@ class TreazureClient:
             },
         )
         try:
-            return wire.read_token(self._http.checked(answer).body)
-        except wire.WireError as error:
-            raise InvalidAnswerError(f"the answer can't be used: {error}.", answer.call) from None
+            return read(self._http.checked(answer), wire.read_token)
         except PermanentError as error:
             if error.status != 400:
                 raise
