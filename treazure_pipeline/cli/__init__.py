@@ -110,7 +110,7 @@ class Commands(click.Group):
                 "The same command with --debug before it shows where.",
             )
             if ctx.params["debug"]:
-                traceback.print_exc()
+                click.echo(traceback.format_exc(), err=True)
             ctx.exit(1)
 
 

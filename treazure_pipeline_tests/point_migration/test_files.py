@@ -186,9 +186,10 @@ def test_what_is_left_after_each_expiry_is_rounded_like_the_balance_then(tmp_pat
     assert left == [2, 1, 1, 0, 0]
 
 
-_HOSTILE = st.text(
-    st.one_of(st.sampled_from("\"';=+-@\t\r\n\x00\u2028\ud83d\ufeff\u200b\uff1d \u00a0"), st.characters()), max_size=40
-)
+# As lists, since Hypothesis leaves half a surrogate pair out of texts.
+_HOSTILE = st.lists(
+    st.sampled_from(list("\"';=+-@\t\r\n\x00\u2028\ud83d\ufeff\u200b\uff1d \u00a0")) | st.characters(), max_size=40
+).map("".join)
 
 
 @given(text=_HOSTILE, receipt=_HOSTILE, key=_HOSTILE, mode=st.sampled_from(["log", "balance"]))
@@ -197,7 +198,7 @@ def test_whatever_a_text_or_a_key_holds_no_value_breaks_the_import(
     tmp_path_factory: pytest.TempPathFactory, text: str, receipt: str, key: str, mode: str
 ) -> None:
     folder = tmp_path_factory.mktemp("texts")
-    log = [Movement(BEGINNING, Decimal(1), "Load", Decimal(1), comment=text, receipt_nr=receipt)]
+    log = [Movement(BEGINNING, Decimal(1), "Load", Decimal(1), comment=clean(text), receipt_nr=clean(receipt))]
     keys = {contact(1): key.encode("utf-8", "ignore").decode(), contact(2): "M-2"}
     report = migrate(
         folder, dict.fromkeys(keys, log), dict.fromkeys(keys, Decimal(1)), keys=keys, key_type="ExternalId", mode=mode
