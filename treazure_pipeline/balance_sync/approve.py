@@ -15,8 +15,9 @@ from treazure_pipeline.terminal import instance, output
 @click.command("approve")
 @click.argument("digest")
 @click.option("--by", metavar="NAME", help="Who approves; it is kept. Default: the user of this session.")
+@click.option("--reason", default="", metavar="TEXT", help="Why; it is kept.")
 @output.json_option
-def command(*, digest: str, by: str | None, as_json: bool) -> None:
+def command(*, digest: str, by: str | None, reason: str, as_json: bool) -> None:
     """Approve the plan with this DIGEST: the next push sends its rows, within APPROVAL_LIFETIME_HOURS.
 
     Rows whose balance in Treazure has moved since are judged anew, with whatever else is pending.
@@ -27,7 +28,7 @@ def command(*, digest: str, by: str | None, as_json: bool) -> None:
     settings = load_settings()
     with open_ledger(settings, instance.prepare(settings).ledger_url) as ledger:
         lifetime = timedelta(hours=settings.approval_lifetime_hours)
-        plan = plans.approve(ledger, None, digest, by=by or _user(), lifetime=lifetime)
+        plan = plans.approve(ledger, None, digest, by=by or _user(), lifetime=lifetime, why=reason)
     if as_json:
         output.print_json(
             {"status": "ok", "digest": plan.digest, "approved_by": plan.approved_by, "approved_at": plan.approved_at,

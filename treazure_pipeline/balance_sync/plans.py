@@ -15,6 +15,7 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from treazure_pipeline.errors import SettingsError
+from treazure_pipeline.ledger import decisions
 from treazure_pipeline.ledger.batches import HELD, return_rows
 from treazure_pipeline.ledger.store import retried
 
@@ -157,7 +158,9 @@ def expire(ledger: Ledger, account: Account) -> None:
 
 
 @retried
-def approve(ledger: Ledger, account: Account | None, digest: str, *, by: str, lifetime: timedelta) -> Plan:
+def approve(
+    ledger: Ledger, account: Account | None, digest: str, *, by: str, lifetime: timedelta, why: str = ""
+) -> Plan:
     """Let an open plan through once, until `lifetime` from now; `digest` may be its beginning, six digits at least.
 
     Approving an approved plan again changes nothing. Raises SettingsError where no single open plan has this digest.
@@ -178,7 +181,32 @@ def approve(ledger: Ledger, account: Account | None, digest: str, *, by: str, li
         ((number, state),) = rows
         if state == "open":
             connection.execute(_APPROVE, {"id": number, "by": by, "lifetime": lifetime})
+            decisions.note(connection, "approved", _subject(connection, number), by=by, why=why)
     return _plan(ledger, number)
+
+
+@retried
+def let_be(ledger: Ledger, account: Account, digest: str, *, by: str, why: str) -> None:
+    """Note that a person has looked at an open plan and does not approve it; it stays held until a run replaces it.
+
+    Raises SettingsError where no open plan has this digest.
+    """
+    with ledger.transaction() as connection:
+        row = connection.execute(
+            "select id from plan where programme = %s and digest = %s and state = 'open'", (account.id, digest)
+        ).fetchone()
+        if row is None:
+            raise SettingsError("This plan does not wait any more: a newer run has replaced it, or it was approved.")
+        decisions.note(connection, "let be", _subject(connection, row[0]), by=by, why=why)
+
+
+def subject(plan: Plan) -> str:
+    """Return what decisions call a plan."""
+    return f"plan {plan.digest}"
+
+
+def _subject(connection: Connection[Any], number: int) -> str:
+    return subject(_read(connection, number))
 
 
 @retried

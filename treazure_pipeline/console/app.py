@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
-from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import Annotated
 from urllib.parse import urlsplit
 
 from fastapi import Depends, FastAPI, HTTPException, Request
@@ -16,37 +13,16 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
 
-from treazure_pipeline.alerts import state as alerts
-from treazure_pipeline.console import health, oidc
-from treazure_pipeline.console.access import READING, UnknownVisitorError, Visitor, needs, protected
+from treazure_pipeline.console import contact, health, oidc, plans
+from treazure_pipeline.console.access import READING, Rate, UnknownVisitorError, protected
+from treazure_pipeline.console.desk import Desk
 from treazure_pipeline.console.pages import page
 from treazure_pipeline.console.shield import HEALTH, READY, Shield
 from treazure_pipeline.console.sign_in import way_in
 from treazure_pipeline.errors import DatabaseError, PipelineError, SettingsError
-from treazure_pipeline.settings import ConsoleSettings, Role
-from treazure_pipeline.terminal.reading import Reading
 
 _STATIC = Path(__file__).parent / "static"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-
-
-@dataclass(frozen=True)
-class Desk:
-    """What every page works with. `check` raises at once where the ledger can't be used, so that no page waits."""
-
-    reading: Reading
-    settings: ConsoleSettings
-    check: Callable[[], None]
-
-
-def desk(request: Request) -> Desk:
-    """Return it, in working order."""
-    found: Desk = request.app.state.desk
-    found.check()
-    return found
-
-
-AtDesk = Annotated[Desk, Depends(desk)]
 
 
 def build_app(at: Desk) -> FastAPI:
@@ -54,6 +30,7 @@ def build_app(at: Desk) -> FastAPI:
     settings = at.settings
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, dependencies=[Depends(protected)])
     app.state.desk = at
+    app.state.lookups = Rate(contact.A_MINUTE)
     app.state.sign_in = way_in(settings)
     app.state.signs_out = settings.console_auth == "oidc"
     _routes(app)
@@ -81,7 +58,8 @@ def _routes(app: FastAPI) -> None:
     app.add_api_route(READY, ready, methods=["GET"])
     app.add_api_route("/console.css", stylesheet, methods=["GET"])
     app.add_api_route("/sign-out", sign_out, methods=["POST"])
-    app.add_api_route("/", show_health, methods=["GET"])
+    for module in (health, contact, plans):
+        app.include_router(module.router)
 
 
 async def alive() -> dict[str, str]:
@@ -107,17 +85,6 @@ async def sign_out(request: Request) -> Response:
     """End the session."""
     request.session.clear()
     return page(request, "message.html", title="Signed out", text="You are signed out of the console.")
-
-
-def show_health(request: Request, at: AtDesk, _: Annotated[Visitor, needs(Role.VIEWER)]) -> Response:
-    """How each programme stands."""
-    ledger = at.reading.ledger
-    try:
-        accounts = at.reading.accounts(())
-    except SettingsError:  # an empty ledger
-        accounts = []
-    programmes = [health.programme(ledger, account) for account in accounts]
-    return page(request, "health.html", programmes=programmes, alerts=alerts.firing(ledger), now=ledger.now())
 
 
 async def _refused(request: Request, error: Exception) -> Response:

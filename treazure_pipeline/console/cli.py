@@ -38,7 +38,8 @@ def command(host: str, port: int) -> None:
         )
     if any(importlib.util.find_spec(name) is None for name in _EXTRA):
         raise SettingsError("The console needs more packages.", hint="pip install 'treazure-pipeline[console]'.")
-    from treazure_pipeline.console.app import Desk, build_app
+    from treazure_pipeline.console.app import build_app
+    from treazure_pipeline.console.desk import Desk
     from treazure_pipeline.service.app import bind, server
 
     with reading(settings, connections=_CONNECTIONS) as opened:

@@ -8,9 +8,14 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
 
+from fastapi import APIRouter, Request
 from psycopg.rows import class_row
+from starlette.responses import Response
 
+from treazure_pipeline.alerts import state as alerts
 from treazure_pipeline.alerts.notify import STALE_AFTER
+from treazure_pipeline.console.desk import AsViewer, AtDesk
+from treazure_pipeline.console.pages import page
 from treazure_pipeline.console.plots import Bar, Line, bars, line
 from treazure_pipeline.ledger import figures
 from treazure_pipeline.ledger.figures import Status
@@ -109,6 +114,16 @@ def _balances(count: int) -> str:
 
 def _utc(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M} UTC"
+
+
+router = APIRouter()
+
+
+@router.get("/")
+def show(request: Request, at: AtDesk, _: AsViewer) -> Response:
+    """How each programme stands."""
+    programmes = [programme(at.ledger, account) for account in at.accounts()]
+    return page(request, "health.html", programmes=programmes, alerts=alerts.firing(at.ledger), now=at.ledger.now())
 
 
 @retried

@@ -161,6 +161,14 @@ CONTACT_TABLES = (
         since=_MIGRATION_ENDED,
     ),
     ContactTable("erasure"),
+    ContactTable("lookup"),
+    ContactTable(
+        "decision",
+        of="(strpos(t.subject, %(contact)s) > 0 or strpos(lower(t.why), %(contact)s) > 0)",
+        blank="why = ''",
+        full="t.why <> ''",
+        since="t.at",
+    ),
 )  # fmt: skip
 """Every table that says something of contacts."""
 

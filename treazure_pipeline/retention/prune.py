@@ -27,7 +27,7 @@ _BATCHES_AT_ONCE = 100
 class Pruned:
     """What was deleted, and `until` when the history reaches back now.
 
-    `stripped`: batches of which a part is needed; `findings`: of the verification, and its runs.
+    `stripped`: batches of which a part is needed; `findings`: of the verification, and its runs; `lookups`: in the console.
     """
 
     until: datetime
@@ -39,6 +39,7 @@ class Pruned:
     plan_lots: int
     rejections: int
     findings: int
+    lookups: int
 
 
 def prune(ledger: Ledger, days: int, *, rows: int = _ROWS, batches_at_once: int = _BATCHES_AT_ONCE) -> Pruned:
@@ -56,6 +57,7 @@ def prune(ledger: Ledger, days: int, *, rows: int = _ROWS, batches_at_once: int 
         plan_lots=_in_chunks(ledger, _PLAN_LOTS, until, rows),
         rejections=_in_chunks(ledger, _REJECTIONS, until, rows),
         findings=_in_chunks(ledger, _FINDINGS, until, rows) + _in_chunks(ledger, _VERIFICATION_RUNS, until, rows),
+        lookups=_in_chunks(ledger, _LOOKUPS, until, rows),
     )
 
 
@@ -171,6 +173,10 @@ delete from plan_lot where ctid = any (array(
 _REJECTIONS = """
 delete from rejection where (programme, digest) in (
     select programme, digest from rejection where resolved_at < %(until)s limit %(rows)s)
+"""
+
+_LOOKUPS = """
+delete from lookup where id = any (array(select id from lookup where at < %(until)s limit %(rows)s))
 """
 
 _FINDINGS = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,3 +62,9 @@ def reading(settings: ReadingSettings | None = None, *, connections: int = 2) ->
         if settings.treazure_base_url and settings.engage_base_url:
             owner.check(ledger, owner.systems(settings.treazure_base_url, settings.engage_base_url))
         yield Reading(ledger, settings)
+
+
+def run_url(run_id: str | None) -> str | None:
+    """Return where the Dagster UI shows a run; None where nobody has said where the UI is."""
+    base = os.environ.get("DAGSTER_WEBSERVER_URL", "").rstrip("/")
+    return f"{base}/runs/{run_id}" if base and run_id else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from dataclasses import asdict
 from typing import Any
@@ -12,6 +11,7 @@ from rich.table import Column, Table
 
 from treazure_pipeline.errors import SettingsError
 from treazure_pipeline.terminal import output
+from treazure_pipeline.terminal.reading import reading, run_url
 from treazure_pipeline.verification.explain import Explanation
 
 
@@ -21,7 +21,6 @@ from treazure_pipeline.verification.explain import Explanation
 @output.json_option
 def command(*, contact: str, names: tuple[str, ...], as_json: bool) -> None:
     """Show everything that is known of CONTACT's balance, oldest first, and how it stands. Changes nothing."""
-    from treazure_pipeline.terminal.reading import reading
     from treazure_pipeline.verification.explain import explain
 
     try:
@@ -46,14 +45,8 @@ def command(*, contact: str, names: tuple[str, ...], as_json: bool) -> None:
 
 
 def _plain(one: Explanation) -> dict[str, Any]:
-    events = [asdict(event) | {"run_url": _url(event.run_id)} for event in one.events]
+    events = [asdict(event) | {"run_url": run_url(event.run_id)} for event in one.events]
     return asdict(one) | {"events": events}
-
-
-def _url(run_id: str | None) -> str | None:
-    """Return where the Dagster UI shows a run; None where nobody has said where the UI is."""
-    base = os.environ.get("DAGSTER_WEBSERVER_URL", "").rstrip("/")
-    return f"{base}/runs/{run_id}" if base and run_id else None
 
 
 def _print(one: Explanation) -> None:
@@ -64,7 +57,7 @@ def _print(one: Explanation) -> None:
         Column("run", overflow="fold"), box=None,
     )  # fmt: skip
     for event in one.events:
-        run = _url(event.run_id) or event.run_id or ""
+        run = run_url(event.run_id) or event.run_id or ""
         table.add_row(f"{event.at:%Y-%m-%d %H:%M:%S}", event.kind.replace("_", " "), event.text, run)
     output.console().print(table)
     output.say("")

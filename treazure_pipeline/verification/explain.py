@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from psycopg.rows import dict_row
 
+from treazure_pipeline import people
 from treazure_pipeline.clients.engage_wire import UNKNOWN_CONTACT
 from treazure_pipeline.ledger.store import retried
 from treazure_pipeline.verification.rounds import ROUNDS_TO_HEAL
@@ -219,7 +220,7 @@ _TEXTS = {
         f"Treazure, asked for this account, confirms the balance (observation {facts['observation']})"
     ),
     "rejected": lambda facts: (
-        f"a row of an export was rejected, {facts['field']} {facts['value']}: {facts['reason']}"
+        f"a row of an export was rejected, {facts['field']} {people.said(facts['value'])}: {facts['reason']}"
         f" (seen {facts['seen']}x, last on {_time(facts['last_seen'])})"
     ),
     "vanished": lambda facts: f"the last full export does not list it any more ({facts['balance']} points stay)",

@@ -12,15 +12,17 @@ from functools import partial
 import httpx
 import pytest
 
-from treazure_pipeline.console.app import Desk, build_app
+from treazure_pipeline.console.app import build_app
+from treazure_pipeline.console.desk import Desk
 from treazure_pipeline.database import schema
 from treazure_pipeline.settings import load_console
 from treazure_pipeline.terminal.reading import reading
+from treazure_pipeline_tests.adjustments.conftest import _adjustment_sandbox, adjustment_shop, new_adjustment_shop
 from treazure_pipeline_tests.balance_sync.shop import new_shop, one_sandbox, shop
 from treazure_pipeline_tests.console.provider import CLIENT, SECRET, Provider, provider
 from treazure_pipeline_tests.console.serving import served
 
-__all__ = ["new_shop", "one_sandbox", "shop"]
+__all__ = ["_adjustment_sandbox", "adjustment_shop", "new_adjustment_shop", "new_shop", "one_sandbox", "shop"]
 
 _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 _TOKEN = re.compile(r'name="form" value="([^"]+)"')

@@ -8,9 +8,10 @@ from unittest.mock import Mock
 import pytest
 from fastapi.routing import APIRoute
 
-from treazure_pipeline.console import health
+from treazure_pipeline.alerts import state
 from treazure_pipeline.console.access import needed
-from treazure_pipeline.console.app import Desk, build_app
+from treazure_pipeline.console.app import build_app
+from treazure_pipeline.console.desk import Desk
 from treazure_pipeline.settings import load_console
 from treazure_pipeline_tests.console.conftest import Browser, Console, oidc_settings
 from treazure_pipeline_tests.console.provider import Provider
@@ -21,10 +22,13 @@ _NOWHERE = {"TREAZURE_PIPELINE_DATABASE_URL": "postgresql://nobody@localhost/non
 
 def routes() -> list[APIRoute]:
     app = build_app(Desk(Mock(), load_console(_NOWHERE), lambda: None))
-    return [route for route in app.routes if isinstance(route, APIRoute)]
+    # Newer versions keep an included router whole.
+    found = [each for one in app.routes for each in getattr(getattr(one, "original_router", None), "routes", [one])]
+    return [route for route in found if isinstance(route, APIRoute)]
 
 
 def test_every_page_names_the_role_it_needs() -> None:
+    assert len(routes()) > len(FREE)
     without = {one.path for one in routes() if needed(each.call for each in one.dependant.dependencies) is None}
     assert without == FREE
 
@@ -35,7 +39,7 @@ def test_a_form_that_no_page_of_the_session_has_made_is_refused(console: Console
     browser.get("/")
 
     for data in ({}, {"form": ""}, {"form": "guessed"}):
-        answer = browser.client.post(f"{browser.url}{path}".replace("{number}", "1"), data=data)
+        answer = browser.client.post(f"{browser.url}{path}", data=data)
         assert answer.status_code == 403
         assert "nothing was done" in answer.text
 
@@ -92,9 +96,9 @@ def test_a_form_that_is_too_large_is_refused(console: Console) -> None:
 def test_an_unexpected_error_shows_nothing_of_what_it_says(
     console: Console, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    browser: Browser = console(TREAZURE_LOYALTY_ID="loyalty")
+    browser: Browser = console()
     broken: Callable[..., object] = Mock(side_effect=ValueError("Anna Andersson"))
-    monkeypatch.setattr(health, "programme", broken)
+    monkeypatch.setattr(state, "firing", broken)
 
     answer = browser.get("/")
 

@@ -187,6 +187,17 @@ def test_transitions_of_finished_adjustments_and_resolved_rejections_go_and_the_
     assert shop.sql("select count(*) from adjustment") == [(3,)]
 
 
+def test_look_ups_in_the_console_go_when_they_are_old(shop: Shop) -> None:
+    for days in (401, 399):
+        shop.sql(
+            "insert into lookup (at, looked_by, contact) "
+            "values (now() - make_interval(days => %s), 'me', gen_random_uuid())",
+            days,
+        )
+    assert pruned(shop).lookups == 1
+    assert shop.sql("select count(*) from lookup") == [(1,)]
+
+
 def test_what_reading_back_found_goes_but_not_the_last_run_nor_the_verdicts(shop: Shop) -> None:
     shop.sync()
     for _ in range(2):

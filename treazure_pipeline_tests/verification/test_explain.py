@@ -111,7 +111,7 @@ def test_a_contact_with_every_kind_of_event_reads_right(new_verification_shop: C
         ("observed", "150 points (before: 120)"),
         ("sent", "refused this row"),
         ("sent", "150 points sent in batch 4, timeStamp"),
-        ("rejected", 'a row of an export was rejected, balance "many": '),
+        ("rejected", 'a row of an export was rejected, balance «"many"»: '),
         ("read_back", "Engage shows 1 points instead of 150; marked for sending again"),
         ("sent", "150 points sent in batch"),
         ("read_back", "Engage shows 150 points again; it differed since"),

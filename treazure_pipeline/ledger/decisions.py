@@ -1,0 +1,53 @@
+"""What people decided: who, when, what, about what and why, beside what it did, in the same transaction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from psycopg.rows import class_row
+
+from treazure_pipeline.ledger.store import retried
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from psycopg import Connection
+
+    from treazure_pipeline.ledger.store import Ledger
+
+SOMEBODY = "a person"
+"""Who decides where nobody has said who it is."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """`what`: such as approved; `subject`: such as a plan's digest; `why`: in their words, perhaps empty."""
+
+    at: datetime
+    decided_by: str
+    what: str
+    subject: str
+    why: str
+
+
+def note(connection: Connection[Any], what: str, subject: str, *, by: str, why: str = "") -> None:
+    """Note a decision in the transaction that carries it out."""
+    connection.execute(
+        "insert into decision (decided_by, what, subject, why) values (%s, %s, %s, %s)", (by, what, subject, why)
+    )
+
+
+@retried
+def latest(ledger: Ledger, limit: int, *, subject: str | None = None) -> list[Decision]:
+    """Return the latest decisions, newest first; about one subject, or all."""
+    with ledger.reading() as connection:
+        return (
+            connection.cursor(row_factory=class_row(Decision))
+            .execute(
+                "select at, decided_by, what, subject, why from decision "
+                "where %(subject)s::text is null or subject = %(subject)s order by id desc limit %(limit)s",
+                {"subject": subject, "limit": limit},
+            )
+            .fetchall()
+        )
