@@ -10,6 +10,7 @@ import itertools
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -36,6 +37,14 @@ _FORKS.set_forkserver_preload(
         "treazure_pipeline_tests.verification.dying_verification",
     ]
 )
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
 
 
 def started(work: Callable[..., object], *arguments: Any) -> BaseProcess:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import pytest
 
 from treazure_pipeline.database import embedded
 from treazure_pipeline_tests.cli.conftest import COMMAND
+from treazure_pipeline_tests.processes import free_port
 
 
 @dataclass
@@ -24,13 +24,6 @@ class Dev:
     def family(self) -> dict[str, psutil.Process]:
         """What it has started, children of children too, by what stands in the command lines."""
         return {" ".join(child.cmdline()): child for child in psutil.Process(self.process.pid).children(recursive=True)}
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 @pytest.fixture
