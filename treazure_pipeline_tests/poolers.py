@@ -40,7 +40,7 @@ def pooler(url: str, home: Path, **options: object) -> Iterator[sa.URL]:
         "auth_file": home / "users",
     }
     (home / "ini").write_text(
-        f"[databases]\n{direct.database} = host={host} port={direct.port or 5432} user={direct.username}\n[pgbouncer]\n"
+        f"[databases]\n* = host={host} port={direct.port or 5432} user={direct.username}\n[pgbouncer]\n"
         + "".join(f"{name} = {value}\n" for name, value in (settings | options).items())
     )
     # Not as root, and as somebody who gets to the server's socket.
