@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import threading
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Self
@@ -16,13 +17,14 @@ from treazure_pipeline.clients.engage import EngageClient
 from treazure_pipeline.clients.transport import LEASE_MARGIN_SECONDS, VENDOR_WAITS, RetryPolicy
 from treazure_pipeline.clients.treazure import TreazureClient
 from treazure_pipeline.database import embedded
-from treazure_pipeline.errors import DatabaseUnavailableError
+from treazure_pipeline.errors import DatabaseUnavailableError, SettingsError
 from treazure_pipeline.ledger import owner
 from treazure_pipeline.ledger.figures import witnesses
 from treazure_pipeline.ledger.limiter import Priority, shared_rate
 from treazure_pipeline.ledger.store import Ledger
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
 
     from treazure_pipeline.clients.transport import Pacer
@@ -93,6 +95,18 @@ class Connections:
             )
         threads = self.settings.engage_concurrency + self.settings.treazure_concurrency
         return open_ledger(self.settings, url, connections=threads + 6)
+
+    @contextmanager
+    def for_long_reading(self) -> Iterator[Ledger]:
+        """Lend the ledger's replica where the settings name one, else the ledger: a long snapshot holds vacuum back."""
+        settings = self.settings
+        if settings.replica_url is None:
+            yield self.ledger
+            return
+        with Ledger(settings.replica_url.get_secret_value(), connections=1) as replica:
+            if not owner.check(replica, owner.systems(settings.treazure_base_url, settings.engage_base_url)):
+                raise SettingsError("TREAZURE_PIPELINE_REPLICA_URL names no replica of this ledger.")
+            yield replica
 
     @cached_property
     def treazure(self) -> TreazureClient:

@@ -337,6 +337,10 @@ class Settings(MasterSettings):
     migration_delivery_url: SecretStr | None = Field(
         default=None, description="an fsspec URL; None means a folder in the home, where the ledger is embedded"
     )
+    replica_url: DatabaseUrl | None = Field(
+        default=None, validation_alias="TREAZURE_PIPELINE_REPLICA_URL", description="a replica of the ledger"
+    )
+
     migration_report_url: SecretStr | None = Field(
         default=None, description="an fsspec URL; None means a folder in the home, where the ledger is embedded"
     )

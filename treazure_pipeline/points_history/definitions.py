@@ -33,7 +33,10 @@ class HistoryConfig(dg.Config):
 
     full: bool = Field(default=False, description="Read the logs of all contacts, not only of those that changed.")
     max_hours: float = Field(
-        default=5.0, gt=0, le=10, description="End in good order after so many hours; the next run goes on."
+        default=5.0,
+        gt=0,
+        le=10,
+        description="End in good order after so many hours, export included; the next run goes on.",
     )
     export_url: str | None = Field(
         default=None,
@@ -107,7 +110,9 @@ def _refresh(
         )  # fmt: skip
         exported = None
         if config.export_url is not None and done.error is None:
-            exported = export.export(connections.ledger, account, config.export_url)
+            left = timedelta(hours=config.max_hours).total_seconds() - done.seconds
+            with connections.for_long_reading() as ledger:
+                exported = export.export(ledger, account, config.export_url, most_seconds=left)
         state = store.state(connections.ledger, account)
         differing = frames.history_differences(connections.ledger, account, limit=md.SAMPLE_ROWS)
         failed = frames.history_failures(connections.ledger, account, limit=md.SAMPLE_ROWS)
@@ -172,7 +177,7 @@ def _figures(done: Refreshed, exported: "Exported | None") -> dict[str, Any]:
     if exported is not None:
         figures |= {
             "dagster/uri": exported.url, "files_written": exported.written, "files_removed": exported.removed,
-            "months": exported.months, "rows_exported": exported.rows, "seconds_export": round(exported.seconds, 3),
+            "months": exported.months, "months_left": exported.left, "rows_exported": exported.rows, "seconds_export": round(exported.seconds, 3),
         }  # fmt: skip
     return figures
 

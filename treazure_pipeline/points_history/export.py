@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import time
 import uuid
 from dataclasses import dataclass
@@ -59,13 +60,17 @@ class ExportError(PipelineError):
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export did: months there are, files written and removed, rows written; `url` without secrets."""
+    """What an export did: months there are, files written and removed, rows written; `url` without secrets.
+
+    `left`: months that there was no time for.
+    """
 
     url: str
     months: int
     written: int
     removed: int
     rows: int
+    left: int
     seconds: float
 
 
@@ -96,22 +101,28 @@ def has_secret(url: str) -> bool:
     return bool(_secrets(url))
 
 
-def export(ledger: Ledger, account: Account, url: str) -> Exported:
+def export(ledger: Ledger, account: Account, url: str, *, most_seconds: float = math.inf) -> Exported:
     """Write the months that are not there yet as they are in the database; leave the others alone.
 
-    A file appears under its name when it is whole. Memory does not grow with the rows.
+    Only reads from the ledger, so that may be a replica. A file appears under its name when it is whole. Memory does not
+    grow with the rows. No month is begun after `most_seconds`.
     """
     began = time.perf_counter()
     check_url(url)
     try:
         files, root = fsspec.core.url_to_fs(url)
-        with store.months(ledger, account) as snapshot:
-            target = _Target(files, root.rstrip("/"), account.name)
-            target.sweep()
-            written = [month for month in snapshot.months if month.rows and target.state_of(month) != _state(month)]
-            for month in written:
-                target.write(snapshot, month)
-            removed = sum(target.remove(month) for month in snapshot.months if not month.rows)
+        target = _Target(files, root.rstrip("/"), account.name)
+        target.sweep()
+        months = store.months(ledger, account)
+        removed = sum(target.remove(month) for month in months if not month.rows)
+        outdated = [month for month in months if month.rows and target.state_of(month) != _state(month)]
+        written: list[Month] = []
+        for month in outdated:
+            if time.perf_counter() - began >= most_seconds:
+                break
+            with store.unchanging(ledger, account, month.month) as snapshot:
+                target.write(snapshot)
+                written.append(snapshot.month)
     except PipelineError:
         raise
     except pa.ArrowInvalid as error:
@@ -132,8 +143,8 @@ def export(ledger: Ledger, account: Account, url: str) -> Exported:
             hint="Run it again: files that are whole are not written again.",
         ) from None
     return Exported(
-        shown(url), sum(month.rows > 0 for month in snapshot.months), len(written), removed,
-        sum(month.rows for month in written), time.perf_counter() - began,
+        shown(url), sum(month.rows > 0 for month in months), len(written), removed,
+        sum(month.rows for month in written), len(outdated) - len(written), time.perf_counter() - began,
     )  # fmt: skip
 
 
@@ -157,8 +168,9 @@ class _Target:
             return None
         return held
 
-    def write(self, snapshot: Snapshot, month: Month) -> None:
+    def write(self, snapshot: Snapshot) -> None:
         """Write a month under a name that readers of the folder pass over, then give it its own."""
+        month = snapshot.month
         path = self._path(month)
         folder = path.rpartition("/")[0]
         part = f"{folder}/{self._part}{uuid.uuid4().hex}"
@@ -168,7 +180,7 @@ class _Target:
             with (
                 self._files.open(part, "wb") as file,
                 pq.ParquetWriter(file, SCHEMA.with_metadata({_STATE: _state(month)}), compression="zstd") as writer,
-                snapshot.csv(month) as rows,
+                snapshot.csv() as rows,
             ):
                 for batch in _batches(self._programme, rows):
                     writer.write_batch(batch)

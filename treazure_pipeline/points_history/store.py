@@ -219,30 +219,40 @@ def state(ledger: Ledger, account: Account) -> State:
     return State(*row)
 
 
-@contextmanager
-def months(ledger: Ledger, account: Account) -> Iterator[Snapshot]:
-    """Lend one unchanging view of all movements, for an export."""
+@retried
+def months(ledger: Ledger, account: Account) -> list[Month]:
+    """Return all months that a programme has or had movements in, in their order."""
     with ledger.reading() as connection:
-        yield Snapshot(connection, account)
+        rows = connection.execute(
+            "select month, rows, changed_at from points_history_month where programme = %s order by month",
+            (account.id,),
+        ).fetchall()
+    return [Month(*row) for row in rows]
+
+
+@contextmanager
+def unchanging(ledger: Ledger, account: Account, month: date) -> Iterator[Snapshot]:
+    """Lend one unchanging view of a month, for an export: one month at a time, since it holds vacuum back everywhere."""
+    with ledger.reading() as connection:
+        row = connection.execute(
+            "select month, rows, changed_at from points_history_month where programme = %s and month = %s",
+            (account.id, month),
+        ).fetchone()
+        assert row is not None
+        yield Snapshot(connection, account, Month(*row))
 
 
 class Snapshot:
-    """All movements of a programme as they were at one moment."""
+    """The movements of a programme's month as they were at one moment; `month` tells of that state."""
 
-    def __init__(self, connection: psycopg.Connection[TupleRow], account: Account) -> None:
+    def __init__(self, connection: psycopg.Connection[TupleRow], account: Account, month: Month) -> None:
         self._connection = connection
         self._account = account
-        self.months = [
-            Month(*row)
-            for row in connection.execute(
-                "select month, rows, changed_at from points_history_month where programme = %s order by month",
-                (account.id,),
-            )
-        ]
+        self.month = month
 
     @contextmanager
-    def csv(self, month: Month) -> Iterator[Iterator[bytes]]:
-        """Read a month in the order of time as CSV, row by row: contact, position, and `COLUMNS`.
+    def csv(self) -> Iterator[Iterator[bytes]]:
+        """Read the month in the order of time as CSV, row by row: contact, position, and `COLUMNS`.
 
         Times are microseconds since 1970, properties JSON texts; what is empty and unquoted is null.
         """
@@ -252,13 +262,13 @@ class Snapshot:
             cursor.copy(
                 f"copy (select contact, position, {columns} from points_history where {_OF_MONTH} "
                 "order by date_time, contact, position) to stdout (format csv)",
-                self._bounds(month),
+                self._bounds(),
             ) as copy,
         ):
             yield (bytes(row) for row in copy)
 
-    def _bounds(self, month: Month) -> dict[str, Any]:
-        start = month.month
+    def _bounds(self) -> dict[str, Any]:
+        start = self.month.month
         end = date(start.year + start.month // 12, start.month % 12 + 1, 1)
         return {"programme": self._account.id, "start": start, "end": end}
 
@@ -266,7 +276,7 @@ class Snapshot:
 @retried
 def too_long(ledger: Ledger, account: Account, *, digits: int, decimals: int) -> tuple[str, int] | None:
     """Return contact and position of a movement whose points have more digits than these, None without any."""
-    with ledger.transaction() as connection:
+    with ledger.reading() as connection:
         found = connection.execute(
             "select contact::text, position from points_history where programme = %(programme)s "
             "and (scale(trim_scale(amount)) > %(decimals)s or scale(trim_scale(balance)) > %(decimals)s "

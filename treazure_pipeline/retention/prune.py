@@ -111,8 +111,10 @@ def _prune_batches(ledger: Ledger, until: datetime, at_once: int) -> tuple[int, 
 
 
 _MEGABYTES = """
-select name, round(pg_total_relation_size(name::regclass) / 1e6, 3)::float
-from unnest(array['change', 'batch', 'observation', 'adjustment_transition', 'plan_lot', 'rejection', 'finding']) name
+select name, round((pg_total_relation_size(name::regclass)
+       + (select coalesce(sum(pg_total_relation_size(inhrelid)), 0) from pg_inherits where inhparent = name::regclass)) / 1e6, 3)::float
+from unnest(array['change', 'batch', 'observation', 'adjustment_transition', 'plan_lot', 'rejection', 'finding',
+                  'points_history']) name
 """
 
 _CHANGES = """

@@ -70,7 +70,8 @@ def unknown_tables(adjustment_shop: AdjustmentShop) -> set[str]:
         "select distinct c.table_name from information_schema.columns c join information_schema.tables t "
         "using (table_schema, table_name) where c.table_schema = 'treazure_pipeline' and t.table_type = 'BASE TABLE' "
         "and (c.column_name in ('body', 'payload', 'raw', 'comment', 'description') "
-        "or c.udt_name in ('uuid', '_uuid')) and c.table_name not in ('alert', 'verification_progress')"
+        "or c.udt_name in ('uuid', '_uuid')) and c.table_name not in ('alert', 'verification_progress') "
+        "and not (select relispartition from pg_class where oid = to_regclass('treazure_pipeline.' || c.table_name))"
     )
     return {name for (name,) in tables} - {place.table for place in contacts.CONTACT_TABLES}
 

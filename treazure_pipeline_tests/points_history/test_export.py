@@ -4,19 +4,26 @@ import json
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
+import sqlalchemy as sa
 
 from treazure_pipeline.errors import SettingsError
 from treazure_pipeline.points_history import export as points_history_export
+from treazure_pipeline.points_history import store
 from treazure_pipeline.points_history.export import Exported, ExportError, export
+from treazure_pipeline_tests import roles
 from treazure_pipeline_tests.balance_sync.shop import Shop, account_of
+from treazure_pipeline_tests.databases import Databases
 from treazure_pipeline_tests.points_history.conftest import Logs, movement, read_logs
 
 A, B = (f"{letter * 8}-0000-4000-8000-000000000000" for letter in "ab")
@@ -117,6 +124,58 @@ def test_digits_that_parquet_can_t_hold_are_named_and_nothing_is_rounded(logs: L
     with pytest.raises(ExportError, match=rf"points of movement 1 of contact {A} can't be held"):
         exported(logs.shop, tmp_path)
     assert [file for file in tmp_path.rglob("*") if file.is_file()] == []
+
+
+def test_what_there_is_no_time_for_is_left_to_the_next_export(logs: Logs, tmp_path: Path) -> None:
+    logs_of_three_months(logs)
+    with logs.shop.connect() as connections:
+        done = export(connections.ledger, account_of(connections), str(tmp_path), most_seconds=0)
+    assert (done.written, done.left) == (0, 3)
+    assert exported(logs.shop, tmp_path).written == 3
+
+
+def test_each_month_is_read_in_a_snapshot_of_its_own(
+    logs: Logs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs_of_three_months(logs)
+    unchanging = store.unchanging
+
+    @contextmanager
+    def and_changed_meanwhile(*which: Any) -> Iterator[Any]:
+        with unchanging(*which) as snapshot:
+            logs.shop.sql("update points_history set amount = amount + 100 where date_time >= '2026-02-01'")
+            yield snapshot
+
+    monkeypatch.setattr(store, "unchanging", and_changed_meanwhile)
+    exported(logs.shop, tmp_path)
+    amounts = {
+        row["month"]: int(row["amount"]) // 100 for row in read_back(tmp_path).to_pylist() if row["contact"] == A
+    }
+    assert amounts == {"2026-01": 0, "2026-02": 1, "2026-03": 2}
+
+
+def test_a_replica_is_read_where_the_settings_name_one(logs: Logs, tmp_path: Path, databases: Databases) -> None:
+    logs_of_three_months(logs)
+    name = str(sa.make_url(logs.shop.database_url).database)
+    with databases.new(name) as replica:
+        logs.shop.sql(f"alter database {replica} set default_transaction_read_only = on")
+        logs.shop.sql("delete from points_history; delete from points_history_month")
+        url = databases.url(replica, roles.RUNTIME)
+        with (
+            logs.shop.connect(TREAZURE_PIPELINE_REPLICA_URL=url) as connections,
+            connections.for_long_reading() as ledger,
+        ):
+            assert export(ledger, account_of(connections), str(tmp_path)).rows == 5
+
+
+def test_a_replica_of_another_ledger_is_refused(logs: Logs, databases: Databases, ledger_template: str) -> None:
+    with (
+        databases.new(ledger_template) as other,
+        logs.shop.connect(TREAZURE_PIPELINE_REPLICA_URL=databases.url(other, roles.RUNTIME)) as connections,
+        pytest.raises(SettingsError, match="names no replica of this ledger"),
+        connections.for_long_reading(),
+    ):
+        pass
 
 
 def test_texts_and_missing_values_come_back_as_they_are(logs: Logs, tmp_path: Path) -> None:
