@@ -47,7 +47,7 @@ check: $(STAMP) ## Formatter, linter, types, import contracts, and whether Dagst
 	@mkdir -p $(CHECK_HOME) && touch $(CHECK_HOME)/dagster.yaml
 	@VIRTUAL_ENV=$(CURDIR)/$(VENV) DAGSTER_HOME=$(CHECK_HOME) $(EXAMPLE_SETTINGS) $(BIN)/dg check defs
 
-format: $(STAMP) ## Format the code and mend what the linter can mend
+format: $(STAMP) ## Format the code and fix what the linter can fix
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
 

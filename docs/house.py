@@ -41,6 +41,7 @@ SAYS = {
     "people": "what may be shown",
     "private": "files for the owner alone",
     "texts": "from outside, cleaned",
+    "conventions": "stated once",
     "tracing": "spans, where asked for",
 }
 

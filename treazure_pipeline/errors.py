@@ -185,9 +185,9 @@ class TooLateError(TransientError):
 
     def __init__(self, call: Call) -> None:
         super().__init__(
-            "its time was over before it could be sent, so it was not.",
+            "its time ran out before it could be sent, so it was not sent.",
             call,
-            hint="It is sent anew; lower the number of threads if this goes on.",
+            hint="It will be sent again. If this keeps happening, lower the number of threads.",
             sent=False,
         )
 

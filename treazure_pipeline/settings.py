@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from enum import IntEnum
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -31,6 +31,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from treazure_pipeline import conventions
 from treazure_pipeline.database import embedded, homes
 from treazure_pipeline.database.urls import canonical
 from treazure_pipeline.errors import SettingsError
@@ -67,22 +68,13 @@ _SWITCH = {
 }
 
 
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def _base_url(value: str) -> str:
     url = urlsplit(value)
     if url.scheme not in {"http", "https"} or not url.hostname:
         raise ValueError("must be an address such as https://example.org")
     if url.username or url.password or url.query or url.fragment:
         raise ValueError("must hold no user, password, query or fragment")
-    if url.scheme == "http" and not _is_loopback(url.hostname):
+    if url.scheme == "http" and not conventions.is_loopback(url.hostname):
         raise ValueError("must begin with https:// (plain http is for this machine only)")
     return value.rstrip("/")
 
@@ -100,7 +92,7 @@ def _beginning(value: object) -> object:
     if isinstance(value, date) and not isinstance(value, datetime):
         value = datetime.combine(value, time.min)
     if isinstance(value, datetime):
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        return conventions.in_utc(value)
     return value
 
 
@@ -158,7 +150,7 @@ def _ping_url(value: SecretStr | None) -> SecretStr | None:
         url = urlsplit(value.get_secret_value())
         if url.scheme not in {"http", "https"} or not url.hostname:
             raise ValueError("must be an address such as https://example.org/ping")
-        if url.scheme == "http" and not _is_loopback(url.hostname):
+        if url.scheme == "http" and not conventions.is_loopback(url.hostname):
             raise ValueError("must begin with https:// (plain http is for this machine only)")
     return value
 
@@ -625,7 +617,7 @@ def _error(problems: Mapping[str, str]) -> SettingsError:
     problems = {variable: problem for variable, problem in problems.items() if f"{variable}_FILE" not in problems}
     heading = "1 setting needs" if len(problems) == 1 else f"{len(problems)} settings need"
     lines = "".join(f"\n  {variable} {problem}." for variable, problem in problems.items())
-    return SettingsError(f"{heading} to be mended before anything can run:{lines}")
+    return SettingsError(f"{heading} to be fixed before anything can run:{lines}")
 
 
 def _reason(details: ErrorDetails) -> str:

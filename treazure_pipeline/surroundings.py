@@ -49,7 +49,7 @@ def _named(error: BaseException) -> PipelineError | None:
         what, hint = _KNOWN[error.errno]
         return PipelineError(f"{what} ({error.filename})." if error.filename else f"{what}.", hint=hint)
     if isinstance(error, MemoryError):
-        return PipelineError("There is not enough memory.", hint="Give the process more.")
+        return PipelineError("There is not enough memory.", hint="Give the process more memory.")
     return None
 
 
@@ -57,5 +57,5 @@ def dagster_unavailable(reason: BaseException | str) -> DatabaseUnavailableError
     """Return the error of Dagster's storage that can't be used."""
     return DatabaseUnavailableError(
         f"Dagster's storage can't be used: {' '.join(str(reason).split()).rstrip('.')}.",
-        hint="Run `treazure-pipeline db upgrade`, or see that DAGSTER_POSTGRES_URL and its role's rights are right.",
+        hint="Run `treazure-pipeline db upgrade`, or check DAGSTER_POSTGRES_URL and the rights of its role.",
     )

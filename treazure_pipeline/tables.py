@@ -112,8 +112,8 @@ class CsvFile:
             found.append((len(headings), separator, names))
         raise SettingsError(
             f"The file {self.name} begins with {people.said(shown(line))}.",
-            hint=f"Its first line should name the columns {', '.join(self.columns)} and no other, separated by commas, "
-            f"semicolons or tabs. Needed: {', '.join(self.needed)}.",
+            hint=f"Its first line should name the columns {', '.join(self.columns)} and no others, separated by "
+            f"commas, semicolons or tabs. Needed: {', '.join(self.needed)}.",
         )
 
 

@@ -41,7 +41,7 @@ STATES = ("received", "queued", "sending", "posted", "done", "rejected", "uncert
 
 @click.group("adjustments")
 def command() -> None:
-    """List adjustments, add some by hand, retry or discard what needs a person."""
+    """List adjustments, add some by hand, and retry or discard those that need a person."""
 
 
 @command.command("list")
@@ -74,17 +74,20 @@ def list_(*, states: tuple[str, ...], limit: int, as_json: bool) -> None:
 
 @command.command()
 @click.option("--contact", help="The contact's GUID.")
-@click.option("--amount", help="Points to add, or to take where negative.")
+@click.option("--amount", help="Points to add; negative to take.")
 @click.option("--definition-id", type=int, default=1, show_default=True, help="Engage's point definition.")
-@click.option("--description", default="", help="What Treazure shows; cut to 100 characters.")
+@click.option("--description", default="", help="The text Treazure shows, cut to 100 characters.")
 @click.option(
     "--csv",
     "path",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Many, from a file with the columns contact, amount, definition_id, description; commas, semicolons or tabs.",
+    help="A file with several: columns contact, amount, definition_id, description, separated by commas, semicolons or tabs.",
 )
-@click.option("--reference", help="Names this addition: the same one is added once only. Default: new each time.")
-@click.option("--yes", is_flag=True, help="Add them; without it they are only checked and shown.")
+@click.option(
+    "--reference",
+    help="A name for this addition. What was added under the same name is not added twice. Default: a new one each time.",
+)
+@click.option("--yes", is_flag=True, help="Add them. Without it they are only checked and shown.")
 @output.json_option
 @click.pass_context
 def add(
@@ -128,11 +131,13 @@ def add(
         output.print_json({"status": "failed" if problems else "ok", "checked": len(given), "problems": problems,
                            "points": str(total), "added": added, "dry_run": not yes, "reference": name})  # fmt: skip
     else:
-        output.say(f"{len(fine):,} of {len(given):,} are fine, {total:,} points in total; {added:,} added.")
+        output.say(f"{len(fine):,} of {len(given):,} lines are fine, {total:,} points in total; {added:,} added.")
         if fine and not yes:
-            output.say("Nothing was added yet: the same with --yes adds what is fine.")
+            output.say("Nothing was added yet. Run it again with --yes to add the lines that are fine.")
         elif fine and problems:
-            output.say(f"Mend the other lines where they are and add with --reference {name}: none is added twice.")
+            output.say(
+                f"Fix the other lines in the same file and add it again with --reference {name}. No line is added twice."
+            )
     ctx.exit(SettingsError.exit_code if problems else 0)
 
 
@@ -152,13 +157,13 @@ def retry(*, numbers: tuple[int, ...], as_json: bool) -> None:
 @command.command()
 @click.argument("numbers", nargs=-1, type=int, required=True)
 @click.option("--reason", required=True, help="Why; it is kept.")
-@click.option("--posted", is_flag=True, help="It stands in Treazure: nothing more is to be done.")
-@click.option("--dead-letters", is_flag=True, help="The numbers are those of dead letters; they are kept.")
+@click.option("--posted", is_flag=True, help="Treazure has it; nothing more to do.")
+@click.option("--dead-letters", is_flag=True, help="The numbers are those of dead letters. They stay stored.")
 @output.json_option
 def discard(*, numbers: tuple[int, ...], reason: str, posted: bool, dead_letters: bool, as_json: bool) -> None:
     """Give up adjustments that are not finished, or say that an uncertain one stands in Treazure."""
     if posted and dead_letters:
-        raise SettingsError("--posted and --dead-letters do not go together.")
+        raise SettingsError("--posted and --dead-letters can't be used together.")
     with _ledger(load_settings()) as ledger:
         if dead_letters:
             changed = [number for number in numbers if queue.settle_dead_letter(ledger, number, reason)]
@@ -174,7 +179,7 @@ def _say_changed(changed: list[int], numbers: tuple[int, ...], what: str, *, as_
         return
     output.say(f"{len(changed)} {what}.")
     if unchanged:
-        output.say(f"Not in a state for this: {', '.join(map(str, unchanged))}.")
+        output.say(f"Their state doesn't allow this: {', '.join(map(str, unchanged))}.")
 
 
 def _rows(found: pd.DataFrame) -> list[dict[str, Any]]:

@@ -67,13 +67,13 @@ def build_adjustments(programmes: Sequence[Programme], names: Names) -> dg.Defin
             dg.AssetCheckSpec("nothing_is_uncertain", asset=key,
                               description="No adjustment waits for a person to say whether Treazure has it (I4)."),
             dg.AssetCheckSpec("queue_moves", asset=key,
-                              description="Nothing has waited for long; Engage itself gives up after 27.5 hours."),
+                              description="Nothing has waited for long. Engage gives up after 27.5 hours."),
             dg.AssetCheckSpec("nothing_is_rejected", asset=key,
-                              description="No adjustment was rejected and no delivery unreadable."),
+                              description="No adjustment was rejected, and no delivery was unreadable."),
         ],
         description=(
-            "Points given in Engage, posted to Treazure exactly once each, in the order of their arrival, and set in "
-            "Engage as the new balance."
+            "Points given in Engage, each posted to Treazure exactly once, in order of arrival. The new balance "
+            "is then set in Engage."
         ),
     )  # fmt: skip
     def processed_adjustments(
@@ -88,7 +88,7 @@ def build_adjustments(programmes: Sequence[Programme], names: Names) -> dg.Defin
         selection=dg.AssetSelection.assets(processed_adjustments),
         executor_def=dg.in_process_executor,
         tags=FIRST | at_most(hours=6),
-        description="Posts what is due in the queue of adjustments to Treazure, and sets the balances in Engage.",
+        description="Posts due adjustments from the queue to Treazure, and sets the balances in Engage.",
     )
 
     @dg.sensor(
@@ -96,7 +96,7 @@ def build_adjustments(programmes: Sequence[Programme], names: Names) -> dg.Defin
         job=job,
         minimum_interval_seconds=SENSOR_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Starts a run when something is due and none is under way. No run key: the queue itself remembers.",
+        description="Starts a run when something is due and none is under way. It needs no run key; the queue remembers what was done.",
     )
     def adjustment_queue_sensor(
         context: dg.SensorEvaluationContext, connections: dg.ResourceParam[Connections]

@@ -133,9 +133,7 @@ def _kind(value: object) -> str:
 
 def _require_open(encrypted: object) -> None:
     if str(encrypted).casefold() == "true":
-        raise _DeadError(
-            "The payload is encrypted: end-to-end encryption has to be switched off at the endpoint in Engage."
-        )
+        raise _DeadError("The payload is encrypted: switch end-to-end encryption off at the endpoint in Engage.")
 
 
 def _id(value: object) -> str | None:
@@ -150,7 +148,7 @@ def _payload(event_id: str, found: object) -> str:
     if not isinstance(found, dict):
         raise _DeadError("The payload is no object.")
     if len(event_id) > LONGEST_ID or clean(event_id) != event_id:
-        raise _DeadError(f"The event's id has more than {LONGEST_ID} characters, or some that no id has.")
+        raise _DeadError(f"The event's id has more than {LONGEST_ID} characters, or some that an id can't have.")
     payload = _spelt(clean_all(found), _PAYLOAD)
     for name in _NUMBERS:
         points = wire.points_of(str(payload.get(name))) if isinstance(payload.get(name), str | Decimal) else None

@@ -302,7 +302,7 @@ class Store:
         }
         others = {row[0] for row in await self._do(_STORE_OTHERS, values)}
         if others:
-            log.warning("%d events came under the id of another one; each counts by itself.", len(others))
+            log.warning("%d events came with the id of another event. Each counts on its own.", len(others))
         return others
 
     async def _poll_for_ever(self) -> None:

@@ -6,7 +6,6 @@ Threads post; one thread pushes what they have posted, many rows a request, so t
 from __future__ import annotations
 
 import logging
-import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,7 @@ from datetime import timedelta
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
-from treazure_pipeline import people, tracing
+from treazure_pipeline import conventions, people, tracing
 from treazure_pipeline.adjustments import evidence, queue
 from treazure_pipeline.balance_sync import merge
 from treazure_pipeline.balance_sync.push import push_contacts
@@ -50,7 +49,6 @@ _REPLAYED = timedelta(days=30)  # what a restored ledger has lost may be sent ag
 _PUSH_AT_ONCE = 1000
 _LINGER_NO_LONGER = 60.0
 _LOOK_EVERY = 0.25
-_GUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 class SenselessError(ValueError):
@@ -199,9 +197,11 @@ def sense(event: Received, definitions: Mapping[int, Account], *, refuse_long: b
     definition = payload.get("pointDefinitionId")
     if type(definition) is not int or definition not in definitions:
         known = ", ".join(map(str, sorted(definitions))) or "none"
-        raise SenselessError(f"pointDefinitionId ({people.value(definition)}) is none of the programmes' ({known}).")
+        raise SenselessError(
+            f"pointDefinitionId ({people.value(definition)}) belongs to no programme (there are: {known})."
+        )
     contact = payload.get("contactId")
-    if not isinstance(contact, str) or not _GUID.fullmatch(contact):
+    if not isinstance(contact, str) or not conventions.GUID.fullmatch(contact):
         raise SenselessError(f"contactId ({people.value(str(contact))}) must be a GUID.")
     amount = exact_amount(payload.get("amount"))
     description = payload.get("description")
@@ -406,7 +406,7 @@ def prove_receipts(work: Work, *, every: float = _PROVE_EVERY) -> None:
                 movements = run.treazure.history(contact, run.account.loyalty_id).movements
                 balance = run.treazure.account_balance(contact, run.account.loyalty_id)
             except RemoteError as error:
-                logger.warning("Whether receipts come back could not be looked at. %s", error)
+                logger.warning("Whether receipts come back could not be checked. %s", error)
                 continue
             returned = evidence.returned(receipt, movements)
             if returned.length or reaches(movements, balance):  # a history that lags says nothing of what it lacks

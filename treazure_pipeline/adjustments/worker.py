@@ -24,7 +24,7 @@ WAIT_AFTER_FAILURE_SECONDS = 10.0
 
 @click.command("worker")
 def command() -> None:
-    """Process adjustments as they arrive, until a signal ends it; Dagster need not run.
+    """Process adjustments as they arrive, until stopped; Dagster is not needed.
 
     Any number may run, on any hosts, and the sensor's job beside them: each adjustment counts once.
     """

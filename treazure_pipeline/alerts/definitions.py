@@ -39,8 +39,8 @@ def build_alerts(names: Names) -> dg.Definitions:
         minimum_interval_seconds=SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
-            "Tells what is wrong once when it begins and once when it is over, and pings the dead man's switch while "
-            "the data is fresh. Starts no run."
+            "Reports each problem once when it begins and once when it is over, and pings the dead man's switch "
+            "while the data is fresh. Starts no run."
         ),
     )
     def alert_sensor(context: dg.SensorEvaluationContext, connections: dg.ResourceParam[Connections]) -> dg.SkipReason:
@@ -53,7 +53,7 @@ def build_alerts(names: Names) -> dg.Definitions:
         try:
             return dg.SkipReason(_evaluate(context, connections, jobs))
         except PipelineError as error:
-            return dg.SkipReason(f"Nothing could be told: {error}")
+            return dg.SkipReason(f"No alert could be sent: {error}")
 
     return dg.Definitions(sensors=[alert_sensor])
 

@@ -77,8 +77,8 @@ def of_programme(programme: Programme, health: Health, standing: Standing, ui: s
             f"{name}:guard_tripped",
             f"{name}: changes wait for approval",
             f"A guard has tripped: {shown}. What it holds back is pending and stays so.\n"
-            f"Do: look at it with `treazure-pipeline plan`; if it is right, `treazure-pipeline approve {health.plan}`. "
-            f"If it is wrong, mend it in Treazure: the next run looks anew.\n{ui}/engage_balance_push",
+            f"Do: look at it with `treazure-pipeline plan`. If it is right: `treazure-pipeline approve {health.plan}`. "
+            f"If it is wrong, correct it in Treazure; the next run checks again.\n{ui}/engage_balance_push",
         )
     limit = max(REJECTIONS_LIMIT, health.known // REJECTIONS_SHARE)
     if health.rejected + health.refused > limit:
@@ -148,7 +148,9 @@ def tell(ledger: Ledger, firing: Sequence[Alert], urls: Sequence[SecretStr]) -> 
             if time.monotonic() > until:
                 break
             if not _send(url, message):
-                logger.warning("target %d of TREAZURE_PIPELINE_ALERT_URLS did not take an alert; tried again", number)
+                logger.warning(
+                    "target %d of TREAZURE_PIPELINE_ALERT_URLS did not accept an alert; it will be tried again", number
+                )
                 state.not_told(ledger, target, message)
                 break
             state.told(ledger, target, message)
@@ -181,7 +183,7 @@ def ping(url: SecretStr) -> bool:
     except (httpx.HTTPError, httpx.InvalidURL, ImportError, OSError, ValueError):  # the latter of proxies, certificates
         heard = False
     if not heard:
-        logger.warning("DEAD_MAN_URL did not answer a ping; it is pinged again")
+        logger.warning("DEAD_MAN_URL did not answer a ping; it will be pinged again")
     return heard
 
 

@@ -95,7 +95,7 @@ def evaluating(ledger: Ledger) -> Iterator[bool]:
     """Be the only one that evaluates, for the block; yields False where another process does already."""
     with ExitStack() as stack:
         try:
-            stack.enter_context(ledger.lease("alerts", BusyError("Another process evaluates the alerts.")))
+            stack.enter_context(ledger.lease("alerts", BusyError("Another process is evaluating the alerts.")))
         except BusyError:
             yield False
         else:

@@ -14,13 +14,13 @@ from treazure_pipeline.terminal import instance, output
 
 @click.command("approve")
 @click.argument("digest")
-@click.option("--by", metavar="NAME", help="Who approves; it is kept. Default: the user of this session.")
+@click.option("--by", metavar="NAME", help="Who approves, for the record. Default: the user of this session.")
 @click.option("--reason", default="", metavar="TEXT", help="Why; it is kept.")
 @output.json_option
 def command(*, digest: str, by: str | None, reason: str, as_json: bool) -> None:
     """Approve the plan with this DIGEST: the next push sends its rows, within APPROVAL_LIFETIME_HOURS.
 
-    Rows whose balance in Treazure has moved since are judged anew, with whatever else is pending.
+    Rows whose balance in Treazure has changed since then are judged again, with everything else that is pending.
     """
     from treazure_pipeline.balance_sync import plans
     from treazure_pipeline.connections import open_ledger

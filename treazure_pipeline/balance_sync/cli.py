@@ -32,7 +32,7 @@ _BAR = 40
 )
 @output.json_option
 def command(*, names: tuple[str, ...], path: Path | None, as_json: bool) -> None:
-    """Show the plan that waits for approval, else what a push would change now. Writes nothing to the ledger."""
+    """Show the plan that waits for approval, or what a push would change now. Writes nothing to the ledger."""
     from treazure_pipeline.balance_sync import plans
     from treazure_pipeline.terminal.reading import reading
 

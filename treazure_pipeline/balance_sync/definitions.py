@@ -43,9 +43,9 @@ class SnapshotConfig(dg.Config):
     """
 
     window_from: str | None = Field(
-        default=None, description="Begin of an explicit window, ISO 8601 (UTC where it says nothing)."
+        default=None, description="Start of an explicit window, ISO 8601 (UTC if it names no zone)."
     )
-    window_to: str | None = Field(default=None, description="Its end; default: two hours from now.")
+    window_to: str | None = Field(default=None, description="End of the window. Default: two hours from now.")
     full_resync: bool = Field(
         default=False,
         description=(
@@ -62,7 +62,7 @@ class PushConfig(dg.Config):
         default=None,
         ge=1,
         le=first_send.MOST,
-        description="Send only so many contacts, wait until Engage shows them, and show both sides; the rest is left.",
+        description="Send only this many contacts, wait until Engage shows them, and show both sides. The rest stays pending.",
     )
 
 
@@ -123,11 +123,11 @@ def build_balance_sync(programme: Programme, names: Names) -> dg.Definitions:
                               description="fetched = duplicate + rejected + superseded + unchanged + changed (I6)."),
             dg.AssetCheckSpec(guard_definitions.CHECK, asset=key("balance_diff"), blocking=True, description=guard_definitions.DESCRIPTION),
             dg.AssetCheckSpec("points_are_conserved", asset=key("balance_diff"),
-                              description="Opening total + changes = closing total, summed anew once a day (I10)."),
+                              description="Opening total + changes = closing total, checked against a full sum once a day (I10)."),
         ],
         description=(
-            "The snapshot merged into the ledger: what differs from the newest known master balance becomes pending. "
-            "Older observations never replace newer ones."
+            "The snapshot, merged into the ledger: what differs from the newest known master balance becomes "
+            "pending. An older observation never replaces a newer one."
         ),
         **common,
     )  # fmt: skip
@@ -153,16 +153,16 @@ def build_balance_sync(programme: Programme, names: Names) -> dg.Definitions:
             dg.AssetCheckSpec("pending_adds_up", asset=key("engage_balance_push"),
                               description="changed + carried over = sent + refused + held + left pending (I6)."),
             dg.AssetCheckSpec("nothing_is_held_back", asset=key("engage_balance_push"),
-                              description="No guard and no balance below zero keeps rows from being sent (I7)."),
+                              description="No rows are held back by a guard or by a balance below zero (I7)."),
             dg.AssetCheckSpec("nothing_is_rejected", asset=key("engage_balance_push"),
-                              description="No row of an export and no row of Engage's answers is outstanding."),
+                              description="No row rejected from an export or refused by Engage is outstanding."),
         ],
         freshness_policy=dg.FreshnessPolicy.time_window(
             fail_window=timedelta(hours=3), warn_window=timedelta(minutes=90)
         ),
         description=(
-            "What is pending, sent to Engage in batches and recorded batch by batch. Materialised alone it sends what "
-            "is pending. Whatever is not accepted stays pending and is sent by a later run."
+            "Pending rows, sent to Engage in batches and recorded batch by batch. Materialized alone, it sends "
+            "what is pending. What Engage does not accept stays pending, and a later run sends it."
         ),
         **common,
     )  # fmt: skip
@@ -189,7 +189,7 @@ def build_balance_sync(programme: Programme, names: Names) -> dg.Definitions:
         selection=dg.AssetSelection.assets(*assets),
         executor_def=dg.in_process_executor,
         tags=tags | at_most(hours=6),
-        description="Fetches what changed in Treazure, compares, and sets it in Engage.",
+        description="Fetches what changed in Treazure, compares it with the ledger, and sends it to Engage.",
     )
 
     def is_busy(connections: Connections) -> bool:
@@ -312,8 +312,8 @@ def _push(run: Run, judgement: Judgement | None, limit: int | None) -> Results:
     if pushed.error is not None:
         run.connections.listener.failed(pushed.error)
         raise dg.Failure(
-            f"Not everything could be sent; what was accepted is kept, {pushed.pending} rows are left for the "
-            f"next run. {pushed.error}",
+            f"Not everything could be sent. What Engage accepted is recorded; {pushed.pending} rows are left for "
+            f"the next run. {pushed.error}",
             metadata=shown,
             allow_retries=False,
         )

@@ -32,7 +32,7 @@ def begin_export(
             f"{begun.clock:%Y-%m-%d %H:%M:%S} against {asked:%Y-%m-%d %H:%M:%S} UTC). "
             "Changes could be missed, so nothing was fetched."
         )
-        raise ClocksApartError(message, hint="Set the clock of the database's server right; the next run goes on.")
+        raise ClocksApartError(message, hint="Correct the clock of the database server. The next run then goes on.")
     return begun.path, ahead
 
 

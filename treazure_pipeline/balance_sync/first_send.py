@@ -80,7 +80,7 @@ def compare(run: Run, contacts: Sequence[str]) -> list[Sides]:
             if all(one.is_shown for one in sides) or waited >= patience:
                 break
             seconds = min(wait * run.retry.scale, patience - waited)
-            logger.info("Engage has not applied all of it yet; looking again in %.0f s", seconds)
+            logger.info("Engage has not applied everything yet; looking again in %.0f s", seconds)
             if not run.retry.sleep(seconds):
                 break
             waited += seconds
@@ -93,11 +93,11 @@ def require_shown(sides: Sequence[Sides], patience: float) -> None:
     if wrong:
         first = wrong[0]
         raise FirstSendError(
-            f"{len(wrong)} of {len(sides)} contacts are not what Engage accepted, {patience:.0f} s after it did; "
+            f"{len(wrong)} of {len(sides)} contacts differ from what Engage accepted, {patience:.0f} s after it did; "
             f"contact {first.contact}: accepted {first.accepted}, {first.verdict}"
             f"{'' if first.engage is None else f' ({first.engage})'}.",
-            hint="The rest is pending. Is the point follower switched on for this definition, and does anybody else "
-            "set balances? Ask Voyado with the request id of the batch; `explain CONTACT` shows it.",
+            hint="The rest is pending. Is the point follower switched on for this definition, and does anything "
+            "else set balances? Ask Voyado, quoting the request id of the batch; `explain CONTACT` shows it.",
         )
 
 

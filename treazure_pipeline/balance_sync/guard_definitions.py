@@ -81,14 +81,14 @@ def guard_check(run: Run, judgement: Judgement) -> dg.AssetCheckResult:
 class Approval(dg.Config):
     """The plan that may be pushed once."""
 
-    digest: str = Field(description="The plan's digest, as the failed check `guards_hold` shows it.")
-    approved_by: str = Field(description="Your name; it is kept with the approval.", min_length=1)
+    digest: str = Field(description="The plan's digest, as shown in the failed check `guards_hold`.")
+    approved_by: str = Field(description="Your name, for the record.", min_length=1)
 
 
 def build_approval(names: Names) -> dg.JobDefinition:
     """Assemble the job that approves a stored plan; the next push of its programme sends the plan's rows."""
 
-    @dg.op(description="Lets a stored plan through once.")
+    @dg.op(description="Lets a stored plan through, once.")
     def approve(context: dg.OpExecutionContext, config: Approval, connections: dg.ResourceParam[Connections]) -> None:
         lifetime = timedelta(hours=connections.settings.approval_lifetime_hours)
         try:

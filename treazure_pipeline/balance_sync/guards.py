@@ -44,7 +44,7 @@ class Judgement:
         return GuardTrippedError(
             f"{self.shift.rows:,} rows were not pushed: {'; '.join(self.reasons)}.",
             digest=self.plan.digest,
-            hint="They stay pending. Look at them with `treazure-pipeline plan`; if they are right: "
+            hint="They stay pending. Look at them with `treazure-pipeline plan`. If they are right: "
             f"`treazure-pipeline approve {self.plan.digest}`.",
         )
 

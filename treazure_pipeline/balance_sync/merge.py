@@ -107,7 +107,7 @@ def merge(ledger: Ledger, account: Account, observation: int, *, batch_size: int
         fetched, rejected = known["figures"]["fetched"], known["figures"]["rejected"]
         if stored != fetched - rejected:
             message = f"The staged export holds {stored} of {fetched - rejected} rows (the database server crashed?)."
-            raise DatabaseError(message, hint="Run the sync again: it fetches the window once more.")
+            raise DatabaseError(message, hint="Run the sync again. It fetches the same window again.")
         cursor.execute("set local work_mem to '128MB'")
         cursor.execute(SQL(_LATEST).format(latest=latest, stage=table))
         contacts = cursor.rowcount

@@ -176,7 +176,7 @@ def approve(
         if len(rows) != 1:
             raise SettingsError(
                 f"{'No' if not rows else 'More than one'} plan that waits for approval has the digest {wanted!r}.",
-                hint="`treazure-pipeline plan` shows the one that waits; a newer run replaces an older one's.",
+                hint="`treazure-pipeline plan` shows the waiting plan. A newer run replaces the plan of an older one.",
             )
         ((number, state),) = rows
         if state == "open":

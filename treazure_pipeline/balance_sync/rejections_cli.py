@@ -24,21 +24,21 @@ _ORIGINS = {"export": "row of an export", "engage": "refused by Engage"}
 _programme_option = click.option(
     "--programme", "names", multiple=True, metavar="NAME", help="Only this programme (repeatable)."
 )
-_contact_option = click.option("--contact", metavar="GUID", help="Only of this contact.")
-_reason_option = click.option("--reason", metavar="TEXT", help="Only where the reason contains this.")
+_contact_option = click.option("--contact", metavar="GUID", help="Only this contact.")
+_reason_option = click.option("--reason", metavar="TEXT", help="Only rows whose reason contains this text.")
 
 
 @click.group("rejections")
 def command() -> None:
-    """List rows that were rejected or refused, have them tried again, or discard a row of an export."""
+    """List rows that were rejected or refused, retry them, or discard a row of an export."""
 
 
 @command.command("list")
 @_programme_option
 @_contact_option
 @_reason_option
-@click.option("--rows", "as_rows", is_flag=True, help="Each by itself; by default so with --contact.")
-@click.option("--all", "resolved", is_flag=True, help="Each by itself, resolved rows of exports too.")
+@click.option("--rows", "as_rows", is_flag=True, help="List each row instead of a summary. Default with --contact.")
+@click.option("--all", "resolved", is_flag=True, help="List each row, resolved rows of exports too.")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(min=1), help="So many at most.")
 @output.json_option
 def list_(
@@ -83,17 +83,17 @@ def list_(
 @_programme_option
 @_contact_option
 @_reason_option
-@click.option("--all", "everything", is_flag=True, help="All that is outstanding.")
+@click.option("--all", "everything", is_flag=True, help="Everything that is outstanding.")
 @output.json_option
 def retry(*, names: tuple[str, ...], contact: str | None, reason: str | None, everything: bool, as_json: bool) -> None:
-    """Have the next run try again, also what is gone: refused rows are sent, accounts of rejected rows are read.
+    """Have the next run try again: refused rows are sent, gone ones too, and accounts of rejected rows are read.
 
     Chosen by contact, by reason, or all. A row of an export that names no contact can't be read by itself; a full
     resync resolves it where Treazure does not list it any more.
     """
     contact = _guid(contact)
     if everything == bool(contact or reason):
-        raise SettingsError("Choose what to try again: --contact, --reason, or --all alone.")
+        raise SettingsError("Choose what to try again with --contact or --reason, or use --all alone.")
     results = []
     with _accounts(names) as (ledger, accounts):
         for account in accounts:
@@ -109,8 +109,8 @@ def retry(*, names: tuple[str, ...], contact: str | None, reason: str | None, ev
         )
         if result["nameless"]:
             output.say(
-                f"{result['nameless']:,} rows of exports name no contact: `run balance-sync --full-resync` resolves "
-                "them where Treazure does not list them any more, `rejections discard` ends them."
+                f"{result['nameless']:,} rows of exports name no contact: `run balance-sync --full-resync` "
+                "resolves those that Treazure no longer lists, and `rejections discard` drops the others."
             )
 
 
@@ -125,12 +125,12 @@ def discard(*, digest: str, names: tuple[str, ...], reason: str, as_json: bool) 
     The same row stays discarded when it comes again. Nothing changes for its contact.
     """
     if len(digest) < _SHORTEST_DIGEST:
-        raise SettingsError(f"DIGEST ({digest!r}) must have {_SHORTEST_DIGEST} characters at least.")
+        raise SettingsError(f"DIGEST ({digest!r}) must have at least {_SHORTEST_DIGEST} characters.")
     with _accounts(names) as (ledger, accounts):
         discarded = sum(kept.discard(ledger, account, digest.lower(), reason) for account in accounts)
     if not discarded:
         raise SettingsError(
-            f"No outstanding row of an export has a digest that begins with {digest!r}. "
+            f"No outstanding row of an export has a digest beginning with {digest!r}. "
             "`treazure-pipeline rejections list --rows` shows them; what Engage refuses can't be discarded."
         )
     if as_json:

@@ -128,7 +128,7 @@ def reread_accounts(run: Run) -> int:
         except AuthenticationError:
             raise
         except RemoteError as error:
-            logger.warning("Contact %s can't be read once more; what is known of it stays. %s", contact, error)
+            logger.warning("Contact %s can't be read again; its known balance stays. %s", contact, error)
             if isinstance(error, NotFoundError) and not run.treazure.knows(contact, run.account.loyalty_id):
                 merge.drop_reread(ledger, account, contact)
             else:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 
+from treazure_pipeline import conventions
 from treazure_pipeline.connections import Run
 from treazure_pipeline.errors import SettingsError
 from treazure_pipeline.ledger import coverage
@@ -62,4 +63,4 @@ def _moment(name: str, text: str) -> datetime:
     except ValueError:
         message = f"{name} ({text!r}) must be a date or a time by ISO 8601, such as 2026-01-31T12:00:00Z."
         raise SettingsError(message) from None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    return conventions.in_utc(moment)

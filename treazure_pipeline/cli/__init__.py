@@ -28,28 +28,37 @@ from treazure_pipeline.terminal import output, signals
 
 # In the order of the help: the module whose `command` is imported only to be run, and its first sentence.
 COMMANDS = {
-    "demo": ("cli.demo", "Sync a seeded sandbox of both systems, from nothing, and show that they agree."),
-    "dev": ("cli.dev", "Run the Dagster UI and daemon on the configured systems; Ctrl-C stops all of it."),
-    "env": ("cli.env", "Print the exports with which Dagster's own commands work."),
+    "demo": (
+        "cli.demo",
+        "Run everything on a sandbox of both systems, starting from nothing, and show that they agree.",
+    ),
+    "dev": ("cli.dev", "Run the Dagster UI and daemon on the configured systems until Ctrl-C."),
+    "env": ("cli.env", "Print the exports that Dagster's own commands need."),
     "sandbox": ("cli.sandbox", "Run only the sandbox of both systems, with its fault switches (--help lists them)."),
-    "doctor": ("cli.doctor", "Check settings, both systems, database and Dagster; say what to mend."),
+    "doctor": ("cli.doctor", "Check the settings, both systems, the database and Dagster, and say what to fix."),
     "run": ("cli.run", "Run a job once, in the foreground."),
-    "status": ("cli.status", "Show last window, coverage, pending, held, refused and rejected rows, and adjustments."),
-    "plan": ("balance_sync.cli", "Show the plan that waits for approval, else what a push would change now."),
+    "status": (
+        "cli.status",
+        "Show the last window, coverage, rows that are pending, held, refused or rejected, and adjustments.",
+    ),
+    "plan": ("balance_sync.cli", "Show the plan that waits for approval, or what a push would change now."),
     "approve": (
         "balance_sync.approve",
         "Approve the plan with this DIGEST: the next push sends its rows, within APPROVAL_LIFETIME_HOURS.",
     ),
     "explain": (
         "verification.cli",
-        "Show everything that is known of CONTACT's balance, oldest first, and how it stands.",
+        "Show everything known about CONTACT's balance, oldest first, and where it stands now.",
     ),
     "rejections": (
         "balance_sync.rejections_cli",
-        "List rows that were rejected or refused, have them tried again, or discard a row of an export.",
+        "List rows that were rejected or refused, retry them, or discard a row of an export.",
     ),
-    "adjustments": ("adjustments.cli", "List adjustments, add some by hand, retry or discard what needs a person."),
-    "contact": ("retention.cli", "Export all that is kept of a contact, or erase its texts."),
+    "adjustments": (
+        "adjustments.cli",
+        "List adjustments, add some by hand, and retry or discard those that need a person.",
+    ),
+    "contact": ("retention.cli", "Export everything stored about a contact, or erase its texts."),
     "receiver": (
         "service.cli",
         "Receive Engage's webhooks: POST /webhooks/engage stores adjustments for `run adjustments`.",
@@ -60,9 +69,9 @@ COMMANDS = {
     ),
     "worker": (
         "adjustments.worker",
-        "Process adjustments as they arrive, until a signal ends it; Dagster need not run.",
+        "Process adjustments as they arrive, until stopped; Dagster is not needed.",
     ),
-    "db": ("cli.db", "Start or stop the embedded database, bring the schema up to date, give roles their rights."),
+    "db": ("cli.db", "Start or stop the embedded database, upgrade the schema, give roles their rights."),
 }
 
 
@@ -106,7 +115,7 @@ class Commands(click.Group):
             _report(
                 ctx,
                 "failed",
-                f"Unexpected {type(error).__name__}; this is a mistake in treazure-pipeline. "
+                f"Unexpected {type(error).__name__}; this is a bug in treazure-pipeline. "
                 "The same command with --debug before it shows where.",
             )
             if ctx.params["debug"]:

@@ -14,13 +14,13 @@ from treazure_pipeline.terminal import instance, output
 
 @click.group("db")
 def command() -> None:
-    """Start or stop the embedded database, bring the schema up to date, give roles their rights."""
+    """Start or stop the embedded database, upgrade the schema, give roles their rights."""
 
 
 @command.command()
 @output.json_option
 def start(*, as_json: bool) -> None:
-    """Start the embedded database; it stays until it is stopped."""
+    """Start the embedded database. It runs until it is stopped."""
     storage = _embedded_storage()
     instance.say_where(storage.home)
     url = embedded.start(storage.home)
@@ -33,7 +33,7 @@ def start(*, as_json: bool) -> None:
 @command.command()
 @output.json_option
 def stop(*, as_json: bool) -> None:
-    """Stop the embedded database, ending its connections."""
+    """Stop the embedded database and end its connections."""
     storage = _embedded_storage()
     embedded.stop(storage.home)
     if as_json:
@@ -50,7 +50,7 @@ def upgrade(*, as_json: bool) -> None:
     if as_json:
         output.print_json({"status": "ok", "before": before, "after": after})
     elif after != schema.head():
-        output.say(f"The schema is at revision {after}, newer than this version needs; there is nothing to do.")
+        output.say(f"The schema is at revision {after}, newer than this version needs. There is nothing to do.")
     elif before == after:
         output.say(f"The schema is up to date, at revision {after}.")
     else:
@@ -60,7 +60,7 @@ def upgrade(*, as_json: bool) -> None:
 @command.command()
 @output.json_option
 def adopt(*, as_json: bool) -> None:
-    """Say that the ledger's two systems have moved to the addresses of the settings. Never for other systems."""
+    """Record that the ledger's two systems have moved to the addresses of the settings. Never for other systems."""
     from treazure_pipeline.ledger import owner
     from treazure_pipeline.ledger.store import Ledger
 
@@ -76,7 +76,7 @@ def adopt(*, as_json: bool) -> None:
 
 @command.command()
 def roles() -> None:
-    """Print the SQL with which an administrator makes roles and databases on a server of your own."""
+    """Print the SQL that creates roles and databases on a server of your own."""
     click.echo(
         resources.files("treazure_pipeline.database").joinpath("roles.sql").read_text(encoding="utf-8"), nl=False
     )

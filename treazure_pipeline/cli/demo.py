@@ -32,11 +32,11 @@ _HOURS = 2
 @click.command("demo")
 @click.option("--members", default=5000, show_default=True, help="Members with points in the sandbox.")
 @click.option("--ui", is_flag=True, help="Keep everything running, with the Dagster UI.")
-@click.option("--port", default=3000, show_default=True, help="Where the Dagster UI is.")
+@click.option("--port", default=3000, show_default=True, help="Port of the Dagster UI.")
 def command(*, members: int, ui: bool, port: int) -> None:
-    """Sync a seeded sandbox of both systems, from nothing, and show that they agree.
+    """Run everything on a sandbox of both systems, starting from nothing, and show that they agree.
 
-    Everything is written below TREAZURE_PIPELINE_HOME/demo, which is made anew; no configured system is touched.
+    Everything is written below TREAZURE_PIPELINE_HOME/demo, which is emptied first. No configured system is touched.
     """
     from treazure_pipeline.sandbox import sandbox_process
 
@@ -68,7 +68,7 @@ def command(*, members: int, ui: bool, port: int) -> None:
     finally:
         embedded.stop(home)
     if not equal or not all(acts) or any(result["status"] != "ok" for result in results):
-        raise RunIncompleteError("The two systems do not agree.", hint="What differs stands above.")
+        raise RunIncompleteError("The two systems do not agree.", hint="The differences are listed above.")
 
 
 def _new_home() -> Path:
@@ -92,7 +92,7 @@ def _play(box: Sandbox, settings: Settings) -> list[dict[str, Any]]:
             output.note(f"Hour {hour} in the shops: {happened}")
             if hour == 1:
                 box.set_fault("lost_after", count=1)
-                output.note("Engage's next answer is lost on the way, after it has taken the request.")
+                output.note("Engage's next answer gets lost on the way, after Engage has taken the request.")
         result = run_balance_sync(settings, programme, {})
         results.append(result | {"programme": title})
     output.say("")

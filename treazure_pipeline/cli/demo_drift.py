@@ -30,7 +30,7 @@ def play(box: Sandbox, settings: Settings) -> dict[str, Any]:
     that it is quick: play it when nothing more is to be said about the rate.
     """
     if box.state()["members"] > MOST_MEMBERS:
-        output.note(f"The act about drift is left out: reading more than {MOST_MEMBERS:,} members back takes minutes.")
+        output.note(f"The drift part is left out: reading back more than {MOST_MEMBERS:,} members takes minutes.")
         return {"status": "ok", "differing": 0, "plot": None}
     (programme,) = settings.programmes
     quick = {"engage_verify_grace_seconds": 0.0, "engage_max_requests_per_second": 0}

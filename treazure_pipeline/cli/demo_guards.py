@@ -26,7 +26,7 @@ def play(box: Sandbox, settings: Settings) -> bool:
     (programme,) = settings.programmes
     known = [row for row in box.balances(limit=10_000) if row["known"]]
     if len(known) < SHARES_FROM:
-        output.note(f"Guards on shares begin at {SHARES_FROM:,} contacts: with so few members none can trip.")
+        output.note(f"The guard part is left out: guards on shares need at least {SHARES_FROM:,} contacts.")
         return True
     members = [row for row in known if Decimal(row["treazure"] or 0) > 0]
     chosen = members[: max(1, int(len(members) * _ZEROED_SHARE))]

@@ -35,7 +35,7 @@ def play(members: int = 5000) -> dict[str, Any]:
         "--members", str(members), "--programme", f"{_LOYALTY_ID}={_DEFINITION}", "--unknown-share", "0",
         "--set", "max_requests_per_second=100000", "--set", "apply_delay=0",
     )  # fmt: skip
-    output.note(f"A programme of {members:,} members moves into Engage, from a sandbox of its own …")
+    output.note(f"A programme of {members:,} members moves into Engage, in a separate sandbox …")
     began = time.perf_counter()
     with sandbox_process(*arguments) as box:
         for _ in range(_HOURS):
@@ -45,10 +45,10 @@ def play(members: int = 5000) -> dict[str, Any]:
         delivered = run_migration(settings, programme)
         if delivered["status"] != "waiting":
             return delivered | {"status": "failed"}
-        output.note("The files are delivered, and the audit says: not imported yet. Engage imports them now.")
+        output.note("The files are delivered, and the audit says: not imported yet. Now Engage imports them.")
         imported = [answer for folder in settings.home.rglob("delivered") for answer in box.import_folder(folder)]
         box.play_hour(share=0.01)
-        output.note("Some members shop meanwhile: their movements are the hourly sync's, after the migration.")
+        output.note("Meanwhile some members shop. The hourly sync brings their movements after the migration.")
         result = run_migration(settings, programme)
         moved = box.differences(_LOYALTY_ID)["differing"]
         synced = run_balance_sync(settings, programme, {})

@@ -17,14 +17,14 @@ from treazure_pipeline.terminal.processes import Family, require_free
 
 
 @click.command("dev")
-@click.option("--port", default=3000, show_default=True, help="Where the Dagster UI is.")
+@click.option("--port", default=3000, show_default=True, help="Port of the Dagster UI.")
 @click.option("--sandbox", "with_sandbox", is_flag=True, help="Run the sandbox and the receiver too.")
-@click.option("--sandbox-port", default=sandbox.PORT, show_default=True, help="Where the sandbox is.")
-@click.option("--receiver-port", default=cli.PORT, show_default=True, help="Where its receiver is.")
+@click.option("--sandbox-port", default=sandbox.PORT, show_default=True, help="Port of the sandbox.")
+@click.option("--receiver-port", default=cli.PORT, show_default=True, help="Port of the receiver.")
 def command(*, port: int, with_sandbox: bool, sandbox_port: int, receiver_port: int) -> None:
-    """Run the Dagster UI and daemon on the configured systems; Ctrl-C stops all of it.
+    """Run the Dagster UI and daemon on the configured systems until Ctrl-C.
 
-    With --sandbox no other setting counts: everything is written below TREAZURE_PIPELINE_HOME/sandbox.
+    With --sandbox all other settings are ignored. Everything is written below TREAZURE_PIPELINE_HOME/sandbox.
     """
     if with_sandbox:
         sandbox.set_apart("sandbox")

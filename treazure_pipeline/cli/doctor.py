@@ -1,4 +1,4 @@
-"""``doctor``: tries everything that a sync needs, in its order, and says what to mend."""
+"""``doctor``: checks everything that a sync needs, in the order it is needed, and says what to fix."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Finding:
 
     Attributes:
         check: What was looked at.
-        status: A `note` is nothing to mend, but worth knowing.
+        status: A `note` needs no action, but is worth knowing.
         detail: What was found, or what to do.
     """
 
@@ -57,18 +57,21 @@ class Finding:
 
 @click.command("doctor")
 @click.option("--contract", is_flag=True, help="Compare what both systems answer with what is assumed of them.")
-@click.option("--contact", metavar="GUID", help="With --contract: whom to look at where no export lists anybody.")
+@click.option("--contact", metavar="GUID", help="With --contract: the contact to look at if no export lists one.")
 @click.option(
     "--test-contact",
     metavar="GUID",
-    help="With --contract: a contact of yours that gets one point in Treazure, which is taken back at once.",
+    help="With --contract: a test contact of your own. It gets one point in Treazure, which is taken back at once.",
 )
 @output.json_option
 @click.pass_context
 def command(
     ctx: click.Context, *, contract: bool, contact: str | None, test_contact: str | None, as_json: bool
 ) -> None:
-    """Check settings, both systems, database and Dagster; say what to mend. Changes nothing but by --test-contact."""
+    """Check the settings, both systems, the database and Dagster, and say what to fix.
+
+    Changes nothing, except with --test-contact.
+    """
     if contract:
         ctx.exit(_contract(contact, test_contact, as_json=as_json))
     if contact or test_contact:

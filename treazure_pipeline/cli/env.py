@@ -15,10 +15,10 @@ from treazure_pipeline.terminal import instance
 
 @click.command("env")
 def command() -> None:
-    """Print the exports with which Dagster's own commands work.
+    """Print the exports that Dagster's own commands need.
 
     Use it as: eval "$(treazure-pipeline env)". Starts the embedded database and brings its schema up to date.
-    What is set already is not printed, so no secret is.
+    What is already set is not printed, so no secret is either.
     """
     settings = load_settings()
     place = instance.locate(settings)
@@ -26,8 +26,8 @@ def command() -> None:
     if not is_set and urls.has_password(place.dagster_url):
         form = urls.without_secrets(place.dagster_url)
         raise SettingsError(
-            "Dagster reads DAGSTER_POSTGRES_URL itself, and what it has to be holds a password, which is not printed.",
-            hint=f"Set it yourself, in this form: {form}",
+            "Dagster reads DAGSTER_POSTGRES_URL itself. Its value holds a password, so it is not printed.",
+            hint=f"Set it yourself, like this: {form}",
         )
     environment = instance.prepare(settings).environment
     if not settings.is_embedded:

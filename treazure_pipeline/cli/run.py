@@ -48,15 +48,15 @@ def command() -> None:
 @click.option(
     "--full-resync",
     is_flag=True,
-    help="Fetch all balances, as FULL_RESYNC_CRON does by itself once a week; only what differs is sent.",
+    help="Fetch all balances, as happens once a week anyway (FULL_RESYNC_CRON). Only what differs is sent.",
 )
-@click.option("--window-from", metavar="TIME", help="Begin of an explicit window, ISO 8601.")
-@click.option("--window-to", metavar="TIME", help="Its end; default: two hours from now.")
+@click.option("--window-from", metavar="TIME", help="Start of an explicit window, ISO 8601.")
+@click.option("--window-to", metavar="TIME", help="End of the window. Default: two hours from now.")
 @click.option(
     "--limit",
     type=click.IntRange(1, 1000),
     metavar="N",
-    help="Send only N contacts, wait until Engage shows them, and show both sides; the rest is left pending.",
+    help="Send only N contacts, wait until Engage shows them, and print both sides. The rest stays pending.",
 )
 @output.json_option
 @click.pass_context
@@ -70,7 +70,7 @@ def balance_sync(
     window_to: str | None,
     as_json: bool,
 ) -> None:
-    """Fetch what changed in Treazure, compare, and set it in Engage."""
+    """Fetch what changed in Treazure, compare it with the ledger, and send it to Engage."""
     from treazure_pipeline.balance_sync.windows import window_asked_for
     from treazure_pipeline.settings import load_settings
 
@@ -109,8 +109,8 @@ def adjustments(ctx: click.Context, *, as_json: bool) -> None:
 
 @command.command("history")
 @click.option("--programme", "names", multiple=True, metavar="NAME", help="Only this programme (repeatable).")
-@click.option("--full", is_flag=True, help="Read the logs of all contacts, not only of those that changed.")
-@click.option("--export", "url", metavar="URL", help="Then write Parquet files by month to a folder or a fsspec URL.")
+@click.option("--full", is_flag=True, help="Read the logs of all contacts, not only of those whose balance changed.")
+@click.option("--export", "url", metavar="URL", help="Then write Parquet files by month, to a folder or an fsspec URL.")
 @output.json_option
 @click.pass_context
 def history(ctx: click.Context, *, names: tuple[str, ...], full: bool, url: str | None, as_json: bool) -> None:
@@ -203,11 +203,11 @@ def run_verify(settings: Settings, programme: Programme) -> dict[str, Any]:
 @click.option(
     "--mapping", metavar="FILE", help="CSV (contact, key) of the retailer, where MIGRATION_KEY_TYPE needs one."
 )
-@click.option("--although-loaded", is_flag=True, help="Begin although balances were sent to Engage before.")
+@click.option("--although-loaded", is_flag=True, help="Begin even though balances were sent to Engage before.")
 @click.option("--leave-out-unreadable", is_flag=True, help="Go on without contacts whose points log can't be read.")
-@click.option("--accept", is_flag=True, help="Close the audit although contacts differ; needs --by.")
-@click.option("--abandon", metavar="REASON", help="Give the migration up: the programme is live again; needs --by.")
-@click.option("--by", "by_whom", metavar="PERSON", help="Who decides what --accept and --abandon ask for.")
+@click.option("--accept", is_flag=True, help="Close the audit even though contacts differ. Needs --by.")
+@click.option("--abandon", metavar="REASON", help="Abandon the migration. The programme is live again. Needs --by.")
+@click.option("--by", "by_whom", metavar="PERSON", help="The person who decides on --accept or --abandon.")
 @output.json_option
 @click.pass_context
 def migration(ctx: click.Context, /, *, names: tuple[str, ...], as_json: bool, **options: Any) -> None:
@@ -218,7 +218,7 @@ def migration(ctx: click.Context, /, *, names: tuple[str, ...], as_json: bool, *
     from treazure_pipeline.cli import run_migration
 
     if (options["accept"] or options["abandon"]) and not options["by_whom"]:
-        raise click.UsageError("--accept and --abandon need --by: the person who decides it.")
+        raise click.UsageError("--accept and --abandon need --by, the person who decides.")
     ctx.exit(run_migration.command(names, as_json=as_json, **options))
 
 

@@ -15,7 +15,10 @@ from treazure_pipeline.terminal import output
 @click.option("--programme", "names", multiple=True, metavar="NAME", help="Only this programme (repeatable).")
 @output.json_option
 def command(*, names: tuple[str, ...], as_json: bool) -> None:
-    """Show last window, coverage, pending, held, refused and rejected rows, and adjustments. Changes nothing."""
+    """Show the last window, coverage, rows that are pending, held, refused or rejected, and adjustments.
+
+    Changes nothing.
+    """
     from treazure_pipeline.adjustments import queue
     from treazure_pipeline.alerts import state as alert_state
     from treazure_pipeline.ledger import figures

@@ -107,14 +107,12 @@ def failure(answer: Answer, came: str) -> RemoteError:
         hint = "This may pass; the next run tries again."
         return TransientError(f"there came {came}.", call, hint=hint, retry_after=later)
     if answer.is_page:
-        return GatewayError(
-            f"the request is refused by something in front of it; there came {came}.", call, hint=address
-        )
+        return GatewayError(f"the request was refused by something in front of it, with {came}.", call, hint=address)
     if status in {401, 403}:
-        return AuthenticationError(f"the credentials are not accepted; there came {came}.", call, hint=credentials)
+        return AuthenticationError(f"the credentials are not accepted; the answer was {came}.", call, hint=credentials)
     kind = NotFoundError if status == 404 else PermanentError
     hint = address if status in {404, 405} else _ASK[answer.system]
-    return kind(f"the request is refused; there came {came}.", call, hint=hint)
+    return kind(f"the request was refused; the answer was {came}.", call, hint=hint)
 
 
 def unusable(answer: Answer, what: str) -> InvalidAnswerError:

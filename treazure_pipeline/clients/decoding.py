@@ -13,13 +13,13 @@ import json
 import re
 from collections import deque
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from json import JSONDecodeError
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from treazure_pipeline import people
+from treazure_pipeline import conventions, people
 from treazure_pipeline.clients import wire
 from treazure_pipeline.clients.transport import excerpt
 from treazure_pipeline.errors import Call, InvalidAnswerError
@@ -35,7 +35,6 @@ _BOM = b"\xef\xbb\xbf"
 _SPACE = b" \t\r\n"
 _BOUNDARY = re.compile(rb"\}[ \t\r\n]*,[ \t\r\n]*(?=\{)")
 _BOUNDARY_WINDOW = 2 * 1024
-_GUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}", re.ASCII)
 _HEX = b"0123456789abcdefABCDEF"
 _GUID_LENGTH = 36
 _PLAIN_NUMBER = b"0123456789-."
@@ -129,7 +128,7 @@ class _Export:
         return InvalidAnswerError(
             f"The export {what}{begins}.",
             Call("treazure", "GET", wire.EXPORT_RESULT),
-            hint="Nothing of it is used; the next run asks for a new export.",
+            hint="None of it is used. The next run requests a new export.",
         )
 
     def feed(self, chunk: bytes) -> Iterator[BalanceBlock]:
@@ -359,7 +358,7 @@ class _Rows:
             return _rejected(raw, position, {"row": row}, "row", "a row must be a JSON object")
         named = next((name for name in wire.CONTACTS if row.get(name) not in _NONE), wire.CONTACTS[0])
         contact = row.get(named)
-        if not isinstance(contact, str) or not _GUID.fullmatch(contact):
+        if not isinstance(contact, str) or not conventions.GUID.fullmatch(contact):
             reason = "the contact must be a GUID, such as 00000000-0000-0000-0000-000000000001"
             return _rejected(raw, position, row, named, reason)
         definition = row.get(wire.LOYALTY_ID)
@@ -395,7 +394,7 @@ def _checked_guids(guids: list[str]) -> list[str]:
         or joined[_GUID_LENGTH::line] != b"\n" * (len(guids) - 1)
         or any(joined[column::line] != dashes for column in _GUID_DASHES)
     ):
-        raise _UnusualError([place for place, guid in enumerate(guids) if not _GUID.fullmatch(guid)])
+        raise _UnusualError([place for place, guid in enumerate(guids) if not conventions.GUID.fullmatch(guid)])
     lower = joined.lower()
     return guids if lower == joined else lower.decode().split("\n")
 
@@ -451,7 +450,7 @@ def _time_text(time: object) -> str:
         moment = datetime.fromisoformat(time)
         if moment.year in wire.NO_TIME:
             return _MISSING
-        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        moment = conventions.in_utc(moment)
     except (ValueError, OverflowError):
         return _MISSING
     return moment.isoformat().replace("+00:00", "Z")

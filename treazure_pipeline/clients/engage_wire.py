@@ -204,7 +204,7 @@ def read_contact_count(body: bytes) -> int:
     """Read the number of contacts."""
     count = json_of(body)
     if not isinstance(count, int) or isinstance(count, bool):
-        raise WireError("it is no number of contacts")
+        raise WireError("it is not a number of contacts")
     return count
 
 
@@ -213,7 +213,7 @@ def read_definitions(body: bytes) -> list[Definition]:
     try:
         page = _DEFINITIONS.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise WireError(f"it is no list of point definitions ({error})") from None
+        raise WireError(f"it is not a list of point definitions ({error})") from None
     return [Definition(one.id, one.name) for one in page]
 
 
@@ -222,10 +222,10 @@ def read_point_accounts(body: bytes) -> tuple[list[PointAccount], int | None]:
     try:
         page = _PAGE.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise WireError(f"it is no page of point accounts ({error})") from None
+        raise WireError(f"it is not a page of point accounts ({error})") from None
     accounts = [PointAccount(str(one.id), one.contact_id.lower(), one.definition_id, one.balance) for one in page.items]
     if not all(is_points(account.balance) for account in accounts):
-        raise PointsError("a balance is no number, or beyond 10^15")
+        raise PointsError("a balance is not a number, or is beyond 10^15")
     return accounts, page.total_count
 
 
@@ -237,7 +237,7 @@ def _refusals(
     asked = {_contact(row.contact_id): row.definition_id for row in _SENT.decode(sent)}
     missing = {str(definition) for definition in definitions}
     if missing - {str(definition) for definition in asked.values()}:
-        raise WireError("it misses a point definition that was not sent")
+        raise WireError("it says a point definition is missing that was not sent")
     refused = {
         contact: f"Engage has no point definition {definition}"
         for contact, definition in asked.items()
@@ -313,7 +313,7 @@ def _list(answer: dict[str, Any], name: str) -> list[Any]:
     if value is None:
         return []
     if not isinstance(value, list):
-        raise WireError(f"its {name} is no list")
+        raise WireError(f"its {name} is not a list")
     return value
 
 

@@ -106,7 +106,7 @@ class Exports:
                 answer, pieces = stack.enter_context(storage.stream(rest))
         if answer.status in _LINK_IS_OVER and not is_home:
             message = "the storage host does not take the link that Treazure gave."
-            raise TransientError(message, answer.call, hint="Treazure is asked for a new link.")
+            raise TransientError(message, answer.call, hint="Treazure will be asked for a new link.")
         if answer.status == wire.EXPIRED:
             raise self._gone(answer)
         return self._judged(answer, pieces)
@@ -158,9 +158,9 @@ class Exports:
         scale = self._retry.scale
         if never_found and waited > max(WRONG_PATH_SECONDS * scale, SHORTEST_WRONG_PATH_SECONDS):
             raise NotFoundError(
-                f"the export's address has answered 404 and nothing else for {waited:,.0f} s: it is a wrong path.",
+                f"the export's address has answered only 404 for {waited:,.0f} s, so the path must be wrong.",
                 answer.call,
-                hint="Ask Treazure where the result of Balances/Get is to be fetched from.",
+                hint="Ask Cow Hills where to fetch the result of Balances/Get.",
             )
         asked = retry_after_seconds(answer.headers.get("retry-after"), datetime.now(UTC))
         growing = min(FIRST_POLL_SECONDS * 2 ** min(polls - 1, 10), LONGEST_POLL_SECONDS) * scale

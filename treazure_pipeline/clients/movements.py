@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from treazure_pipeline import conventions
 from treazure_pipeline.clients.wire import INFORMATIONAL, MOVING, NO_TIME, Movement, WireError, is_points, points_of
 from treazure_pipeline.texts import clean
 
@@ -75,7 +76,7 @@ def read_log(body: bytes) -> Log:
 def _sound(movement: Movement) -> Movement:
     """Return a movement as everything behind relies on it. Raises _OddError."""
     if not is_points(movement.amount) or (movement.balance is not None and not is_points(movement.balance)):
-        raise _OddError("its amount or balance is no number of points")
+        raise _OddError("its amount or balance is not a number of points")
     happened = _utc(movement.date_time)
     if happened is None:
         raise _OddError("its dateTime is missing")
@@ -90,9 +91,7 @@ def _utc(moment: datetime) -> datetime | None:
     """Return a time in UTC, None for .NET's first and last years, which stand for no time."""
     if moment.year in NO_TIME:
         return None
-    if moment.tzinfo is UTC:
-        return moment
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    return moment if moment.tzinfo is UTC else conventions.in_utc(moment)
 
 
 def _tolerantly(body: bytes) -> Log:
@@ -101,9 +100,9 @@ def _tolerantly(body: bytes) -> Log:
             body.decode("utf-8", "replace")
         )
     except (ValueError, RecursionError) as error:
-        raise WireError(f"it is no history ({type(error).__name__})") from None
+        raise WireError(f"it is not a history ({type(error).__name__})") from None
     if not isinstance(rows, list):
-        raise WireError("it is no history (no JSON array)")
+        raise WireError("it is not a history (not a JSON array)")
     log = Log([])
     for place, row in enumerate(rows, start=1):
         names = {str(name).casefold(): value for name, value in row.items()} if isinstance(row, dict) else {}
@@ -114,13 +113,13 @@ def _tolerantly(body: bytes) -> Log:
             receipt = _text(names.get("receiptnr"))
             log.unreadable.append(Unreadable(place, str(error), receipt, kind not in INFORMATIONAL))
     if not log.movements and any(one.moves for one in log.unreadable):
-        raise WireError(f"it is no history that can be read ({log.unreadable[0]})")
+        raise WireError(f"it is not a history that can be read ({log.unreadable[0]})")
     return log
 
 
 def _movement(names: dict[str, Any], kind: str) -> Movement:
     if not names:
-        raise _OddError("it is no object, or an empty one")
+        raise _OddError("it is not an object, or is empty")
     happened = _moment(names.get("datetime"), "dateTime")
     if happened is None:
         raise _OddError("its dateTime is missing")
@@ -155,7 +154,7 @@ def _points(value: object, name: str) -> Decimal | None:
         return None
     points = points_of(str(value)) if isinstance(value, str | Decimal) else None
     if points is None:
-        raise _OddError(f"its {name} is no number of points")
+        raise _OddError(f"its {name} is not a number of points")
     return points
 
 
@@ -164,7 +163,7 @@ def _moment(value: object, name: str) -> datetime | None:
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     if not isinstance(value, str):
-        raise _OddError(f"its {name} is no time")
+        raise _OddError(f"its {name} is not a time")
     try:
         return _utc(msgspec.convert(value.strip(), datetime))
     except msgspec.ValidationError:
@@ -172,7 +171,7 @@ def _moment(value: object, name: str) -> datetime | None:
     try:
         return _utc(datetime.fromisoformat(value.strip()))
     except ValueError:
-        raise _OddError(f"its {name} is no time") from None
+        raise _OddError(f"its {name} is not a time") from None
 
 
 def _kind(value: object) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from treazure_pipeline import conventions
 from treazure_pipeline.clients.answers import http_date
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ _IDS = re.compile(
     r"(?i)(?<=/)(?:[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}|[^/]*\d[^/.]{5,})(?=/|$)"
 )
 _NAME = re.compile(r"[A-Za-z_][\w.$-]{0,40}")
-_GUID = re.compile(r"[0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}")
 _TIME = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.(\d+))?)?(Z|[+-]\d\d:?\d\d)?)?")
 _NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
 _BOM = b"\xef\xbb\xbf"
@@ -139,7 +139,7 @@ def value_of(body: bytes) -> Any:
 
 def without_ids(text: str) -> str:
     """Return a text of ours without the ids of contacts and exports in it."""
-    return _GUID.sub("…", text)
+    return conventions.GUID.sub("…", text)
 
 
 def shape(value: Any) -> str:
@@ -187,7 +187,7 @@ def kind(value: Any) -> str:
 def _kind_of_text(text: str) -> str:
     if not text:
         return "empty text"
-    if _GUID.fullmatch(text):
+    if conventions.GUID.fullmatch(text):
         return "GUID" if text == text.lower() else "GUID in upper case"
     if found := _TIME.fullmatch(text):
         if len(text) == 10:

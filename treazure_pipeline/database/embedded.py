@@ -181,9 +181,9 @@ def _make_home(server: _Server) -> None:
     if server.user is not None and private is not None:
         raise SettingsError(
             f"PostgreSQL does not run as root, and the user it runs as ({server.user}) cannot get to "
-            f"{server.home}, because {private} is private. Set TREAZURE_PIPELINE_HOME to a folder that "
-            "all may enter (for example below /var/lib), work as an ordinary user, "
-            "or set TREAZURE_PIPELINE_DATABASE_URL to a PostgreSQL server."
+            f"{server.home}, because {private} is private. Set TREAZURE_PIPELINE_HOME to a folder that everyone "
+            "may enter (for example below /var/lib), work as an ordinary user, or set "
+            "TREAZURE_PIPELINE_DATABASE_URL to a PostgreSQL server."
         )
     if server.peer is None:
         raise SettingsError(

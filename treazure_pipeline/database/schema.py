@@ -18,13 +18,13 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from psycopg_pool import PoolTimeout
 
+from treazure_pipeline import conventions
 from treazure_pipeline.errors import ConflictError, DatabaseError, DatabaseUnavailableError, SchemaOutdatedError
 
 SCHEMA = "treazure_pipeline"
 REPORTING = "treazure_reporting"
 OLDEST_SERVER = 16
 _MIGRATIONS = Path(__file__).parent / "migrations"
-_LOCK = 7_281_001
 _CONFLICTS = {"40001", "40P01", "23505"}
 CONNECTION: dict[str, Any] = {
     "connect_timeout": 10,
@@ -116,7 +116,8 @@ def judge(found: str | None, compatible_since: str | None) -> None:
     if compatible_since not in revisions():
         message = f"The ledger's schema is at revision {found}, which is newer than this version of treazure-pipeline."
         raise SchemaOutdatedError(
-            message, hint=f"Install the version that made it, or a newer one; this one knows {head()} at most."
+            message,
+            hint=f"Install the version that made it, or a newer one. This version only knows revisions up to {head()}.",
         )
 
 
@@ -132,7 +133,7 @@ def upgrade(url: str) -> tuple[str | None, str]:
             connection.execute(sa.text(facts()))
             _check_server(connection)
             # One transaction for all: nothing is kept in the session, and whoever comes second finds it done.
-            connection.execute(sa.text("select pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+            connection.execute(sa.text("select pg_advisory_xact_lock(:key)"), {"key": conventions.SCHEMA_LOCK})
             _make_schema(connection, SCHEMA)
             before = _revision(connection)
             if before is not None and before not in revisions():
@@ -160,7 +161,7 @@ def grant_reader(url: str, role: str) -> list[str]:
     try:
         with _engine(url).begin() as connection:
             if connection.execute(sa.text("select to_regrole(quote_ident(:role))"), {"role": role}).scalar() is None:
-                raise DatabaseError(f"The server has no role {role!r}.", hint="Make it first: CREATE ROLE … LOGIN.")
+                raise DatabaseError(f"The server has no role {role!r}.", hint="Create it first: CREATE ROLE … LOGIN.")
             if not connection.execute(sa.text(_OWNS), {"schema": REPORTING}).scalar():
                 raise lacking("it does not own the reporting views, so it can let nobody read them")
             connection.execute(sa.text(_grant(connection, role)))
@@ -193,7 +194,7 @@ def translated(error: BaseException) -> DatabaseError:
     """Turn a driver's error into ours, without the connection string; what is our own mistake is raised as it is."""
     state = getattr(error, "sqlstate", None) or ""
     if state in _CONFLICTS:
-        return ConflictError(f"Two transactions met: {_first_line(error)}.", hint="The next run tries again.")
+        return ConflictError(f"Two transactions conflicted: {_first_line(error)}.", hint="The next run tries again.")
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
         return lacking(_first_line(error))
     if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | PoolTimeout) or state in _READ_ONLY:
@@ -205,7 +206,7 @@ def lacking(what: str) -> DatabaseError:
     """Return the error of a role that may not do what it has to."""
     return DatabaseError(
         f"The ledger's database role lacks a right: {what}.",
-        hint="`treazure-pipeline db roles` prints the SQL with which an administrator gives each role what it needs.",
+        hint="`treazure-pipeline db roles` prints the SQL that gives each role its rights. An administrator runs it.",
     )
 
 
@@ -220,7 +221,7 @@ _HINT = "Check that PostgreSQL runs, has room, and that TREAZURE_PIPELINE_DATABA
 _HINTS = {
     "SSL": "Switch TLS on in the server. Where the way to it is safe without, add sslmode=disable to the URL.",
     "No space left": "Make room on the disk of the server; nothing is lost, and the next run goes on.",
-    "password": "Mend user and password in TREAZURE_PIPELINE_DATABASE_URL, or in the file that holds them.",
+    "password": "Correct the user and password in TREAZURE_PIPELINE_DATABASE_URL, or in the file that holds them.",
 }
 
 
@@ -245,8 +246,8 @@ def _make_schema(connection: sa.Connection, name: str) -> None:
     if not may_create:
         statement = f"create schema {name} authorization {connection.dialect.identifier_preparer.quote(role)};"
         raise DatabaseError(
-            f"There is no schema {name} yet, and the database role {role} may not make it.",
-            hint=f"Let an administrator run in that database: {statement}",
+            f"There is no schema {name} yet, and the database role {role} may not create it.",
+            hint=f"Have an administrator run this in that database: {statement}",
         )
     connection.execute(sa.text(f"create schema {name}"))
 

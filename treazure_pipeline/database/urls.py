@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from ipaddress import ip_address
 from urllib.parse import quote
 
 import sqlalchemy as sa
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy.dialects.postgresql import psycopg2
+
+from treazure_pipeline import conventions
 
 
 def canonical(url: str) -> str:
@@ -30,7 +31,7 @@ def canonical(url: str) -> str:
     try:
         parts = _parts(url)
     except ProgrammingError:
-        raise ValueError("is no address that PostgreSQL understands") from None
+        raise ValueError("is not an address that PostgreSQL understands") from None
     if _needs_tls(parts):
         parts["sslmode"] = "require"
     return joined(parts)
@@ -87,9 +88,4 @@ def _needs_tls(parts: Mapping[str, str]) -> bool:
 
 
 def _is_here(host: str) -> bool:
-    if not host or host.startswith(("/", "@")) or host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return not host or host.startswith(("/", "@")) or conventions.is_loopback(host)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from treazure_pipeline import conventions
 from treazure_pipeline.clients.engage_wire import UNKNOWN_CONTACT
 from treazure_pipeline.ledger.store import retried
 
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
     from treazure_pipeline.ledger.store import Account, Ledger
 
-_FOLD_CLASS = 7_281_003
 GONE_AFTER = timedelta(days=30)
 FIRST_WAIT = timedelta(minutes=55)
 LONGEST_WAIT = timedelta(hours=24)
@@ -102,7 +102,7 @@ def keep_from_claiming(connection: psycopg.Connection, account: Account) -> None
 
 def keep_from_folding(connection: psycopg.Connection, account: Account) -> None:
     """Keep everybody from folding batches of the programme until the transaction ends: nothing is settled."""
-    connection.execute("select pg_advisory_xact_lock(%s, %s)", (_FOLD_CLASS, account.id))
+    connection.execute("select pg_advisory_xact_lock(%s, %s)", (conventions.FOLD_LOCKS, account.id))
 
 
 def keep_from_settling(connection: psycopg.Connection, account: Account, contact: str) -> None:
@@ -232,7 +232,7 @@ def fold(ledger: Ledger, account: Account, *, at_most: int = 10_000) -> int:
         # What a crash of the server loses of it is folded again: the batches are still accepted.
         connection.execute(
             "select set_config('synchronous_commit', 'off', true), pg_advisory_xact_lock_shared(%s, %s)",
-            (_FOLD_CLASS, account.id),
+            (conventions.FOLD_LOCKS, account.id),
         )
         # Locked by a statement of its own, so that the next one sees what was entered before the locks were given.
         found = connection.execute(

@@ -117,7 +117,9 @@ class Leases:
             message = (
                 f"Another process has taken over ({', '.join(lost)}), since this one did not renew its lease in time."
             )
-            raise LeaseLostError(message, hint="Nothing is lost: the other one goes on, and this one writes no more.")
+            raise LeaseLostError(
+                message, hint="Nothing is lost. The other one carries on, and this one writes nothing more."
+            )
 
     def _renew_for_ever(self) -> None:
         while not self._stopped.wait(RENEW_SECONDS):

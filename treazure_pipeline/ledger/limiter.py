@@ -98,7 +98,7 @@ class SharedRate:
                     f"No request could be made for {self._patience:g} s: the rate is used up, or the system asked for a pause."
                 )
             if self._stop.wait(min(wait, _LONGEST_NAP)):
-                raise RunIncompleteError("The run was stopped while it waited for its turn to send.")
+                raise RunIncompleteError("The run was stopped while waiting for its turn to send.")
 
     @retried
     def _try_to_take(self) -> tuple[int | None, float]:

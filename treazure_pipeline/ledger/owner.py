@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from treazure_pipeline.clients.transport import is_loopback
+from treazure_pipeline import conventions
 from treazure_pipeline.errors import SettingsError
 from treazure_pipeline.ledger.store import retried
 
@@ -47,7 +47,7 @@ def normalised(address: str) -> str:
     """Return an address as host, port where it is not the usual one, and path; `loopback` for this machine."""
     url = urlsplit(address)
     host = (url.hostname or "").rstrip(".").lower()
-    if is_loopback(host):
+    if conventions.is_loopback(host):
         return LOOPBACK
     port = "" if url.port in {None, _PORTS.get(url.scheme)} else f":{url.port}"
     return f"{host}{port}{url.path.rstrip('/')}"
@@ -73,8 +73,8 @@ def _compare(connection: psycopg.Connection, wanted: Systems) -> bool:
         raise SettingsError(
             f"The ledger (database {connection.info.dbname}) belongs to {Systems(*row[1:])}, "
             f"but the settings name {wanted}.",
-            hint="Point TREAZURE_PIPELINE_DATABASE_URL or TREAZURE_PIPELINE_HOME at the ledger of these systems; only "
-            "where the same systems have moved to new addresses: `treazure-pipeline db adopt`.",
+            hint="Point TREAZURE_PIPELINE_DATABASE_URL or TREAZURE_PIPELINE_HOME at the ledger of these systems; "
+            "if the same systems have moved to new addresses, run `treazure-pipeline db adopt`.",
         )
     return row is not None
 

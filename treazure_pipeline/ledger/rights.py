@@ -16,7 +16,10 @@ def prove(ledger: Ledger) -> str:
 
     Raises DatabaseError that names what the role may not do.
     """
-    with ledger.lease("doctor", BusyError("Another doctor looks at this moment.")), ledger.transaction() as connection:
+    with (
+        ledger.lease("doctor", BusyError("Another `doctor` is running right now.")),
+        ledger.transaction() as connection,
+    ):
         connection.execute("create temporary table doctor (n integer) on commit drop")
         connection.execute("create unlogged table stage_doctor (n integer); drop table stage_doctor")
         row = connection.execute(_LACKING).fetchone()

@@ -51,7 +51,7 @@ def retried(work: Callable[_P, _T]) -> Callable[_P, _T]:
             try:
                 return work(*args, **kwargs)
             except (ConflictError, DatabaseUnavailableError) as error:
-                logger.warning("%s Tried again in %g s.", error, wait)
+                logger.warning("%s Trying again in %g s.", error, wait)
                 time.sleep(jittered(wait))
         return work(*args, **kwargs)
 

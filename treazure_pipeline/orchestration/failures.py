@@ -30,7 +30,7 @@ def shown(listener: Listener) -> Iterator[None]:
             raise dg.Failure(str(ours), metadata={"error": name}, allow_retries=False) from error
         where = "".join(traceback.format_tb(error.__traceback__))
         raise dg.Failure(
-            f"Unexpected {name}; this is a mistake in treazure-pipeline.",
+            f"Unexpected {name}; this is a bug in treazure-pipeline.",
             metadata={"error": name, "where": dg.MetadataValue.md(f"```\n{where}\n```")},
             allow_retries=False,
         ) from None

@@ -80,7 +80,9 @@ def add_by_api(
     require_contact_ids(migration.key_type)
     files = written_files(ledger, migration)
     if any(file.state != "written" for file in files):
-        raise MigrationError("Files of this migration have been delivered; by API their rows would be added again.")
+        raise MigrationError(
+            "Files of this migration have been delivered; sending their rows by API would add them again."
+        )
     if uncertain_are_taken is not None:
         file_store.decide_uncertain(ledger, migration, taken=uncertain_are_taken)
     run = _Adding(ledger, engage, account, migration, retry)
@@ -110,7 +112,7 @@ def require_contact_ids(key_type: str) -> None:
     """Raise MigrationError unless contacts are named as the API names them."""
     if key_type != "ContactId":
         raise MigrationError(
-            f"By API contacts are named by their id, not by {key_type}.",
+            f"The API names contacts by their id, not by {key_type}.",
             hint="Migrate with MIGRATION_KEY_TYPE=ContactId, or deliver files.",
         )
 
@@ -120,10 +122,10 @@ def _require_answers(ledger: Ledger, migration: Migration, result: Added) -> Non
         listed = file_store.uncertain_requests(ledger, migration)[:5]
         places = ", ".join(f"{name} from row {first}" for _, name, first, _ in listed)
         raise UncertainRowsError(
-            f"{result.unanswered} requests have no answer yet, and of {result.uncertain} nobody can tell any more "
-            f"whether Engage took them ({places or 'none'}).",
-            hint="Unanswered ones are repeated by the next run. For the others read the accounts in Engage, then say "
-            "uncertain_are_taken: true or false.",
+            f"{result.unanswered} requests have no answer yet. For {result.uncertain} more it can no longer be "
+            f"told whether Engage took them ({places or 'none'}).",
+            hint="The next run repeats the unanswered ones. For the others, look at the accounts in Engage, then "
+            "set uncertain_are_taken to true or false.",
         )
 
 

@@ -81,13 +81,14 @@ def require_conserved(ledger: Ledger, migration: Migration) -> None:
     if doubled:
         keys = ", ".join(f"{people.said(f'{key:.60}')} ({count} contacts)" for key, count in doubled)
         raise MigrationError(
-            f"Keys stand for several contacts: {keys}.", hint="Mend the mapping file, then prepare_migration again."
+            f"These keys each belong to several contacts: {keys}.",
+            hint="Fix the mapping file, then run prepare_migration again.",
         )
     if wrong:
         listed = "; ".join(f"{contact}: balance {balance}, rows {rows}" for contact, balance, rows in wrong)
         raise MigrationError(
             f"Rows do not add up to the balance at the cut-off: {listed}.",
-            hint="Run point_migration for these shards again. Nothing is delivered before they do.",
+            hint="Run point_migration for these shards again. Nothing is delivered until they add up.",
         )
 
 
@@ -131,7 +132,7 @@ def audit(
             )
             raise DifferencesError(
                 f"{differing} contacts differ in Engage from what was imported: {listed}.",
-                hint=f"See {report}. Run finish_migration again when Engage's import has ended; what can't be mended "
+                hint=f"See {report}. Run finish_migration again when Engage's import has finished; what can't be fixed "
                 "is accepted with accepted_by, and the hourly sync then sets these balances.",
             )
         with ledger.holding(account):
@@ -164,7 +165,7 @@ def _require_import(
         shown = list(threads.map(lambda row: _probed(engage, account, row.contact), probed))
     if probed and not any(shown):
         raise NotImportedYetError(
-            f"Not imported yet: none of {len(probed)} contacts that the files give points has any in Engage.",
+            f"Not imported yet: none of {len(probed)} contacts that get points from the files has any in Engage.",
             hint="Run finish_migration again when Engage has imported the files; until then nothing is sent to Engage.",
         )
 

@@ -117,7 +117,7 @@ def begin(ledger: Ledger, account: Account, terms: Terms, *, run_id: str, althou
         if row is not None and row[0] and not although_loaded:
             raise MigrationError(
                 f"Programme {account.name!r} has sent balances to Engage already, and an import would add to them.",
-                hint="It needs no migration. If Engage's accounts have been emptied since, say `although_loaded`.",
+                hint="It needs no migration. If Engage's accounts have been emptied since then, set `although_loaded`.",
             )
         connection.execute("update programme set mode = 'migrating' where id = %s", (account.id,))
         connection.execute(
@@ -155,9 +155,9 @@ def require(migration: Migration, *states: str) -> None:
         raise MigrationError(
             f"Migration {migration.id} is in state {migration.state!r}, not {' or '.join(states)}.",
             hint={
-                "roster": "Its roster is not complete: run prepare_migration again, it goes on where it was.",
-                "ready": "Its files are not delivered: run point_migration, then finish_migration.",
-                "delivered": "Its files are delivered; only the audit is left: run finish_migration.",
+                "roster": "Its roster is not complete. Run prepare_migration again; it continues where it stopped.",
+                "ready": "Its files are not delivered. Run point_migration, then finish_migration.",
+                "delivered": "Its files are delivered, and only the audit is left. Run finish_migration.",
             }.get(migration.state, "It is over."),
         )
 
@@ -171,7 +171,7 @@ def abandon(ledger: Ledger, account: Account, *, by: str, reason: str) -> Migrat
     with holding(ledger, account), ledger.transaction() as connection:
         migration = _open(connection, account)
         if migration is None:
-            raise MigrationError(f"Programme {account.name!r} has no migration to give up.")
+            raise MigrationError(f"Programme {account.name!r} has no migration to abandon.")
         end(connection, migration, "abandoned", by=by, reason=reason)
     return migration
 

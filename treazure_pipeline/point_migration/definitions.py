@@ -44,7 +44,7 @@ class RosterConfig(dg.Config):
 
     although_loaded: bool = Field(
         default=False,
-        description="Begin although the sync has sent balances to Engage: an import adds to them.",
+        description="Begin even though the sync has sent balances to Engage. An import adds to them.",
     )
     mapping: str | None = Field(
         default=None,
@@ -52,7 +52,7 @@ class RosterConfig(dg.Config):
     )
     deliver_by: Literal["files", "api"] = Field(
         default="files",
-        description="How the rows will get to Engage: what that needs is checked before the mode changes.",
+        description="How the rows will get to Engage. What that needs is checked before the mode changes.",
     )
 
 
@@ -61,7 +61,7 @@ class LogConfig(dg.Config):
 
     leave_out_unreadable: bool = Field(
         default=False,
-        description="Import the shard without them; the hourly sync sets their balances when the programme is live.",
+        description="Import the shard without them. The hourly sync sets their balances once the programme is live.",
     )
 
 
@@ -76,7 +76,7 @@ class DeliveryConfig(dg.Config):
     )
     uncertain_are_taken: bool | None = Field(
         default=None,
-        description="What became of files, or requests by API, that nobody can tell of, as Engage's accounts show.",
+        description="For files or API requests whose outcome is unknown: whether Engage took them, as its accounts show.",
     )
 
 
@@ -84,7 +84,7 @@ class AuditConfig(dg.Config):
     """Who answers for what still differs."""
 
     accepted_by: str | None = Field(
-        default=None, description="Close the audit although contacts differ; the hourly sync sets their balances."
+        default=None, description="Close the audit even though contacts differ. The hourly sync sets their balances."
     )
     max_hours: float = Field(
         default=5.0, gt=0, le=20, description="End in good order after so many hours; another run goes on by itself."
@@ -99,7 +99,7 @@ class AbandonConfig(dg.Config):
     """Who gives a migration up, and why."""
 
     by: str = Field(description="The person who decides.")
-    reason: str = Field(description="Why; kept with the migration.")
+    reason: str = Field(description="Why, for the record.")
 
 
 def shard_names(shards: int) -> list[str]:
@@ -132,7 +132,7 @@ def build_migration(programme: Programme, names: Names, *, shards: int) -> dg.De
         },
         description=(
             "Puts the programme into state migrating, fixes the cut-off once, and lists every contact with its "
-            "balance, from one export or, where that fails, from halves of it."
+            "balance, from one export or, if that fails, from halves of it."
         ),
         **common,
     )
@@ -173,8 +173,8 @@ def build_migration(programme: Programme, names: Names, *, shards: int) -> dg.De
         partitions_def=partitions,
         kinds={"treazure", "postgres"},
         description=(
-            "The points log of each contact of the shard, fetched in parallel within the shared rate and kept part by "
-            "part; a run goes on where the last one stopped."
+            "The points log of each contact of the shard, fetched in parallel within the shared rate and stored "
+            "part by part. A run goes on where the last one stopped."
         ),
         **common,
     )
@@ -284,8 +284,9 @@ def build_migration(programme: Programme, names: Names, *, shards: int) -> dg.De
                               description="Every balance read back from Engage is the one that was imported."),
         ],
         description=(
-            "Every balance read back from Engage and compared. Equal, it closes the migration: the ledger knows what "
-            "Engage holds and the programme is live. Not materialised while Engage has not imported the files."
+            "Every balance read back from Engage and compared. If they are equal, the migration is closed: the "
+            "ledger knows what Engage holds, and the programme is live. Not materialized until Engage has "
+            "imported the files."
         ),
         **common,
     )  # fmt: skip
@@ -303,7 +304,7 @@ def build_migration(programme: Programme, names: Names, *, shards: int) -> dg.De
         name=names.of("abandon_migration"),
         executor_def=dg.in_process_executor,
         tags=tags | at_most(hours=1),
-        description="Gives the open migration up: the programme is live again, and the sync sets what it knows.",
+        description="Abandons the open migration. The programme is live again, and the sync sets the balances it knows.",
     )
     def abandon_migration() -> None:
         abandon()

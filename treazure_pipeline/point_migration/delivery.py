@@ -84,7 +84,7 @@ def deliver(
     """
     files = written_files(ledger, migration)
     if file_store.has_requests(ledger, migration):
-        raise MigrationError("Rows of this migration have gone to Engage by API; a file would add them again.")
+        raise MigrationError("Rows of this migration have gone to Engage by API. A file would add them again.")
     with target.opened() as place:
         if again:
             files = _forget(ledger, migration, files, place)
@@ -141,7 +141,7 @@ def written_files(ledger: Ledger, migration: Migration) -> list[File]:
     if state.shards_written < migration.shards:
         raise MigrationError(
             f"{migration.shards - state.shards_written} of {migration.shards} shards have no files yet.",
-            hint="Run point_migration for them; Dagster's backfill page shows which.",
+            hint="Run point_migration for them. Dagster's backfill page shows which they are.",
         )
     return file_store.files(ledger, migration)
 
@@ -204,9 +204,10 @@ def _require_known(
     )
     if strange:
         raise MigrationError(
-            f"Files that this ledger does not know have been brought to {target}: {', '.join(strange[:5])}.",
-            hint="The ledger is older than they are, or their shards were written anew. Where Engage has imported "
-            "them, abandon the migration: the sync sets the balances. Where it will not, remove them and their notes.",
+            f"Files that this ledger does not know were delivered to {target}: {', '.join(strange[:5])}.",
+            hint="The ledger is older than the files, or their shards were written again. If Engage has imported "
+            "them, abandon the migration, and the sync sets the balances. If it will not import them, "
+            "remove them and their notes.",
         )
     return any(number == migration.id for _, number in notes)
 

@@ -67,7 +67,7 @@ def record_files(
         ):
             raise MigrationError(
                 f"Shard {shard} of migration {migration.id} has been delivered, and its files would change.",
-                hint="What changed comes by the hourly sync; nothing has to be written again.",
+                hint="The hourly sync brings what changed. Nothing has to be written again.",
             )
         cursor.execute(
             "delete from migration_file where migration = %s and shard = %s and state = 'written'",

@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from treazure_pipeline import conventions
 from treazure_pipeline.point_migration.meaning import RESERVED
 from treazure_pipeline.tables import CsvFile, Row, WrongLine, shown
 
-_GUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
 _MOST_REMARKS = 5_000
 _LENGTHS_FROM = 10
 """So many keys of one length, and more than half of all numbers, before others are told to differ from it."""
@@ -128,7 +128,7 @@ class KeyFile:
 
 def unknown(rows: Iterable[KeyRow]) -> list[KeyFinding]:
     """Findings about keys of contacts that are not in the roster."""
-    advice = "Nothing if this contact has no points; otherwise mend the contact id."
+    advice = "Nothing if this contact has no points. Otherwise correct the contact id."
     return [KeyFinding(row.line, "contact", row.contact, advice) for row in rows]
 
 
@@ -154,7 +154,7 @@ _DAMAGES = tuple(
         ),
         (r"[0-9]+([.,][0-9]+)?E[+-]?[0-9]+", f"A spreadsheet has shortened this number; {_AS_TEXT}"),
         (r"[0-9]+[.,]0*", f"A spreadsheet has given this number a decimal point; {_AS_TEXT}"),
-        (r"#(N/?[AVD]|I/T|#*|.*[!?])", "This is a spreadsheet's error; mend its formula and export again."),
+        (r"#(N/?[AVD]|I/T|#*|.*[!?])", "This is a spreadsheet error. Fix its formula and export again."),
         (
             r"[(<\[]?(null|none|nil|nan|n/?a|n\.a\.|undefined|unknown|missing|blank|empty|true|false)[)>\]]?|[-?]+|\\N",
             "This word stands for no key; give this contact one.",
@@ -189,7 +189,7 @@ def _odd_characters(key: str) -> str | None:
 
 def _read(row: Row) -> tuple[KeyRow | KeyFinding, KeyFinding | None]:
     contact, given = row.fields["contact"].strip().strip("{}").lower(), row.fields["key"]
-    if not _GUID.fullmatch(contact):
+    if not conventions.GUID.fullmatch(contact):
         advice = "Write the contact's id in Engage, a GUID."
         return KeyFinding(row.line, "contact", shown(row.fields["contact"]), advice), None
     key = given.strip(" ")

@@ -243,8 +243,8 @@ def read_moved(treazure: TreazureClient, account: Account, contact: str, cut_off
             hint="Ask Treazure which of the two is right, or leave the contact out (leave_out_unreadable).",
         )
     raise UndecidedBalanceError(
-        "The account moves while it is read, so its balance at the cut-off can't be told.",
-        hint="The next run of the shard tries again.",
+        "The account changes while it is being read, so its balance at the cut-off can't be determined.",
+        hint="The shard's next run tries again.",
     )
 
 
@@ -259,9 +259,8 @@ def moved_after(movements: Sequence[Movement], cut_off: datetime) -> Decimal:
     unknown = {movement.transaction_type for movement in later} - wire.MOVING - wire.INFORMATIONAL
     if unknown:
         raise UndecidedBalanceError(
-            f"A movement after the cut-off has the unknown type {people.word(min(unknown))}; "
-            "it can't be told what it moves.",
-            hint="Leave the contact out (leave_out_unreadable); the hourly sync sets its balance.",
+            f"A movement after the cut-off has the unknown type {people.word(min(unknown))}; what it moves is unknown.",
+            hint="Leave the contact out (leave_out_unreadable). The hourly sync sets its balance.",
         )
     return sum((movement.amount for movement in later if movement.transaction_type in wire.MOVING), Decimal(0))
 

@@ -98,7 +98,7 @@ def cleaned(texts: pl.Series) -> pl.Series:
 
 
 def is_no_key(keys: pl.Expr) -> pl.Expr:
-    """Tell which keys can't stand in a file: a key names a contact as it is, so it is left out and never mended."""
+    """Tell which keys can't stand in a file: a key names a contact as it is, so a bad one is left out and never corrected."""
     return keys.str.contains(_NO_KEY)
 
 

@@ -102,7 +102,7 @@ def check(terms: Terms, mapping: str | None) -> list[KeyFinding]:
     if (mapping is None) is not (terms.key_type == "ContactId"):
         raise SettingsError(
             f"Contacts are named by {terms.key_type} (MIGRATION_KEY_TYPE), "
-            + ("which needs a mapping file." if mapping is None else "and so no mapping file has any use."),
+            + ("which needs a mapping file." if mapping is None else "so a mapping file is not used."),
             hint="The file is a CSV with the columns contact and key; give its path or URL as `mapping`.",
         )
     if mapping is None:
@@ -112,9 +112,7 @@ def check(terms: Terms, mapping: str | None) -> list[KeyFinding]:
         pass
     if not file.taken:
         listed = " ".join(f"Line {each.line}: {each.advice}" for each in file.findings[:5])
-        raise SettingsError(
-            f"The mapping file has no line with a contact and a key that can be taken. {listed}".rstrip()
-        )
+        raise SettingsError(f"The mapping file has no line with a usable contact and key. {listed}".rstrip())
     return file.findings
 
 

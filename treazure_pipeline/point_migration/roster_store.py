@@ -142,7 +142,7 @@ def add_to_roster(
 def _rejected(row: RejectedRow) -> Finding:
     return Finding(
         None, "unreadable_row", row.field, f"{row.value} ({row.reason})",
-        remedy="Treazure lists an account that can't be read. It is not imported; mend it in Treazure, the sync brings it.",
+        remedy="Treazure lists an account that can't be read. It is not imported. Correct it in Treazure, and the sync brings it.",
     )  # fmt: skip
 
 

@@ -29,7 +29,7 @@ ADVICE = {
     "unusable_amount": "Ask Treazure what this amount is; the opening row makes up for it.",
     "later_balance": "Nothing: the balance was read after the cut-off, and the next sync brings what came later.",
     "key_missing": "Give the contact a key in the mapping file; without one the contact is in no file.",
-    "key_unusable": "Mend the key in the mapping file: no quotes, apostrophes, semicolons, controls, formulas. "
+    "key_unusable": "Correct the key in the mapping file: no quotes, apostrophes, semicolons, controls, formulas. "
     "As it is, the contact is in no file.",
     "not_in_roster": "Make the roster again if the contact should be migrated; its log is in no file.",
     "spans_files": "Import the files in the order of their names: this contact has more rows than one file may have.",
@@ -92,7 +92,7 @@ class Figures:
             by_balance = self.balances - self.later - self.left_out + self.rounding
             by_movement = self.logs + self.openings + self.rounding
         if not self.rows == by_balance == by_movement:
-            raise ArithmeticError(f"the sums of the migration do not agree: {self}")
+            raise ArithmeticError(f"the sums of the migration don't agree: {self}")
 
 
 @dataclass(frozen=True, slots=True)

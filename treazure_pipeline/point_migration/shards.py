@@ -96,7 +96,7 @@ def body_of(ledger: Ledger, account: Account, migration: Migration, file: File, 
             if hashlib.sha256(body).hexdigest() == file.sha256:
                 return body
     raise MigrationError(
-        f"{file.name} can't be written again as it was: what it is made of has changed, or how files are written.",
+        f"{file.name} can't be written again as it was: its data has changed, or the way files are written.",
         hint=f"Run point_migration for shard {file.shard} again.",
     )
 

@@ -101,8 +101,8 @@ class Target:
             parent, _, name = folder.rpartition("/")
             if not name or not (parent or folder.startswith("/")):
                 raise SettingsError(
-                    f"{self._setting}: {self} names no folder inside another; the manifest goes beside it.",
-                    hint="Name a folder, such as sftp://host/integration/pointTransactionImport or s3://bucket/import.",
+                    f"{self._setting}: {self} must name a folder inside another folder, because the manifest goes beside it.",
+                    hint="Use a folder such as sftp://host/integration/pointTransactionImport or s3://bucket/import.",
                 )
             beside = f"{parent}/{BESIDE}"
             if beside == folder:
@@ -121,7 +121,7 @@ class Target:
         except (OSError, paramiko.SSHException, EOFError) as error:
             raise DeliveryError(
                 f"{self} can't be used: {self._said(error)}.",
-                hint=f"Check {self._setting}, the account and its rights. What has arrived is not sent again.",
+                hint=f"Check {self._setting}, the account and its rights. Files that have arrived are not sent again.",
             ) from None
         finally:
             if isinstance(system, SFTPFileSystem):

@@ -24,7 +24,7 @@ from pydantic import SecretStr
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from treazure_pipeline import people
+from treazure_pipeline import conventions, people
 from treazure_pipeline.clients import outcome
 from treazure_pipeline.clients.points_log import balance_of, oldest_first
 from treazure_pipeline.clients.transport import RetryPolicy
@@ -45,7 +45,6 @@ _MOST_LOGS = 1_000
 _MOST_MOVEMENTS = 100_000
 _MOST_UNDER_WAY = 100
 _RETRY_SECONDS = 5
-_GUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _NUMBER = re.compile(r"[0-9]{1,9}")
 # Exact: a decimal that went through a float would show other points than there are.
 _EXACT = msgspec.json.Encoder(decimal_format="number")
@@ -151,7 +150,7 @@ class Histories:
     async def _get(self, request: Request) -> tuple[str, Response]:
         self._authenticate(request)
         contact = request.path_params["contact"].lower()
-        if not _GUID.fullmatch(contact):
+        if not conventions.GUID.fullmatch(contact):
             raise _malformed(f"The contact id ({_shown(contact)}) must be a GUID.")
         programme = self._programme(request)
         page = _Page(

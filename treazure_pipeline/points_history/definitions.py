@@ -31,7 +31,9 @@ GROUP = "points_history"
 class HistoryConfig(dg.Config):
     """Whose logs to read, and where to write files."""
 
-    full: bool = Field(default=False, description="Read the logs of all contacts, not only of those that changed.")
+    full: bool = Field(
+        default=False, description="Read the logs of all contacts, not only of those whose balance changed."
+    )
     max_hours: float = Field(
         default=5.0,
         gt=0,
@@ -41,8 +43,8 @@ class HistoryConfig(dg.Config):
     export_url: str | None = Field(
         default=None,
         description=(
-            "Afterwards write Parquet files by month: a folder, or a fsspec URL such as s3://bucket/points. An "
-            'address with a password comes from the environment: {"env": "NAME_OF_THE_VARIABLE"}.'
+            "Afterwards write Parquet files by month: a folder, or a fsspec URL such as s3://bucket/points. If "
+            'the address has a password, take it from the environment: {"env": "NAME_OF_THE_VARIABLE"}.'
         ),
     )
 
@@ -67,13 +69,14 @@ def build_points_history(programme: Programme, names: Names) -> dg.Definitions:
         },
         check_specs=[
             dg.AssetCheckSpec("history_adds_up", asset=key("points_history"),
-                              description="Each log's amounts add up to the balance of its account (I10)."),
+                              description="The amounts of each log add up to the balance of its account (I10)."),
             dg.AssetCheckSpec("every_log_is_read", asset=key("points_history"),
-                              description="Every log's last read was good, and every movement in it could be read."),
+                              description="Every log could be read when it was last tried, with every movement in it."),
         ],
         description=(
-            "Treazure's points log of each contact whose balance changed since its log was last read. A contact's rows "
-            "are replaced in one transaction; Parquet files by month are written where `export_url` says."
+            "Treazure's points log of each contact whose balance changed since its log was last read. A "
+            "contact's rows are replaced in one transaction. With `export_url`, Parquet files by month are "
+            "written there."
         ),
     )  # fmt: skip
     def points_history(
@@ -137,7 +140,7 @@ def _refresh(
     if done.error is not None:
         connections.listener.failed(done.error)
         raise dg.Failure(
-            f"Not every log could be read; {done.left} are left for the next run. {done.error}",
+            f"Not every log could be read. {done.left} are left for the next run. {done.error}",
             metadata=figures,
             allow_retries=False,
         )
@@ -186,7 +189,7 @@ def _refuse_stored(context: dg.AssetExecutionContext, url: str) -> None:
     """Refuse a secret that the run config holds as text, where Dagster keeps and shows it."""
     if url in str(context.run.run_config):
         raise SettingsError(
-            "export_url holds a password, and Dagster keeps and shows run config.",
+            "export_url contains a password, and Dagster stores and shows run config.",
             hint='Put the address into an environment variable and give {"env": "ITS_NAME"} for export_url.',
         )
 
@@ -198,7 +201,7 @@ def _schedule(job: Any) -> dg.ScheduleDefinition:
         job=job,
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.STOPPED,
-        description="Daily at 02:23 UTC; off until it is switched on. Skips while a run is queued or running.",
+        description="Daily at 02:23 UTC. Off until switched on. Skips while a run is queued or running.",
     )
     def daily(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         runs = context.instance.get_runs(dg.RunsFilter(job_name=job.name, statuses=ACTIVE), limit=10)

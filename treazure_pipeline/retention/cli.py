@@ -21,7 +21,7 @@ WAITING = 6
 
 @click.group("contact")
 def command() -> None:
-    """Export all that is kept of a contact, or erase its texts."""
+    """Export everything stored about a contact, or erase its texts."""
 
 
 @command.command()
@@ -41,7 +41,7 @@ def export(*, guid: str) -> None:
 
 @command.command()
 @click.argument("guid")
-@click.option("--by", required=True, metavar="NAME", help="Who erases; it is kept.")
+@click.option("--by", required=True, metavar="NAME", help="Who erases, for the record.")
 @click.option("--why", required=True, metavar="TEXT", help="Why; it is kept.")
 @output.json_option
 @click.pass_context

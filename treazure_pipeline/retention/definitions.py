@@ -29,8 +29,8 @@ def build_maintenance(settings: Settings, names: Names) -> dg.Definitions:
         pool=names.of("maintenance"),
         metadata=md.view("balance_change"),
         description=(
-            "Every change of a master balance: from, to, when, why, in which run. Materialised, it is cut to "
-            f"LEDGER_HISTORY_DAYS ({settings.ledger_history_days} days), and so is what else is history only. "
+            "Every change of a master balance: from, to, when, why, in which run. When materialized, it is cut to "
+            f"LEDGER_HISTORY_DAYS ({settings.ledger_history_days} days), and so is everything else that is only history. "
             f"Texts are blanked after TEXT_RETENTION_DAYS ({settings.text_retention_days} days)."
         ),
     )
@@ -55,7 +55,7 @@ def build_maintenance(settings: Settings, names: Names) -> dg.Definitions:
         selection=dg.AssetSelection.assets(ledger_history),
         executor_def=dg.in_process_executor,
         tags=BACKGROUND | at_most(hours=6),
-        description="Deletes what is older than LEDGER_HISTORY_DAYS and needed for nothing, in small transactions.",
+        description="Deletes what is older than LEDGER_HISTORY_DAYS and no longer needed, in small transactions.",
     )
     schedule = dg.ScheduleDefinition(
         name=names.of("prune_history_schedule"),
@@ -63,6 +63,6 @@ def build_maintenance(settings: Settings, names: Names) -> dg.Definitions:
         job=job,
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description="Once a day. A day that was missed is made up for by the next.",
+        description="Once a day. A missed day is made up for by the next.",
     )
     return dg.Definitions(assets=[ledger_history], jobs=[job], schedules=[schedule])

@@ -215,7 +215,7 @@ async def _read(request: Request) -> bytes:
                 if size <= LIMITS.body:
                     body += chunk
     except TimeoutError:
-        raise _RefusedError(408, "too_slow", "The body did not come in time.") from None
+        raise _RefusedError(408, "too_slow", "The body did not arrive in time.") from None
     except ClientDisconnect:
         raise _RefusedError(400, "malformed", "The body broke off.") from None
     if size > LIMITS.body:

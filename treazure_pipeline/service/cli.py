@@ -22,7 +22,7 @@ def command_line(*arguments: str) -> list[str]:
 
 @click.command("receiver")
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
-@click.option("--port", default=PORT, show_default=True, type=click.IntRange(0, 65535), help="0: any free one.")
+@click.option("--port", default=PORT, show_default=True, type=click.IntRange(0, 65535), help="0: any free port.")
 def command(host: str, port: int) -> None:
     """Receive Engage's webhooks: POST /webhooks/engage stores adjustments for `run adjustments`.
 
@@ -53,4 +53,4 @@ def command(host: str, port: int) -> None:
     except signals.StoppedError as stopped:  # as asked, its last request answered: nothing to say
         raise click.exceptions.Exit(stopped.exit_code) from None
     if not running.started:
-        raise PipelineError("The receiver did not start.", hint="What it said stands above.")
+        raise PipelineError("The receiver did not start.", hint="Its output is above.")

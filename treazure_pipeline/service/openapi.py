@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from treazure_pipeline import __version__
+from treazure_pipeline import __version__, conventions
 from treazure_pipeline.points_history.contact_card import DEFAULT_COUNT, LARGEST_COUNT
 
 _ERROR = {
@@ -140,7 +140,7 @@ _HISTORY = {
     "parameters": [
         {
             "name": "contactId", "in": "path", "required": True, "description": "The contact's GUID",
-            "schema": {"type": "string", "pattern": "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"},
+            "schema": {"type": "string", "pattern": f"^{conventions.GUID_PATTERN}$"},
         },
         _query("definitionId", "Engage's point definition; required where there are several",
                {"type": "integer", "minimum": 1, "maximum": 999999999}),

@@ -119,7 +119,10 @@ def upgrade(storage: Storage) -> tuple[str | None, str]:
 def say_where(home: Path) -> None:
     """Say where the embedded database is, if that is not where anybody would look for it."""
     if "TREAZURE_PIPELINE_HOME" not in os.environ and home.is_relative_to(homes.SHARED):
-        output.note(f"This folder is private to root, so everything is in {home}; TREAZURE_PIPELINE_HOME sets another.")
+        output.note(
+            f"This folder is private to root, so everything goes into {home}. TREAZURE_PIPELINE_HOME sets another "
+            "folder."
+        )
 
 
 def connect_dagster(instance: Instance) -> None:
@@ -161,7 +164,7 @@ def opened() -> Iterator[DagsterInstance]:
             raise ours from None
         raise SettingsError(
             f"Dagster's instance in {os.environ['DAGSTER_HOME']} can't be opened: {str(error).strip().splitlines()[0]}",
-            hint="Mend the dagster.yaml there, or unset DAGSTER_HOME.",
+            hint="Fix the dagster.yaml there, or unset DAGSTER_HOME.",
         ) from error
     with dagster:
         yield dagster
@@ -170,7 +173,7 @@ def opened() -> Iterator[DagsterInstance]:
 def _dagster_home(storage: Storage) -> Path:
     given = os.environ.get("DAGSTER_HOME", "").strip()
     if given and not Path(given).is_absolute():
-        raise SettingsError(f"DAGSTER_HOME ({given}) must be an absolute path.", hint="Dagster takes no other.")
+        raise SettingsError(f"DAGSTER_HOME ({given}) must be an absolute path.", hint="Dagster accepts no other path.")
     return Path(given or storage.home / "dagster")
 
 
@@ -184,7 +187,7 @@ def write_dagster_home(instance: Instance) -> None:
     if instance.dagster_home != instance.home / "dagster":
         if not instance.dagster_home.is_dir():
             message = f"DAGSTER_HOME ({instance.dagster_home}) is no folder."
-            raise SettingsError(message, hint="Make it, with a dagster.yaml in it, or unset DAGSTER_HOME.")
+            raise SettingsError(message, hint="Create it, with a dagster.yaml in it, or unset DAGSTER_HOME.")
         return
     homes.make_folder(instance.home)
     private.folder(instance.dagster_home)
@@ -204,7 +207,7 @@ def _create_dagster_database(instance: Instance) -> None:
                 connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
     except psycopg.Error as error:
         raise DatabaseUnavailableError(
-            f"The database {embedded.DAGSTER} for Dagster's storage could not be made: {' '.join(str(error).split())}.",
-            hint="The schema is up to date all the same. Let an administrator make it (`treazure-pipeline db roles` "
-            "prints the SQL), or set DAGSTER_POSTGRES_URL to one that is there.",
+            f"The database {embedded.DAGSTER} for Dagster's storage can't be created: {' '.join(str(error).split())}.",
+            hint="The ledger's schema is up to date. Have an administrator create the database "
+            "(`treazure-pipeline db roles` prints the SQL), or set DAGSTER_POSTGRES_URL to an existing one.",
         ) from None

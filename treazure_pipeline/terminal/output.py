@@ -66,5 +66,5 @@ def json_option(function: F) -> F:
         return value
 
     return click.option(
-        "--json", "as_json", is_flag=True, callback=remember, help="Print one JSON object as the last line."
+        "--json", "as_json", is_flag=True, callback=remember, help="Print one JSON object as the last line of output."
     )(function)

@@ -62,8 +62,8 @@ class Family:
             for name, member in (self._members | self._watched).items():
                 if (code := member.poll()) is not None:
                     raise RunIncompleteError(
-                        f"The {name} has ended by itself (exit code {code}), so all else was stopped too.",
-                        hint="What it said stands above.",
+                        f"The {name} has ended unexpectedly (exit code {code}), so everything else was stopped too.",
+                        hint="Its output is above.",
                     )
             if ready is not None and ready():
                 return

@@ -20,13 +20,13 @@ from treazure_pipeline.verification.explain import Explanation
 @click.option("--programme", "names", multiple=True, metavar="NAME", help="Only this programme (repeatable).")
 @output.json_option
 def command(*, contact: str, names: tuple[str, ...], as_json: bool) -> None:
-    """Show everything that is known of CONTACT's balance, oldest first, and how it stands. Changes nothing."""
+    """Show everything known about CONTACT's balance, oldest first, and where it stands now. Changes nothing."""
     from treazure_pipeline.verification.explain import explain
 
     try:
         guid = str(uuid.UUID(contact.strip()))
     except ValueError:
-        raise SettingsError(f"{contact!r} is no contact: it must be a GUID, as both systems show it.") from None
+        raise SettingsError(f"{contact!r} is not a contact. It must be a GUID, as both systems show it.") from None
     with reading() as opened:
         programmes = opened.programmes(names)
         told = [explain(opened.ledger, programme, guid) for programme in programmes]
@@ -34,8 +34,8 @@ def command(*, contact: str, names: tuple[str, ...], as_json: bool) -> None:
     if not found:
         among = ", ".join(programme.name for programme in programmes)
         raise SettingsError(
-            f"Nothing is known of contact {guid} in: {among}.",
-            hint="Neither an export of Treazure nor an adjustment has named it; look it up in Treazure.",
+            f"Nothing is known about contact {guid} in: {among}.",
+            hint="No export of Treazure and no adjustment has named it. Look it up in Treazure.",
         )
     if as_json:
         output.print_json({"status": "ok", "contact": guid, "programmes": [_plain(one) for one in found]})

@@ -51,13 +51,14 @@ def build_verification(programme: Programme, names: Names) -> dg.Definitions:
         },
         check_specs=[
             dg.AssetCheckSpec("no_drift", asset=key("engage_balance_verification"),
-                              description="Engage holds what it accepted; the next push sends again what differs."),
+                              description="Engage holds what it accepted. The next push sends again what differs."),
             dg.AssetCheckSpec("master_agrees", asset=key("engage_balance_verification"),
                               description="A sample of accounts in Treazure shows no change that the sync missed."),
         ],
         description=(
-            "Balances read back from Engage: those sent lately, once the grace time is over, and round by round the "
-            "whole programme. What differs is marked for sending again; the balances sent are never touched."
+            "Balances read back from Engage: those sent recently, once the grace time is over, and the whole "
+            "programme round by round. What differs is marked for sending again. The sent balances themselves "
+            "are never changed."
         ),
     )  # fmt: skip
     def engage_balance_verification(
@@ -94,7 +95,7 @@ def _verify(connections: Connections, programme: Programme, run_id: str) -> Resu
     if verified.error is not None:
         connections.listener.failed(verified.error)
         raise dg.Failure(
-            f"Engage can't be read; what was read is kept, and the next run goes on from there. {verified.error}",
+            f"Engage can't be read. What was read is kept, and the next run goes on from there. {verified.error}",
             metadata=figures,
             allow_retries=False,
         )

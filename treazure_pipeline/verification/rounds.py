@@ -136,7 +136,7 @@ def holding(ledger: Ledger, account: Account) -> AbstractContextManager[None]:
     """Keep other verifications of the programme out, but not its sync; raises BusyError."""
     message = f"Another verification of programme {account.name!r} is under way."
     return ledger.lease(
-        lease(account), BusyError(message, hint="Nothing to do: it goes on where the last one stopped.")
+        lease(account), BusyError(message, hint="Nothing to do. It goes on where the last one stopped.")
     )
 
 

@@ -40,7 +40,7 @@ def call(environment: dict[str, str]) -> Call:
 
 def test_an_adjustment_by_hand_is_shown_first_and_added_with_yes(adjustment_shop: AdjustmentShop, call: Call) -> None:
     contact = adjustment_shop.contacts(1)[0]
-    arguments = ("add", "--contact", contact, "--amount", "-0.25", "--description", "Mended by hand")
+    arguments = ("add", "--contact", contact, "--amount", "-0.25", "--description", "Corrected by hand")
     code, shown = call(*arguments)
     assert (code, shown["dry_run"], shown["checked"], shown["added"], shown["points"]) == (0, True, 1, 0, "-0.25")
     assert adjustment_shop.states() == []
@@ -48,7 +48,7 @@ def test_an_adjustment_by_hand_is_shown_first_and_added_with_yes(adjustment_shop
     assert (code, added["added"]) == (0, 1)
     adjustment_shop.sandbox.set_points({contact: 10})
     assert adjustment_shop.process().done == 1
-    assert adjustment_shop.movements(contact) == ["Mended by hand"]
+    assert adjustment_shop.movements(contact) == ["Corrected by hand"]
     assert adjustment_shop.in_engage(contact) == ["9.75"]
 
 
@@ -81,7 +81,7 @@ def test_good_rows_are_added_bad_ones_named_and_once_mended_nothing_is_added_twi
     assert (code, said["status"], said["checked"], said["added"], said["points"]) == (2, "failed", 13, 2, "7")
     assert [problem.split(":")[0] for problem in said["problems"]] == [f"line {number}" for number in range(3, 14)]
     assert "quote the value that holds a comma" in said["problems"][6]
-    lines[1] = f"{contact},1000,1,mended"
+    lines[1] = f"{contact},1000,1,corrected"
     file.write_text("\n".join(["contact,amount,definition_id,description", *lines]), encoding="utf-8")
     code, said = call("add", "--csv", str(file), "--yes", "--reference", said["reference"])
     assert (code, said["added"], said["points"]) == (2, 1, "1007")

@@ -337,7 +337,7 @@ def test_a_call_whose_turn_comes_after_its_time_is_not_made(new_adjustment_shop:
     adjustment_shop.process()
     assert adjustment_shop.booked() == 0
     assert (
-        "its time was over"
+        "its time ran out"
         in adjustment_shop.sql(
             "select answer from adjustment_transition where adjustment = %s and answer is not null order by at limit 1",
             number,

@@ -109,10 +109,10 @@ def without(part: str | None) -> Iterator[None]:
     if part is None:
         yield
         return
-    mend = PARTS[part]
-    owner: Any = import_module(mend.module)
-    *outer, name = mend.path.split(".")
+    taken = PARTS[part]
+    owner: Any = import_module(taken.module)
+    *outer, name = taken.path.split(".")
     for one in outer:
         owner = getattr(owner, one)
-    with mock.patch.object(owner, name, mend.instead(getattr(owner, name))):
+    with mock.patch.object(owner, name, taken.instead(getattr(owner, name))):
         yield

@@ -32,7 +32,7 @@ from treazure_pipeline.alerts.state import evaluating
 from treazure_pipeline.settings import load_settings
 with Connections(load_settings()) as connections, evaluating(connections.ledger) as alone:
     assert alone
-    tell(connections.ledger, [Alert("one", "It is wrong", "Do: mend it.")], connections.settings.alert_urls)
+    tell(connections.ledger, [Alert("one", "It is wrong", "Do: fix it.")], connections.settings.alert_urls)
 """
 NOBODY = {"TREAZURE_BASE_URL": "http://127.0.0.1:9"}
 
@@ -336,7 +336,7 @@ def test_no_log_no_error_and_no_table_shows_the_address_of_a_target(
     said.append(alert_shop.tick(DEAD_MAN_URL=f"http://127.0.0.1:1/{TOKEN}"))
     assert target.messages
     assert target.pings == 1
-    assert "did not take an alert" in caplog.text
+    assert "did not accept an alert" in caplog.text
     kept = str(alert_shop.shop.sql("select * from alert")) + str(alert_shop.shop.sql("select * from alert_told"))
     records = "".join(f"{record.getMessage()} {record.args!r} {record.exc_text}" for record in caplog.records)
     shown = kept + "".join(said) + "".join(capfd.readouterr()) + caplog.text + records
@@ -350,7 +350,7 @@ def test_addresses_that_are_none_are_named_by_their_place(shop: Shop) -> None:
 
 def test_a_database_that_is_away_ends_the_tick_with_a_reason(alert_shop: AlertShop) -> None:
     said = alert_shop.tick(TREAZURE_PIPELINE_DATABASE_URL="postgresql://user:pass-word@127.0.0.1:1/none")
-    assert said.startswith("Nothing could be told")
+    assert said.startswith("No alert could be sent")
     assert "pass-word" not in said
 
 
@@ -375,7 +375,7 @@ def test_a_process_killed_while_a_target_takes_a_message_leaves_it_to_be_told_an
     with shop.connect() as connections, state.evaluating(connections.ledger) as alone:
         assert alone
         for _ in range(2):
-            tell(connections.ledger, [Alert("one", "It is wrong", "Do: mend it.")], urls)
+            tell(connections.ledger, [Alert("one", "It is wrong", "Do: fix it.")], urls)
     assert target.titles == ["It is wrong", "It is wrong"]
 
 

@@ -167,7 +167,7 @@ def test_a_path_that_is_never_found_is_called_a_wrong_path(
     stub: Stub, treazure: TreazureClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("treazure_pipeline.clients.exports.SHORTEST_WRONG_PATH_SECONDS", 0.1)
-    with pytest.raises(NotFoundError, match="wrong path"):
+    with pytest.raises(NotFoundError, match="path must be wrong"):
         fetched(treazure)
     stub.on(RESULT, *[Reply(404)] * 2, Reply(202), *[Reply(404)] * 8, READY)
     assert fetched(treazure) == ROWS

@@ -110,17 +110,17 @@ def test_what_moves_no_points_needs_neither_amount_nor_balance() -> None:
 
 BAD: list[tuple[Any, str]] = [
     (GOOD | {"amount": None}, "amount is missing"),
-    (GOOD | {"amount": "1,5"}, "amount is no number"),
-    (GOOD | {"amount": "NaN"}, "amount is no number"),
-    (GOOD | {"amount": float("nan")}, "amount is no number"),
-    (GOOD | {"amount": True}, "amount is no number"),
-    (GOOD | {"amount": 1e300}, "amount is no number"),
-    (GOOD | {"balance": "Infinity"}, "balance is no number"),
+    (GOOD | {"amount": "1,5"}, "amount is not a number"),
+    (GOOD | {"amount": "NaN"}, "amount is not a number"),
+    (GOOD | {"amount": float("nan")}, "amount is not a number"),
+    (GOOD | {"amount": True}, "amount is not a number"),
+    (GOOD | {"amount": 1e300}, "amount is not a number"),
+    (GOOD | {"balance": "Infinity"}, "balance is not a number"),
     (GOOD | {"dateTime": "0001-01-01T00:00:00"}, "dateTime is missing"),
-    (GOOD | {"dateTime": "yesterday"}, "dateTime is no time"),
-    (GOOD | {"dateTime": 1_772_000_000}, "dateTime is no time"),
-    (GOOD | {"expiresAt": "someone@example.com"}, "expiresAt is no time"),
-    ({}, "no object"), (None, "no object"), ("text", "no object"), ([GOOD], "no object"),
+    (GOOD | {"dateTime": "yesterday"}, "dateTime is not a time"),
+    (GOOD | {"dateTime": 1_772_000_000}, "dateTime is not a time"),
+    (GOOD | {"expiresAt": "someone@example.com"}, "expiresAt is not a time"),
+    ({}, "not an object"), (None, "not an object"), ("text", "not an object"), ([GOOD], "not an object"),
 ]  # fmt: skip
 
 
@@ -136,7 +136,7 @@ def test_a_movement_that_cannot_be_read_costs_itself_and_is_named_without_a_valu
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"{}", b'{"a"', b"[" * 100_000, json.dumps([BAD[0][0]]).encode()])
 def test_an_answer_of_which_nothing_can_be_read_is_no_log(body: bytes) -> None:
-    with pytest.raises(WireError, match="it is no history"):
+    with pytest.raises(WireError, match="it is not a history"):
         read_log(body)
     assert read_log(b"[]") == Log([])
 

@@ -335,7 +335,7 @@ def test_a_balance_that_is_no_number_of_points_is_not_taken(stub: Stub, written:
         ACCOUNT,
         Reply(200, f'{{"loyaltyPrograms":[{{"loyaltyPointDefinitionId":"points","balance":{written}}}]}}'.encode()),
     )
-    with client(stub) as treazure, pytest.raises(InvalidAnswerError, match="no number"):
+    with client(stub) as treazure, pytest.raises(InvalidAnswerError, match="not a number"):
         treazure.account_balance(GUID, "points")
 
 

@@ -335,7 +335,7 @@ if os.geteuid() == 0:
         try:
             started = run("start")
             assert started.returncode == 0, started.stderr
-            assert f"everything is in {home}" in started.stderr
+            assert f"everything goes into {home}" in started.stderr
             assert embedded.running_url(home) is not None
         finally:
             run("stop")

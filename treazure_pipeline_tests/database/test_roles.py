@@ -201,7 +201,7 @@ def test_an_owner_that_may_make_no_schema_says_what_an_administrator_runs(place:
 
     statement = "create schema treazure_reporting authorization treazure_owner;"
     assert refused.returncode == 5
-    assert "the database role treazure_owner may not make it" in refused.stderr
+    assert "the database role treazure_owner may not create it" in refused.stderr
     assert statement in " ".join(refused.stderr.split())
     place.administer(statement)
     schema.upgrade(place.url(OWNER))
@@ -212,7 +212,7 @@ def test_an_owner_that_may_make_no_schema_says_what_an_administrator_runs(place:
     [
         ("connection failed: server does not support SSL, but SSL was required", "sslmode=disable"),
         ('could not extend file "base/1": No space left on device', "Make room"),
-        ('password authentication failed for user "me"', "Mend user and password"),
+        ('password authentication failed for user "me"', "Correct the user and password"),
         ("connection refused", "Check that PostgreSQL runs"),
     ],
 )

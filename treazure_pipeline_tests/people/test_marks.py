@@ -144,7 +144,7 @@ def test_a_mistake_of_ours_tells_its_kind_and_place_and_not_its_text(adjustment_
         int(NAME)
 
     failure = caught.value
-    assert failure.description == "Unexpected ValueError; this is a mistake in treazure-pipeline."
+    assert failure.description == "Unexpected ValueError; this is a bug in treazure-pipeline."
     assert "test_marks.py" in str(failure.metadata["where"].value)
     assert marked({"failure": f"{failure} {failure.metadata} {failure.__cause__}"}) == {}
     assert failure.__suppress_context__

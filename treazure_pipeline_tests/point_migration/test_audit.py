@@ -44,7 +44,7 @@ def test_before_the_import_the_audit_says_so_and_the_programme_stays_in_migratio
 def test_nothing_is_audited_before_it_is_delivered(new_migration_shop: Callable[..., MigrationShop]) -> None:
     migration_shop = new_migration_shop(members=30)
     migration_shop.prepare()
-    with pytest.raises(MigrationError, match="run point_migration, then finish_migration"):
+    with pytest.raises(MigrationError, match="Run point_migration, then finish_migration"):
         migration_shop.audit()
 
 

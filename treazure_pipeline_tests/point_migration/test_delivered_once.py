@@ -220,7 +220,7 @@ def test_a_note_of_a_file_that_the_ledger_does_not_know_ends_the_delivery(folder
     with folder.target.opened() as place:
         place.write(f"{place.beside}/gold-{note}", b"")
         place.write(f"{place.beside}/{note}", b"")
-    with pytest.raises(MigrationError, match=f"does not know have been brought to .*: {note.rpartition('.')[0]}."):
+    with pytest.raises(MigrationError, match=f"does not know were delivered to .*: {note.rpartition('.')[0]}."):
         folder.deliver()
     assert not folder.taken()
 

@@ -146,7 +146,7 @@ def test_a_target_shows_no_secret_and_one_that_can_not_be_used_is_named() -> Non
     with pytest.raises(SettingsError, match="nowhere://"), Target("nowhere://u:secret@host/in").opened():
         pass
     for root in ("memory://", "file:///"):
-        with pytest.raises(SettingsError, match="no folder inside another"), Target(root).opened():
+        with pytest.raises(SettingsError, match="a folder inside another"), Target(root).opened():
             pass
     with pytest.raises(SettingsError, match="manifest goes"), Target("memory://in/manifest").opened():
         pass
@@ -212,6 +212,6 @@ def test_what_the_api_needs_is_known_before_the_programme_is_switched(
     migration_shop = new_migration_shop(members=1, environ={"MIGRATION_KEY_TYPE": "MemberNumber"})
     keys = migration_shop.home.parent / "keys.csv"
     keys.write_text(f"contact;key\n{migration_shop.shop.sandbox.contact_ids()[0]};M-1\n")
-    with pytest.raises(MigrationError, match="By API contacts are named by their id"):
+    with pytest.raises(MigrationError, match="The API names contacts by their id"):
         migration_shop.prepare(mapping=keys, by="api")
     assert migration_shop.mode() == "live"

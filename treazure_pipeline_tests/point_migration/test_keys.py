@@ -67,7 +67,7 @@ def test_what_a_spreadsheet_did_to_a_mapping_is_found_line_by_line() -> None:
         (["=1+1", '="12345"', "@M1", "+SUM(A1)", "-A1"], "formula"),
         (["'12345", "'"], "apostrophe before"),
         (['M"1', "M'1", "M;1"], "takes no quotes"),
-        (["#N/A", "#NV", "#n/d", "#REF!", "#NAME?", "#WERT!", "####", "#"], "spreadsheet's error"),
+        (["#N/A", "#NV", "#n/d", "#REF!", "#NAME?", "#WERT!", "####", "#"], "spreadsheet error"),
         (
             ["NULL", "null", "None", "NaN", "n/a", "(null)", "<NULL>", "\\N", "-", "--", "?", "Undefined", "TRUE"],
             "no key",

@@ -83,7 +83,7 @@ def test_what_can_be_checked_is_checked_before_the_programme_is_switched(
     empty = mapping(tmp_path, {})
     with pytest.raises(SettingsError, match="needs a mapping file"):
         migration_shop.prepare()
-    with pytest.raises(SettingsError, match="no mapping file has any use"):
+    with pytest.raises(SettingsError, match="a mapping file is not used"):
         migration_shop.prepare(mapping=tmp_path, MIGRATION_KEY_TYPE="ContactId")
     for wrong, reason in ((tmp_path / "nowhere.csv", "can't be read"), (tmp_path, "can't be read"), (empty, "no line")):
         with pytest.raises(SettingsError, match=reason):

@@ -63,7 +63,7 @@ def test_one_message_names_everything_that_is_missing() -> None:
 
     for name in COMPLETE:
         assert name in message
-    assert message.startswith("6 settings need to be mended")
+    assert message.startswith("6 settings need to be fixed")
 
 
 def test_one_message_names_what_is_missing_and_what_is_wrong() -> None:
