@@ -156,7 +156,7 @@ def retry(*, numbers: tuple[int, ...], as_json: bool) -> None:
 
 @command.command()
 @click.argument("numbers", nargs=-1, type=int, required=True)
-@click.option("--reason", required=True, help="Why; it is kept.")
+@click.option("--reason", required=True, help="Why, for the record.")
 @click.option("--posted", is_flag=True, help="Treazure has it; nothing more to do.")
 @click.option("--dead-letters", is_flag=True, help="The numbers are those of dead letters. They stay stored.")
 @output.json_option

@@ -15,7 +15,7 @@ from treazure_pipeline.terminal import instance, output
 @click.command("approve")
 @click.argument("digest")
 @click.option("--by", metavar="NAME", help="Who approves, for the record. Default: the user of this session.")
-@click.option("--reason", default="", metavar="TEXT", help="Why; it is kept.")
+@click.option("--reason", default="", metavar="TEXT", help="Why, for the record.")
 @output.json_option
 def command(*, digest: str, by: str | None, reason: str, as_json: bool) -> None:
     """Approve the plan with this DIGEST: the next push sends its rows, within APPROVAL_LIFETIME_HOURS.

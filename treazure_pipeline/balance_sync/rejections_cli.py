@@ -117,7 +117,7 @@ def retry(*, names: tuple[str, ...], contact: str | None, reason: str | None, ev
 @command.command()
 @click.argument("digest")
 @_programme_option
-@click.option("--reason", required=True, help="Why; it is kept.")
+@click.option("--reason", required=True, help="Why, for the record.")
 @output.json_option
 def discard(*, digest: str, names: tuple[str, ...], reason: str, as_json: bool) -> None:
     """End a rejected row of an export for good; DIGEST stands in `list --rows`, its first characters will do.

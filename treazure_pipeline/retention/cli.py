@@ -42,7 +42,7 @@ def export(*, guid: str) -> None:
 @command.command()
 @click.argument("guid")
 @click.option("--by", required=True, metavar="NAME", help="Who erases, for the record.")
-@click.option("--why", required=True, metavar="TEXT", help="Why; it is kept.")
+@click.option("--why", required=True, metavar="TEXT", help="Why, for the record.")
 @output.json_option
 @click.pass_context
 def erase(ctx: click.Context, *, guid: str, by: str, why: str, as_json: bool) -> None:
