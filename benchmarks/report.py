@@ -143,13 +143,13 @@ class Results:
         from matplotlib import pyplot as plt
 
         figure, axes = plt.subplots(1, len(self.sizes), figsize=(2.3 * len(self.sizes), 3.6), layout="constrained")
-        colours = {"export": "#4c78a8", "merge": "#72b7b2", "push": "#54a24b"}
+        colors = {"export": "#4c78a8", "merge": "#72b7b2", "push": "#54a24b"}
         for plot, (changes, base) in zip(axes, self.sizes, strict=True):
             plot.bar(0, self.seconds("floor", changes, base), color="#bab0ac")
             bottom = 0.0
-            for phase, colour in colours.items():
+            for phase, color in colors.items():
                 value = self.of("pipeline", changes, base)["phases"][phase]
-                plot.bar(1, value, bottom=bottom, color=colour, label=phase)
+                plot.bar(1, value, bottom=bottom, color=color, label=phase)
                 bottom += value
             plot.bar(2, self.seconds("plain", changes, base), color="#e45756")
             plot.set_xticks([0, 1, 2], ["bare\nclient", "pipeline", "plain\nscript"], fontsize=8)

@@ -235,7 +235,7 @@ def pictures(page: Page) -> None:
     page.wait("Passed")
     page.take("asset-graph", 60, 0, 840, 1420)
     page.open("assets/engage_balance_push?view=events", "seconds_fold", 1060, 1200)
-    page.take("push-materialisation", 60, 0, 1140, 1060)
+    page.take("push-materialization", 60, 0, 1140, 1060)
     page.open("assets/engage_balance_push?view=overview", "seconds_fold", 3600, 1300)
     page.click("Plots")
     first = page.top("lost_answers") - 20

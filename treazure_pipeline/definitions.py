@@ -45,7 +45,7 @@ def build_definitions(settings: Settings, connect: Callable[..., Connections] = 
             **{name: _connections(settings, connect, purpose) for name, purpose in PURPOSES.items()},
             JUDGEMENTS: dg.io_manager(lambda _: Judgements()),
         },
-        # Also for what is materialised by hand: one process keeps one lock and its connections from step to step.
+        # Also for what is materialized by hand: one process keeps one lock and its connections from step to step.
         executor=dg.in_process_executor,
     )
     of_programmes = [

@@ -88,7 +88,7 @@ class DatabaseUnavailableError(DatabaseError):
 
 
 class ConflictError(DatabaseError):
-    """Two transactions met: a deadlock, a serialisation failure, the same new row. Tried again, it passes."""
+    """Two transactions met: a deadlock, a serialization failure, the same new row. Tried again, it passes."""
 
 
 class LeaseLostError(DatabaseError):

@@ -60,7 +60,7 @@ def word(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Return text that moves no cursor, colours nothing and reverses no line: such characters show as �."""
+    """Return text that moves no cursor, colors nothing and reverses no line: such characters show as �."""
     if text.isprintable():
         return text
     return "".join(

@@ -162,7 +162,7 @@ class Copies:
         return False
 
     def _shape_of(self, connection: psycopg.Connection) -> list[tuple[Any, ...]]:
-        """What tells whether more than the rows was changed: the catalogues, and the rows that the template has."""
+        """What tells whether more than the rows was changed: the catalogs, and the rows that the template has."""
         rows = [connection.execute(sql.SQL("table {}").format(each)).fetchall() for each in self._filled]
         return [*connection.execute(_SHAPE).fetchall(), *(row for table in rows for row in table)]
 

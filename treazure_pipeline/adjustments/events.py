@@ -78,7 +78,7 @@ class Event:
         text = body.decode()
         kind, event_id, payload, dead = None, delivery_id, None, None
         try:
-            found = _spelt(_object(text), _BODY)
+            found = _spelled(_object(text), _BODY)
             kind = _kind(found.get("eventType"))
             _require_open(found.get("isEncrypted"))
             event_id = _id(found.get("id")) or _id(found.get("eventId")) or delivery_id
@@ -100,7 +100,7 @@ class Event:
         return replace(self, kind=None, payload=None, dead=self.dead or "The event holds what no database can keep.")
 
 
-def _spelt(found: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+def _spelled(found: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     """Return an object with these names in our spelling; where one stands there twice, the one in ours counts."""
     result: dict[str, Any] = {}
     for name, value in found.items():
@@ -149,7 +149,7 @@ def _payload(event_id: str, found: object) -> str:
         raise _DeadError("The payload is no object.")
     if len(event_id) > LONGEST_ID or clean(event_id) != event_id:
         raise _DeadError(f"The event's id has more than {LONGEST_ID} characters, or some that an id can't have.")
-    payload = _spelt(clean_all(found), _PAYLOAD)
+    payload = _spelled(clean_all(found), _PAYLOAD)
     for name in _NUMBERS:
         points = wire.points_of(str(payload.get(name))) if isinstance(payload.get(name), str | Decimal) else None
         if points is not None:

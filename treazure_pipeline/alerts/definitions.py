@@ -87,7 +87,7 @@ def _evaluate(context: dg.SensorEvaluationContext, connections: Connections, job
 def failed_runs(instance: dg.DagsterInstance, jobs: Iterable[str], ui: str) -> Iterator[Alert]:
     """Find the jobs whose newest run with a verdict has failed, in any of its partitions.
 
-    No verdict: a run that was cancelled or found another one at work, and one that is retried, until that has ended.
+    No verdict: a run that was canceled or found another one at work, and one that is retried, until that has ended.
     A run that waits for a person worked as it should: its plan has an alert of its own.
     """
     for job in jobs:

@@ -287,7 +287,7 @@ def _one(cursor: psycopg.Cursor[dict[str, Any]], statement: Any, values: Any = N
     return row
 
 
-# One row for each contact, in key order: the lookups of neighbours are near each other, also when two processes share them.
+# One row for each contact, in key order: the lookups of neighbors are near each other, also when two processes share them.
 _LATEST = """
 create unlogged table {latest} with (parallel_workers = 1) as
 select distinct on (contact) contact, balance from {stage} order by contact, mutated_at desc nulls last, position desc

@@ -108,7 +108,7 @@ def merge_snapshot(run: Run) -> Diff:
     observation = staging.staged(ledger, account)
     if observation is None:
         message = f"Programme {account.name!r} has no fetched snapshot to compare."
-        raise NoSnapshotError(message, hint="Materialise treazure_balance_snapshot first.")
+        raise NoSnapshotError(message, hint="Materialize treazure_balance_snapshot first.")
     figures = merge.merge(ledger, account, observation, batch_size=run.settings.engage_batch_size)
     return Diff(figures, reread_accounts(run), time.perf_counter() - began)
 

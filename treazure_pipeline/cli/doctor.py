@@ -37,7 +37,7 @@ _VERDICTS = {
     "not understood": "bold red",
     "not observed": "dim",
 }
-_COLOURS = {"ok": "green", "note": "yellow", "failed": "bold red"}
+_COLORS = {"ok": "green", "note": "yellow", "failed": "bold red"}
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def command(
     else:
         table = Table("Check", "", "Detail", box=None)
         for finding in findings:
-            table.add_row(finding.check, Text(finding.status, _COLOURS[finding.status]), finding.detail)
+            table.add_row(finding.check, Text(finding.status, _COLORS[finding.status]), finding.detail)
         output.console().print(table)
     if failed:
         ctx.exit(SettingsError.exit_code if failed[0].check == "settings" else PipelineError.exit_code)

@@ -129,7 +129,7 @@ def start(home: Path) -> str:
         if not _answers(server):
             _check_user(server)
             programs = _programs(server, installed)
-            _initialise(server, programs)
+            _initialize(server, programs)
             with _stopped_on_failure(server, programs):
                 _launch(server, programs)
         _create_databases(server)
@@ -258,7 +258,7 @@ def _postmaster(server: _Server) -> int | None:
     return pid if command and "postgres" in Path(command[0]).name and folder == str(server.data) else None
 
 
-def _initialise(server: _Server, programs: Path) -> None:
+def _initialize(server: _Server, programs: Path) -> None:
     """Make the data directory, whole or not at all, and write its tuning."""
     if not (server.data / "PG_VERSION").exists():
         unfinished = server.home / "postgres.unfinished"

@@ -23,7 +23,7 @@ LOOPBACK = "loopback"
 
 @dataclass(frozen=True)
 class Systems:
-    """Two systems, by their normalised addresses without the scheme."""
+    """Two systems, by their normalized addresses without the scheme."""
 
     treazure: str
     engage: str
@@ -40,10 +40,10 @@ class Systems:
 
 def systems(treazure: str, engage: str) -> Systems:
     """Return the two systems at these addresses."""
-    return Systems(normalised(treazure), normalised(engage))
+    return Systems(normalized(treazure), normalized(engage))
 
 
-def normalised(address: str) -> str:
+def normalized(address: str) -> str:
     """Return an address as host, port where it is not the usual one, and path; `loopback` for this machine."""
     url = urlsplit(address)
     host = (url.hostname or "").rstrip(".").lower()

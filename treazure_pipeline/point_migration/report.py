@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from treazure_pipeline.point_migration.target import Target
 
 _MOST = 20
-_COLOURS = {"at the cut-off": "#8aa4b8", "in the files": "#4c7fa6", "in Engage": "#2f7d4f"}
+_COLORS = {"at the cut-off": "#8aa4b8", "in the files": "#4c7fa6", "in Engage": "#2f7d4f"}
 
 
 REPORT = "audit.html"
@@ -119,17 +119,17 @@ def _plots(shards: Sequence[ShardAudit], sizes: Sequence[tuple[int, int, Decimal
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     for offset, (name, column) in zip(
-        (-0.27, 0.0, 0.27), zip(_COLOURS, ("rounded", "imported", "in_engage"), strict=True), strict=True
+        (-0.27, 0.0, 0.27), zip(_COLORS, ("rounded", "imported", "in_engage"), strict=True), strict=True
     ):
         heights = [float(getattr(shard, column)) for shard in shards]
-        left.bar([shard.shard + offset for shard in shards], heights, 0.27, label=name, color=_COLOURS[name])
+        left.bar([shard.shard + offset for shard in shards], heights, 0.27, label=name, color=_COLORS[name])
     left.set(title="Points by shard", xlabel="shard")
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.yaxis.set_major_formatter("{x:,.0f}")
     left.legend(fontsize="small", ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.2), frameon=False)
     names = {-1: "< 0", 0: "0 to 1"}
     labels = [names.get(digits, f"{10 ** (digits - 1):,}+") for digits, _, _ in sizes]
-    right.bar(labels, [count for _, count, _ in sizes], color=_COLOURS["in the files"])
+    right.bar(labels, [count for _, count, _ in sizes], color=_COLORS["in the files"])
     right.set(title="Contacts by balance", xlabel="points")
     right.yaxis.set_major_formatter("{x:,.0f}")
     drawn = io.StringIO()

@@ -56,7 +56,7 @@ def write_shard(ledger: Ledger, account: Account, shard: int, home: Path) -> Wri
         if missing := state.contacts - state.fetched - state.left_out:
             raise MigrationError(
                 f"{missing} of {state.contacts} contacts of shard {shard} have not been read.",
-                hint="Materialise migration_points_log for this shard first.",
+                hint="Materialize migration_points_log for this shard first.",
             )
         folder = folder_of(home, account, migration) / "files"
         report = _write(ledger, account, migration, shard, folder)

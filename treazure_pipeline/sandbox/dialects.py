@@ -19,7 +19,7 @@ class Dialects(BaseModel):
 
     href: Literal["href", "hRef", "links.href", "links.hRef", "absolute", "location"] = Field(
         "href",
-        description="Treazure: where the export's address stands in the answer, and how it is spelt; "
+        description="Treazure: where the export's address stands in the answer, and how it is spelled; "
         "location: in the header alone",
     )
     export_not_ready: Literal[202, 204, 404, 409, 425, "empty", "status"] = Field(

@@ -29,7 +29,7 @@ class _Plain(Console):
 
 
 def console() -> Console:
-    """The console for results: colour on a terminal, plain text elsewhere."""
+    """The console for results: color on a terminal, plain text elsewhere."""
     return _Plain()
 
 

@@ -16,7 +16,7 @@ WHOLE = [
     SCOTLAND,
     "\U0001f1f3\U0001f1f1",  # the flag of the Netherlands
     "1\ufe0f\u20e3",  # a keycap
-    "\U0001f44d\U0001f3fd",  # a thumb with a colour
+    "\U0001f44d\U0001f3fd",  # a thumb with a color
     "\u0915\u093f",  # a Devanagari letter and its vowel
     "❤\ufe0f",
 ]

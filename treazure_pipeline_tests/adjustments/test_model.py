@@ -33,8 +33,8 @@ def test_ten_thousand_random_deliveries_and_faults_end_with_every_event_applied_
             amount = Decimal(0)
         senseless += not amount
         model[contact] += amount
-        spelt = contact.upper() if kind > 0.5 else contact
-        payload = f'{{"contactId":"{spelt}","pointDefinitionId":1,"amount":{amount:f},"description":"{number}"}}'
+        spelled = contact.upper() if kind > 0.5 else contact
+        payload = f'{{"contactId":"{spelled}","pointDefinitionId":1,"amount":{amount:f},"description":"{number}"}}'
         events.append((f"event-{number}", payload))
     # Each event once at least; first deliveries of all events in their order, repeated ones whenever they like.
     deliveries = sorted(

@@ -107,7 +107,7 @@ class Shop:
         return Synced(run_id, snapshot, diff, pushed)
 
     def send_pending(self, *, complete: bool = True, **changes: str) -> PushFigures:
-        """Materialise the push alone."""
+        """Materialize the push alone."""
         with self.connect(**changes) as connections:
             account = account_of(connections)
             connections.ledger.hold(account)

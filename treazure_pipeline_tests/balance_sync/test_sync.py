@@ -179,7 +179,7 @@ def test_the_ledger_counts_the_contacts_that_it_has(shop: Shop) -> None:
     assert contacts == rows == 207
 
 
-def test_requests_carry_neighbours_in_the_order_of_contacts(shop: Shop) -> None:
+def test_requests_carry_neighbors_in_the_order_of_contacts(shop: Shop) -> None:
     shop.sync()
     changed = shop.sandbox.contact_ids(120)
     shop.sandbox.add_points(dict.fromkeys(changed, 5))

@@ -119,7 +119,7 @@ def test_the_push_alone_sends_what_is_pending(execute: Execute, shop: Shop) -> N
     assert_in_step(shop)
 
 
-def test_the_diff_alone_without_a_snapshot_says_what_to_materialise(execute: Execute, shop: Shop) -> None:
+def test_the_diff_alone_without_a_snapshot_says_what_to_materialize(execute: Execute, shop: Shop) -> None:
     result = execute(shop, only=DIFF)
     assert not result.success
     assert SNAPSHOT in str(failure(result))

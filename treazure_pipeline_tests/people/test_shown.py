@@ -99,7 +99,7 @@ def test_markdown_shows_nothing_but_the_text(text: str, shown: str) -> None:
     assert people.markdown(text) == shown
 
 
-def test_the_error_stream_is_coloured_by_us_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_stream_is_colored_by_us_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     stream = io.StringIO()
     monkeypatch.setattr("sys.stderr", stream)

@@ -83,17 +83,17 @@ def test_an_old_export_is_gone(sandbox: Sandbox, caller: Caller) -> None:
 
 
 def test_the_address_of_an_export_comes_in_each_spelling(sandbox: Sandbox, caller: Caller) -> None:
-    def spelt(style: str) -> dict[str, object]:
+    def spelled(style: str) -> dict[str, object]:
         sandbox.behave(href=style)
         answer: dict[str, object] = caller.request_export().json()
         return answer
 
-    assert list(spelt("hRef")) == ["hRef"]
-    assert "href" in json.dumps(spelt("links.href")["links"])
-    assert "hRef" in json.dumps(spelt("links.hRef")["links"])
-    assert str(spelt("absolute")["href"]).startswith(f"{sandbox.base_url}/api/")
+    assert list(spelled("hRef")) == ["hRef"]
+    assert "href" in json.dumps(spelled("links.href")["links"])
+    assert "hRef" in json.dumps(spelled("links.hRef")["links"])
+    assert str(spelled("absolute")["href"]).startswith(f"{sandbox.base_url}/api/")
     sandbox.set_fault("foreign_link")
-    assert str(spelt("href")["href"]).startswith("https://elsewhere.example/")
+    assert str(spelled("href")["href"]).startswith("https://elsewhere.example/")
 
 
 def test_export_rows_come_in_each_spelling(sandbox: Sandbox, caller: Caller, contacts: list[str]) -> None:

@@ -219,7 +219,7 @@ def test_a_file_with_one_programme_needs_no_prefix(tmp_path: Path) -> None:
         ("- {name: club}", "programme 1 (club): loyalty_id is missing"),
         ("- {name: Club, loyalty_id: CLUB}", "programme 1 (Club): name must match"),
         ("- {name: club, loyalty_id: 007}", "programme 1 (club): loyalty_id must be a valid string"),
-        ("- {name: club, loyalty_id: CLUB, colour: red}", "programme 1 (club): colour is not a known key"),
+        ("- {name: club, loyalty_id: CLUB, color: red}", "programme 1 (club): color is not a known key"),
         (
             "- {name: a, loyalty_id: A}\n- {name: a, loyalty_id: B, definition_id: 2}",
             "name 'a' stands at more",
