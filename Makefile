@@ -33,7 +33,7 @@ test-quick: $(STAMP) ## Run the tests that need no database, no sandbox and no p
 test-lowest: ## Run the quick tests with the oldest versions that pyproject.toml allows
 	$(PYTHON) -m venv --clear $(VENV)-lowest
 	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
-	$(VENV)-lowest/bin/uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct --editable '.[embedded,dev]'
+	UV_SYSTEM_CERTS=1 $(VENV)-lowest/bin/uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct --editable '.[embedded,dev]'
 	$(VENV)-lowest/bin/python -m pytest -m "not slow" -W default
 
 soak: $(STAMP) ## Play the adversary's stories: STORIES=2000, or MINUTES=60
