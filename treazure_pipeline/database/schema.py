@@ -7,7 +7,6 @@ views for analysts are in `treazure_reporting`, so that whoever reads them sees 
 from __future__ import annotations
 
 from functools import cache, lru_cache
-from pathlib import Path
 from typing import Any, LiteralString
 
 import psycopg
@@ -24,7 +23,6 @@ from treazure_pipeline.errors import ConflictError, DatabaseError, DatabaseUnava
 SCHEMA = "treazure_pipeline"
 REPORTING = "treazure_reporting"
 OLDEST_SERVER = 16
-_MIGRATIONS = Path(__file__).parent / "migrations"
 _CONFLICTS = {"40001", "40P01", "23505"}
 CONNECTION: dict[str, Any] = {
     "connect_timeout": 10,
@@ -86,7 +84,7 @@ def _engine(url: str) -> sa.Engine:
 
 def _config() -> Config:
     config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS))
+    config.set_main_option("script_location", "treazure_pipeline.database:migrations")
     return config
 
 
