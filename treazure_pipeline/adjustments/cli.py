@@ -22,7 +22,7 @@ from treazure_pipeline.ledger import frames
 from treazure_pipeline.ledger.store import Ledger
 from treazure_pipeline.settings import Settings, load_settings
 from treazure_pipeline.tables import CsvFile, Row, WrongLine, shown
-from treazure_pipeline.terminal import instance, output
+from treazure_pipeline.terminal import instance, output, user
 from treazure_pipeline.terminal.reading import reading
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def retry(*, numbers: tuple[int, ...], as_json: bool) -> None:
     An uncertain one may stand in Treazure already: look into its history for the receipt number first.
     """
     with _ledger(load_settings()) as ledger:
-        changed = [number for number in numbers if queue.retry(ledger, number)]
+        changed = [number for number in numbers if queue.retry(ledger, number, by=user.known())]
     _say_changed(changed, numbers, "sent again", as_json=as_json)
 
 
@@ -168,7 +168,9 @@ def discard(*, numbers: tuple[int, ...], reason: str, posted: bool, dead_letters
         if dead_letters:
             changed = [number for number in numbers if queue.settle_dead_letter(ledger, number, reason)]
         else:
-            changed = [number for number in numbers if queue.discard(ledger, number, reason, posted=posted)]
+            changed = [
+                number for number in numbers if queue.discard(ledger, number, reason, posted=posted, by=user.known())
+            ]
     _say_changed(changed, numbers, "posted" if posted else "discarded", as_json=as_json)
 
 

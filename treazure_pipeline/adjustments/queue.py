@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING
 import msgspec
 from psycopg.rows import class_row
 
-from treazure_pipeline.ledger import identity
+from treazure_pipeline.ledger import decisions, identity
 from treazure_pipeline.ledger.batches import HELD
+from treazure_pipeline.ledger.decisions import SOMEBODY
 from treazure_pipeline.ledger.store import retried
 
 if TYPE_CHECKING:
@@ -324,7 +325,7 @@ def contacts_to_push(ledger: Ledger, account: Account, *, limit: int) -> dict[st
 
 
 @retried
-def retry(ledger: Ledger, number: int) -> bool:
+def retry(ledger: Ledger, number: int, *, by: str = SOMEBODY, why: str = "") -> bool:
     """Queue a rejected or uncertain adjustment again, by a person's decision; False where it is in no such state."""
     with ledger.transaction() as connection:
         row = connection.execute(
@@ -336,11 +337,12 @@ def retry(ledger: Ledger, number: int) -> bool:
         ).fetchone()
         if row is not None:
             _note(connection, number, row[0], "retried by a person")
+            decisions.note(connection, "retried", f"adjustment {number}", by=by, why=why)
     return row is not None
 
 
 @retried
-def discard(ledger: Ledger, number: int, reason: str, *, posted: bool) -> bool:
+def discard(ledger: Ledger, number: int, reason: str, *, posted: bool, by: str = SOMEBODY) -> bool:
     """Give up an adjustment that is not under way, or say that it stands in Treazure (`posted`), by a person's decision."""
     with ledger.transaction() as connection:
         state = "posted" if posted else "discarded"
@@ -352,6 +354,8 @@ def discard(ledger: Ledger, number: int, reason: str, *, posted: bool) -> bool:
         ).rowcount
         if changed:
             _note(connection, number, state, reason)
+            what = "found in Treazure" if posted else "discarded"
+            decisions.note(connection, what, f"adjustment {number}", by=by, why=reason)
     return changed == 1
 
 

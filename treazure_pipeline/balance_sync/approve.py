@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import getpass
 from datetime import timedelta
 
 import click
 
-from treazure_pipeline.errors import PipelineError
 from treazure_pipeline.settings import load_settings
-from treazure_pipeline.terminal import instance, output
+from treazure_pipeline.terminal import instance, output, user
 
 
 @click.command("approve")
@@ -28,7 +26,7 @@ def command(*, digest: str, by: str | None, reason: str, as_json: bool) -> None:
     settings = load_settings()
     with open_ledger(settings, instance.prepare(settings).ledger_url) as ledger:
         lifetime = timedelta(hours=settings.approval_lifetime_hours)
-        plan = plans.approve(ledger, None, digest, by=by or _user(), lifetime=lifetime, why=reason)
+        plan = plans.approve(ledger, None, digest, by=by or user.named(), lifetime=lifetime, why=reason)
     if as_json:
         output.print_json(
             {"status": "ok", "digest": plan.digest, "approved_by": plan.approved_by, "approved_at": plan.approved_at,
@@ -37,10 +35,3 @@ def command(*, digest: str, by: str | None, reason: str, as_json: bool) -> None:
         return
     output.say(f"Plan {plan.digest} is approved by {plan.approved_by} until {plan.expires_at:%Y-%m-%d %H:%M} UTC.")
     output.say("The next push sends its rows: the hourly run, or `treazure-pipeline run balance-sync` now.")
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # no name for this user id, as in some containers
-        raise PipelineError("This session has no user name.", hint="Say who approves with --by NAME.") from None

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 from psycopg.rows import class_row
 
-from treazure_pipeline.ledger import batches
+from treazure_pipeline import people
+from treazure_pipeline.ledger import batches, decisions
+from treazure_pipeline.ledger.decisions import SOMEBODY
 from treazure_pipeline.ledger.store import retried
 
 if TYPE_CHECKING:
@@ -94,26 +96,39 @@ def rows(
 
 
 @retried
-def retry(ledger: Ledger, account: Account, *, contact: str | None = None, reason: str | None = None) -> Retried:
+def retry(
+    ledger: Ledger,
+    account: Account,
+    *,
+    contact: str | None = None,
+    reason: str | None = None,
+    by: str = SOMEBODY,
+    why: str = "",
+) -> Retried:
     """Have what is rejected tried by the next run, also what was gone; the count of tries is kept.
 
     A row of an export that names no contact (`nameless`) can only be resolved by a full export, or be discarded.
     """
     with ledger.transaction() as connection:
         row = connection.execute(_RETRY, _filter(account, contact, reason)).fetchone()
+        chosen = f"of contact {contact}" if contact else people.public(f"because of {reason}") if reason else "all"
+        decisions.note(connection, "retried", f"rejections of {account.name}: {chosen}", by=by, why=why)
     assert row is not None
     return Retried(*row)
 
 
 @retried
-def discard(ledger: Ledger, account: Account, digest: str, note: str) -> int:
+def discard(ledger: Ledger, account: Account, digest: str, note: str, *, by: str = SOMEBODY) -> int:
     """Resolve rows of exports for good, by the first characters of their digest; return how many that were."""
     with ledger.transaction() as connection:
-        return connection.execute(
+        discarded = connection.execute(
             "update rejection set resolved_at = clock_timestamp(), resolved_by = 'person', note = %s "
             "where programme = %s and resolved_at is null and starts_with(digest, %s)",
             (note, account.id, digest),
         ).rowcount
+        if discarded:
+            decisions.note(connection, "discarded", f"rejection {digest}", by=by, why=note)
+    return discarded
 
 
 def _filter(account: Account, contact: str | None, reason: str | None) -> dict[str, Any]:
@@ -180,8 +195,9 @@ with refused as (
     update pending set {batches.REVIVED} where {_ENGAGE} returning contact),
 asked as (
     insert into reread (programme, contact, since)
-    select distinct programme, contact, clock_timestamp() from rejection
-    where {_EXPORT} and resolved_at is null and contact is not null
+    select programme, contact, clock_timestamp() from (
+        select distinct programme, contact from rejection
+        where {_EXPORT} and resolved_at is null and contact is not null) r
     on conflict (programme, contact) do update set since = excluded.since, next_try = excluded.next_try returning contact)
 select (select count(*) from refused), (select count(*) from asked),
        (select count(*) from rejection where {_EXPORT} and resolved_at is null and contact is null)

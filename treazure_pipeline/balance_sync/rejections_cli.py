@@ -15,7 +15,7 @@ from treazure_pipeline.connections import open_ledger
 from treazure_pipeline.errors import SettingsError
 from treazure_pipeline.ledger.store import Account, Ledger
 from treazure_pipeline.settings import load_settings
-from treazure_pipeline.terminal import instance, output
+from treazure_pipeline.terminal import instance, output, user
 from treazure_pipeline.terminal.reading import reading
 
 _SHORTEST_DIGEST = 6
@@ -97,7 +97,7 @@ def retry(*, names: tuple[str, ...], contact: str | None, reason: str | None, ev
     results = []
     with _accounts(names) as (ledger, accounts):
         for account in accounts:
-            done = kept.retry(ledger, account, contact=contact, reason=reason)
+            done = kept.retry(ledger, account, contact=contact, reason=reason, by=user.known())
             results.append({"programme": account.name, **asdict(done)})
     if as_json:
         output.print_json({"status": "ok", "programmes": results})
@@ -127,7 +127,7 @@ def discard(*, digest: str, names: tuple[str, ...], reason: str, as_json: bool) 
     if len(digest) < _SHORTEST_DIGEST:
         raise SettingsError(f"DIGEST ({digest!r}) must have at least {_SHORTEST_DIGEST} characters.")
     with _accounts(names) as (ledger, accounts):
-        discarded = sum(kept.discard(ledger, account, digest.lower(), reason) for account in accounts)
+        discarded = sum(kept.discard(ledger, account, digest.lower(), reason, by=user.known()) for account in accounts)
     if not discarded:
         raise SettingsError(
             f"No outstanding row of an export has a digest beginning with {digest!r}. "

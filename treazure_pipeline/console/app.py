@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
 
-from treazure_pipeline.console import contact, health, oidc, plans
+from treazure_pipeline.console import adjustments, contact, health, migration, oidc, plans, rejections
 from treazure_pipeline.console.access import READING, Rate, UnknownVisitorError, protected
 from treazure_pipeline.console.desk import Desk
 from treazure_pipeline.console.pages import page
@@ -58,7 +58,7 @@ def _routes(app: FastAPI) -> None:
     app.add_api_route(READY, ready, methods=["GET"])
     app.add_api_route("/console.css", stylesheet, methods=["GET"])
     app.add_api_route("/sign-out", sign_out, methods=["POST"])
-    for module in (health, contact, plans):
+    for module in (health, contact, plans, adjustments, rejections, migration):
         app.include_router(module.router)
 
 

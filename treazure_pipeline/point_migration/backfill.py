@@ -149,6 +149,17 @@ def current(ledger: Ledger, account: Account) -> Migration | None:
         return _open(connection, account)
 
 
+@retried
+def newest(ledger: Ledger, account: Account) -> Migration | None:
+    """Return the programme's newest migration, open or over; None where there was none."""
+    with ledger.transaction() as connection:
+        return (
+            connection.cursor(row_factory=class_row(Migration))
+            .execute(f"{_MIGRATION} where programme = %s order by id desc limit 1", (account.id,))
+            .fetchone()
+        )
+
+
 def require(migration: Migration, *states: str) -> None:
     """Raise MigrationError unless the migration is in one of `states`."""
     if migration.state not in states:
@@ -200,8 +211,7 @@ def _open(connection: psycopg.Connection, account: Account) -> Migration | None:
     return (
         connection.cursor(row_factory=class_row(Migration))
         .execute(
-            "select id, programme, state, cut_off, mode, key_type, shards, decimals, run_id, delivered_by, delivered_to "
-            "from migration where programme = %s and state not in ('closed', 'abandoned')",
+            f"{_MIGRATION} where programme = %s and state not in ('closed', 'abandoned')",
             (account.id,),
         )
         .fetchone()
@@ -256,6 +266,11 @@ select {total}, {fetched},
 """
 _CONTACTS = """(select coalesce(sum(contacts), 0)::bigint from {table}
         where migration = %(id)s and (%(shard)s::smallint is null or shard = %(shard)s))"""
+_MIGRATION = (
+    "select id, programme, state, cut_off, mode, key_type, shards, decimals, run_id, delivered_by, delivered_to "
+    "from migration"
+)
+
 _PROGRESS_LOG = _PROGRESS.format(
     total=_CONTACTS.format(table="migration_shard"), fetched=_CONTACTS.format(table="migration_log")
 )

@@ -21,8 +21,18 @@ from treazure_pipeline_tests.adjustments.conftest import _adjustment_sandbox, ad
 from treazure_pipeline_tests.balance_sync.shop import new_shop, one_sandbox, shop
 from treazure_pipeline_tests.console.provider import CLIENT, SECRET, Provider, provider
 from treazure_pipeline_tests.console.serving import served
+from treazure_pipeline_tests.point_migration.migration_shop import migration_shop, new_migration_shop
 
-__all__ = ["_adjustment_sandbox", "adjustment_shop", "new_adjustment_shop", "new_shop", "one_sandbox", "shop"]
+__all__ = [
+    "_adjustment_sandbox",
+    "adjustment_shop",
+    "migration_shop",
+    "new_adjustment_shop",
+    "new_migration_shop",
+    "new_shop",
+    "one_sandbox",
+    "shop",
+]
 
 _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 _TOKEN = re.compile(r'name="form" value="([^"]+)"')
@@ -38,7 +48,7 @@ class Browser:
     def get(self, path: str = "/", headers: Mapping[str, str] | None = None) -> httpx.Response:
         return self.client.get(f"{self.url}{path}", headers=headers)
 
-    def post(self, path: str, *, page: str = "/", **fields: str) -> httpx.Response:
+    def post(self, path: str, page: str = "/", **fields: str | list[str]) -> httpx.Response:
         """Send the form of a page of the console."""
         token = _TOKEN.search(self.get(page).text)
         assert token, "the page has no form"

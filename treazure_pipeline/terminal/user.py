@@ -1,0 +1,24 @@
+"""Who sits at the terminal: what the ledger keeps of whoever decides something with a command."""
+
+from __future__ import annotations
+
+import getpass
+
+from treazure_pipeline.errors import PipelineError
+from treazure_pipeline.ledger.decisions import SOMEBODY
+
+
+def named() -> str:
+    """Return the session's user; raises PipelineError where it has no name, as in some containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        raise PipelineError("This session has no user name.", hint="Say who approves with --by NAME.") from None
+
+
+def known() -> str:
+    """Return the session's user, or that nobody said who it is."""
+    try:
+        return named()
+    except PipelineError:
+        return SOMEBODY
