@@ -131,7 +131,7 @@ class Call:
 
 
 class RemoteError(PipelineError):
-    """A call to one of the two systems failed; `clients.outcome` tells what became of it."""
+    """A call to one of the two systems failed; `clients.outcome` decides what that means."""
 
     def __init__(self, message: str, call: Call, *, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)

@@ -44,7 +44,7 @@ def said(text: str) -> str:
 
 
 def value(given: object) -> str:
-    """Show a value that makes no sense where it stands: nothing, truth and numbers as they are, all else quoted."""
+    """Show an invalid value: null, booleans and numbers as they are, everything else quoted."""
     shown = printable(f"{given!r:.100}")
     return shown if given is None or isinstance(given, int | float | Decimal) else said(shown)
 

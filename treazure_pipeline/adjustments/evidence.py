@@ -1,4 +1,4 @@
-"""What became of an adjustment, by what has been read (I4): it happened, it did not, or nobody can say yet.
+"""The outcome of an adjustment, from what has been read (I4): it happened, it did not, or it is still undecided.
 
 Pure: reads nothing, writes nothing. Belongs here: what counts as evidence. Does not: when to look, and what to do then
 (`adjustments`).
@@ -63,14 +63,14 @@ class Reading:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a call, and how that is known."""
+    """The outcome of a call, and how it is known."""
 
     outcome: Outcome
     reason: str
 
 
 def decide(call: Call, reading: Reading, *, others: Collection[str], proved: bool, wait: float) -> Verdict:  # noqa: PLR0911 - a table
-    """Return what became of `call`.
+    """Return the outcome of `call`.
 
     `others`: the receipts of the contact's other adjustments; `proved`: receipts are known to come back from this
     Treazure; `wait`: so many seconds after a call its effect stands in the history at the latest.

@@ -138,7 +138,7 @@ class Store:
             await self._pool.close()
 
     async def add(self, event: Event) -> Stored:
-        """Store an event durably and return what became of it: only then it may be acknowledged.
+        """Store an event durably and return the result. Only then may it be acknowledged.
 
         Raises DatabaseUnavailableError, also where the database is merely too slow. The event may be stored then
         all the same, and the sender's next try is a repeated delivery.

@@ -329,7 +329,7 @@ def _may_know(work: Work, adjustment: Adjustment) -> bool:
 
 
 def _look_up(work: Work, run: Run, adjustment: Adjustment, result: Processed) -> None:
-    """Find out what became of a call without an answer; what can't be decided is uncertain, never guessed."""
+    """Find out the outcome of a call without an answer. What can't be decided is uncertain, never guessed."""
     result.count(looked_up=1)
     assert adjustment.asked is not None
     call = evidence.Call(adjustment.receipt, adjustment.amount, adjustment.asked,
@@ -396,7 +396,7 @@ def _undecided(work: Work, adjustment: Adjustment, result: Processed, reason: st
 
 
 def prove_receipts(work: Work, *, every: float = _PROVE_EVERY) -> None:
-    """Look what became of the receipt of the latest posted adjustment in the history, now and then."""
+    """Now and then, check in the history whether the receipt of the latest posted adjustment came back."""
     wait = max(work.lookup_wait, work.settings.treazure_timeout_seconds)
     for run in work.live:
         sample = queue.to_prove(run.ledger, run.account, run.treazure.address, wait=wait, every=every)

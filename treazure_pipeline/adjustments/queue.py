@@ -1,7 +1,7 @@
 """The queue of adjustments: what Engage asks to be added in Treazure, each exactly once (I4, I5).
 
     received ──▶ queued ──▶ sending ──▶ posted ──▶ done
-        └──▶ rejected  ◀──────┤  (refused by Treazure, or no sense in it)
+        └──▶ rejected  ◀──────┤  (refused by Treazure, or invalid)
                               ├──▶ queued  (without effect, or absent from the history: tried again, in its place)
                               └──▶ uncertain ──▶ queued, posted, discarded (a person's decision)
 
@@ -68,7 +68,7 @@ values (%(event_id)s, %(delivery_id)s, 'webhook', %(payload)s, %(receipt)s) on c
 class Received:
     """An event that nobody has judged yet; `payload`: the event's own, as Engage sent it, its numbers exact.
 
-    `unreadable`: why there is no sense in what is stored; the payload is empty then.
+    `unreadable`: why the stored event is invalid; the payload is empty then.
     """
 
     id: int
@@ -197,7 +197,7 @@ def accept(
 
 
 def reject(verdicts: Connection[Any], event: Received, reason: str) -> None:
-    """Reject an event in which there is no sense; it is kept and can be retried."""
+    """Reject an invalid event; it is kept and can be retried."""
     verdicts.execute(_REJECT, {"id": event.id, "reason": reason})
 
 
@@ -276,7 +276,7 @@ def settle(
 
 @retried
 def receipts_of(ledger: Ledger, address: str) -> Returned | None:
-    """Return what became of receipts in the history of the Treazure at an address; None: nobody has looked."""
+    """Return whether receipts come back in the history of the Treazure at an address; None: not checked yet."""
     with ledger.transaction() as connection:
         row = connection.execute("select found, length from receipts where address = %s", (address,)).fetchone()
     return None if row is None else Returned(*row)
@@ -284,7 +284,7 @@ def receipts_of(ledger: Ledger, address: str) -> Returned | None:
 
 @retried
 def keep_receipts(ledger: Ledger, address: str, returned: Returned) -> None:
-    """Keep what became of a receipt in the history of the Treazure at an address."""
+    """Record whether a receipt came back in the history of the Treazure at an address."""
     with ledger.transaction() as connection:
         connection.execute(
             "insert into receipts (address, found, length) values (%s, %s, %s) on conflict (address) do update "

@@ -39,7 +39,7 @@ Results = Iterator[dg.AssetCheckResult | dg.MaterializeResult]
 class SnapshotConfig(dg.Config):
     """Which window of mutation times to fetch; left empty, the one that leaves no hole, and once a week all there is.
 
-    What makes no sense is refused before anything is done.
+    Invalid values are refused before anything is done.
     """
 
     window_from: str | None = Field(

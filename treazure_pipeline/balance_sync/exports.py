@@ -1,4 +1,4 @@
-"""Beginning an export of Treazure's: its window goes by the database's clock, its changes by Treazure's."""
+"""Starts an export from Treazure. The window is by the database's clock, mutation times are by Treazure's."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class MergeFigures:
 
     @property
     def accounted_for(self) -> int:
-        """The fetched rows by what became of them."""
+        """The fetched rows, by outcome."""
         return self.duplicate + self.rejected + self.superseded + self.unchanged + self.changed
 
     @property

@@ -77,7 +77,7 @@ class _Task:
 def push(
     run: Run, *, since: Backlog | None = None, judgement: Judgement | None = None, only: Sequence[str] | None = None
 ) -> PushFigures:
-    """Send every pending row that is due, and return what became of them.
+    """Send every pending row that is due, and return the results.
 
     The caller holds the programme's lock. `since` is what its figures count from (default: the pending rows now); the
     listener hears of the rows of each answered request and of all that were pending.

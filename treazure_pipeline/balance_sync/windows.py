@@ -14,7 +14,7 @@ from treazure_pipeline.ledger.coverage import Window
 def chosen_window(
     run: Run, *, window_from: str | None = None, window_to: str | None = None, full_resync: bool = False
 ) -> Window:
-    """Return the window that a run so configured fetches; raises SettingsError for one that makes no sense."""
+    """Return the window that a run with this configuration fetches; raises SettingsError for an invalid one."""
     asked = window_asked_for(window_from, window_to, full_resync=full_resync)
     full = full_resync or (
         asked is None and full_resync_is_due(run.settings.full_resync_cron, coverage.last_full(run.ledger, run.account))

@@ -1,4 +1,4 @@
-"""One runner for all `run` commands: a job in this process, what its use cases reported, and what became of it."""
+"""One runner for all `run` commands: runs a job in this process, and collects its reports and its outcome."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def report_dead_runs(dagster: DagsterInstance, job: str, tags: Mapping[str, str]
 def conclude(
     results: Sequence[dict[str, Any]], show: Callable[[Sequence[dict[str, Any]]], None], *, as_json: bool
 ) -> int:
-    """Show what became of each programme; return the exit code of the one that needs a person most."""
+    """Show the outcome for each programme; return the exit code of the one that needs a person most."""
     worst = max(results, key=lambda result: _SEVERITY.index(result["status"]))
     exit_code = int(worst["exit_code"])
     for result in results:

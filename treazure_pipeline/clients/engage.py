@@ -91,9 +91,9 @@ class EngageClient:
     def set_balances(self, body: bytes, *, before: float = math.inf) -> wire.BalancesAnswer:
         """Send balances (`wire.encode_balances`) once: the caller paces, and repeats with the newest only.
 
-        Accepted is not applied: a job of Engage's applies them later. What would go out after `before` (of
-        `transport.now`) is not sent: a TooLateError. What became of the rows after an error says its `outcome`; setting
-        totals again is harmless.
+        Engage accepts balances first and applies them later. A request that would go out after `before` (of
+        `transport.now`) is not sent; it raises TooLateError. After an error, its `outcome` says what happened to the
+        rows. Setting totals again is harmless.
         """
         path = wire.balances_path(self._version)
         answer = self._http.ask("POST", path, content=body, headers=_HEADERS, auth=self._auth, before=before)

@@ -146,7 +146,7 @@ def encode_balances(contacts: Sequence[str], amounts: Sequence[str], definition_
 
 
 def read_balances_answer(body: bytes, sent: bytes, request_id: str | None) -> BalancesAnswer:
-    """Read Engage's answer to `sent`. Raises WireError where it doesn't say plainly what became of every row.
+    """Read Engage's answer to `sent`. Raises WireError unless it says clearly what happened to every row.
 
     Accepted is what `_taken` takes; the refused rows stand beside it, as in the answer of the sibling endpoint for
     transactions (**assumed**). A refusal that fits no row sent, or no refused row beside error messages, leaves unknown

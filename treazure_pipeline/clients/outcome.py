@@ -1,4 +1,4 @@
-"""What became of a request? Answered here once, for all that send: push, adjustments, migration, points history, tries.
+"""The outcome of a request, decided here for all senders: push, adjustments, migration, points history, retries.
 
 Pure: it looks at what was seen of a request and decides nothing else.
 """
@@ -37,7 +37,7 @@ _BLAMES: tuple[tuple[type[RemoteError], Blame], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a request.
+    """The outcome of a request.
 
     `effect`: whether the system has acted on it. `blames`: its rows; what its path names, an account or else the
     address; the address, or a gateway before it; the credentials; the system. `again`: it may be sent again as it is.
@@ -54,7 +54,7 @@ class Outcome:
 
 
 def of(error: RemoteError | None) -> Outcome:
-    """Return what became of a request that ended with this error; None: it was answered as the contract says."""
+    """Return the outcome of a request that ended with this error; None: it was answered as the contract says."""
     if error is None:
         return Outcome("certain")
     if isinstance(error, TransientError):

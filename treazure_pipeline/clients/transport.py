@@ -1,7 +1,7 @@
 """What both clients share: how a request is made, paced and tried again.
 
-What an answer is stands in `answers`, what became of a request in `outcome`. Nothing here knows a path or a body of
-either system.
+`answers` says what kind of answer it is, `outcome` what it means for the request. Nothing here knows a path or a body
+of either system.
 """
 
 from __future__ import annotations

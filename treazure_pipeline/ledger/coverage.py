@@ -1,6 +1,6 @@
 """Which mutation times have been fetched, and which are asked for next (I1).
 
-Coverage ends when the last export whose result is in the ledger was requested. It goes by the database's clock: an end in the
+Coverage ends when the last export whose result is in the ledger was requested. It uses the database's clock: an end in the
 future was recorded while that clock was ahead, nobody knows since when, and so nothing of it is trusted any more.
 """
 

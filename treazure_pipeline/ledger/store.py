@@ -136,7 +136,7 @@ class Ledger:
 
     @retried
     def now(self) -> datetime:
-        """Return the database's clock, the only one that the ledger goes by (aware, UTC)."""
+        """Return the time by the database's clock, the only clock the ledger uses (aware, UTC)."""
         with self.transaction() as connection:
             row = connection.execute("select clock_timestamp()").fetchone()
             assert row is not None

@@ -168,7 +168,7 @@ class _Adding:
                 became = outcome.of(error)
                 in_doubt = in_doubt or became.effect != "none"
                 if became.blames == "row":
-                    # After a call without an answer a refusal does not tell what became of that one.
+                    # After a call without an answer, a refusal does not say whether that call took effect.
                     self._refuse(request, name, first, rows, str(error), in_doubt=in_doubt)
                     return
                 if not became.again:

@@ -175,7 +175,7 @@ def require(migration: Migration, *states: str) -> None:
 
 @retried
 def abandon(ledger: Ledger, account: Account, *, by: str, reason: str) -> Migration:
-    """Give the open migration up and let the programme be live again; what was fetched and written is kept.
+    """Abandon the open migration and make the programme live again; what was fetched and written is kept.
 
     Raises BusyError while it is prepared, delivered or audited.
     """
@@ -188,7 +188,7 @@ def abandon(ledger: Ledger, account: Account, *, by: str, reason: str) -> Migrat
 
 
 def end(connection: psycopg.Connection, migration: Migration, state: str, *, by: str | None, reason: str) -> None:
-    """End a migration and let its programme be live, within the caller's transaction."""
+    """End a migration and make its programme live, within the caller's transaction."""
     connection.execute(
         "update migration set state = %s, ended_at = clock_timestamp(), ended_by = %s, ended_because = %s where id = %s",
         (state, by, reason, migration.id),

@@ -1,4 +1,4 @@
-"""A migration's files, and what became of them on their way to Engage: as files, or row by row through the API."""
+"""A migration's files, and how far they have got on their way to Engage: as files, or row by row through the API."""
 
 from __future__ import annotations
 

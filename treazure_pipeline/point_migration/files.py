@@ -49,7 +49,7 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class FilesReport:
-    """What was written, what became of every movement and point, and what there is to say of single contacts.
+    """What was written, how every movement and point was treated, and findings about single contacts.
 
     `findings` has the columns of `FINDINGS` and `advice`, in the order of contacts.
     """

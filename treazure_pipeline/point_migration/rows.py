@@ -54,10 +54,10 @@ _NOTHING = pl.lit(0, POINTS)
 
 @dataclass(slots=True)
 class Figures:
-    """What became of movements and points; every sum is one of its own, so that they can be held against each other.
+    """How movements and points were treated. Each sum is computed separately, so that they can be compared.
 
     Attributes:
-        movements: How many the logs have, by what became of them.
+        movements: How many the logs have, by how they were treated.
         contacts: How many are in the roster, in the files, without rows, left out.
         balances: Points of the roster, of all its contacts.
         logs: Points of the movements that became rows.

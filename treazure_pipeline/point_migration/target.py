@@ -30,7 +30,7 @@ _RENAMING = frozenset({"", "file", "local", "sftp", "ssh", "ftp", "smb"})
 
 
 class DeliveryError(PipelineError):
-    """The target could not be used, or does not tell what became of a file."""
+    """The target could not be used, or does not say whether a file arrived."""
 
 
 @dataclass(frozen=True)

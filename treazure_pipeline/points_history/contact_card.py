@@ -105,7 +105,7 @@ class _Page:
 class Histories:
     """The address `/contacts/{contactId}/points-history`; use it within `opened`, in that event loop.
 
-    `url` is the ledger's, for the shared rate. `get` answers a request and says what became of it, for the metrics.
+    `url` is the ledger's, for the shared rate. `get` answers a request and returns its outcome, for the metrics.
     """
 
     def __init__(self, url: str, key: SecretStr, master: MasterSettings) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Trouble:
     """Faults to set, and switches to change.
 
-    `blinds`: what became of a call without an answer may stay undecidable; `needs_reading`: only reading back shows it.
+    `blinds`: the outcome of a call without an answer may stay undecidable; `needs_reading`: only reading back shows it.
     """
 
     kind: str

@@ -61,7 +61,7 @@ class _Row:
 
 
 def import_points(world: World, body: bytes) -> dict[str, Any]:
-    """Import one file and say what became of its rows; raises RefusedFileError."""
+    """Import one file and return what happened to its rows; raises RefusedFileError."""
     rows = _rows(body)
     if len(rows) > MOST_ROWS:
         raise RefusedFileError(f"The file has {len(rows)} rows, at most {MOST_ROWS} are allowed")

@@ -95,7 +95,7 @@ class _Due:
 
 
 class Deliveries:
-    """What waits for being sent, and what became of the rest; of messages that are settled the last 1,000 are kept."""
+    """Messages that wait to be sent, and the outcome of the others. The last 1,000 settled messages are kept."""
 
     def __init__(self, world: World) -> None:
         self._world = world

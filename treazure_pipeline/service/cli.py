@@ -33,7 +33,7 @@ def command(host: str, port: int) -> None:
     from treazure_pipeline.service.app import bind, build_app, server
 
     settings = load_receiver()
-    # A server of one's own may be away for now: deliveries are refused until it is back, and /readyz says why.
+    # An external server may be down for now: deliveries are refused until it is back, and /readyz says why.
     found = instance.prepare(settings) if settings.is_embedded else instance.locate(settings)
     secrets = [secret.get_secret_value() for secret in settings.engage_webhook_secret]
     histories = None

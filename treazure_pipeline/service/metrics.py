@@ -26,7 +26,7 @@ class Metrics:
         self._read_at: float | None = None
         self._reading = asyncio.Lock()
         self.deliveries = Counter(
-            "treazure_receiver_deliveries", "Deliveries by what became of them.", ["outcome"], registry=registry
+            "treazure_receiver_deliveries", "Deliveries by outcome.", ["outcome"], registry=registry
         )
         self.seconds = Histogram(
             "treazure_receiver_delivery_seconds",

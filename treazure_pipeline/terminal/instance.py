@@ -77,13 +77,13 @@ def locate(storage: Storage) -> Instance:
 def prepare(storage: Storage) -> Instance:
     """Make the instance ready for work.
 
-    The embedded server is started and its schema brought up to date. A server of one's own is only checked:
+    The embedded server is started and its schema brought up to date. An external server is only checked:
     who runs it decides when its schema changes. A DAGSTER_HOME that is set and not ours is used as it stands.
 
     Raises:
         SettingsError: The embedded server can't run with these settings, or the ledger belongs to other systems.
         DatabaseUnavailableError: A database can't be used.
-        SchemaOutdatedError: The schema of a server of one's own is not the one of this version.
+        SchemaOutdatedError: The schema of an external server is not the one of this version.
     """
     instance = locate(storage)
     if storage.is_embedded:

@@ -47,7 +47,7 @@ class AdjustmentShop(Shop):
         return int(number)
 
     def deliver(self, payload: str, event_id: str | None = None) -> httpx.Response:
-        """Deliver an event of one's own, its payload as it is written."""
+        """Deliver an event with this payload, exactly as written."""
         event_id = event_id or uuid.uuid4().hex
         body = f'{{"eventType":"loyalty.addPoints","id":{json.dumps(event_id)},"payload":{payload}}}'.encode()
         now = int(time.time())

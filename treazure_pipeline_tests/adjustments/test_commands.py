@@ -66,7 +66,7 @@ def test_a_reference_is_added_once_however_often_the_command_is_repeated(
     assert adjustment_shop.process().done == 6
 
 
-def test_good_rows_are_added_bad_ones_named_and_once_mended_nothing_is_added_twice(
+def test_good_rows_are_added_bad_ones_named_and_once_they_are_fixed_nothing_is_added_twice(
     adjustment_shop: AdjustmentShop, call: Call, tmp_path: Path
 ) -> None:
     contact = adjustment_shop.contacts(1)[0]

@@ -251,7 +251,7 @@ def test_wrong_credentials_while_looking_up_fail_the_run_and_decide_nothing(adju
     assert_each_once(adjustment_shop)
 
 
-def test_a_token_that_treazure_has_forgotten_is_fetched_anew(adjustment_shop: AdjustmentShop) -> None:
+def test_a_token_that_treazure_has_forgotten_is_fetched_again(adjustment_shop: AdjustmentShop) -> None:
     adjustment_shop.give(adjustment_shop.contacts(1)[0], 5)
     adjustment_shop.sandbox.set_fault("token_expired", on=["transaction"])
     assert adjustment_shop.process().done == 1

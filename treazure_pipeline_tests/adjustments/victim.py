@@ -24,7 +24,7 @@ _FILES = {queue.__file__, processing.__file__, push.__file__}
 def killed(environ: dict[str, str], *, place: tuple[str, str, int] | int) -> bool:
     """Process in another process that is killed at `place`; tell whether it was, and not done before.
 
-    A place is a hook (`call` or `return`), a function's qualified name and the how-manieth time, or the number of a
+    A place is a hook (`call` or `return`), a function's qualified name and the number of the call, or the number of a
     line, counted as they are run in all threads.
     """
     return processes.killed(_work, environ, place)

@@ -20,7 +20,7 @@ class Violation(Exception):  # noqa: N818 - a finding, not a mishap
 
 
 def safe(sandbox: Sandbox, limit: int) -> None:
-    """Check what holds at every moment; `limit`: requests in any second to either system, 0: as many as one likes."""
+    """Check what holds at every moment; `limit`: requests in any second to either system, 0: no limit."""
     report = sandbox.report()
     given = report["adjustments"]
     if given["more_than_once"]:

@@ -27,7 +27,7 @@ class Standing(EngageClient):
         return super().set_balances(body, before=before)
 
 
-def test_what_was_claimed_before_a_standstill_is_not_sent_after_it_but_claimed_anew(
+def test_what_was_claimed_before_a_standstill_is_not_sent_after_it_but_claimed_again(
     new_shop: Callable[..., Shop], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("treazure_pipeline.balance_sync.push.LEASE_MARGIN_SECONDS", 0.2)

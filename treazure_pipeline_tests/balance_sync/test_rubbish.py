@@ -42,7 +42,7 @@ def test_too_many_rejected_rows_are_rubbish(fetched: int, rejected: int, discard
 
 
 @pytest.mark.parametrize(("changes", "rejected"), [(0, 1), (30, 15)])
-def test_rubbish_covers_nothing_and_the_run_after_the_cause_is_mended_misses_nothing(
+def test_rubbish_covers_nothing_and_the_run_after_the_cause_is_fixed_misses_nothing(
     shop: Shop, changes: int, rejected: int
 ) -> None:
     shop.sync()

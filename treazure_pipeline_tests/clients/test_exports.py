@@ -125,7 +125,7 @@ def test_an_export_that_has_failed_ends_the_wait_with_its_reason(
 
 
 @pytest.mark.parametrize("reply", [Reply(410), answer({"status": "Expired"})])
-def test_an_export_that_is_gone_has_to_be_asked_for_anew(stub: Stub, treazure: TreazureClient, reply: Reply) -> None:
+def test_an_export_that_is_gone_has_to_be_requested_again(stub: Stub, treazure: TreazureClient, reply: Reply) -> None:
     stub.on(RESULT, reply)
     with pytest.raises(ExportExpiredError):
         fetched(treazure)
@@ -221,7 +221,7 @@ def test_redirects_in_a_circle_end_there_too(stub: Stub, treazure: TreazureClien
     assert len(stub.asked) < 10
 
 
-def test_a_link_to_storage_whose_time_is_over_is_asked_for_anew(stub: Stub, treazure: TreazureClient) -> None:
+def test_a_link_to_storage_that_has_expired_is_requested_again(stub: Stub, treazure: TreazureClient) -> None:
     stub.on(RESULT, Reply(302, headers={"Location": storage(stub)}), Reply(302, headers={"Location": "/second"}))
     stub.on(STORED, Reply(403, b"<Error>expired</Error>"))
     stub.on("/second", READY)

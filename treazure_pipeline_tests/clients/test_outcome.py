@@ -1,4 +1,4 @@
-"""What became of a request, for every answer there can be: the one table that push, adjustments and migration go by."""
+"""The outcome of a request for every possible answer: the one table that push, adjustments and migration use."""
 
 from __future__ import annotations
 

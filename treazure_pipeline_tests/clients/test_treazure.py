@@ -427,7 +427,7 @@ class Aged(Recorder):
         yield now() - (60 if self.slots == 1 else 0)
 
 
-def test_a_slot_that_is_too_old_is_not_used_but_taken_anew(stub: Stub) -> None:
+def test_a_slot_that_is_too_old_is_not_used_but_taken_again(stub: Stub) -> None:
     pacer = Aged()
     with client(stub, pacer=pacer) as treazure:
         assert treazure.account_balance(GUID, "points") == Decimal("12.5")
@@ -467,7 +467,7 @@ def test_a_server_that_never_answers_is_given_up_after_the_timeout() -> None:
     assert outcome.of(caught.value).effect == "possible"
 
 
-def test_a_base_url_may_have_a_path_of_its_own(stub: Stub) -> None:
+def test_a_base_url_may_have_a_path(stub: Stub) -> None:
     stub.on(f"/treazure{TOKEN}", token("one"))
     stub.on(f"/treazure{RESULT}", answer([]))
     with TreazureClient(f"{stub.url}/treazure/", "us", SecretStr(SECRET), retry=FAST) as treazure:

@@ -27,7 +27,7 @@ def snaked(value: Any) -> Any:
 
 
 def test_every_setting_of_the_instance_is_carried_over(values: dict[str, Any]) -> None:
-    """The storage apart, which is the chart's own affair: a server of one's own, over TLS."""
+    """Except for the storage, which the chart sets up: an external server, over TLS."""
     instance = yaml.safe_load((ROOT / "dagster.yaml").read_text(encoding="utf-8"))
     assert instance.pop("storage") == {"postgres": {"postgres_url": {"env": "DAGSTER_POSTGRES_URL"}}}
     daemon = values["dagsterDaemon"]

@@ -158,7 +158,7 @@ def _definitions(shop: Shop) -> dg.Definitions:
     return build_definitions(shop.settings())
 
 
-def test_what_moved_after_the_approval_is_judged_anew(execute: Execute, loaded: Shop) -> None:
+def test_what_moved_after_the_approval_is_judged_again(execute: Execute, loaded: Shop) -> None:
     approved = to_zero(loaded, 0, 100)
     execute(loaded)
     approve(loaded, digest_of(loaded))

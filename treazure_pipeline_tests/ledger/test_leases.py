@@ -92,7 +92,7 @@ def test_a_lease_taken_over_ends_every_transaction_of_its_former_holder(shop: Sh
             connections.ledger.now()
 
 
-def test_a_push_goes_on_when_its_connections_are_cut_and_nobody_starts_beside_it(
+def test_a_push_goes_on_when_its_connections_are_cut_and_no_other_starts_meanwhile(
     new_shop: Callable[..., Shop], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(leases, "LEASE_SECONDS", 10.0)

@@ -293,7 +293,7 @@ def try_claim_only(counter: Counter, lease: float = 30) -> Batch | None:
     )  # fmt: skip
 
 
-def test_a_row_accepted_and_folded_while_a_merge_replaces_it_is_sent_anew(counter: Counter) -> None:
+def test_a_row_accepted_and_folded_while_a_merge_replaces_it_is_sent_again(counter: Counter) -> None:
     batch = adjusted_to(counter, "51.5")
     counter.set("60")
     fetch(counter.connections, counter.account)
@@ -363,7 +363,7 @@ def test_a_row_of_a_dead_process_is_not_sent_with_a_newer_balance_and_then_with_
 
 
 @pytest.mark.parametrize("late", ["accept", "refuse", "fail"])
-def test_an_answer_recorded_after_its_lease_was_over_and_its_rows_were_sent_anew_changes_nothing(
+def test_an_answer_recorded_after_its_lease_was_over_and_its_rows_were_sent_again_changes_nothing(
     counter: Counter, late: str
 ) -> None:
     fetch(counter.connections, counter.account)

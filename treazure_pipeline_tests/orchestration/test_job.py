@@ -158,7 +158,7 @@ def test_an_export_that_can_t_be_had_fails_the_first_step_and_nothing_is_pushed(
     assert "set_balances" not in shop.sandbox.report()["requests"]
 
 
-def test_a_run_beside_another_one_of_its_programme_fails_as_busy(execute: Execute, shop: Shop) -> None:
+def test_a_second_run_of_the_same_programme_fails_as_busy(execute: Execute, shop: Shop) -> None:
     with shop.connect() as other:
         other.ledger.hold(account_of(other))
         result = execute(shop)

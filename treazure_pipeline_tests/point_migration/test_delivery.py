@@ -45,7 +45,7 @@ def assert_as_in_the_manifest(folder: Path) -> int:
     return len(manifest["files"])
 
 
-def test_files_arrive_in_a_folder_with_a_manifest_of_rows_totals_and_digests_beside_it(written: MigrationShop) -> None:
+def test_files_arrive_in_a_folder_next_to_a_manifest_of_rows_totals_and_digests(written: MigrationShop) -> None:
     done = written.deliver()
     assert done["sent"] == assert_as_in_the_manifest(written.delivered) == 3
     assert done["target"] == written.delivered.as_uri()

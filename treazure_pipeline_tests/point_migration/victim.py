@@ -16,7 +16,7 @@ CONCURRENCY = 4
 def killed(environ: dict[str, str], step: str, place: tuple[str, str, int]) -> bool:
     """Work in another process that is killed at `place`; tell whether it was, and not done before.
 
-    A place is a hook (`call` or `return`), a function's qualified name and the how-manieth time.
+    A place is a hook (`call` or `return`), a function's qualified name and the number of the call.
     """
     return processes.killed(_work, environ, step, place)
 

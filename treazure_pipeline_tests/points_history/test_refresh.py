@@ -213,7 +213,7 @@ def test_texts_that_no_database_holds_are_stored_all_the_same(logs: Logs) -> Non
         {"dateTime": "2026-01-01T00:00:00Z"},
     ],
 )
-def test_one_log_that_makes_no_sense_stops_no_other(logs: Logs, bad: dict[str, object]) -> None:
+def test_one_invalid_log_does_not_stop_others(logs: Logs, bad: dict[str, object]) -> None:
     for contact in (A, B):
         logs.give(contact, [movement("2026-01-01T00:00:00Z", 1, 1)])
     logs.stub.on(logs.history_path(A), answer([bad]))
@@ -222,7 +222,7 @@ def test_one_log_that_makes_no_sense_stops_no_other(logs: Logs, bad: dict[str, o
     assert logged(logs.shop, B)
 
 
-def test_one_movement_that_makes_no_sense_costs_itself_and_is_counted(logs: Logs) -> None:
+def test_one_invalid_movement_is_left_out_and_counted(logs: Logs) -> None:
     odd = json.loads((Path(test_movements.__file__).parent / "data" / "history-odd.json").read_text())
     logs.give(A, [*odd, movement("yesterday", 7, 130.5)], balance="130.5")
     logs.give(B, odd, balance="123.5")

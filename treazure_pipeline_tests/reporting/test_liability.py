@@ -24,7 +24,7 @@ CHANGES = (
 )
 
 
-def test_syncs_and_adjustments_beside_each_other_add_up_to_the_points_outstanding(reader: Reader) -> None:
+def test_syncs_and_adjustments_at_the_same_time_add_up_to_the_points_outstanding(reader: Reader) -> None:
     adjustment_shop = reader.adjustment_shop
     contacts = adjustment_shop.contacts(60)
     adjustment_shop.sync()

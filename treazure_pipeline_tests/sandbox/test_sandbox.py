@@ -90,7 +90,7 @@ def test_everything_is_documented(caller: Caller) -> None:
     assert caller.http.get("/docs").status_code == 200
 
 
-def test_two_hundred_thousand_members_in_a_process_of_its_own_sync_fully() -> None:
+def test_two_hundred_thousand_members_in_a_separate_process_sync_fully() -> None:
     switches = ("--set", "apply_delay=0", "--set", "max_requests_per_second=0")
     with sandbox_process("--members", "200000", *switches) as sandbox:
         caller = Caller(sandbox.base_url)
@@ -151,7 +151,7 @@ def test_a_port_that_is_taken_is_one_clear_message(sandbox: Sandbox) -> None:
     assert "Traceback" not in ended.stderr
 
 
-def test_two_sandboxes_run_beside_each_other() -> None:
+def test_two_sandboxes_run_at_the_same_time() -> None:
     with running_sandbox(members=3) as one, running_sandbox(members=4) as other:
         assert one.base_url != other.base_url
         assert [one.state()["members"], other.state()["members"]] == [3, 4]

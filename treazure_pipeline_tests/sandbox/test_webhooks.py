@@ -82,7 +82,7 @@ def test_an_event_without_an_id_is_known_by_its_message(sandbox: Sandbox, receiv
     assert "id" not in receiver.bodies[0]
 
 
-def test_what_is_not_received_is_sent_again_under_the_same_id_with_a_signature_of_its_own(
+def test_what_is_not_received_is_sent_again_under_the_same_id_with_a_new_signature(
     sandbox: Sandbox, receiver: Receiver
 ) -> None:
     receiver.answers = [503, 0, 301, 400]

@@ -133,7 +133,7 @@ def test_another_event_under_an_id_seen_before_is_kept_and_each_of_them_counts_o
 
 
 @pytest.mark.parametrize("event_id", [None, "", {"a": 1}])
-def test_an_event_without_an_id_of_its_own_is_known_by_its_delivery(receiver: Running, event_id: object) -> None:
+def test_an_event_without_an_id_is_identified_by_its_delivery(receiver: Running, event_id: object) -> None:
     content = {**event(), "id": event_id}
 
     answers = [receiver.deliver(content, delivery).json() for delivery in ("msg_1", "msg_2", "msg_1")]
@@ -152,7 +152,7 @@ def test_different_events_at_once_are_all_stored(receiver: Running) -> None:
     assert receiver.rows("select count(distinct event_id) from adjustment") == [(300,)]
 
 
-def test_what_makes_no_sense_is_queued_all_the_same_for_the_job_to_judge(receiver: Running) -> None:
+def test_an_invalid_event_is_still_queued_for_the_job_to_judge(receiver: Running) -> None:
     answer = receiver.deliver(event(payload={"amount": "many", "contactId": 7}))
 
     assert answer.json() == {"status": "stored"}

@@ -81,7 +81,7 @@ def test_what_waits_is_counted_and_what_is_held_does_not_make_it_old(running: Ru
     assert 3600 <= points["treazure_pending_oldest_seconds"] < 7200
 
 
-def test_requests_are_counted_beside_their_limit_whoever_makes_them(running: Running) -> None:
+def test_requests_of_all_processes_are_counted_next_to_their_limit(running: Running) -> None:
     stop = threading.Event()
     with Ledger(running.database_url, connections=1) as ledger:
         for priority in (Priority.SYNC, Priority.BACKGROUND, Priority.SYNC):

@@ -140,7 +140,7 @@ def test_a_header_of_no_known_alphabet_is_a_wrong_key(shop: Shop) -> None:
 
 @pytest.mark.parametrize("query", [{"offset": -1}, {"count": 0}, {"count": 501}, {"count": "many"}, {"offset": "٣"},
                                    {"definitionId": "x"}])  # fmt: skip
-def test_a_page_that_makes_no_sense_is_refused_with_its_reason(shop: Shop, query: dict[str, Any]) -> None:
+def test_an_invalid_page_is_refused_with_its_reason(shop: Shop, query: dict[str, Any]) -> None:
     with giving(shop) as running:
         response = ask(running, GUID, **query)
     assert response.status_code == 400
@@ -199,7 +199,7 @@ def test_fifty_who_ask_at_once_are_one_question_to_treazure(shop: Shop) -> None:
     assert asked_for_histories(shop) == 1
 
 
-def test_an_answer_is_kept_for_a_moment_and_then_asked_for_anew(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_is_kept_for_a_moment_and_then_requested_again(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     contact = shop.sandbox.contact_ids(1)[0]
     with giving(shop) as running:
         first = ask(running, contact)
@@ -343,7 +343,7 @@ def test_without_the_setting_the_address_says_that_it_is_not_switched_on(shop: S
     assert "HISTORY_API_KEY" in response.json()["error"]
 
 
-def test_the_metrics_count_what_became_of_each_request(shop: Shop) -> None:
+def test_the_metrics_count_the_outcome_of_each_request(shop: Shop) -> None:
     contact = shop.sandbox.contact_ids(1)[0]
     with giving(shop) as running:
         for headers in (BEARER, BEARER, {}):

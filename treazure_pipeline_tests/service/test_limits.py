@@ -126,7 +126,7 @@ def test_headers_without_end_are_cut_off(receiver: Running, one: bytes) -> None:
     assert receiver.get("/healthz").status_code == 200
 
 
-def test_whoever_only_waits_shuts_nobody_out(small: Running) -> None:
+def test_idle_connections_shut_nobody_out(small: Running) -> None:
     idle = [connected(small, f"127.0.0.{number % 7 + 2}") for number in range(100)]
     try:
         assert healthy(small, "127.0.0.9")

@@ -118,7 +118,7 @@ def test_every_connection_cut_in_the_midst_of_deliveries_loses_none_that_was_ack
     assert {event_id for event_id, status in answers.items() if status == 202} <= kept
 
 
-def test_metrics_tell_the_depth_of_the_queue_and_what_became_of_deliveries(receiver: Running) -> None:
+def test_metrics_show_the_depth_of_the_queue_and_the_outcome_of_deliveries(receiver: Running) -> None:
     for number in range(3):
         receiver.deliver(event(f"evt_{number}"), f"msg_{number}")
     receiver.deliver(event("evt_0"), "msg_0")

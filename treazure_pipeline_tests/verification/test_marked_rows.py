@@ -1,4 +1,4 @@
-"""A row that is marked for sending again is pending although nothing changed: whoever meets it must let it be sent."""
+"""A row that is marked for sending again is pending although nothing changed. Every part must let it be sent."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ def test_a_balance_with_all_its_digits_kept_is_compared_exactly() -> None:
     assert not is_same(Decimal(13), Decimal(12), 0)
 
 
-def test_a_row_that_was_sent_anew_between_reading_and_recording_is_not_judged(
+def test_a_row_that_was_sent_again_between_reading_and_recording_is_not_judged(
     verification_shop: VerificationShop,
 ) -> None:
     contact = verification_shop.members(1)[0]
@@ -176,7 +176,7 @@ def test_a_programme_in_migration_is_left_alone(verification_shop: VerificationS
     assert verification_shop.marked() == {}
 
 
-def test_a_second_verification_is_busy_and_one_beside_a_sync_is_not(verification_shop: VerificationShop) -> None:
+def test_a_second_verification_is_busy_and_one_during_a_sync_is_not(verification_shop: VerificationShop) -> None:
     with verification_shop.connect() as other:
         account = account_of(other)
         other.ledger.hold(account)
