@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Helm's engine and the other tools that check deploy/: only tests and the SBOM need them.
+# Helm's engine and the other tools that check deploy/, and the browser's driver: only tests and the SBOM need them.
 TOOLS := $(VENV)/.deploy-checks
 SOURCES := treazure_pipeline treazure_pipeline_tests $(wildcard benchmarks)
 
@@ -73,5 +73,5 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 $(TOOLS): $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[deploy-checks]' --constraint constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[browser-tests,deploy-checks]' --constraint constraints.txt
 	@touch $@

@@ -6,12 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from treazure_pipeline.settings import ReceiverSettings, Settings, _variables
+from treazure_pipeline.settings import ConsoleSettings, ReceiverSettings, Settings, _variables
 
 ROOT = Path(__file__).parent.parent.parent
 DEPLOY = ROOT / "deploy"
 WITHOUT_TOOLS = "needs the extra deploy-checks: `make test` installs it"
-SETTINGS = {*_variables(Settings), *_variables(ReceiverSettings), "TREAZURE_LOYALTY_ID"}
+SETTINGS = {*_variables(Settings), *_variables(ReceiverSettings), *_variables(ConsoleSettings), "TREAZURE_LOYALTY_ID"}
 
 
 def check(tool: str, *arguments: str) -> None:
