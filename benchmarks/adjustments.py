@@ -3,7 +3,9 @@
 First the queue: adjustments of different contacts, taken from the queue to Treazure, which answers after 50 ms and has
 no rate limit here, and from there to Engage with its default budget. Beside it stands the floor: the same calls, bare,
 from 8 threads that keep their connections, with no queue and no ledger. Both take turns. Then the whole way: signed
-webhook, receiver, sensor, run, Treazure, Engage, with Dagster's daemon running. All of it shares the machine.
+webhook, receiver, sensor, run, Treazure, Engage, with Dagster's daemon running, which gives each run a process of its
+own; and once more with a worker instead of the daemon. All of it shares the machine. `--way` measures only that, and
+writes nothing.
 """
 
 from __future__ import annotations
@@ -56,10 +58,17 @@ def main() -> None:
     """Measure by the arguments given."""
     parser = argparse.ArgumentParser(prog="benchmarks/adjustments.py", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few, once; writes nothing but the output")
-    quick = parser.parse_args().quick
+    parser.add_argument("--way", action="store_true", help="only from the webhook to the balance; writes nothing")
+    given = parser.parse_args()
+    quick = given.quick
     count, repeat, deliveries = (100, 1, 3) if quick else (1000, 3, 8)
     with running_server() as url:
         schema.upgrade(url)
+        if given.way:
+            print(
+                _said(delivered(url, deliveries), "a run"), _said(delivered(url, deliveries, worker=True), "a worker")
+            )
+            return
         with sandbox(count + 1) as stand_in:
             settings = load_settings(environment(stand_in, url))
             process(settings, url, stand_in, 20)
@@ -68,7 +77,8 @@ def main() -> None:
                 runs.append((bare(stand_in, count), process(settings, url, stand_in, count)))
                 print(f"bare {runs[-1][0]:.1f} s, product {runs[-1][1]:.1f} s", file=sys.stderr)
         latencies = delivered(url, deliveries)
-    text = markdown(count, runs, latencies)
+        by_worker = delivered(url, deliveries, worker=True)
+    text = markdown(count, runs, latencies, by_worker)
     print(text)
     if not quick:
         PAGE.write_text(f"# Adjustments, measured\n\n{text}\n", encoding="utf-8")
@@ -136,18 +146,19 @@ def process(settings: Settings, url: str, stand_in: Sandbox, count: int) -> floa
     return seconds
 
 
-def delivered(url: str, count: int) -> list[float]:
+def delivered(url: str, count: int, *, worker: bool = False) -> list[float]:
     """Deliver webhooks one after another, at odd moments; return the seconds until Engage has the new balance."""
-    ledger = sibling(url, "delivered")
+    name = f"delivered_{'worker' if worker else 'run'}"
+    ledger = sibling(url, name)
     with psycopg.connect(url, autocommit=True) as connection:
-        for name in ("delivered", "delivered_dagster"):
-            connection.execute(f'create database "{name}"')
+        for each in (name, f"{name}_dagster"):
+            connection.execute(f'create database "{each}"')
     schema.upgrade(ledger)
     with sandbox(count) as stand_in, tempfile.TemporaryDirectory() as home:
         given = {**os.environ, **environment(stand_in, ledger, TREAZURE_MAX_REQUESTS_PER_SECOND="40")}
         given |= {
             "ENGAGE_WEBHOOK_SECRET": WEBHOOK_SECRET,
-            "DAGSTER_POSTGRES_URL": sibling(url, "delivered_dagster"),
+            "DAGSTER_POSTGRES_URL": sibling(url, f"{name}_dagster"),
             "TREAZURE_PIPELINE_HOME": home,
         }
         place = instance.prepare(load_settings(given))
@@ -155,10 +166,16 @@ def delivered(url: str, count: int) -> list[float]:
         stand_in.set_points(dict.fromkeys(contacts, 100))
         with receiver(given | place.environment) as address, Family(given | place.environment) as family:
             workspace = str(place.dagster_home / "workspace.yaml")
-            family.start("daemon", [sys.executable, "-m", "dagster._daemon", "run", "-w", workspace])
+            daemon = [sys.executable, "-m", "dagster._daemon", "run", "-w", workspace]
+            family.start(*(("worker", [*COMMAND, "worker"]) if worker else ("daemon", daemon)))
             stand_in.behave(webhook_url=address)
             seconds = [_latency(stand_in, contact) for contact in contacts]
     return seconds[1:]
+
+
+def _said(seconds: Sequence[float], by: str) -> str:
+    middle = statistics.median(seconds)
+    return f"Webhook to balance by {by}: median {middle:.1f} s of {len(seconds)}, at most {max(seconds):.1f} s."
 
 
 def _latency(stand_in: Sandbox, contact: str) -> float:
@@ -189,7 +206,9 @@ def receiver(given: dict[str, str]) -> Iterator[str]:
         process.wait()
 
 
-def markdown(count: int, runs: Sequence[tuple[float, float]], latencies: Sequence[float]) -> str:
+def markdown(
+    count: int, runs: Sequence[tuple[float, float]], latencies: Sequence[float], by_worker: Sequence[float]
+) -> str:
     """Return medians, ratios and targets as Markdown."""
     floor, ours = (statistics.median(run[index] for run in runs) for index in (0, 1))
     ratio, middle = ours / floor, statistics.median(latencies)
@@ -197,6 +216,7 @@ def markdown(count: int, runs: Sequence[tuple[float, float]], latencies: Sequenc
         f"| {count:,} adjustments of different contacts, s | < 15 | {ours:.1f} | {_met(ok=ours < 15)} |",
         f"| times the bare calls, {THREADS} threads ({floor:.1f} s) | ≤ 2 | **{ratio:.2f}** | {_met(ok=ratio <= 2)} |",
         f"| webhook to balance accepted by Engage, median, s | < 15 | {middle:.1f} | {_met(ok=middle < 15)} |",
+        f"| the same with a worker, s | | {statistics.median(by_worker):.1f} | |",
     ]
     each = "; ".join(f"bare {first:.1f} s, product {second:.1f} s" for first, second in runs)
     machine = (

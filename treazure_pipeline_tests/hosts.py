@@ -1,0 +1,67 @@
+"""A run launcher that gives every run a host of its own: a process with its own home and working directory.
+
+When the run has ended they are gone, as a pod's disk is; what it printed stays in a file beside them.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import dagster as dg
+from dagster._core.launcher import LaunchRunContext, RunLauncher
+from dagster._grpc.types import ExecuteRunArgs
+from dagster._serdes import ConfigurableClass, ConfigurableClassData
+
+HOST = "host"
+
+
+class HostLauncher(RunLauncher, ConfigurableClass):
+    """Starts each run in a folder of its own below `folder`; the run's tag `host` says which."""
+
+    def __init__(self, folder: str, inst_data: ConfigurableClassData | None = None) -> None:
+        self._folder = Path(folder)
+        self._inst_data = inst_data
+        self._hosts: dict[str, subprocess.Popen[bytes]] = {}
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    @property
+    def inst_data(self) -> ConfigurableClassData | None:
+        """What Dagster makes it from."""
+        return self._inst_data
+
+    @classmethod
+    def config_type(cls) -> Any:
+        """What dagster.yaml says of it."""
+        return {"folder": dg.StringSource}
+
+    @classmethod
+    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]) -> Self:
+        """Make it as dagster.yaml says."""
+        return cls(config_value["folder"], inst_data)
+
+    def launch_run(self, context: LaunchRunContext) -> None:
+        """Start a host."""
+        run = context.dagster_run
+        assert context.job_code_origin is not None
+        host = self._folder / run.run_id
+        host.mkdir(parents=True)
+        self._instance.add_run_tags(run.run_id, {HOST: str(host)})
+        command = ExecuteRunArgs(
+            context.job_code_origin, run.run_id, self._instance.get_ref(), set_exit_code_on_failure=True
+        ).get_command_args()
+        places = {"HOME": str(host), "TMPDIR": str(host), "TREAZURE_PIPELINE_HOME": str(host / "home")}
+        places["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        self._hosts[run.run_id] = subprocess.Popen(
+            ["sh", "-c", '"$@" > "$PWD.log" 2>&1; rm -rf "$PWD"', "host", *command], cwd=host, env=os.environ | places,
+            stdin=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+
+    def terminate(self, run_id: str) -> bool:
+        """End a host."""
+        self._hosts[run_id].terminate()
+        return True
