@@ -66,7 +66,9 @@ class Stage(AdjustmentShop, VerificationShop):
         )
         self._tables = [
             name
-            for (name,) in self.sql("select tablename from pg_tables where schemaname = current_schema()")
+            for (name,) in self.sql(  # partitions, and not the tables that consist of them
+                "select relname from pg_class where relkind = 'r' and relnamespace = current_schema()::regnamespace"
+            )
             if name not in _KEPT
         ]
         self._delete = "; ".join(f'delete from "{name}"' for name in self._tables)  # noqa: S608 - names of our own
