@@ -333,7 +333,7 @@ def _look_up(work: Work, run: Run, adjustment: Adjustment, result: Processed) ->
     result.count(looked_up=1)
     assert adjustment.asked is not None
     call = evidence.Call(adjustment.receipt, adjustment.amount, adjustment.asked,
-                         called=adjustment.tries > 0 or adjustment.restored,
+                         called=adjustment.restored or (adjustment.tries > 0 and not adjustment.look_first),
                          since=adjustment.received_at - _REPLAYED * adjustment.restored)  # fmt: skip
     try:
         reading = _read(run, adjustment)

@@ -209,8 +209,8 @@ def claim(
 
     A queued one becomes `sending` durably, before Treazure is called. One in `sending` is claimed for a look into the
     history, `lookup_wait` seconds after its call and again after every look; one in `posted` for setting its balance.
-    `lease`, in seconds, outlasts the call; `accounts` are the live programmes. One that waited for more than `first_after`
-    seconds, or was received before the ledger was restored or failed over, is looked up first.
+    `lease`, in seconds, outlasts the call; `accounts` are the live programmes. One of which nothing has been heard for more
+    than `first_after` seconds, or that was received before the ledger was restored or failed over, is looked up first.
     """
     with ledger.transaction() as connection:
         identity.notice_within(connection)
@@ -457,11 +457,11 @@ with next as (
     select a.id, a.state, r.restored, i.changed_at, a.asked as asked_before,
            a.state = 'queued' and case when r.restored
                then coalesce(greatest(a.looked_at, a.asked) < i.changed_at, true)
-               else a.tries = 0 and a.looked_at is null
-                    and (a.received_at not between clock_timestamp() - make_interval(secs => %(first_after)s)
-                                               and clock_timestamp() or {_CLOCK_IS_BACK}) end as look_first
+               else not (coalesce(a.looked_at <@ lately, false) or a.tries > 0 and coalesce(a.asked <@ lately, false)
+                         or a.received_at <@ lately and not {_CLOCK_IS_BACK}) end as look_first
     from adjustment a left join identity i on true,
-        lateral (select coalesce(a.received_at < i.changed_at + interval '30 days', false) as restored) r
+        lateral (select coalesce(a.received_at < i.changed_at + interval '30 days', false) as restored) r,
+        tstzrange(clock_timestamp() - make_interval(secs => %(first_after)s), clock_timestamp(), '[]') as lately
     where a.programme = any (%(programmes)s) and {_DUE}
       and exists (select from programme g where g.id = a.programme and g.mode = 'live')
     order by a.id limit 1 for update of a skip locked)

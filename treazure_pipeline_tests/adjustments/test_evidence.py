@@ -144,6 +144,32 @@ def test_a_restored_ledger_books_nothing_twice(new_adjustment_shop: Callable[...
         assert_each_once(adjustment_shop)
 
 
+def test_one_that_was_tried_without_effect_long_ago_is_looked_up_before_it_is_sent_again(
+    adjustment_shop: AdjustmentShop,
+) -> None:
+    """The disk of the ledger may have been put back since: then it was sent, and nobody remembers."""
+    number = adjustment_shop.give(adjustment_shop.contacts(1)[0], 5)
+    adjustment_shop.sandbox.set_fault("token_expired", on=["transaction"], count=2)
+    adjustment_shop.process()
+    assert adjustment_shop.state(number)[0] == "queued"
+    ((*before,),) = adjustment_shop.sql("select tries, lookups, looked_at from adjustment")
+    adjustment_shop.later()
+    adjustment_shop.finish()
+    assert adjustment_shop.booked() == 1
+    adjustment_shop.sql(
+        "update adjustment set tries = %s, lookups = %s, looked_at = %s, state = 'queued', finished_at = null, "
+        "balance = null, asked = asked - interval '1 hour', received_at = received_at - interval '1 hour', next_try = received_at",
+        *before,
+    )
+
+    adjustment_shop.process()
+    adjustment_shop.later()
+    adjustment_shop.finish()
+
+    assert adjustment_shop.booked() == 1
+    assert adjustment_shop.state(number)[0] == "done"
+
+
 @pytest.mark.parametrize(
     "clock",
     [
