@@ -158,7 +158,8 @@ def test_one_that_was_tried_without_effect_long_ago_is_looked_up_before_it_is_se
     assert adjustment_shop.booked() == 1
     adjustment_shop.sql(
         "update adjustment set tries = %s, lookups = %s, looked_at = %s, state = 'queued', finished_at = null, "
-        "balance = null, asked = asked - interval '1 hour', received_at = received_at - interval '1 hour', next_try = received_at",
+        "balance = null, asked = asked - interval '1 hour', received_at = received_at - interval '1 hour', "
+        "next_try = received_at",
         *before,
     )
 
