@@ -42,6 +42,7 @@ SAYS = {
     "private": "files for the owner alone",
     "texts": "from outside, cleaned",
     "conventions": "stated once",
+    "phrases": "what sentences are made of",
     "tracing": "spans, where asked for",
 }
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.table import Column, Table
+from rich.padding import Padding
 
-from treazure_pipeline import people
+from treazure_pipeline import people, phrases
 from treazure_pipeline.adjustments import queue
 from treazure_pipeline.adjustments.processing import SenselessError, sense
 from treazure_pipeline.adjustments.queue import Received
@@ -35,11 +35,10 @@ _COLUMNS = {
     "description": ("description",),
 }
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
-_SHOWN = ("id", "state", "contact", "amount", "comment", "receipt", "tries", "reason", "received_at")
 STATES = ("received", "queued", "sending", "posted", "done", "rejected", "uncertain", "discarded")
 
 
-@click.group("adjustments")
+@click.group("adjustments", cls=output.Group)
 def command() -> None:
     """List adjustments, add some by hand, and retry or discard those that need a person."""
 
@@ -59,17 +58,14 @@ def list_(*, states: tuple[str, ...], limit: int, as_json: bool) -> None:
         output.print_json({"status": "ok", "states": {state: getattr(counts, state) for state in STATES},
                            "adjustments": rows, "dead_letters": letters})  # fmt: skip
         return
-    table = Table(*(Column(name.replace("_", " "), overflow="fold") for name in _SHOWN), box=None)
+    output.console().print(_verdict(counts), style="bold", soft_wrap=True)
     for row in rows:
-        table.add_row(*("" if row[name] is None else str(row[name]) for name in _SHOWN))
-    output.console().print(table)
-    output.say(", ".join(f"{getattr(counts, state):,} {state}" for state in STATES))
+        points = "" if row["amount"] is None else f"  {Decimal(row['amount']):+,} points"
+        _print(row, f"{row['id']}  {row['state']}{points}")
     if letters:
-        table = Table(*(Column(name.replace("_", " "), overflow="fold") for name in letters[0]), box=None)
-        for row in letters:
-            table.add_row(*map(str, row.values()))
         output.say("\nDead letters (their bodies are in the table dead_letter):")
-        output.console().print(table)
+    for row in letters:
+        _print(row, str(row["id"]))
 
 
 @command.command()
@@ -195,6 +191,23 @@ def _rows(found: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _ledger(settings: Settings) -> Ledger:
     return open_ledger(settings, instance.prepare(settings).ledger_url)
+
+
+def _verdict(counts: queue.QueueFigures) -> str:
+    """Say what waits for a person, then how many there are in each state."""
+    persons = phrases.some(uncertain=counts.uncertain, rejected=counts.rejected, dead_letters=counts.dead_letters)
+    told = f"{phrases.sentence(persons)} wait for a person." if persons else "Nothing waits for a person."
+    states = phrases.some(**{state: getattr(counts, state) for state in STATES})
+    return f"{told} Of all: {phrases.sentence(states) or 'none'}."
+
+
+def _print(row: dict[str, Any], title: str) -> None:
+    """Print a row as a few lines that fit any terminal: a title, then what else is known, by name."""
+    output.say(f"\n{title}")
+    for name, value in row.items():
+        if name not in ("id", "state", "amount") and value is not None and value != "":
+            line = people.printable(f"{name.replace('_', ' ')}: {value}")
+            output.console().print(Padding(line, (0, 0, 0, 2), expand=False))
 
 
 def _payload(row: Row | WrongLine) -> dict[str, Any]:

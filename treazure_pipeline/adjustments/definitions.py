@@ -12,12 +12,12 @@ import dagster as dg
 
 from treazure_pipeline.adjustments import queue
 from treazure_pipeline.adjustments.processing import process, work_of
-from treazure_pipeline.balance_sync.definitions import ACTIVE, FOREGROUND, OWNERS
+from treazure_pipeline.balance_sync.definitions import ACTIVE, OWNERS
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.ledger import frames
 from treazure_pipeline.orchestration import failures
 from treazure_pipeline.orchestration import metadata as md
-from treazure_pipeline.orchestration.names import FIRST, Names, at_most
+from treazure_pipeline.orchestration.names import FIRST, FOREGROUND, Names, at_most
 from treazure_pipeline.settings import Programme
 
 GROUP = "adjustments"

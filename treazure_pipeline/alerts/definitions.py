@@ -22,6 +22,7 @@ from treazure_pipeline.orchestration.names import Names, names_of
 from treazure_pipeline.verification.rounds import standing
 
 SECONDS = 30
+ALERT_SENSOR = "alert_sensor"
 UI_VARIABLE = "DAGSTER_WEBSERVER_URL"
 _UI = "http://127.0.0.1:3000"
 _RUNS = 50
@@ -35,7 +36,7 @@ def build_alerts(names: Names) -> dg.Definitions:
     """Assemble the sensor; it looks at every job of the code location that it is part of."""
 
     @dg.sensor(
-        name=names.of("alert_sensor"),
+        name=names.of(ALERT_SENSOR),
         minimum_interval_seconds=SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(

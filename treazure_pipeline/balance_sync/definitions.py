@@ -13,6 +13,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from treazure_pipeline import phrases
 from treazure_pipeline.balance_sync import first_send, guard_definitions, merge, metadata, rejections
 from treazure_pipeline.balance_sync.guards import Judgement, judge
 from treazure_pipeline.balance_sync.push import PushFigures, push
@@ -22,15 +23,13 @@ from treazure_pipeline.balance_sync.windows import chosen_window
 from treazure_pipeline.connections import Connections, Run
 from treazure_pipeline.errors import PipelineError
 from treazure_pipeline.ledger import batches, coverage, figures, frames
-from treazure_pipeline.orchestration import failures
+from treazure_pipeline.orchestration import failures, story
 from treazure_pipeline.orchestration import metadata as md
 from treazure_pipeline.orchestration.names import Names, at_most
 from treazure_pipeline.settings import Programme
 
 GROUP = "balance_sync"
 OWNERS = ["team:loyalty"]
-# Marks runs whose process is a command, which Dagster's run monitoring can't watch.
-FOREGROUND = {"treazure_pipeline/foreground": "1"}
 ACTIVE = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
 
 Results = Iterator[dg.AssetCheckResult | dg.MaterializeResult]
@@ -100,7 +99,7 @@ def build_balance_sync(programme: Programme, names: Names) -> dg.Definitions:
         context: dg.AssetExecutionContext, config: SnapshotConfig, connections: dg.ResourceParam[Connections]
     ) -> dg.MaterializeResult:
         with _locked(connections, programme, context) as run:
-            return _snapshot(run, config)
+            return _snapshot(context, run, config)
 
     @dg.asset(
         key=key("balance_diff"),
@@ -133,7 +132,7 @@ def build_balance_sync(programme: Programme, names: Names) -> dg.Definitions:
     )  # fmt: skip
     def balance_diff(context: dg.AssetExecutionContext, connections: dg.ResourceParam[Connections]) -> Results:
         with _locked(connections, programme, context) as run:
-            yield _diff(run)
+            yield from _diff(context, run)
 
     @dg.asset(
         key=key("engage_balance_push"),
@@ -173,7 +172,7 @@ def build_balance_sync(programme: Programme, names: Names) -> dg.Definitions:
         judgement: Any,
     ) -> Results:
         with _locked(connections, programme, context) as run:
-            yield from _push(run, judgement, config.limit)
+            yield from _push(context, run, judgement, config.limit)
 
     engage_accounts = dg.AssetSpec(
         key("engage_point_accounts"),
@@ -202,18 +201,22 @@ def build_balance_sync(programme: Programme, names: Names) -> dg.Definitions:
 @contextmanager
 def _locked(connections: Connections, programme: Programme, context: dg.AssetExecutionContext) -> Iterator[Run]:
     """Hold the programme's lock until the run's resources are closed; show our errors as the run's failure."""
+    story.tag(context)
     with failures.shown(connections.listener):
         run = Run.of(connections, programme, context.run.run_id)
         run.ledger.hold(run.account)
         yield run
 
 
-def _snapshot(run: Run, config: SnapshotConfig) -> dg.MaterializeResult:
-    snapshot = take_snapshot(run, chosen_window(run, **config.model_dump()))
+def _snapshot(context: dg.AssetExecutionContext, run: Run, config: SnapshotConfig) -> dg.MaterializeResult:
+    window = chosen_window(run, **config.model_dump())
+    story.tag(context, story.window(window))
+    snapshot = take_snapshot(run, window)
     run.connections.listener.reported(snapshot)
     rejected = frames.rejections(run.ledger, run.account, limit=md.SAMPLE_ROWS)
     return dg.MaterializeResult(
-        metadata={
+        metadata=story.told(context, snapshot.sentence)
+        | {
             "window_from": dg.MetadataValue.timestamp(snapshot.window.start),
             "window_to": dg.MetadataValue.timestamp(snapshot.window.end),
             "full": snapshot.window.is_full,
@@ -227,7 +230,7 @@ def _snapshot(run: Run, config: SnapshotConfig) -> dg.MaterializeResult:
     )
 
 
-def _diff(run: Run) -> dg.MaterializeResult[Judgement]:
+def _diff(context: dg.AssetExecutionContext, run: Run) -> Iterator[dg.MaterializeResult[Judgement]]:
     diff = merge_snapshot(run)
     run.connections.listener.reported(diff)
     changes = frames.diff(run.ledger, run.account, run.id, limit=md.SAMPLE_ROWS)
@@ -237,23 +240,33 @@ def _diff(run: Run) -> dg.MaterializeResult[Judgement]:
     if judgement.holds_all:
         run.connections.listener.failed(judgement.error())
     merged = diff.figures
-    return dg.MaterializeResult(
+    yield dg.MaterializeResult(
         value=judgement,
-        metadata={
-            **{name: value for name, value in asdict(merged).items() if isinstance(value, int)},
-            "points_before": str(merged.points_before),
-            "points_after": str(merged.points_after),
-            "points_total": md.number(merged.points_after),
-            "reread": diff.reread,
-            "seconds_diff": round(diff.seconds, 3),
-            "covered_until": dg.MetadataValue.timestamp(status.covered_until or run.programme.beginning),
-            "data_age_hours": md.age_hours(status.covered_until, status.now),
-            "vanished_outstanding": status.vanished,
-            "held_by_guards": judgement.shift.rows if judgement.holds_all else 0,
-            "changes": md.sample(changes),
-        },
+        metadata=story.told(context, diff.sentence)
+        | md.figures(
+            {
+                **{name: value for name, value in asdict(merged).items() if isinstance(value, int)},
+                "points_before": str(merged.points_before),
+                "points_after": str(merged.points_after),
+                "points_total": md.number(merged.points_after),
+                "reread": diff.reread,
+                "seconds_diff": round(diff.seconds, 3),
+                "covered_until": dg.MetadataValue.timestamp(status.covered_until or run.programme.beginning),
+                "data_age_hours": md.age_hours(status.covered_until, status.now),
+                "vanished_outstanding": status.vanished,
+                "held_by_guards": judgement.shift.rows if judgement.holds_all else 0,
+                "changes": md.sample(changes),
+            },
+            "changed",
+            "unchanged",
+            "points_total",
+            "data_age_hours",
+            "seconds_diff",
+        ),
         check_results=checks,
     )
+    if judgement.holds_all:
+        raise failures.failure(judgement.error(), judgement.sentence)
 
 
 def _diff_checks(run: Run, diff: Diff, status: figures.Status) -> list[dg.AssetCheckResult]:
@@ -264,6 +277,11 @@ def _diff_checks(run: Run, diff: Diff, status: figures.Status) -> list[dg.AssetC
         dg.AssetCheckResult(
             check_name="coverage_has_no_hole",
             passed=not holes,
+            description=f"{phrases.counted(len(holes), 'hole')} in what was fetched"
+            if holes
+            else f"everything is fetched until {status.covered_until:%Y-%m-%d %H:%M} UTC"
+            if status.covered_until
+            else "nothing is covered yet",
             metadata={
                 "covered_until": str(status.covered_until),
                 "holes": ", ".join(f"{start} to {end}" for start, end in holes) or "none",
@@ -272,10 +290,13 @@ def _diff_checks(run: Run, diff: Diff, status: figures.Status) -> list[dg.AssetC
         dg.AssetCheckResult(
             check_name="rows_add_up",
             passed=merged.adds_up,
+            description=f"{merged.fetched:,} fetched, {merged.accounted_for:,} accounted for",
             metadata={"fetched": merged.fetched, "accounted_for": merged.accounted_for},
         ),
         dg.AssetCheckResult(
             check_name="points_are_conserved",
+            description=f"{merged.points_before:,} and {merged.points_change:+,} make {merged.points_after:,}; "
+            f"the sum of all balances is {audit.summed:,}",
             passed=audit.total == audit.summed and merged.points_before + merged.points_change == merged.points_after,
             metadata={
                 "points_before": str(merged.points_before),
@@ -289,30 +310,45 @@ def _diff_checks(run: Run, diff: Diff, status: figures.Status) -> list[dg.AssetC
     ]
 
 
-def _push(run: Run, judgement: Judgement | None, limit: int | None) -> Results:
+def _push(context: dg.AssetExecutionContext, run: Run, judgement: Judgement | None, limit: int | None) -> Results:
     """Send what is due; `judgement`: of the diff in the same run, None where the push goes alone."""
     merged = merge.merged(run.ledger, run.account, run.id)
     judgement = judgement or judge(run)
     if judgement.holds_all:
-        raise judgement.error()
+        run.connections.listener.failed(judgement.error())
+        raise failures.failure(judgement.error(), judgement.sentence)
     first = None if limit is None else batches.first_due(run.ledger, run.account, limit)
     pushed = push(run, since=None if merged is None else merged.backlog, judgement=judgement, only=first)
     changed = 0 if merged is None else merged.changed
     carried_over = (pushed.backlog if merged is None else merged.carried_over) + pushed.entered
-    report = Pushed(changed, carried_over, pushed, migrating=run.account.mode == "migrating")
-    run.connections.listener.reported(report)
     status = figures.status(run.ledger, run.account)
-    shown = _figures(report, judgement, status) | {
-        "dagster/row_count": figures.contacts(run.ledger, run.account),
-        "pending_rows": md.sample(frames.pending(run.ledger, run.account, limit=md.SAMPLE_ROWS)),
-    }
-    yield from _push_checks(report, judgement, status, rejections.groups(run.ledger, run.account))
+    rejected = rejections.groups(run.ledger, run.account)
+    report = Pushed(
+        changed,
+        carried_over,
+        pushed,
+        migrating=run.account.mode == "migrating",
+        window=None if merged is None else _window(status),
+        fetched=None if merged is None else merged.fetched,
+        why=rejections.most_of_engage(rejected),
+        plan=judgement.plan.digest if judgement.plan is not None and judgement.reasons else None,
+    )
+    run.connections.listener.reported(report)
+    shown = (
+        story.told(context, report.sentence)
+        | _figures(report, judgement, status)
+        | {
+            "dagster/row_count": figures.contacts(run.ledger, run.account),
+            "pending_rows": md.sample(frames.pending(run.ledger, run.account, limit=md.SAMPLE_ROWS)),
+        }
+    )
+    yield from _push_checks(report, judgement, status, rejected)
     if judgement.reasons:
         run.connections.listener.failed(judgement.error())
     if pushed.error is not None:
         run.connections.listener.failed(pushed.error)
         raise dg.Failure(
-            f"Not everything could be sent. What Engage accepted is recorded; {pushed.pending} rows are left for "
+            f"Not everything could be sent. What Engage accepted is recorded; {pushed.pending:,} rows are left for "
             f"the next run. {pushed.error}",
             metadata=shown,
             allow_retries=False,
@@ -329,9 +365,16 @@ def _push(run: Run, judgement: Judgement | None, limit: int | None) -> Results:
     yield dg.MaterializeResult(metadata=shown)
 
 
+def _window(status: figures.Status) -> coverage.Window | None:
+    """Return the last window that was merged: under the programme's lock, the run's own."""
+    if status.window_from is None or status.window_to is None:
+        return None
+    return coverage.Window(status.window_from, status.window_to)
+
+
 def _figures(report: Pushed, judgement: Judgement, status: figures.Status) -> dict[str, Any]:
     pushed = report.figures
-    return {
+    found = {
         "changed": report.changed,
         "carried_over": report.carried_over,
         "sent": pushed.sent,
@@ -350,6 +393,7 @@ def _figures(report: Pushed, judgement: Judgement, status: figures.Status) -> di
         "mode": status.mode,
         **{f"seconds_{phase}": round(value, 3) for phase, value in pushed.seconds.items()},
     }
+    return md.figures(found, "sent", "pending", "oldest_pending_hours", "points_total", "data_age_hours")
 
 
 def _push_checks(
@@ -359,6 +403,8 @@ def _push_checks(
     yield dg.AssetCheckResult(
         check_name="pending_adds_up",
         passed=report.adds_up,
+        description=f"{report.changed:,} changed and {report.carried_over:,} carried over; {pushed.sent:,} sent, "
+        f"{pushed.refused:,} refused, {pushed.held:,} held, {pushed.pending:,} left pending",
         metadata={
             "changed": report.changed,
             "carried_over": report.carried_over,
@@ -371,6 +417,7 @@ def _push_checks(
     yield dg.AssetCheckResult(
         check_name="nothing_is_held_back",
         passed=not judgement.reasons and not status.negative,
+        description=judgement.sentence,
         severity=dg.AssetCheckSeverity.WARN,
         metadata={
             "reasons": "; ".join(judgement.reasons) or "none",
@@ -381,6 +428,8 @@ def _push_checks(
     yield dg.AssetCheckResult(
         check_name="nothing_is_rejected",
         passed=not status.rejected and not status.refused,
+        description=f"{phrases.counted(status.rejected, 'row')} of exports and {status.refused:,} refused by Engage are "
+        "outstanding",
         severity=dg.AssetCheckSeverity.WARN,
         metadata={
             "rows_of_exports": status.rejected,

@@ -73,6 +73,7 @@ def guard_check(run: Run, judgement: Judgement) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         check_name=CHECK,
         passed=not judgement.holds_all,
+        description=judgement.sentence,
         severity=dg.AssetCheckSeverity.ERROR,
         metadata=shown,
     )

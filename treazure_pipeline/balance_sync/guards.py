@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from treazure_pipeline import phrases
 from treazure_pipeline.balance_sync import plans
 from treazure_pipeline.errors import GuardTrippedError
 
@@ -37,6 +38,17 @@ class Judgement:
     def holds_all(self) -> bool:
         """Whether nothing may be pushed."""
         return bool(self.reasons) and not self.shift.approved
+
+    @property
+    def sentence(self) -> str:
+        """What the guards found, in one sentence."""
+        shift = self.shift
+        if not self.reasons:
+            held = f"; {shift.negative:,} wait: their balance is below zero" if shift.negative else ""
+            return f"{phrases.counted(shift.rows, 'row')} may be sent{held}"
+        assert self.plan is not None
+        told = f"{'; '.join(self.reasons)}; plan {self.plan.digest} "
+        return told + (f"is approved for {shift.approved:,} of {shift.rows:,}" if shift.approved else "waits")
 
     def error(self) -> GuardTrippedError:
         """Say what was kept back, and what a person can do."""
@@ -78,8 +90,8 @@ def tripped(shift: Shift, guards: Guards) -> list[str]:
         ]  # fmt: skip
     if shift.largest > guards.max_single_change:
         found.append(
-            f"one balance would change by {shift.largest:,} points, more than the {guards.max_single_change:,} of "
-            "GUARD_MAX_SINGLE_CHANGE"
+            f"one balance would change by {shift.largest:,} points, the limit is {guards.max_single_change:,} "
+            "(GUARD_MAX_SINGLE_CHANGE)"
         )
     return [reason for reason in found if reason]
 
@@ -90,4 +102,4 @@ def _share(part: Decimal | int, whole: Decimal | int, most: Decimal, what: str, 
     if whole <= 0:
         return f"a share {what}, which can't be told of a total of {whole} ({setting})"
     share = Decimal(part) / whole
-    return f"{share:.1%} {what}, more than the {most:.1%} of {setting}" if share > most else None
+    return f"{share:.1%} {what}, the limit is {most:.1%} ({setting})" if share > most else None

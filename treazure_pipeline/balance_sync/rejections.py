@@ -17,6 +17,7 @@ from treazure_pipeline.ledger.decisions import SOMEBODY
 from treazure_pipeline.ledger.store import retried
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
     from typing import Any, Literal
 
@@ -70,6 +71,12 @@ class Retried:
     refused: int
     to_read: int
     nameless: int
+
+
+def most_of_engage(groups: Sequence[Group]) -> str | None:
+    """Return why most of the rows wait that Engage refused, of what `groups` returns; None where none do."""
+    reason = next((group.reason for group in groups if group.origin == "engage"), None)
+    return None if reason is None else people.public(reason).rstrip(".")
 
 
 @retried

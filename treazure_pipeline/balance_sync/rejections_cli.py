@@ -28,7 +28,7 @@ _contact_option = click.option("--contact", metavar="GUID", help="Only this cont
 _reason_option = click.option("--reason", metavar="TEXT", help="Only rows whose reason contains this text.")
 
 
-@click.group("rejections")
+@click.group("rejections", cls=output.Group)
 def command() -> None:
     """List rows that were rejected or refused, retry them, or discard a row of an export."""
 

@@ -5,20 +5,48 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from treazure_pipeline import phrases
+
 if TYPE_CHECKING:
     from treazure_pipeline.balance_sync.first_send import Sides
     from treazure_pipeline.balance_sync.push import PushFigures
     from treazure_pipeline.balance_sync.snapshot import Diff, Snapshot
+    from treazure_pipeline.ledger.coverage import Window
 
 
 @dataclass(frozen=True)
 class Pushed:
-    """A push within its run: `changed` by the run's diff, `carried_over` from before or come in beside it."""
+    """A push within its run: `changed` by the run's diff, `carried_over` from before or come in beside it.
+
+    `window` and `fetched` of the run's export, None where the push went alone. `why` most of the rows wait that Engage
+    refused; `plan`: the digest of the plan that keeps rows back.
+    """
 
     changed: int
     carried_over: int
     figures: PushFigures
     migrating: bool
+    window: Window | None = None
+    fetched: int | None = None
+    why: str | None = None
+    plan: str | None = None
+
+    @property
+    def sentence(self) -> str:
+        """The run in one sentence: what was fetched, changed and sent, and what waits for what."""
+        found = self.figures
+        begin = "" if self.window is None else f"{phrases.span(self.window.start, self.window.end)}: "
+        fetched = [] if self.fetched is None else [f"{self.fetched:,} fetched", f"{self.changed:,} changed"]
+        if self.migrating:
+            return f"{begin}{phrases.sentence([*fetched, f'nothing sent, {found.pending:,} wait'])}: the programme is migrating"
+        sent = f"{found.sent:,} sent" + (f" in {phrases.counted(found.requests, 'request')}" if found.requests else "")
+        told = begin + phrases.sentence([*fetched, sent])
+        if waiting := found.refused + found.held:
+            told += f", {waiting:,} wait" + (f": {self.why}" if self.why else "")
+            told += f"; plan {self.plan} waits" if self.plan else ""
+        if found.pending:
+            told += f"; {found.pending:,} left for the next run"
+        return told
 
     @property
     def adds_up(self) -> bool:
@@ -35,6 +63,12 @@ class SyncReport:
     diff: Diff | None = None
     pushed: Pushed | None = None
     sides: list[Sides] = field(default_factory=list)
+
+    @property
+    def sentence(self) -> str | None:
+        """The sentence of the last step that came to its end, None where none did."""
+        last = self.pushed or self.diff or self.snapshot
+        return None if last is None else last.sentence
 
     def figures(self, *, held: bool) -> dict[str, Any]:
         """Return window, counts, points and seconds; where the guards `held` the run back, what they kept."""

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from treazure_pipeline import phrases
 from treazure_pipeline.balance_sync import merge, staging
 from treazure_pipeline.balance_sync.exports import begin_export
 from treazure_pipeline.clients.decoding import decode_balances
@@ -48,6 +49,13 @@ class Snapshot:
     seconds: float
     clock_ahead: float | None
 
+    @property
+    def sentence(self) -> str:
+        """What was fetched, of which window."""
+        of = "all balances, " if self.window.is_full else ""
+        counts = [f"{self.fetched:,} fetched", *phrases.some(rejected=self.rejected)]
+        return f"{of}{phrases.span(self.window.start, self.window.end)}: {phrases.sentence(counts)}"
+
 
 @dataclass(frozen=True)
 class Diff:
@@ -56,6 +64,18 @@ class Diff:
     figures: MergeFigures
     reread: int
     seconds: float
+
+    @property
+    def sentence(self) -> str:
+        """What became of the fetched rows, and of the total."""
+        found = self.figures
+        counts = phrases.some(
+            unchanged=found.unchanged, duplicate=found.duplicate, superseded=found.superseded, rejected=found.rejected
+        )
+        rows = phrases.sentence([f"{found.changed:,} changed", *counts])
+        return (
+            f"{found.fetched:,} fetched: {rows}; the total went from {found.points_before:,} to {found.points_after:,}"
+        )
 
 
 class NoSnapshotError(PipelineError):

@@ -12,7 +12,7 @@ from treazure_pipeline.settings import Storage, load_settings, load_storage
 from treazure_pipeline.terminal import instance, output
 
 
-@click.group("db")
+@click.group("db", cls=output.Group)
 def command() -> None:
     """Start or stop the embedded database, upgrade the schema, give roles their rights."""
 

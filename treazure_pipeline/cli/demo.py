@@ -14,7 +14,7 @@ import click
 from rich.table import Table
 
 from treazure_pipeline.cli import demo_drift, demo_guards, demo_migration, sandbox
-from treazure_pipeline.cli.dev import serve
+from treazure_pipeline.cli.dev import new_log, serve
 from treazure_pipeline.cli.run import print_results, run_adjustments, run_balance_sync
 from treazure_pipeline.database import embedded
 from treazure_pipeline.errors import RunIncompleteError
@@ -54,21 +54,24 @@ def command(*, members: int, ui: bool, port: int) -> None:
             results = _play(box, settings)
             with _running_receiver() as webhooks:
                 box.behave(webhook_url=webhooks)
-                results.append(_give_points(box, settings))
+                contact, given = _give_points(box, settings)
+                results.append(given)
             acts = [demo_guards.play(box, settings)]
             equal = _compare(box)
             acts += [demo_drift.play(box, settings)["status"] == "ok", demo_migration.play(members)["status"] == "ok"]
             if ui:
-                output.say(f"Sandbox     {box.base_url}/docs")
                 require_free(port, "The Dagster UI", "--port")
-                with Family(os.environ) as family:
+                place = instance.locate(settings)
+                log = new_log(place)
+                with Family(os.environ, log) as family:
                     assert box.process is not None
                     family.watch("sandbox", box.process)
-                    serve(family, instance.locate(settings), port)
+                    serve(family, place, port, {"Sandbox": f"{box.base_url}/docs", "Log": str(log)})
     finally:
         embedded.stop(home)
     if not equal or not all(acts) or any(result["status"] != "ok" for result in results):
         raise RunIncompleteError("The two systems do not agree.", hint="The differences are listed above.")
+    _say_what_next(home, contact)
 
 
 def _new_home() -> Path:
@@ -113,8 +116,8 @@ def _running_receiver() -> Iterator[str]:
         process.stdout.close()
 
 
-def _give_points(box: Sandbox, settings: Settings) -> dict[str, Any]:
-    """Give points in Engage, and follow them through the receiver to Treazure and back."""
+def _give_points(box: Sandbox, settings: Settings) -> tuple[str, dict[str, Any]]:
+    """Give points in Engage, and follow them through the receiver to Treazure and back; return to whom, and the run."""
     (member, *_) = box.balances(limit=1)
     contact = member["contactId"]
     description = "Welcome gift " + "for a new member " * 6
@@ -137,7 +140,22 @@ def _give_points(box: Sandbox, settings: Settings) -> dict[str, Any]:
     output.console().print(table)
     if report["once"] != report["given"]:
         result["status"] = "failed"
-    return result
+    return contact, result
+
+
+def _say_what_next(home: Path, contact: str) -> None:
+    output.say("\nWhat to try next, in the ledger that this demo has left behind:")
+    output.say(f"  export TREAZURE_PIPELINE_HOME={home}")
+    for command, what in {
+        f"explain {contact}": "why the member above has these points",
+        "status": "how the programme stands",
+        "rejections list": "whom Engage does not know",
+        "db stop": "stop the database that these start",
+    }.items():
+        output.say(f"  treazure-pipeline {command}\n      {what}")
+    output.say("Or watch it run:")
+    output.say("  treazure-pipeline demo --ui\n      the same, and Dagster's UI at the end")
+    output.say("  treazure-pipeline dev --sandbox\n      Dagster's schedules and sensors on a sandbox of both systems")
 
 
 def _compare(box: Sandbox) -> bool:

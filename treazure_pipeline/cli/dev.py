@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
+from pathlib import Path
 
 import click
 import httpx
 
+from treazure_pipeline import private
 from treazure_pipeline.cli import sandbox
 from treazure_pipeline.database import embedded
 from treazure_pipeline.service import cli
@@ -36,27 +39,38 @@ def command(*, port: int, with_sandbox: bool, sandbox_port: int, receiver_port: 
     started_here = settings.is_embedded and embedded.running_url(settings.home) is None
     try:
         place = instance.prepare(settings)
-        with Family(os.environ | place.environment) as family:
+        addresses: dict[str, str] = {}
+        log = new_log(place)
+        with Family(os.environ | place.environment, log) as family:
             if with_sandbox:
                 webhooks = f"http://127.0.0.1:{receiver_port}/webhooks/engage"
+                addresses = {"Sandbox": f"http://127.0.0.1:{sandbox_port}/docs", "Receiver": webhooks}
                 family.start("sandbox", sandbox.command_line("--port", str(sandbox_port), "--webhook-url", webhooks))
                 family.wait(lambda: _answers(f"http://127.0.0.1:{sandbox_port}/openapi.json"))
-                output.say(f"Sandbox     http://127.0.0.1:{sandbox_port}/docs")
                 family.start("receiver", cli.command_line("--port", str(receiver_port)))
-            serve(family, place, port)
+            serve(family, place, port, addresses | {"Log": str(log)})
     finally:
         if started_here:
             embedded.stop(settings.home)
 
 
-def serve(family: Family, place: instance.Instance, port: int) -> None:
-    """Run daemon and webserver among the family until a signal ends them, which is raised."""
+def new_log(place: instance.Instance) -> Path:
+    """Return the file, now empty, for what the processes say."""
+    log = place.home / "dev.log"
+    private.write(log, b"")
+    return log
+
+
+def serve(family: Family, place: instance.Instance, port: int, addresses: Mapping[str, str]) -> None:
+    """Run daemon and webserver among the family until a signal, which is raised, ends them; `addresses` are shown."""
+    output.note("Starting the Dagster UI and daemon …")
     workspace = ["-w", str(place.dagster_home / "workspace.yaml")]
     family.start("daemon", [sys.executable, "-m", "dagster._daemon", "run", *workspace])
     webserver = [sys.executable, "-m", "dagster_webserver", "-h", "127.0.0.1", "-p", str(port)]
     family.start("webserver", [*webserver, *workspace])
     family.wait(lambda: _answers(f"http://127.0.0.1:{port}/server_info"))
-    output.say(f"Dagster UI  http://127.0.0.1:{port}")
+    for name, address in {"Dagster UI": f"http://127.0.0.1:{port}", **addresses}.items():
+        output.say(f"{name:<11} {address}")
     output.say("Ctrl-C stops all of it.")
     family.wait()
 

@@ -7,16 +7,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from treazure_pipeline.cli.runner import Ran, conclude, report_dead_runs, run_job, seconds_of
 from treazure_pipeline.terminal import instance, output
+from treazure_pipeline.terminal.progress import bar
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from dagster import DagsterInstance
+    from rich.progress import Progress
 
     from treazure_pipeline.connections import Connections
     from treazure_pipeline.ledger.store import Account
@@ -252,9 +253,5 @@ class _Bar:
 
 @contextmanager
 def _progress(programme: Programme) -> Iterator[_Bar]:
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TextColumn("left"), TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=output.progress(), transient=True) as progress:
+    with bar() as progress:
         yield _Bar(progress, programme.name)

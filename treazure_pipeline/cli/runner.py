@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from dagster import DagsterInstance, JobDefinition
+    from dagster._core.remote_origin import RemoteRepositoryOrigin
 
     from treazure_pipeline.settings import Settings
 
@@ -89,7 +90,10 @@ def run_job(
     progressed: Callable[[int, int], None] | None = None,
 ) -> Ran:
     """Run a job in this process; a failure is in the result. Raises StoppedError where a signal has ended the run."""
+    from treazure_pipeline.alerts.definitions import ALERT_SENSOR
+    from treazure_pipeline.cli import visibility
     from treazure_pipeline.definitions import build_definitions
+    from treazure_pipeline.orchestration.names import names_of
 
     hearing = _Hearing(progressed)
 
@@ -97,36 +101,41 @@ def run_job(
         return Connections(settings, listener=hearing, **purpose)
 
     job = build_definitions(settings, connect).resolve_job_def(name)
-    run_id, success = _execute(job, dagster, ops, partition)
+    location = visibility.location(dagster, names_of(settings).of(ALERT_SENSOR))
+    run_id, success = _execute(job, dagster, ops, partition, location)
     return Ran(run_id, success, hearing.reports, hearing.failures)
 
 
 def _execute(
-    job: JobDefinition, dagster: DagsterInstance, ops: Mapping[str, Any], partition: str | None
+    job: JobDefinition,
+    dagster: DagsterInstance,
+    ops: Mapping[str, Any],
+    partition: str | None,
+    location: RemoteRepositoryOrigin,
 ) -> tuple[str, bool]:
     from dagster import DagsterExecutionInterruptedError
+    from dagster._core.definitions.job_base import InMemoryJob
+    from dagster._core.execution.api import execute_run
 
-    from treazure_pipeline.balance_sync.definitions import FOREGROUND
+    from treazure_pipeline.cli import visibility
 
-    loggers = {"console": {"config": {"log_level": "CRITICAL"}}}
+    config = {"ops": ops, "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     with signals.noted() as numbers:
+        run = visibility.created(job, dagster, config, partition, location)
         try:
-            result = job.execute_in_process(
-                instance=dagster, run_config={"ops": ops, "loggers": loggers}, tags=FOREGROUND, raise_on_error=False,
-                partition_key=partition,
-            )  # fmt: skip
+            success = execute_run(InMemoryJob(job), run, dagster).success
         except DagsterExecutionInterruptedError:
-            result = None
-    if numbers or result is None:  # Dagster has marked the run, and what was accepted is recorded
+            success = None
+    if numbers or success is None:  # Dagster has marked the run, and what was accepted is recorded
         raise signals.StoppedError(numbers[-1] if numbers else signal.SIGINT)
-    return result.run_id, result.success
+    return run.run_id, success
 
 
 def report_dead_runs(dagster: DagsterInstance, job: str, tags: Mapping[str, str] | None = None) -> None:
     """Mark foreground runs as failed whose process is gone; called while their lock is ours, so none is at work."""
     from dagster import DagsterRunStatus, RunsFilter
 
-    from treazure_pipeline.balance_sync.definitions import FOREGROUND
+    from treazure_pipeline.orchestration.names import FOREGROUND
 
     unfinished = RunsFilter(job_name=job, statuses=[DagsterRunStatus.STARTED], tags=FOREGROUND | dict(tags or {}))
     for run in dagster.get_runs(unfinished):
@@ -156,10 +165,9 @@ def seconds_of(figures: Mapping[str, Any]) -> dict[str, Any]:
 @contextmanager
 def progress(name: str, doing: str, first: str | None = None) -> Iterator[Callable[[int, int], None]]:
     """Show a bar for what is done of how much; `first` is said before there is anything to count."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from treazure_pipeline.terminal.progress import bar
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=output.progress(), transient=True) as shown:
+    with bar() as shown:
         task = shown.add_task(f"{name}: {first or doing}", total=None)
 
         def advance(rows: int, total: int) -> None:

@@ -6,11 +6,19 @@ Belongs here: an error as the run's failure. Does not: what an error says of its
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import dagster as dg
 
 from treazure_pipeline.connections import Listener
+from treazure_pipeline.errors import PipelineError
 from treazure_pipeline.surroundings import understood
+
+
+def failure(error: PipelineError, sentence: str | None = None, **shown: Any) -> dg.Failure:
+    """Return an error of ours as the step's failure: the sentence stands first, what to do after it."""
+    said = str(error) if sentence is None else f"{sentence}. {error}"
+    return dg.Failure(said, metadata={"error": type(error).__name__, **shown}, allow_retries=False)
 
 
 @contextmanager
@@ -23,11 +31,11 @@ def shown(listener: Listener) -> Iterator[None]:
         yield
     except dg.Failure:
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is becomes the failure
         name = type(error).__name__
         if (ours := understood(error)) is not None:
             listener.failed(ours)
-            raise dg.Failure(str(ours), metadata={"error": name}, allow_retries=False) from error
+            raise failure(ours) from None
         where = "".join(traceback.format_tb(error.__traceback__))
         raise dg.Failure(
             f"Unexpected {name}; this is a bug in treazure-pipeline.",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SAMPLE_ROWS = 10
+FIGURES = "figures"
 
 
 def view(name: str) -> dict[str, Any]:
@@ -65,6 +66,20 @@ def table(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> dg.MarkdownM
     return dg.MetadataValue.md("\n".join(f"| {' | '.join(line)} |" for line in lines))
 
 
+def figures(found: Mapping[str, Any], *headline: str) -> dict[str, Any]:
+    """Return what a step counted: the `headline` by itself, so that the UI plots it, the others in one table.
+
+    What is no plain figure, such as a sample, and Dagster's own keys stay by themselves too.
+    """
+    alone = {
+        name: value
+        for name, value in found.items()
+        if name in headline or "/" in name or isinstance(value, dg.MetadataValue)
+    }
+    rest = [(name.replace("_", " "), value) for name, value in found.items() if name not in alone]
+    return alone | ({FIGURES: table(("figure", "value"), rest)} if rest else {})
+
+
 def not_evaluated(check: str, why: str, **shown: Any) -> dg.AssetCheckResult:
     """Return what stands for a check that could not be evaluated: not green, and a warning at most."""
     return dg.AssetCheckResult(
@@ -81,4 +96,8 @@ def _cell(value: Any) -> str:
         return ""
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M:%S}"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
     return people.markdown(people.public(str(value))[:200])

@@ -15,6 +15,8 @@ from treazure_pipeline.settings import Programme, Settings
 # How runs queue: adjustments before syncs, and both before what has time, of which dagster.yaml lets only some run.
 FIRST = {"dagster/priority": "10"}
 BACKGROUND = {"dagster/priority": "-10", "treazure_pipeline/background": "1"}
+# Marks runs whose process is a command, which Dagster's run monitoring can't watch.
+FOREGROUND = {"treazure_pipeline/foreground": "1"}
 
 
 def at_most(**duration: float) -> dict[str, str]:

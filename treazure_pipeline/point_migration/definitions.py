@@ -12,12 +12,12 @@ from typing import Any, Literal
 import dagster as dg
 from pydantic import Field
 
-from treazure_pipeline.balance_sync.definitions import FOREGROUND, OWNERS, Results
+from treazure_pipeline.balance_sync.definitions import OWNERS, Results
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.ledger.store import Account
 from treazure_pipeline.orchestration import failures
 from treazure_pipeline.orchestration import metadata as md
-from treazure_pipeline.orchestration.names import BACKGROUND, Names, at_most
+from treazure_pipeline.orchestration.names import BACKGROUND, FOREGROUND, Names, at_most
 from treazure_pipeline.point_migration import audit_store, backfill
 from treazure_pipeline.settings import Programme
 

@@ -11,13 +11,13 @@ import dagster as dg
 from pydantic import Field
 
 from treazure_pipeline import people
-from treazure_pipeline.balance_sync.definitions import ACTIVE, FOREGROUND, OWNERS
+from treazure_pipeline.balance_sync.definitions import ACTIVE, OWNERS
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.errors import SettingsError
 from treazure_pipeline.ledger import frames
 from treazure_pipeline.orchestration import failures
 from treazure_pipeline.orchestration import metadata as md
-from treazure_pipeline.orchestration.names import BACKGROUND, Names, at_most
+from treazure_pipeline.orchestration.names import BACKGROUND, FOREGROUND, Names, at_most
 from treazure_pipeline.points_history import store
 from treazure_pipeline.points_history.refresh import Refreshed, refresh
 from treazure_pipeline.settings import Programme

@@ -19,7 +19,7 @@ from treazure_pipeline.terminal import instance, output
 WAITING = 6
 
 
-@click.group("contact")
+@click.group("contact", cls=output.Group)
 def command() -> None:
     """Export everything stored about a contact, or erase its texts."""
 

@@ -64,7 +64,7 @@ def parse_behaviour(texts: Sequence[str], dialects: int | None = None) -> Behavi
 
 
 def parse_programmes(texts: Sequence[str]) -> dict[str, int]:
-    """Programmes as the command line writes them, ``LOYALTY_ID=DEFINITION_ID`` each; raises ValueError."""
+    """Programmes as the command line writes them, ``LOYALTY=DEFINITION`` each; raises ValueError."""
     return {loyalty_id: int(number) for loyalty_id, _, number in (text.rpartition("=") for text in texts)}
 
 
@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=int, default=8790, help="0: any free one")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--members", type=int, default=1000)
-    parser.add_argument("--programme", action="append", metavar="LOYALTY_ID=DEFINITION_ID")
+    parser.add_argument("--programme", action="append", metavar="LOYALTY=DEFINITION")
     parser.add_argument("--unknown-share", type=float, default=0.0, help="of the members that Engage doesn't know")
     parser.add_argument("--in-step", action="store_true", help="Engage starts with Treazure's balances")
     parser.add_argument("--fault", action="append", default=[], metavar="NAME[:PARAMETER=VALUE,...]")

@@ -15,6 +15,8 @@ from treazure_pipeline import people
 # Where in click's context stands that JSON was asked for.
 JSON = "treazure_pipeline.json"
 
+_WHOLE = 10_000
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -26,6 +28,16 @@ class _Plain(Console):
 
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(people.printable(text), **options)
+
+
+class Group(click.Group):
+    """Commands whose first sentence stands whole in the group's help, however narrow the terminal is."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands."""
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.get_short_help_str(_WHOLE)) for name, command in commands if command])
 
 
 def console() -> Console:

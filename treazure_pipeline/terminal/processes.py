@@ -8,6 +8,8 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -23,8 +25,9 @@ class Family:
     While the block lasts, signals that ask for the end are noted and raised by `wait`, so that none is cut off.
     """
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(self, environment: Mapping[str, str], log: Path | None = None) -> None:
         self._environment = environment
+        self._log = log
         self._members: dict[str, subprocess.Popen[Any]] = {}
         self._watched: dict[str, subprocess.Popen[Any]] = {}
         self._signals = signals.Deferred()
@@ -42,10 +45,16 @@ class Family:
         self._signals.__exit__(kind, error, trace)
 
     def start(self, name: str, command: Sequence[str]) -> None:
-        """Start one more."""
-        self._members[name] = subprocess.Popen(  # noqa: S603 - our own commands
-            command, env=dict(self._environment), stdin=subprocess.DEVNULL, start_new_session=True
-        )
+        """Start one more; what it says goes to the end of the log where there is one."""
+        with nullcontext() if self._log is None else self._log.open("ab") as log:
+            self._members[name] = subprocess.Popen(  # noqa: S603 - our own commands
+                command,
+                env=dict(self._environment),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
 
     def watch(self, name: str, process: subprocess.Popen[Any]) -> None:
         """Count a process among the family that somebody else has started and ends."""
@@ -61,9 +70,10 @@ class Family:
         while not self._signals.stop.is_set():
             for name, member in (self._members | self._watched).items():
                 if (code := member.poll()) is not None:
+                    where = "is above" if self._log is None else f"is at the end of {self._log}"
                     raise RunIncompleteError(
                         f"The {name} has ended unexpectedly (exit code {code}), so everything else was stopped too.",
-                        hint="Its output is above.",
+                        hint=f"Its output {where}.",
                     )
             if ready is not None and ready():
                 return

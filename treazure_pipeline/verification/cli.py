@@ -7,12 +7,16 @@ from dataclasses import asdict
 from typing import Any
 
 import click
-from rich.table import Column, Table
+from rich.padding import Padding
 
+from treazure_pipeline import people
 from treazure_pipeline.errors import SettingsError
 from treazure_pipeline.terminal import output
 from treazure_pipeline.terminal.reading import reading, run_url
 from treazure_pipeline.verification.explain import Explanation
+
+_SHORT = 8
+"""As much of a run's id as Dagster shows of it."""
 
 
 @click.command("explain")
@@ -52,12 +56,14 @@ def _plain(one: Explanation) -> dict[str, Any]:
 def _print(one: Explanation) -> None:
     output.say(f"{one.contact} in programme {one.programme}")
     output.console().print(one.verdict, style="bold", soft_wrap=True)
-    table = Table(
-        Column("time (UTC)", no_wrap=True), Column("", no_wrap=True), Column("", overflow="fold"),
-        Column("run", overflow="fold"), box=None,
-    )  # fmt: skip
+    output.say("All times are UTC.")
     for event in one.events:
-        run = run_url(event.run_id) or event.run_id or ""
-        table.add_row(f"{event.at:%Y-%m-%d %H:%M:%S}", event.kind.replace("_", " "), event.text, run)
-    output.console().print(table)
+        of = f"  (run {event.run_id[:_SHORT]})" if event.run_id else ""
+        output.say(f"\n{event.at:%Y-%m-%d %H:%M:%S}  {event.kind.replace('_', ' ')}{of}")
+        output.console().print(Padding(people.printable(event.text), (0, 0, 0, 2), expand=False))
+    runs = dict.fromkeys(event.run_id for event in one.events if event.run_id)
+    if urls := [url for run in runs if (url := run_url(run))]:
+        output.say("\nRuns:")
+        for url in urls:
+            output.say(f"  {url}")
     output.say("")

@@ -127,6 +127,24 @@ def test_the_list_shows_states_reasons_and_exact_amounts(adjustment_shop: Adjust
     assert [row["state"] for row in call("list", "--limit", "1")[1]["adjustments"]] == ["rejected"]
 
 
+def test_the_list_can_be_read_at_80_columns_and_begins_with_what_waits_for_a_person(
+    adjustment_shop: AdjustmentShop, environment: dict[str, str]
+) -> None:
+    contact = adjustment_shop.contacts(1)[0]
+    adjustment_shop.give(contact, "1234567.5", description="A gift with a reason " + "that takes a while to tell " * 3)
+    adjustment_shop.give(contact, 0)
+    adjustment_shop.process()
+    shown = CliRunner().invoke(commands, ["adjustments", "list"], env={**environment, "COLUMNS": "80"})
+    lines = shown.stdout.splitlines()
+    assert shown.exit_code == 0, shown.output
+    assert lines[0] == "1 rejected wait for a person. Of all: 1 done, 1 rejected."
+    assert "2  rejected" in lines
+    assert "1  done  +1,234,567.5 points" in lines
+    assert f"  contact: {contact}" in lines
+    assert "  reason: amount (0) changes nothing." in lines
+    assert max(map(len, lines)) <= 80
+
+
 def test_retry_and_discard_change_what_is_in_a_state_for_it_and_tell_of_the_rest(
     adjustment_shop: AdjustmentShop, call: Call
 ) -> None:

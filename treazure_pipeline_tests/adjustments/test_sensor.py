@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import dagster as dg
 import pytest
 
-from treazure_pipeline.balance_sync.definitions import FOREGROUND
 from treazure_pipeline.definitions import build_definitions
+from treazure_pipeline.orchestration.names import FOREGROUND
 from treazure_pipeline_tests.adjustments.adjustment_shop import AdjustmentShop, assert_each_once
 
 SENSOR, JOB = "adjustment_queue_sensor", "process_adjustments"

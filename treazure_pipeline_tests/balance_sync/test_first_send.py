@@ -51,7 +51,7 @@ def test_what_engage_accepts_and_does_not_show_fails_the_run_and_the_rest_is_lef
     shop.sandbox.set_fault("swallowed", on=["set_balances"], count=None)
     first = run(shop, 3, ENGAGE_VERIFY_GRACE_SECONDS="0")
     assert (first["status"], first["exit_code"], first["sent"]) == ("failed", 5, 3)
-    assert "3 of 3 contacts are not what Engage accepted" in first["error"]
+    assert "3 of 3 contacts differ from what Engage accepted" in first["error"]
     assert {row["verdict"] for row in first["first_send"]} <= {
         "Engage shows no account",
         "Engage shows another balance",

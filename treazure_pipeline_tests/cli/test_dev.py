@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -10,7 +11,9 @@ import httpx
 import psutil
 import pytest
 
+from treazure_pipeline.cli import sandbox
 from treazure_pipeline.database import embedded
+from treazure_pipeline_tests import processes
 from treazure_pipeline_tests.cli.conftest import COMMAND
 from treazure_pipeline_tests.processes import free_port
 
@@ -81,3 +84,41 @@ def test_when_one_dies_all_else_is_stopped_and_it_says_which(dev: Dev, home: Pat
     assert dev.process.wait(120) == 5
     assert still_there(processes) == []
     assert embedded.running_url(home / "sandbox") is None
+
+
+RUNS = """
+query Runs($filter: RunsFilter!) {
+  runsOrError(filter: $filter) {
+    ... on Runs {
+      results { runId tags { key value } repositoryOrigin { repositoryName repositoryLocationName } }
+    }
+  }
+  pipelineOrError(params: {
+    pipelineName: "hourly_balance_sync", repositoryName: "__repository__", repositoryLocationName: "treazure_pipeline"
+  }) {
+    ... on Pipeline { runs { runId } }
+  }
+}
+"""
+
+
+def test_a_run_of_the_command_line_stands_in_its_job_and_in_the_timeline_with_who_started_it(
+    dev: Dev, environment: Callable[..., dict[str, str]], home: Path, tmp_path: Path
+) -> None:
+    given = sandbox.settings(httpx.URL(dev.sandbox).port or 0) | {"TREAZURE_PIPELINE_HOME": str(home / "sandbox")}
+    ended = processes.command("run", "balance-sync", "--json", environment=environment(**given), folder=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    run_id = json.loads(ended.stdout.splitlines()[-1])["run_id"]
+    question = {"query": RUNS, "variables": {"filter": {"runIds": [run_id]}}}
+    answer = httpx.post(f"{dev.ui}/graphql", json=question, timeout=60).json()["data"]
+    assert run_id in [run["runId"] for run in answer["pipelineOrError"]["runs"]], "in its job"
+    (run,) = answer["runsOrError"]["results"]
+    # The timeline leaves out runs without an origin.
+    assert run["repositoryOrigin"] == {
+        "repositoryName": "__repository__",
+        "repositoryLocationName": "treazure_pipeline",
+    }
+    tags = {tag["key"]: tag["value"] for tag in run["tags"]}
+    assert tags["treazure_pipeline/started_from"] == "command line"
+    assert tags["treazure_pipeline/started_by"]
+    assert tags["treazure_pipeline/full_resync"] == "yes"

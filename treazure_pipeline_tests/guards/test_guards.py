@@ -91,6 +91,15 @@ def test_a_mass_set_to_zero_is_stopped_however_often_the_schedule_fires(execute:
         assert "| 0" in shown["largest_changes"]
         assert not result.asset_materializations_for_node(PUSH)
         assert metadata(result, DIFF)["held_by_guards"] == 100
+        sentence = (
+            f"{100 / MEMBERS:.1%} of {MEMBERS:,} known contacts would be set to zero, the limit is 2.0% "
+            f"(GUARD_MAX_ZEROED_SHARE); plan {shown['digest']} waits"
+        )
+        assert found.description == sentence
+        failed = failure(result)
+        assert failed.user_failure_data.description.startswith(sentence)
+        assert failed.user_failure_data.metadata["error"].value == "GuardTrippedError"
+        assert failed.error.cause is None, "no stack trace but the one line that raises it"
         digests.add(shown["digest"])
     assert len(digests) == 1
     assert states(loaded) == ["open"]

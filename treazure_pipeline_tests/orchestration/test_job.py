@@ -48,8 +48,20 @@ def execute() -> Iterator[Execute]:
 
 
 def metadata(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, Any]:
+    """What a materialization shows, the figures of its table among it."""
     (event,) = result.asset_materializations_for_node(asset)
-    return {name: value.value for name, value in event.metadata.items()}
+    return shown_figures({name: value.value for name, value in event.metadata.items()})
+
+
+def shown_figures(shown: dict[str, Any]) -> dict[str, Any]:
+    """Metadata with the rows of the table of figures beside the headline."""
+    rows = [line.strip("| ").split(" | ") for line in shown.get("figures", "").splitlines()[2:]]
+    return {**{name.replace(" ", "_"): number(value) for name, value in rows}, **shown}
+
+
+def number(text: str) -> int | str:
+    plain = text.replace(",", "")
+    return int(plain) if plain.lstrip("-").isdigit() else text
 
 
 def failure(result: dg.ExecuteInProcessResult) -> Any:
@@ -234,3 +246,46 @@ def test_with_several_programmes_each_has_its_own_job_and_both_finish(
         assert result.asset_materializations_for_node(f"{name}__{PUSH}")[0].metadata["sent"].value == 200
     assert_in_step(shop, "GOLD")
     assert_in_step(shop, "SILVER")
+
+
+def log_lines(result: dg.ExecuteInProcessResult, instance: dg.DagsterInstance) -> list[str]:
+    """The lines that we wrote into a run's log, without those of Dagster itself."""
+    return [entry.user_message for entry in instance.all_logs(result.run_id) if not entry.is_dagster_event]
+
+
+def test_each_step_says_in_one_sentence_what_it_came_to_in_its_log_and_on_its_materialization(
+    execute: Execute, new_shop: Callable[..., Shop]
+) -> None:
+    shop = new_shop(unknown_share=0.05)
+    execute(shop)
+    shop.sandbox.play_hour(changes=20)
+    result = execute(shop)
+    told = {asset: metadata(result, asset)["about"] for asset in (SNAPSHOT, DIFF, PUSH)}
+    lines = log_lines(result, execute.instance)
+    assert [line for line in lines if line in told.values()] == list(told.values())
+    pushed = metadata(result, PUSH)
+    assert f"{pushed['changed']} changed, {pushed['sent']} sent in 1 request, " in told[PUSH]
+    assert f"{pushed['refused'] + pushed['held']} wait: " in told[PUSH]
+    assert "does not know" in told[PUSH]
+    assert all(check.description for check in result.get_asset_check_evaluations())
+
+
+def test_a_push_plots_five_figures_and_shows_the_others_in_one_table(execute: Execute, shop: Shop) -> None:
+    (event,) = execute(shop).asset_materializations_for_node(PUSH)
+    plotted = {
+        name
+        for name, value in event.metadata.items()
+        if isinstance(value, dg.IntMetadataValue | dg.FloatMetadataValue) and "/" not in name
+    }
+    assert plotted == {"sent", "pending", "oldest_pending_hours", "points_total", "data_age_hours"}
+    assert "| lost answers | 0 |" in str(event.metadata["figures"].value)
+
+
+def test_the_tags_of_a_run_say_which_window_it_fetched_and_where_it_was_started(execute: Execute, shop: Shop) -> None:
+    execute(shop)
+    result = execute(shop, config={"window_from": "2026-01-31T00:00:00Z", "window_to": "2026-01-31T12:00:00Z"})
+    run = execute.instance.get_run_by_id(result.run_id)
+    assert run is not None
+    assert run.tags["treazure_pipeline/window"] == "00:00\N{EN DASH}12:00"
+    assert run.tags["treazure_pipeline/full_resync"] == "no"
+    assert run.tags["treazure_pipeline/started_from"] == "Dagster's UI"

@@ -7,10 +7,10 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from treazure_pipeline.balance_sync.definitions import FOREGROUND
 from treazure_pipeline.cli.run_migration import run_migration
 from treazure_pipeline.definitions import build_definitions
 from treazure_pipeline.errors import BusyError
+from treazure_pipeline.orchestration.names import FOREGROUND
 from treazure_pipeline.point_migration import audit, backfill, steps
 from treazure_pipeline.point_migration.definitions import PAUSED
 from treazure_pipeline_tests.balance_sync.shop import account_of, assert_in_step

@@ -1,0 +1,49 @@
+"""What a run tells of itself in Dagster: a sentence for each step, and tags that say who asked for what.
+
+The sentence is a line of the run's log and the first entry of what the step shows: Dagster has no description for the
+materialization of an asset that returns its result. Belongs here: where a sentence is shown. Does not: what it says,
+which is a property of each capability's report, and what the commands print.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import dagster as dg
+
+from treazure_pipeline import phrases
+from treazure_pipeline.ledger.coverage import Window
+
+SUMMARY = "about"
+"""The metadata key of the sentence: the UI sorts keys by name."""
+
+STARTED_FROM = "treazure_pipeline/started_from"
+STARTED_BY = "treazure_pipeline/started_by"
+WINDOW = "treazure_pipeline/window"
+FULL_RESYNC = "treazure_pipeline/full_resync"
+
+_LAUNCHED_BY = {"dagster/schedule_name": "schedule", "dagster/sensor_name": "sensor", "dagster/backfill": "backfill"}
+
+
+def told(context: dg.AssetExecutionContext, sentence: str) -> dict[str, Any]:
+    """Write the sentence into the run's log, and return it as metadata."""
+    context.log.info(sentence)
+    return {SUMMARY: sentence}
+
+
+def window(fetched: Window) -> dict[str, str]:
+    """Return the tags that say which window of mutation times a run fetches."""
+    return {WINDOW: phrases.span(fetched.start, fetched.end), FULL_RESYNC: "yes" if fetched.is_full else "no"}
+
+
+def tag(context: dg.AssetExecutionContext, more: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Tag the run with where it was started from, and with `more`."""
+    given = context.run.tags
+    tags = dict(more)
+    if STARTED_FROM not in given:
+        found = [f"{what} {given[name]}" for name, what in _LAUNCHED_BY.items() if name in given]
+        tags[STARTED_FROM] = found[0] if found else "Dagster's UI"
+    if tags:
+        context.instance.add_run_tags(context.run.run_id, tags)

@@ -1,0 +1,31 @@
+"""Numbers, spans of time and lists as a sentence has them: what reports tell people is put together from these."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+_TO = "\N{EN DASH}"
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """Return ``1 request``, ``2,000 requests``."""
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
+def span(start: datetime, end: datetime) -> str:
+    """Return a span in UTC: times of day within one day, else dates with times."""
+    start, end = start.astimezone(UTC), end.astimezone(UTC)
+    if start.date() == end.date():
+        return f"{start:%H:%M}{_TO}{end:%H:%M}"
+    return f"{start:%Y-%m-%d %H:%M} {_TO} {end:%Y-%m-%d %H:%M}"
+
+
+def some(**counts: int) -> list[str]:
+    """Return ``12 rejected`` for each count that is not zero; underscores become spaces."""
+    return [f"{number:,} {name.replace('_', ' ')}" for name, number in counts.items() if number]
+
+
+def sentence(parts: Iterable[str]) -> str:
+    """Return the parts that say something, separated by commas."""
+    return ", ".join(part for part in parts if part)
