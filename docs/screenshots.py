@@ -234,12 +234,12 @@ def pictures(page: Page) -> None:
     page.open("locations/treazure_pipeline/asset-groups/balance_sync/lineage", "engage_point_accounts", 1420, 900)
     page.wait("Passed")
     page.take("asset-graph", 60, 0, 840, 1420)
-    page.open("assets/engage_balance_push?view=events", "seconds_fold", 1060, 1200)
+    page.open("assets/engage_balance_push?view=events", "points_total", 1060, 1200)
     page.take("push-materialization", 60, 0, 1140, 1060)
-    page.open("assets/engage_balance_push?view=overview", "seconds_fold", 3600, 1300)
+    page.open("assets/engage_balance_push?view=overview", "points_total", 3600, 1300)
     page.click("Plots")
-    first = page.top("lost_answers") - 20
-    page.take("push-plots", 80, first, 860, page.top("requests") - 20 - first)
+    first = page.top("data_age_hours") - 20
+    page.take("push-plots", 80, first, 860, page.top("points_total") - 20 - first)
     page.open("assets/balance_diff?view=checks&checkDetail=points_are_conserved", "last_summed_at", 760, 1200)
     page.take("checks", 60, 0, 1140, 760)
 
