@@ -112,7 +112,8 @@ def _webhook_secrets(value: object) -> object:
     secrets = value.replace(",", " ").split()
     for secret in secrets:
         try:
-            key = b64decode(secret.removeprefix("whsec_").rstrip("=") + "==", validate=True)
+            text = secret.removeprefix("whsec_").rstrip("=")
+            key = b64decode(text + "=" * (-len(text) % 4), validate=True)
         except binascii.Error:
             key = b""
         if not secret.startswith("whsec_") or not key:
