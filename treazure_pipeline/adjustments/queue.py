@@ -26,6 +26,7 @@ from psycopg.rows import class_row
 from treazure_pipeline.ledger import decisions, identity
 from treazure_pipeline.ledger.batches import HELD
 from treazure_pipeline.ledger.decisions import SOMEBODY
+from treazure_pipeline.ledger.rows import one
 from treazure_pipeline.ledger.store import retried
 
 if TYPE_CHECKING:
@@ -377,8 +378,7 @@ def settle_dead_letter(ledger: Ledger, number: int, reason: str) -> bool:
 def finish_posted(ledger: Ledger, run_id: str | None = None) -> int:
     """Mark posted adjustments as done whose balance Engage has accepted; return how many."""
     with ledger.transaction() as connection:
-        row = connection.execute(_FINISH, {"run_id": run_id}).fetchone()
-    assert row is not None
+        row = one(connection, _FINISH, {"run_id": run_id})
     return int(row[0])
 
 
@@ -405,8 +405,7 @@ def is_due(ledger: Ledger, *, lookup_wait: float) -> bool:
 def figures(ledger: Ledger, *, lookup_wait: float = 0.0) -> QueueFigures:
     """Count the whole queue, finished adjustments too."""
     with ledger.transaction() as connection:
-        row = connection.execute(_FIGURES, {"lookup_wait": lookup_wait}).fetchone()
-    assert row is not None
+        row = one(connection, _FIGURES, {"lookup_wait": lookup_wait})
     return QueueFigures(*row)
 
 

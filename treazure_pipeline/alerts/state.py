@@ -14,6 +14,7 @@ from psycopg.rows import class_row
 
 from treazure_pipeline.errors import BusyError
 from treazure_pipeline.ledger import coverage
+from treazure_pipeline.ledger.rows import one
 from treazure_pipeline.ledger.store import retried
 
 if TYPE_CHECKING:
@@ -76,18 +77,14 @@ def health(ledger: Ledger, account: Account) -> Health:
     """Return how a programme stands. Costs what is pending."""
     with ledger.transaction() as connection:
         cursor = connection.cursor(row_factory=class_row(Health))
-        row = cursor.execute(_HEALTH, {"programme": account.id, "beginning": account.beginning}).fetchone()
-    assert row is not None
-    return row
+        return one(cursor, _HEALTH, {"programme": account.id, "beginning": account.beginning})
 
 
 @retried
 def queue(ledger: Ledger) -> Queue:
     """Return how the queue of adjustments stands. Costs what is unfinished."""
     with ledger.transaction() as connection:
-        row = connection.cursor(row_factory=class_row(Queue)).execute(_QUEUE).fetchone()
-    assert row is not None
-    return row
+        return one(connection.cursor(row_factory=class_row(Queue)), _QUEUE)
 
 
 @contextmanager

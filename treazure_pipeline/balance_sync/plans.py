@@ -17,6 +17,7 @@ from psycopg.types.json import Jsonb
 from treazure_pipeline.errors import SettingsError
 from treazure_pipeline.ledger import decisions
 from treazure_pipeline.ledger.batches import HELD, return_rows
+from treazure_pipeline.ledger.rows import one
 from treazure_pipeline.ledger.store import retried
 
 if TYPE_CHECKING:
@@ -95,8 +96,7 @@ class Picture:
 def shift(ledger: Ledger, account: Account) -> Shift:
     """Say what a push would change now. Costs what is pending."""
     with ledger.transaction() as connection, connection.cursor(row_factory=dict_row) as cursor:
-        row = cursor.execute(_SHIFT, {"programme": account.id}).fetchone()
-    assert row is not None
+        row = one(cursor, _SHIFT, {"programme": account.id})
     return Shift(**row)
 
 
@@ -122,8 +122,7 @@ def store(ledger: Ledger, account: Account, shifted: Shift, reasons: Sequence[st
         "figures": Jsonb(msgspec.to_builtins(shifted)), "reasons": [*reasons, *_of_negative(shifted)],
     }  # fmt: skip
     with ledger.transaction() as connection:
-        row = connection.execute(_STORE, values).fetchone()
-        assert row is not None
+        row = one(connection, _STORE, values)
         connection.execute(
             "update plan set state = 'replaced' where programme = %s and state = 'open' and id <> %s",
             (account.id, row[0]),
@@ -247,8 +246,7 @@ def picture(connection: Connection[Any], account: Account, plan: Plan | None) ->
     """Describe the rows of a stored plan, or (None) of what a push would send now. Writes nothing."""
     source, values = _source(account, plan)
     with connection.cursor(row_factory=dict_row) as cursor:
-        row = cursor.execute(f"with {source} {_PICTURE}", values).fetchone()
-    assert row is not None
+        row = one(cursor, f"with {source} {_PICTURE}", values)
     steps, largest, sample = (row.pop(name) for name in ("steps", "largest", "sample"))
     return Picture(
         **row,
@@ -293,12 +291,12 @@ def _plan(ledger: Ledger, number: int) -> Plan:
 
 
 def _read(connection: Connection[Any], number: int) -> Plan:
-    row = connection.execute(
+    row = one(
+        connection,
         "select id, digest, run_id, state, made_at, reasons, approved_at, approved_by, expires_at "
         "from plan where id = %s",
         (number,),
-    ).fetchone()
-    assert row is not None
+    )
     return Plan(*row)
 
 

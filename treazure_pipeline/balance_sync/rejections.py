@@ -14,6 +14,7 @@ from psycopg.rows import class_row
 from treazure_pipeline import people
 from treazure_pipeline.ledger import batches, decisions
 from treazure_pipeline.ledger.decisions import SOMEBODY
+from treazure_pipeline.ledger.rows import one
 from treazure_pipeline.ledger.store import retried
 
 if TYPE_CHECKING:
@@ -117,10 +118,9 @@ def retry(
     A row of an export that names no contact (`nameless`) can only be resolved by a full export, or be discarded.
     """
     with ledger.transaction() as connection:
-        row = connection.execute(_RETRY, _filter(account, contact, reason)).fetchone()
+        row = one(connection, _RETRY, _filter(account, contact, reason))
         chosen = f"of contact {contact}" if contact else people.public(f"because of {reason}") if reason else "all"
         decisions.note(connection, "retried", f"rejections of {account.name}: {chosen}", by=by, why=why)
-    assert row is not None
     return Retried(*row)
 
 

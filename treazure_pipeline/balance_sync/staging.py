@@ -16,6 +16,7 @@ from treazure_pipeline.balance_sync import rejections
 from treazure_pipeline.clients import wire
 from treazure_pipeline.errors import UntrustedExportError
 from treazure_pipeline.ledger import identity
+from treazure_pipeline.ledger.rows import one
 from treazure_pipeline.ledger.store import retried
 
 if TYPE_CHECKING:
@@ -50,14 +51,14 @@ def ask(ledger: Ledger, account: Account, window: Window, run_id: str) -> int:
         ).fetchall()
         for (number,) in stale:
             connection.execute(SQL("drop table if exists {}").format(table(number)))
-        row = connection.execute(
+        row = one(
+            connection,
             "insert into observation (programme, source, state, run_id, asked, window_from, window_to, is_full) "
             "values (%s, 'export', 'asked', %s, clock_timestamp(), %s, %s, %s) returning id",
             (account.id, run_id, window.start, window.end, window.is_full),
-        ).fetchone()
+        )
         if window.is_full:
             connection.execute("update programme set full_tried_at = clock_timestamp() where id = %s", (account.id,))
-        assert row is not None
         return int(row[0])
 
 
@@ -151,10 +152,11 @@ def _keep_rejected(ledger: Ledger, account: Account, observation: int, rows: Seq
     ]
     names = ("contacts", "fields", "values", "reasons", "raws")
     with ledger.transaction() as connection:
-        found = connection.execute(
-            _KEEP, {"programme": account.id, "observation": observation} | dict(zip(names, columns, strict=True))
-        ).fetchone()
-    assert found is not None
+        found = one(
+            connection,
+            _KEEP,
+            {"programme": account.id, "observation": observation} | dict(zip(names, columns, strict=True)),
+        )
     return int(found[0])
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from treazure_pipeline import conventions
 from treazure_pipeline.clients.engage_wire import UNKNOWN_CONTACT
+from treazure_pipeline.ledger.rows import one
 from treazure_pipeline.ledger.store import retried
 
 if TYPE_CHECKING:
@@ -239,8 +240,7 @@ def fold(ledger: Ledger, account: Account, *, at_most: int = 10_000) -> int:
             "select id from batch where programme = %s and state = 'accepted' order by id limit %s for update",
             (account.id, at_most),
         ).fetchall()
-        row = connection.execute(_FOLD, {"programme": account.id, "ids": [number for (number,) in found]}).fetchone()
-    assert row is not None
+        row = one(connection, _FOLD, {"programme": account.id, "ids": [number for (number,) in found]})
     return int(row[0])
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from treazure_pipeline.ledger.rows import one
 from treazure_pipeline.ledger.store import retried
 
 if TYPE_CHECKING:
@@ -61,10 +62,11 @@ class LastFull:
 def last_full(ledger: Ledger, account: Account) -> LastFull:
     """Return when everything was asked for last."""
     with ledger.transaction() as connection:
-        row = connection.execute(
-            "select clock_timestamp(), full_asked_at, full_tried_at from programme where id = %s", (account.id,)
-        ).fetchone()
-    assert row is not None
+        row = one(
+            connection,
+            "select clock_timestamp(), full_asked_at, full_tried_at from programme where id = %s",
+            (account.id,),
+        )
     return LastFull(*row)
 
 
@@ -75,11 +77,11 @@ def next_window(ledger: Ledger, account: Account, *, full: bool = False) -> Wind
     With no coverage from the programme's beginning on, or with `full`, it starts at that beginning.
     """
     with ledger.transaction() as connection:
-        row = connection.execute(
+        row = one(
+            connection,
             f"select clock_timestamp(), (select {COVERED_UNTIL} from programme g where g.id = %(id)s)",
             {"id": account.id, "beginning": account.beginning},
-        ).fetchone()
-    assert row is not None
+        )
     now, covered_until = row
     if full or covered_until is None:
         return Window(account.beginning, now + OVERLAP, is_full=True)

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
 
 from treazure_pipeline.ledger import batches, coverage
+from treazure_pipeline.ledger.rows import one
 from treazure_pipeline.ledger.store import retried
 
 if TYPE_CHECKING:
@@ -89,11 +90,11 @@ def count_backlog(ledger: Ledger, account: Account) -> Backlog:
     """Count the pending rows, with marks that no concurrent writer can blur."""
     with ledger.transaction() as connection:
         batches.keep_from_claiming(connection, account)
-        row = connection.execute(
+        row = one(
+            connection,
             "select (select count(*) from unsettled where programme = %(programme)s), m.* from (" + MARKS + ") m",
             {"programme": account.id},
-        ).fetchone()
-    assert row is not None
+        )
     return Backlog(*row)
 
 
@@ -102,7 +103,8 @@ def flow_since(ledger: Ledger, account: Account, backlog: Backlog, run_started: 
     """Say where the rows of `backlog` went, from the records of each batch and observation since."""
     with ledger.transaction() as connection:
         batches.keep_from_claiming(connection, account)
-        row = connection.execute(
+        row = one(
+            connection,
             _FLOW,
             {
                 "programme": account.id,
@@ -111,8 +113,7 @@ def flow_since(ledger: Ledger, account: Account, backlog: Backlog, run_started: 
                 "observation": backlog.observation,
                 "started": run_started,
             },
-        ).fetchone()
-    assert row is not None
+        )
     return Flow(*row)
 
 
@@ -120,8 +121,7 @@ def flow_since(ledger: Ledger, account: Account, backlog: Backlog, run_started: 
 def status(ledger: Ledger, account: Account) -> Status:
     """Return what an operator asks first."""
     with ledger.transaction() as connection:
-        row = connection.execute(_STATUS, {"programme": account.id, "beginning": account.beginning}).fetchone()
-    assert row is not None
+        row = one(connection, _STATUS, {"programme": account.id, "beginning": account.beginning})
     return Status(account.name, *row)
 
 
@@ -136,8 +136,7 @@ def witnesses(ledger: Ledger, system: Literal["treazure", "engage"]) -> list[str
 def contacts(ledger: Ledger, account: Account) -> int:
     """Count the contacts of which a balance is known, sent or not; costs what is pending, not what exists."""
     with ledger.transaction() as connection:
-        row = connection.execute(_CONTACTS, {"programme": account.id}).fetchone()
-    assert row is not None
+        row = one(connection, _CONTACTS, {"programme": account.id})
     return int(row[0])
 
 
@@ -148,16 +147,15 @@ def audit(ledger: Ledger, account: Account, *, always: bool = False) -> Audit:
     The sum reads the whole programme, so it is made once a day (or with `always`), and repeated from the record between.
     """
     with ledger.transaction() as connection:
-        row = connection.execute(
+        row = one(
+            connection,
             "select points_total, audited_at, clock_timestamp() from programme where id = %s for update",
             (account.id,),
-        ).fetchone()
-        assert row is not None
+        )
         total, audited_at, now = row
         if not always and now - audited_at < AUDIT_EVERY:
             return Audit(total, total, audited=False, audited_at=audited_at)
-        row = connection.execute(_TOTAL, {"programme": account.id}).fetchone()
-        assert row is not None
+        row = one(connection, _TOTAL, {"programme": account.id})
         if row[0] == total:
             connection.execute("update programme set audited_at = %s where id = %s", (now, account.id))
         return Audit(total, row[0], audited=True, audited_at=now)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from treazure_pipeline.clients.transport import Unpaced, now
 from treazure_pipeline.errors import RateUsedUpError, RunIncompleteError
+from treazure_pipeline.ledger.rows import one
 from treazure_pipeline.ledger.store import retried
 
 if TYPE_CHECKING:
@@ -104,12 +105,11 @@ class SharedRate:
     def _try_to_take(self) -> tuple[int | None, float]:
         with self._ledger.transaction() as connection:
             connection.execute("set local synchronous_commit to off")
-            row = connection.execute(
+            return one(
+                connection,
                 "select taken, wait from take_slot(%s, %s, %s, make_interval(secs => %s))",
                 (self._bucket, self._slots, self._priority.value, self._lease),
-            ).fetchone()
-        assert row is not None
-        return row
+            )
 
     @retried
     def _set_free(self, slot: int) -> None:

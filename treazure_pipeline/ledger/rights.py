@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from treazure_pipeline.database import schema
 from treazure_pipeline.errors import BusyError
+from treazure_pipeline.ledger.rows import one
 
 if TYPE_CHECKING:
     from treazure_pipeline.ledger.store import Ledger
@@ -22,8 +23,7 @@ def prove(ledger: Ledger) -> str:
     ):
         connection.execute("create temporary table doctor (n integer) on commit drop")
         connection.execute("create unlogged table stage_doctor (n integer); drop table stage_doctor")
-        row = connection.execute(_LACKING).fetchone()
-    assert row is not None
+        row = one(connection, _LACKING)
     role, lacking = row
     if lacking:
         raise schema.lacking(f"{role} has no {', '.join(lacking)}")

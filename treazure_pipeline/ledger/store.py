@@ -21,6 +21,7 @@ from treazure_pipeline.clients.transport import jittered
 from treazure_pipeline.database import schema
 from treazure_pipeline.errors import BusyError, ConflictError, DatabaseUnavailableError
 from treazure_pipeline.ledger.leases import Leases
+from treazure_pipeline.ledger.rows import one
 from treazure_pipeline.settings import Programme
 
 if TYPE_CHECKING:
@@ -138,8 +139,7 @@ class Ledger:
     def now(self) -> datetime:
         """Return the time by the database's clock, the only clock the ledger uses (aware, UTC)."""
         with self.transaction() as connection:
-            row = connection.execute("select clock_timestamp()").fetchone()
-            assert row is not None
+            row = one(connection, "select clock_timestamp()")
             return row[0]  # type: ignore[no-any-return]
 
     @retried
@@ -151,12 +151,12 @@ class Ledger:
                 (programme.loyalty_id, programme.definition_id),
             ).fetchone()
             if row is None or row[1] != programme.name:
-                row = connection.execute(
+                row = one(
+                    connection,
                     "insert into programme (name, loyalty_id, definition_id) values (%s, %s, %s) "
                     "on conflict (loyalty_id, definition_id) do update set name = excluded.name returning id, name, mode",
                     (programme.name, programme.loyalty_id, programme.definition_id),
-                ).fetchone()
-                assert row is not None
+                )
                 # Here, since a fold that had to insert it would wait for the programme's row while it holds others.
                 connection.execute("insert into known (programme) values (%s) on conflict do nothing", (row[0],))
         number, _, mode = row

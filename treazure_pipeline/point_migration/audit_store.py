@@ -13,6 +13,7 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from treazure_pipeline.ledger import batches
+from treazure_pipeline.ledger.rows import one
 from treazure_pipeline.ledger.store import retried
 from treazure_pipeline.point_migration import backfill
 
@@ -243,12 +244,12 @@ def close(
         values: dict[str, Any] = {
             "id": migration.id, "programme": account.id, "decimals": migration.decimals, "batch_size": _PLANNED_BATCH_SIZE,
         }  # fmt: skip
-        row = connection.execute(
+        row = one(
+            connection,
             "insert into observation (programme, source, state, run_id, asked, answered, figures) "
             "select programme, 'read_back', 'merged', %s, cut_off, roster_answered, %s from migration where id = %s returning id",
             (run_id, Jsonb({"migration": migration.id}), migration.id),
-        ).fetchone()
-        assert row is not None
+        )
         values["observation"] = row[0]
         connection.execute("set local work_mem to '128MB'")
         connection.execute(_HELD, values)

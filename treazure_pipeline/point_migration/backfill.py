@@ -19,6 +19,7 @@ from psycopg.rows import class_row
 from treazure_pipeline.errors import BusyError, PipelineError
 from treazure_pipeline.ledger import batches
 from treazure_pipeline.ledger.coverage import OVERLAP
+from treazure_pipeline.ledger.rows import one
 from treazure_pipeline.ledger.store import retried
 
 if TYPE_CHECKING:
@@ -223,8 +224,7 @@ def progress(ledger: Ledger, migration: Migration, shard: int | None = None) -> 
     """Count how far a migration is, or one of its shards."""
     statement = _PROGRESS_LOG if migration.mode == "log" else _PROGRESS_BALANCE
     with ledger.transaction() as connection:
-        row = connection.execute(statement, {"id": migration.id, "shard": shard}).fetchone()
-    assert row is not None
+        row = one(connection, statement, {"id": migration.id, "shard": shard})
     return Progress(*row)
 
 

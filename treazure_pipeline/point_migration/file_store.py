@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
+from treazure_pipeline.ledger.rows import one
 from treazure_pipeline.ledger.store import retried
 from treazure_pipeline.point_migration import backfill
 from treazure_pipeline.point_migration.backfill import Finding, MigrationError
@@ -201,14 +202,14 @@ def claim_request(
         ).fetchone()
         if made is not None:
             return Request(made[0], key, state, repeat=False, seconds=0.0)
-        row = connection.execute(
+        row = one(
+            connection,
             "update migration_request set state = case when state = 'sending' and "
             "asked_at + make_interval(secs => %(remembered)s) <= clock_timestamp() then 'uncertain' else state end "
             "where migration = %(migration)s and name = %(name)s and first_row = %(first)s "
             "returning id, idempotency_key, state, extract(epoch from clock_timestamp() - asked_at)::float",
             values,
-        ).fetchone()
-    assert row is not None
+        )
     return Request(row[0], row[1], row[2], repeat=True, seconds=row[3])
 
 

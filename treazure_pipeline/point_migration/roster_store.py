@@ -11,6 +11,7 @@ from psycopg.rows import class_row
 
 from treazure_pipeline.balance_sync.staging import is_rubbish, untrusted
 from treazure_pipeline.ledger.coverage import OVERLAP
+from treazure_pipeline.ledger.rows import one
 from treazure_pipeline.ledger.store import retried
 from treazure_pipeline.point_migration import backfill
 from treazure_pipeline.point_migration.backfill import FINDINGS_AT_ONCE, Finding
@@ -200,15 +201,15 @@ def complete_roster(ledger: Ledger, migration: Migration) -> None:
 def roster_figures(ledger: Ledger, migration: Migration) -> dict[str, Any]:
     """Count the roster: contacts, points, accounts that moved after the cut-off, contacts without a key, exports."""
     with ledger.transaction() as connection:
-        row = connection.execute(
+        row = one(
+            connection,
             "select count(*), coalesce(sum(balance), 0), count(*) filter (where not settled), count(*) filter (where key is null), "
             "(select count(*) from migration_window where migration = %(id)s and state = 'done'), "
             "(select coalesce(sum(fetched), 0)::bigint from migration_window where migration = %(id)s), "
             "(select coalesce(sum(rejected), 0)::bigint from migration_window where migration = %(id)s) "
             "from migration_contact where migration = %(id)s",
             {"id": migration.id},
-        ).fetchone()
-    assert row is not None
+        )
     names = ("contacts", "points", "moved", "without_key", "exports", "fetched", "rejected")
     return dict(zip(names, row, strict=True))
 

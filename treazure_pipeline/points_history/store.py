@@ -15,6 +15,7 @@ import psycopg
 from psycopg.types.json import Json
 
 from treazure_pipeline.errors import PipelineError
+from treazure_pipeline.ledger.rows import one
 from treazure_pipeline.ledger.store import retried
 from treazure_pipeline.texts import clean
 
@@ -142,10 +143,11 @@ def due(ledger: Ledger, account: Account, *, before: datetime, after: Due | None
 def count_due(ledger: Ledger, account: Account, *, before: datetime) -> int:
     """Count what `due` returns in the end."""
     with ledger.transaction() as connection:
-        row = connection.execute(
-            "select count(*) from points_history_due where programme = %s and failed_at < %s", (account.id, before)
-        ).fetchone()
-    assert row is not None
+        row = one(
+            connection,
+            "select count(*) from points_history_due where programme = %s and failed_at < %s",
+            (account.id, before),
+        )
     return int(row[0])
 
 
@@ -214,8 +216,7 @@ def note_failure(ledger: Ledger, account: Account, contact: str, reason: str) ->
 def state(ledger: Ledger, account: Account) -> State:
     """Return what there is, at the cost of what is wrong or still to be done."""
     with ledger.transaction() as connection:
-        row = connection.execute(_STATE, {"programme": account.id}).fetchone()
-    assert row is not None
+        row = one(connection, _STATE, {"programme": account.id})
     return State(*row)
 
 
@@ -234,11 +235,11 @@ def months(ledger: Ledger, account: Account) -> list[Month]:
 def unchanging(ledger: Ledger, account: Account, month: date) -> Iterator[Snapshot]:
     """Lend one unchanging view of a month, for an export: one month at a time, since it holds vacuum back everywhere."""
     with ledger.reading() as connection:
-        row = connection.execute(
+        row = one(
+            connection,
             "select month, rows, changed_at from points_history_month where programme = %s and month = %s",
             (account.id, month),
-        ).fetchone()
-        assert row is not None
+        )
         yield Snapshot(connection, account, Month(*row))
 
 

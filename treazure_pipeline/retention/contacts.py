@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, LiteralString
 
+from treazure_pipeline.ledger.rows import one
 from treazure_pipeline.ledger.store import retried
 
 if TYPE_CHECKING:
@@ -208,8 +209,7 @@ def erase(ledger: Ledger, contact: str, *, by: str, why: str) -> Erased:
         ):
             condition = f"{place.of} and {place.full}"
             blanked[place.table] = _blank(connection, place, f"{condition} and {place.settled}", values)
-            row = connection.execute(f"select count(*) from {place.table} t where {condition}", values).fetchone()
-            assert row is not None
+            row = one(connection, f"select count(*) from {place.table} t where {condition}", values)
             waiting[place.table] = row[0]
         connection.execute(
             "insert into erasure (contact, erased_by, why) values (%s, %s, %s)",
@@ -249,10 +249,10 @@ def _one_chunk(ledger: Ledger, place: ContactTable, condition: str, values: dict
 
 def _blank(connection: Connection[Any], place: ContactTable, condition: str, values: dict[str, Any]) -> int:
     then = f", {place.then}" if place.then else ""
-    row = connection.execute(
+    row = one(
+        connection,
         f"with blanked as (update {place.table} t set {place.blank} where {condition} returning t.*){then} "
         "select count(*) from blanked",
         values,
-    ).fetchone()
-    assert row is not None
+    )
     return int(row[0])

@@ -19,6 +19,7 @@ from psycopg.types.json import Jsonb
 
 from treazure_pipeline.errors import BusyError
 from treazure_pipeline.ledger import batches
+from treazure_pipeline.ledger.rows import one
 from treazure_pipeline.ledger.store import retried
 
 if TYPE_CHECKING:
@@ -150,10 +151,11 @@ def begin(ledger: Ledger, account: Account, run_id: str) -> int:
         }  # fmt: skip
         connection.execute(_BEGIN, values)
         connection.execute(_BEGIN_ROUND, values)
-        row = connection.execute(
-            "insert into verification_run (programme, run_id) values (%(programme)s, %(run_id)s) returning id", values
-        ).fetchone()
-    assert row is not None
+        row = one(
+            connection,
+            "insert into verification_run (programme, run_id) values (%(programme)s, %(run_id)s) returning id",
+            values,
+        )
     return int(row[0])
 
 
@@ -187,10 +189,11 @@ def sent_lately(ledger: Ledger, account: Account, *, grace: float, size: int) ->
 def next_of_round(ledger: Ledger, account: Account, *, grace: float, size: int) -> Chunk:
     """Return the next rows of the round, in the order of the ledger's key; left out are those read in this round."""
     with ledger.transaction() as connection:
-        found = connection.execute(
-            "select cursor::text, round_started from verification_progress where programme = %s", (account.id,)
-        ).fetchone()
-        assert found is not None
+        found = one(
+            connection,
+            "select cursor::text, round_started from verification_progress where programme = %s",
+            (account.id,),
+        )
         cursor, started = found
         values = {"programme": account.id, "grace": grace, "size": size, "cursor": cursor, "started": started}
         rows = connection.execute(_FIRST_OF_ROUND if cursor is None else _NEXT_OF_ROUND, values).fetchall()
@@ -213,10 +216,9 @@ def next_for_master(ledger: Ledger, account: Account, *, size: int) -> list[Row]
     Left out are unsettled ones: of the others, what was sent is the newest balance known of the master.
     """
     with ledger.transaction() as connection:
-        found = connection.execute(
-            "select master_cursor::text from verification_progress where programme = %s", (account.id,)
-        ).fetchone()
-        assert found is not None
+        found = one(
+            connection, "select master_cursor::text from verification_progress where programme = %s", (account.id,)
+        )
         values = {"programme": account.id, "size": size, "cursor": found[0]}
         rows = connection.execute(_FIRST_FOR_MASTER if found[0] is None else _NEXT_FOR_MASTER, values).fetchall()
         connection.execute(
@@ -255,8 +257,7 @@ def record(
     with ledger.transaction() as connection:
         if not all(reading.equal for reading in readings):
             batches.keep_from_claiming(connection, account)
-        row = connection.execute(_RECORD, values).fetchone()
-        assert row is not None
+        row = one(connection, _RECORD, values)
         equal, drift, missing, healed, marked = row
         counted = replace(
             tally, read=tally.read + len(readings), equal=tally.equal + equal, drift=tally.drift + drift,
@@ -290,9 +291,7 @@ def standing(ledger: Ledger, account: Account) -> Standing:
     """Return what is outstanding, and how far the reading has come."""
     with ledger.transaction() as connection:
         cursor = connection.cursor(row_factory=class_row(Standing))
-        found = cursor.execute(_STANDING, {"programme": account.id, "rounds": ROUNDS_TO_HEAL}).fetchone()
-    assert found is not None
-    return found
+        return one(cursor, _STANDING, {"programme": account.id, "rounds": ROUNDS_TO_HEAL})
 
 
 _BEGIN = """
