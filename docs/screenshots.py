@@ -275,7 +275,8 @@ def main() -> None:
                 dagster.run("hourly_balance_sync")
                 page.open("assets/balance_diff?view=checks&checkDetail=guards_hold", "what_to_do", 1300, 1300)
                 page.take("guard", 60, 0, 1240, 1300)
-                settings = os.environ | sandbox.settings(sandbox_port) | environment
+                own_home = {"TREAZURE_PIPELINE_HOME": str(Path(home) / "sandbox")}  # of `dev --sandbox`
+                settings = os.environ | sandbox.settings(sandbox_port) | environment | own_home
                 shown = subprocess.run([command, "plan"], env=settings, capture_output=True, text=True, check=True)  # noqa: S603
                 terminal(page, "plan", shown.stdout)
                 digest = shown.stdout.split("plan ")[1].split()[0]

@@ -100,7 +100,7 @@ def test_a_push_goes_on_when_its_connections_are_cut_and_no_other_starts_meanwhi
     over, busy = threading.Event(), []
 
     def cut() -> None:
-        while not over.wait(0.3):
+        while not over.wait(1.0):
             shop.sql(
                 "select pg_terminate_backend(pid) from pg_stat_activity "
                 "where datname = current_database() and pid <> pg_backend_pid()"

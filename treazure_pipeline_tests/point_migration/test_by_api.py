@@ -74,7 +74,7 @@ def test_what_engage_no_longer_remembers_is_uncertain_and_left_to_a_person(
         written.deliver(by="api")
     later(written, 24)
     before = written.shop.sandbox.report()["requests"]["add_transactions"]
-    with pytest.raises(UncertainRowsError, match=r"of 1 nobody can tell.*from row 1"):
+    with pytest.raises(UncertainRowsError, match=r"For 1 more it can no longer be told.*from row 1"):
         written.deliver(by="api")
     assert written.shop.sandbox.report()["requests"]["add_transactions"] == before
     assert states(written).count("uncertain") == 1

@@ -235,7 +235,7 @@ def test_one_invalid_movement_is_left_out_and_counted(logs: Logs) -> None:
         [shown] = frames.history_unreadable(connections.ledger, account_of(connections)).itertuples()
         assert store.state(connections.ledger, account_of(connections)).unreadable == 1
     assert (str(shown.contact), shown.unreadable) == (A, 1)
-    assert shown.first_unreadable == "movement 6 of the log can't be read: its dateTime is no time"
+    assert shown.first_unreadable == "movement 6 of the log can't be read: its dateTime is not a time"
     logs.give(A, [*odd, movement("2026-03-06T00:00:00Z", 7, 130.5)], balance="130.5")
     assert read_logs(logs.shop, everybody=True).unreadable == 0
     with logs.shop.connect() as connections:
