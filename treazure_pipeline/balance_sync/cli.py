@@ -46,7 +46,9 @@ def command(*, names: tuple[str, ...], path: Path | None, as_json: bool) -> None
             if account is None:
                 shown.append({"programme": programme.name, "plan": None, "rows": 0})
                 if not as_json:
-                    output.say(f"{programme.name}: the ledger has nothing of this programme yet. The first sync makes it.")
+                    output.say(
+                        f"{programme.name}: the ledger has nothing of this programme yet. The first sync makes it."
+                    )
                 continue
             with ledger.reading() as connection:
                 plan = plans.open_plan(connection, account)
