@@ -38,11 +38,12 @@ class Pushed:
         begin = "" if self.window is None else f"{phrases.span(self.window.start, self.window.end)}: "
         fetched = [] if self.fetched is None else [f"{self.fetched:,} fetched", f"{self.changed:,} changed"]
         if self.migrating:
-            return f"{begin}{phrases.sentence([*fetched, f'nothing sent, {found.pending:,} wait'])}: the programme is migrating"
+            left = phrases.counted(found.pending, "waits", "wait")
+            return f"{begin}{phrases.sentence([*fetched, 'nothing sent', left])}: the programme is migrating"
         sent = f"{found.sent:,} sent" + (f" in {phrases.counted(found.requests, 'request')}" if found.requests else "")
         told = begin + phrases.sentence([*fetched, sent])
         if waiting := found.refused + found.held:
-            told += f", {waiting:,} wait" + (f": {self.why}" if self.why else "")
+            told += f", {phrases.counted(waiting, 'waits', 'wait')}" + (f": {self.why}" if self.why else "")
             told += f"; plan {self.plan} waits" if self.plan else ""
         if found.pending:
             told += f"; {found.pending:,} left for the next run"

@@ -8,12 +8,12 @@ which is a property of each capability's report, and what the commands print.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC
 from types import MappingProxyType
 from typing import Any
 
 import dagster as dg
 
-from treazure_pipeline import phrases
 from treazure_pipeline.ledger.coverage import Window
 
 SUMMARY = "about"
@@ -34,8 +34,9 @@ def told(context: dg.AssetExecutionContext, sentence: str) -> dict[str, Any]:
 
 
 def window(fetched: Window) -> dict[str, str]:
-    """Return the tags that say which window of mutation times a run fetches."""
-    return {WINDOW: phrases.span(fetched.start, fetched.end), FULL_RESYNC: "yes" if fetched.is_full else "no"}
+    """Return the tags that say which window of mutation times a run fetches: an ISO 8601 interval, UTC."""
+    start, end = (f"{moment.astimezone(UTC):%Y-%m-%dT%H:%MZ}" for moment in (fetched.start, fetched.end))
+    return {WINDOW: f"{start}/{end}", FULL_RESYNC: "yes" if fetched.is_full else "no"}
 
 
 def tag(context: dg.AssetExecutionContext, more: Mapping[str, str] = MappingProxyType({})) -> None:
