@@ -92,7 +92,9 @@ def merge(ledger: Ledger, account: Account, observation: int, *, batch_size: int
         if done is not None:
             return msgspec.convert(done["figures"], MergeFigures)
         table, latest = staging.table(observation), Identifier(f"latest_{observation}")
-        cursor.execute(SQL(_RESEND).format(stage=table), {"programme": account.id, "observation": observation})
+        doubted = {"programme": account.id, "observation": observation}
+        if _one(cursor, _IS_DOUBTED, doubted)["is_doubted"]:
+            cursor.execute(SQL(_RESEND).format(stage=table), doubted)
         known = _one(
             cursor,
             "select o.asked, o.answered, o.window_from, o.window_to, o.is_full, o.figures, g.points_total, "
@@ -293,16 +295,18 @@ create unlogged table {latest} with (parallel_workers = 1) as
 select distinct on (contact) contact, balance from {stage} order by contact, mutated_at desc nulls last, position desc
 """
 
+_IS_DOUBTED = """
+select g.resend && tstzrange(o.window_from, o.asked) as is_doubted
+from observation o join programme g on g.id = o.programme where o.id = %(observation)s
+"""
+
 # Balances that Engage is believed to hold, of a ledger that was restored since the export's times: as if read back and found
 # to differ.
 _RESEND = """
 insert into pending as p (programme, contact, master, observation, since, marked, let_through)
 select l.programme, l.contact, l.sent, l.observation, clock_timestamp(), true, case when l.sent < 0 then l.sent end
-from observation o
-join programme g on g.id = o.programme and g.resend && tstzrange(o.window_from, o.asked)
-join (select distinct contact from {stage}) s on true
-join ledger l on l.programme = o.programme and l.contact = s.contact
-where o.id = %(observation)s and o.programme = %(programme)s
+from (select distinct contact from {stage}) s
+join ledger l on l.programme = %(programme)s and l.contact = s.contact
 order by l.contact
 on conflict (programme, contact) do update set marked = true
 """
