@@ -18,17 +18,15 @@ OWNER, RUNTIME, READER = "treazure_owner", "treazure_runtime", "treazure_reader"
 def make(server_url: str, database: str, dagster: str) -> None:
     script = resources.files("treazure_pipeline.database").joinpath("roles.sql").read_text()
     names = [f"--set={name}={value}" for name, value in {"database": database, "dagster": dagster}.items()]
-    for _ in range(2):  # the roles are the server's: another process may be making them right now
-        done = subprocess.run(
-            [_psql(), "--no-psqlrc", "--dbname", server_url, *names],
-            input=script,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode == 0:
-            return
-    raise AssertionError(done.stderr)
+    command = [_psql(), "--no-psqlrc", "--dbname", server_url, *names]
+
+    def run() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, input=script, capture_output=True, text=True, check=False)
+
+    done = run()
+    if "already exists" in done.stderr:  # the roles are the server's: another process was making them right now
+        done = run()
+    assert done.returncode == 0, done.stderr
 
 
 def url(server_url: str, database: str, role: str) -> str:
