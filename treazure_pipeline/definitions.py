@@ -57,13 +57,16 @@ def build_definitions(settings: Settings, connect: Callable[..., Connections] = 
         build_migration(programme, names_of(settings, programme), shards=settings.migration_shards)
         for programme in settings.programmes
     ]
+    adjustments = build_adjustments(settings.programmes, names)
+    # Those that start by themselves, for ever. Migrations and approvals are few, and what was decided stays to be seen.
+    recurring = [job.name for part in (*of_programmes, adjustments) for job in part.jobs or ()]
     return dg.Definitions.merge(
         shared,
         *of_programmes,
         *migrations,
-        build_adjustments(settings.programmes, names),
+        adjustments,
         build_alerts(names),
-        build_maintenance(settings, names),
+        build_maintenance(settings, names, recurring),
     )
 
 

@@ -321,6 +321,7 @@ class Settings(MasterSettings):
     approval_lifetime_hours: float = Field(default=24, gt=0, le=24 * 30, allow_inf_nan=False)
     ledger_history_days: int = Field(default=400, ge=7)
     text_retention_days: int = Field(default=90, ge=1)
+    dagster_run_days: int = Field(default=400, ge=0)
     alert_urls: Annotated[tuple[SecretStr, ...], BeforeValidator(_split)] = Field(
         default=(), validation_alias="TREAZURE_PIPELINE_ALERT_URLS"
     )

@@ -1,10 +1,13 @@
 """The ledger's history in Dagster: what the data team reads, and the job that deletes what is older than its retention.
 
-Belongs here: asset, job, schedule. Does not: what may be deleted (`treazure_pipeline.retention.prune`).
+Belongs here: asset, job, schedule. Does not: what may be deleted (`treazure_pipeline.retention.prune`; of Dagster's own
+runs `treazure_pipeline.orchestration.old_runs`).
 See https://docs.dagster.io/guides/automate/schedules
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
@@ -13,12 +16,17 @@ from treazure_pipeline.connections import Connections
 from treazure_pipeline.orchestration import failures
 from treazure_pipeline.orchestration import metadata as md
 from treazure_pipeline.orchestration.names import BACKGROUND, Names, at_most
+from treazure_pipeline.orchestration.old_runs import delete_old_runs
 from treazure_pipeline.retention.prune import blank_texts, changes, megabytes, prune
 from treazure_pipeline.settings import Settings
 
 
-def build_maintenance(settings: Settings, names: Names) -> dg.Definitions:
-    """Assemble the history's asset, and the job and schedule that keep it from growing for ever."""
+def build_maintenance(settings: Settings, names: Names, recurring: Sequence[str]) -> dg.Definitions:
+    """Assemble the history's asset, and the job and schedule that keep it from growing for ever.
+
+    `recurring`: the jobs whose old runs go as well, besides this one.
+    """
+    prune_history = names.of("prune_history")
 
     @dg.asset(
         key=names.key("ledger_history"),
@@ -31,13 +39,20 @@ def build_maintenance(settings: Settings, names: Names) -> dg.Definitions:
         description=(
             "Every change of a master balance: from, to, when, why, in which run. When materialized, it is cut to "
             f"LEDGER_HISTORY_DAYS ({settings.ledger_history_days} days), and so is everything else that is only history. "
-            f"Texts are blanked after TEXT_RETENTION_DAYS ({settings.text_retention_days} days)."
+            f"Texts are blanked after TEXT_RETENTION_DAYS ({settings.text_retention_days} days). Dagster's own runs are "
+            + (f"kept for DAGSTER_RUN_DAYS ({days} days)." if (days := settings.dagster_run_days) else "kept for ever.")
         ),
     )
-    def ledger_history(connections: dg.ResourceParam[Connections]) -> dg.MaterializeResult:
+    def ledger_history(
+        context: dg.AssetExecutionContext, connections: dg.ResourceParam[Connections]
+    ) -> dg.MaterializeResult:
         with failures.shown(connections.listener):
             pruned = prune(connections.ledger, connections.settings.ledger_history_days)
             blanked = blank_texts(connections.ledger, connections.settings.text_retention_days)
+            deleted_runs = 0
+            if days := settings.dagster_run_days:
+                until = datetime.now(UTC) - timedelta(days=days)
+                deleted_runs = delete_old_runs(context.instance, [*recurring, prune_history], until)
             sizes = {f"megabytes_{name}": value for name, value in megabytes(connections.ledger).items()}
         deleted = {f"deleted_{name}": value for name, value in asdict(pruned).items() if isinstance(value, int)}
         return dg.MaterializeResult(
@@ -45,17 +60,21 @@ def build_maintenance(settings: Settings, names: Names) -> dg.Definitions:
                 "dagster/row_count": changes(connections.ledger),
                 "reaches_back_to": dg.MetadataValue.timestamp(pruned.until),
                 **deleted,
+                "deleted_runs": deleted_runs,
                 **{f"blanked_{name}": value for name, value in blanked.items()},
                 **sizes,
             }
         )
 
     job = dg.define_asset_job(
-        names.of("prune_history"),
+        prune_history,
         selection=dg.AssetSelection.assets(ledger_history),
         executor_def=dg.in_process_executor,
         tags=BACKGROUND | at_most(hours=6),
-        description="Deletes what is older than LEDGER_HISTORY_DAYS and no longer needed, in small transactions.",
+        description=(
+            "Deletes what is older than LEDGER_HISTORY_DAYS and no longer needed, and Dagster's runs older than "
+            "DAGSTER_RUN_DAYS, in small transactions."
+        ),
     )
     schedule = dg.ScheduleDefinition(
         name=names.of("prune_history_schedule"),

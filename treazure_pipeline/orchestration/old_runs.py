@@ -1,0 +1,72 @@
+"""Dagster's own history: runs, their events and logs go when they are old, what the UI and the alerts rely on never.
+
+Dagster keeps runs for ever, and its API deletes one at a time. Belongs here: which runs may go, and deleting them. Does
+not: whose they are and how long they stay (`treazure_pipeline.retention.definitions`).
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING, cast
+
+import dagster as dg
+import sqlalchemy as sa
+from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable as Checks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from contextlib import AbstractContextManager
+    from datetime import datetime
+
+    from dagster._core.storage.event_log import SqlEventLogStorage
+
+_ENDED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+_PAGE = 500
+_LONGEST = timedelta(hours=3)
+"""What is left after so long goes the next day: the run has its end, and others wait for their turn."""
+
+
+def delete_old_runs(instance: dg.DagsterInstance, jobs: Iterable[str], until: datetime) -> int:
+    """Delete runs of `jobs` created before `until` that have ended; return how many. Can stop anywhere.
+
+    Kept are, for each job, the newest run of each outcome (alerts judge by them), and every run that the instance
+    shows as the newest of an asset or of a check.
+    """
+    kept = set(_shown(instance))
+    stop_at = time.monotonic() + _LONGEST.total_seconds()
+    deleted = 0
+    for job in jobs:
+        for status in _ENDED:
+            kept.update(instance.get_run_ids(dg.RunsFilter(job_name=job, statuses=[status]), limit=1))
+        old = dg.RunsFilter(job_name=job, statuses=list(_ENDED), created_before=until)
+        while runs := [run for run in instance.get_run_ids(old, limit=_PAGE + len(kept)) if run not in kept]:
+            with _checks(instance) as connection:  # no index by run: once for all of them
+                connection.execute(Checks.delete().where(Checks.c.run_id.in_(runs)))
+            for run in runs:
+                if time.monotonic() > stop_at:
+                    return deleted
+                instance.compute_log_manager.delete_logs(prefix=[run])
+                instance.delete_run(run)
+                deleted += 1
+    return deleted
+
+
+def _shown(instance: dg.DagsterInstance) -> Iterator[str]:
+    """Find the runs that pages of assets and checks, conditions and sensors look at, of whichever location."""
+    for record in instance.get_asset_records():
+        entry = record.asset_entry
+        for newest in (entry.last_materialization_record, entry.last_observation_record):
+            if newest is not None:
+                yield newest.run_id
+        if entry.last_run_id is not None:
+            yield entry.last_run_id
+    column = Checks.c
+    newest_of_each = sa.select(sa.func.max(column.id)).group_by(column.asset_key, column.check_name, column.partition)
+    with _checks(instance) as connection:
+        yield from connection.scalars(sa.select(column.run_id).where(column.id.in_(newest_of_each)))
+
+
+def _checks(instance: dg.DagsterInstance) -> AbstractContextManager[sa.Connection]:
+    """Connect to where results of checks are, which Dagster's API neither lists by run nor deletes."""
+    return cast("SqlEventLogStorage", instance.event_log_storage).index_connection()
