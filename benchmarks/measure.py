@@ -144,9 +144,9 @@ def pipeline(stub: str, database: str) -> dict[str, Any]:
             snapshot = take_snapshot(run, chosen_window(run))
             diff = merge_snapshot(run)
             judging = time.perf_counter()
-            judgement = judge(run)
+            judgment = judge(run)
             judged = time.perf_counter() - judging
-            pushed = push(run, since=diff.figures.backlog, judgement=judgement)
+            pushed = push(run, since=diff.figures.backlog, judgment=judgment)
     ended = time.perf_counter()
     if pushed.error is not None or not diff.figures.changed == pushed.sent == snapshot.fetched:
         raise SystemExit(f"Not what a measurement should do: {diff.figures} {pushed}")

@@ -13,7 +13,7 @@ import dagster as dg
 from treazure_pipeline.adjustments.definitions import build_adjustments
 from treazure_pipeline.alerts.definitions import build_alerts
 from treazure_pipeline.balance_sync.definitions import build_balance_sync
-from treazure_pipeline.balance_sync.guard_definitions import JUDGEMENTS, Judgements, build_approval
+from treazure_pipeline.balance_sync.guard_definitions import JUDGMENTS, Judgments, build_approval
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.ledger.limiter import Priority
 from treazure_pipeline.orchestration.names import names_of
@@ -43,7 +43,7 @@ def build_definitions(settings: Settings, connect: Callable[..., Connections] = 
         jobs=[build_approval(names)],
         resources={
             **{name: _connections(settings, connect, purpose) for name, purpose in PURPOSES.items()},
-            JUDGEMENTS: dg.io_manager(lambda _: Judgements()),
+            JUDGMENTS: dg.io_manager(lambda _: Judgments()),
         },
         # Also for what is materialized by hand: one process keeps one lock and its connections from step to step.
         executor=dg.in_process_executor,

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from treazure_pipeline import phrases
 from treazure_pipeline.balance_sync import first_send, guard_definitions, merge, metadata, rejections
-from treazure_pipeline.balance_sync.guards import Judgement, judge
+from treazure_pipeline.balance_sync.guards import Judgment, judge
 from treazure_pipeline.balance_sync.push import PushFigures, push
 from treazure_pipeline.balance_sync.report import Pushed
 from treazure_pipeline.balance_sync.snapshot import Diff, merge_snapshot, take_snapshot
@@ -104,7 +104,7 @@ def build_balance_sync(programme: Programme, names: Names) -> dg.Definitions:
     @dg.asset(
         key=key("balance_diff"),
         deps=[treazure_balance_snapshot],
-        io_manager_key=guard_definitions.JUDGEMENTS,
+        io_manager_key=guard_definitions.JUDGMENTS,
         kinds={"postgres"},
         metadata={
             **md.view("balance_change"),
@@ -136,7 +136,7 @@ def build_balance_sync(programme: Programme, names: Names) -> dg.Definitions:
 
     @dg.asset(
         key=key("engage_balance_push"),
-        ins={"judgement": dg.AssetIn(key("balance_diff"), input_manager_key=guard_definitions.JUDGEMENTS)},
+        ins={"judgment": dg.AssetIn(key("balance_diff"), input_manager_key=guard_definitions.JUDGMENTS)},
         kinds={"postgres", "voyado"},
         metadata={
             **md.view("contact_balance"),
@@ -169,10 +169,10 @@ def build_balance_sync(programme: Programme, names: Names) -> dg.Definitions:
         context: dg.AssetExecutionContext,
         config: PushConfig,
         connections: dg.ResourceParam[Connections],
-        judgement: Any,
+        judgment: Any,
     ) -> Results:
         with _locked(connections, programme, context) as run:
-            yield from _push(context, run, judgement, config.limit)
+            yield from _push(context, run, judgment, config.limit)
 
     engage_accounts = dg.AssetSpec(
         key("engage_point_accounts"),
@@ -230,18 +230,18 @@ def _snapshot(context: dg.AssetExecutionContext, run: Run, config: SnapshotConfi
     )
 
 
-def _diff(context: dg.AssetExecutionContext, run: Run) -> Iterator[dg.MaterializeResult[Judgement]]:
+def _diff(context: dg.AssetExecutionContext, run: Run) -> Iterator[dg.MaterializeResult[Judgment]]:
     diff = merge_snapshot(run)
     run.connections.listener.reported(diff)
     changes = frames.diff(run.ledger, run.account, run.id, limit=md.SAMPLE_ROWS)
     status = figures.status(run.ledger, run.account)
-    judgement = judge(run)
-    checks = [guard_definitions.guard_check(run, judgement), *_diff_checks(run, diff, status)]
-    if judgement.holds_all:
-        run.connections.listener.failed(judgement.error())
+    judgment = judge(run)
+    checks = [guard_definitions.guard_check(run, judgment), *_diff_checks(run, diff, status)]
+    if judgment.holds_all:
+        run.connections.listener.failed(judgment.error())
     merged = diff.figures
     yield dg.MaterializeResult(
-        value=judgement,
+        value=judgment,
         metadata=story.told(context, diff.sentence)
         | md.figures(
             {
@@ -254,7 +254,7 @@ def _diff(context: dg.AssetExecutionContext, run: Run) -> Iterator[dg.Materializ
                 "covered_until": dg.MetadataValue.timestamp(status.covered_until or run.programme.beginning),
                 "data_age_hours": md.age_hours(status.covered_until, status.now),
                 "vanished_outstanding": status.vanished,
-                "held_by_guards": judgement.shift.rows if judgement.holds_all else 0,
+                "held_by_guards": judgment.shift.rows if judgment.holds_all else 0,
                 "changes": md.sample(changes),
             },
             "changed",
@@ -265,8 +265,8 @@ def _diff(context: dg.AssetExecutionContext, run: Run) -> Iterator[dg.Materializ
         ),
         check_results=checks,
     )
-    if judgement.holds_all:
-        raise failures.failure(judgement.error(), judgement.sentence)
+    if judgment.holds_all:
+        raise failures.failure(judgment.error(), judgment.sentence)
 
 
 def _diff_checks(run: Run, diff: Diff, status: figures.Status) -> list[dg.AssetCheckResult]:
@@ -310,15 +310,15 @@ def _diff_checks(run: Run, diff: Diff, status: figures.Status) -> list[dg.AssetC
     ]
 
 
-def _push(context: dg.AssetExecutionContext, run: Run, judgement: Judgement | None, limit: int | None) -> Results:
-    """Send what is due; `judgement`: of the diff in the same run, None where the push goes alone."""
+def _push(context: dg.AssetExecutionContext, run: Run, judgment: Judgment | None, limit: int | None) -> Results:
+    """Send what is due; `judgment`: of the diff in the same run, None where the push goes alone."""
     merged = merge.merged(run.ledger, run.account, run.id)
-    judgement = judgement or judge(run)
-    if judgement.holds_all:
-        run.connections.listener.failed(judgement.error())
-        raise failures.failure(judgement.error(), judgement.sentence)
+    judgment = judgment or judge(run)
+    if judgment.holds_all:
+        run.connections.listener.failed(judgment.error())
+        raise failures.failure(judgment.error(), judgment.sentence)
     first = None if limit is None else batches.first_due(run.ledger, run.account, limit)
-    pushed = push(run, since=None if merged is None else merged.backlog, judgement=judgement, only=first)
+    pushed = push(run, since=None if merged is None else merged.backlog, judgment=judgment, only=first)
     changed = 0 if merged is None else merged.changed
     carried_over = (pushed.backlog if merged is None else merged.carried_over) + pushed.entered
     status = figures.status(run.ledger, run.account)
@@ -331,20 +331,20 @@ def _push(context: dg.AssetExecutionContext, run: Run, judgement: Judgement | No
         window=None if merged is None else _window(status),
         fetched=None if merged is None else merged.fetched,
         why=rejections.most_of_engage(rejected),
-        plan=judgement.plan.digest if judgement.plan is not None and judgement.reasons else None,
+        plan=judgment.plan.digest if judgment.plan is not None and judgment.reasons else None,
     )
     run.connections.listener.reported(report)
     shown = (
         story.told(context, report.sentence)
-        | _figures(report, judgement, status)
+        | _figures(report, judgment, status)
         | {
             "dagster/row_count": figures.contacts(run.ledger, run.account),
             "pending_rows": md.sample(frames.pending(run.ledger, run.account, limit=md.SAMPLE_ROWS)),
         }
     )
-    yield from _push_checks(report, judgement, status, rejected)
-    if judgement.reasons:
-        run.connections.listener.failed(judgement.error())
+    yield from _push_checks(report, judgment, status, rejected)
+    if judgment.reasons:
+        run.connections.listener.failed(judgment.error())
     if pushed.error is not None:
         run.connections.listener.failed(pushed.error)
         raise dg.Failure(
@@ -372,7 +372,7 @@ def _window(status: figures.Status) -> coverage.Window | None:
     return coverage.Window(status.window_from, status.window_to)
 
 
-def _figures(report: Pushed, judgement: Judgement, status: figures.Status) -> dict[str, Any]:
+def _figures(report: Pushed, judgment: Judgment, status: figures.Status) -> dict[str, Any]:
     pushed = report.figures
     found = {
         "changed": report.changed,
@@ -380,7 +380,7 @@ def _figures(report: Pushed, judgement: Judgement, status: figures.Status) -> di
         "sent": pushed.sent,
         "refused": pushed.refused,
         "held": pushed.held,
-        "held_by_guards": judgement.shift.rows if judgement.reasons else 0,
+        "held_by_guards": judgment.shift.rows if judgment.reasons else 0,
         "held_below_zero": status.negative,
         "pending": pushed.pending,
         "requests": pushed.requests,
@@ -397,7 +397,7 @@ def _figures(report: Pushed, judgement: Judgement, status: figures.Status) -> di
 
 
 def _push_checks(
-    report: Pushed, judgement: Judgement, status: figures.Status, rejected: list[rejections.Group]
+    report: Pushed, judgment: Judgment, status: figures.Status, rejected: list[rejections.Group]
 ) -> Iterator[dg.AssetCheckResult]:
     pushed: PushFigures = report.figures
     yield dg.AssetCheckResult(
@@ -416,11 +416,11 @@ def _push_checks(
     )
     yield dg.AssetCheckResult(
         check_name="nothing_is_held_back",
-        passed=not judgement.reasons and not status.negative,
-        description=judgement.sentence,
+        passed=not judgment.reasons and not status.negative,
+        description=judgment.sentence,
         severity=dg.AssetCheckSeverity.WARN,
         metadata={
-            "reasons": "; ".join(judgement.reasons) or "none",
+            "reasons": "; ".join(judgment.reasons) or "none",
             "below_zero": status.negative,
             "digest": status.plan or "none",
         },

@@ -1,6 +1,6 @@
 """Guards in Dagster: the blocking check between diff and push, and the job with which a person approves a plan.
 
-Belongs here: how a judgement is shown, and the launchpad's way to approve. Does not: what is suspicious
+Belongs here: how a judgment is shown, and the launchpad's way to approve. Does not: what is suspicious
 (`treazure_pipeline.balance_sync.guards`). See https://docs.dagster.io/guides/test/asset-checks
 """
 
@@ -12,13 +12,13 @@ import dagster as dg
 from pydantic import Field
 
 from treazure_pipeline.balance_sync import plans
-from treazure_pipeline.balance_sync.guards import Judgement
+from treazure_pipeline.balance_sync.guards import Judgment
 from treazure_pipeline.connections import Connections, Run
 from treazure_pipeline.errors import PipelineError
 from treazure_pipeline.orchestration import metadata as md
 from treazure_pipeline.orchestration.names import Names, at_most
 
-JUDGEMENTS = "judgements"
+JUDGMENTS = "judgments"
 CHECK = "guards_hold"
 APPROVAL = "approve_plan"
 DESCRIPTION = "The push would not change suspiciously much, or a person has approved it (I7). Blocks the push."
@@ -26,27 +26,27 @@ DESCRIPTION = "The push would not change suspiciously much, or a person has appr
 _COLUMNS = ("contact", "before", "after")
 
 
-class Judgements(dg.IOManager):
-    """Hands the judgement of a diff to the push of the same run, so that all pending rows are judged once.
+class Judgments(dg.IOManager):
+    """Hands the judgment of a diff to the push of the same run, so that all pending rows are judged once.
 
     Kept in the run's process; a push that finds none judges by itself.
     """
 
     def __init__(self) -> None:
-        self._kept: dict[dg.AssetKey, Judgement] = {}
+        self._kept: dict[dg.AssetKey, Judgment] = {}
 
-    def handle_output(self, context: dg.OutputContext, obj: Judgement) -> None:
-        """Keep a diff's judgement."""
+    def handle_output(self, context: dg.OutputContext, obj: Judgment) -> None:
+        """Keep a diff's judgment."""
         self._kept[context.asset_key] = obj
 
-    def load_input(self, context: dg.InputContext) -> Judgement | None:
+    def load_input(self, context: dg.InputContext) -> Judgment | None:
         """Return it to the push of that diff."""
         return self._kept.get(context.asset_key)
 
 
-def guard_check(run: Run, judgement: Judgement) -> dg.AssetCheckResult:
-    """Show a judgement with its figures, and a sample of the plan that waits where there is one."""
-    shift = judgement.shift
+def guard_check(run: Run, judgment: Judgment) -> dg.AssetCheckResult:
+    """Show a judgment with its figures, and a sample of the plan that waits where there is one."""
+    shift = judgment.shift
     shown: dict[str, Any] = {
         name: value if isinstance(value, int) else md.number(value)
         for name, value in asdict(shift).items()
@@ -54,26 +54,26 @@ def guard_check(run: Run, judgement: Judgement) -> dg.AssetCheckResult:
     }
     shown |= {
         "first_load": shift.is_first_load,
-        "reasons": "; ".join(judgement.reasons) or "none",
+        "reasons": "; ".join(judgment.reasons) or "none",
         "changed_share": round(shift.changed / shift.known, 4) if shift.known else 0.0,
         "zeroed_share": round(shift.zeroed / shift.known, 4) if shift.known else 0.0,
     }
-    if judgement.plan is not None:
+    if judgment.plan is not None:
         with run.ledger.reading() as connection:
-            picture = plans.picture(connection, run.account, judgement.plan)
+            picture = plans.picture(connection, run.account, judgment.plan)
         shown |= {
-            "digest": judgement.plan.digest,
+            "digest": judgment.plan.digest,
             "what_to_do": dg.MetadataValue.md(
                 f"`treazure-pipeline plan` shows all of it. If it is right: `treazure-pipeline approve "
-                f"{judgement.plan.digest}`, or the job `approve_plan` in the launchpad."
+                f"{judgment.plan.digest}`, or the job `approve_plan` in the launchpad."
             ),
             "largest_changes": md.table(_COLUMNS, picture.largest),
             "sample": md.table(_COLUMNS, picture.sample),
         }
     return dg.AssetCheckResult(
         check_name=CHECK,
-        passed=not judgement.holds_all,
-        description=judgement.sentence,
+        passed=not judgment.holds_all,
+        description=judgment.sentence,
         severity=dg.AssetCheckSeverity.ERROR,
         metadata=shown,
     )

@@ -24,7 +24,7 @@ SHARES_FROM = 1000
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Judgment:
     """What the guards say of the rows that are due: `reasons` why they are kept back, and the `plan` that holds them.
 
     Rows of an approved plan (`shift.approved`) are sent in any case.
@@ -61,16 +61,16 @@ class Judgement:
         )
 
 
-def judge(run: Run) -> Judgement:
+def judge(run: Run) -> Judgment:
     """Judge what a push would change, and keep it as a plan where a guard trips or a balance is negative."""
     ledger, account = run.ledger, run.account
     plans.expire(ledger, account)
     shift = plans.shift(ledger, account)
     reasons = tuple(tripped(shift, run.programme.guards)) if account.mode == "live" else ()
     if reasons or shift.negative:
-        return Judgement(shift, reasons, plans.store(ledger, account, shift, reasons, run_id=run.id))
+        return Judgment(shift, reasons, plans.store(ledger, account, shift, reasons, run_id=run.id))
     plans.close_open(ledger, account)
-    return Judgement(shift, reasons, None)
+    return Judgment(shift, reasons, None)
 
 
 def tripped(shift: Shift, guards: Guards) -> list[str]:

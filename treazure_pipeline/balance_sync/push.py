@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from treazure_pipeline.balance_sync.guards import Judgement
+    from treazure_pipeline.balance_sync.guards import Judgment
     from treazure_pipeline.clients.outcome import Outcome
     from treazure_pipeline.clients.transport import RetryPolicy
     from treazure_pipeline.connections import Run
@@ -75,22 +75,22 @@ class _Task:
 
 
 def push(
-    run: Run, *, since: Backlog | None = None, judgement: Judgement | None = None, only: Sequence[str] | None = None
+    run: Run, *, since: Backlog | None = None, judgment: Judgment | None = None, only: Sequence[str] | None = None
 ) -> PushFigures:
     """Send every pending row that is due, and return the results.
 
     The caller holds the programme's lock. `since` is what its figures count from (default: the pending rows now); the
     listener hears of the rows of each answered request and of all that were pending.
-    Where `judgement` has reasons, only the rows of an approved plan are sent, and the others are held; else only those
+    Where `judgment` has reasons, only the rows of an approved plan are sent, and the others are held; else only those
     of the contacts in `only`, where it is given, and the others are left pending.
     What could not be sent is left pending and `error` says why; errors of the database are raised.
     A programme in state migrating sends nothing (I11).
     """
     with tracing.span("push balances", run_id=run.id, programme=run.account.id):
-        return _push(run, since=since, judgement=judgement, only=only)
+        return _push(run, since=since, judgment=judgment, only=only)
 
 
-def _push(run: Run, *, since: Backlog | None, judgement: Judgement | None, only: Sequence[str] | None) -> PushFigures:
+def _push(run: Run, *, since: Backlog | None, judgment: Judgment | None, only: Sequence[str] | None) -> PushFigures:
     ledger, account, batch_size = run.ledger, run.account, run.settings.engage_batch_size
     began = time.perf_counter()
     batches.abandon(ledger, account)
@@ -101,7 +101,7 @@ def _push(run: Run, *, since: Backlog | None, judgement: Judgement | None, only:
     backlog = since or figures.count_backlog(ledger, account)
     sending = _Push(run, started=started, backlog=backlog, concurrency=run.settings.engage_concurrency)
     sending.fold_seconds = fold_seconds
-    kept_back = judgement.shift.rows if judgement is not None and judgement.reasons else 0
+    kept_back = judgment.shift.rows if judgment is not None and judgment.reasons else 0
     if account.mode == "live":
         if kept_back:
             sending.run_only(_batches_of(plans.approved_contacts(ledger, account), batch_size))
@@ -112,7 +112,7 @@ def _push(run: Run, *, since: Backlog | None, judgement: Judgement | None, only:
     flow = figures.flow_since(ledger, account, backlog, started)
     kept_back = min(kept_back, flow.left)
     if sending.error is None and account.mode == "live":
-        if judgement is not None and judgement.shift.approved:
+        if judgment is not None and judgment.shift.approved:
             plans.mark_used(ledger, account, run_id=run.id, before=started)
         if not flow.left:
             plans.note_loaded(ledger, account)

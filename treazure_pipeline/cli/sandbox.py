@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from treazure_pipeline.database import homes
-from treazure_pipeline.sandbox.behaviour import API_KEY, CLIENT_ID, CLIENT_SECRET, LOYALTY_ID, WEBHOOK_SECRET
+from treazure_pipeline.sandbox.behavior import API_KEY, CLIENT_ID, CLIENT_SECRET, LOYALTY_ID, WEBHOOK_SECRET
 from treazure_pipeline.terminal import instance
 
 PORT = 8790

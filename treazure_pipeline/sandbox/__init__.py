@@ -13,7 +13,7 @@ In a process of its own: ``sandbox_process("--members", "1000000")`` or
 ``python -m treazure_pipeline.sandbox --port 0 --members 1000000``, whose first line of output is its URL.
 
 Credentials: `CLIENT_ID`, `CLIENT_SECRET`, `API_KEY`, `WEBHOOK_SECRET`; default programme: `LOYALTY_ID`, definition 1.
-The switches are the fields of `Behaviour`, the faults those of `Fault`. ``/docs`` documents every endpoint.
+The switches are the fields of `Behavior`, the faults those of `Fault`. ``/docs`` documents every endpoint.
 
 Modules: `world` holds the state (`members`, `master`, `follower`), every request passes `middleware`, the endpoints
 are in `treazure`, `engage` (with `batches`) and `control`, `webhooks` sends Engage's events, `imports` is Engage's
@@ -23,7 +23,7 @@ happened, and `client` is how tests and the demo use a sandbox.
 
 from __future__ import annotations
 
-from treazure_pipeline.sandbox.behaviour import API_KEY, CLIENT_ID, CLIENT_SECRET, LOYALTY_ID, WEBHOOK_SECRET, Behaviour
+from treazure_pipeline.sandbox.behavior import API_KEY, CLIENT_ID, CLIENT_SECRET, LOYALTY_ID, WEBHOOK_SECRET, Behavior
 from treazure_pipeline.sandbox.client import Sandbox, running_sandbox, sandbox_process
 from treazure_pipeline.sandbox.faults import Fault
 from treazure_pipeline.sandbox.world import Seed
@@ -34,7 +34,7 @@ __all__ = [
     "CLIENT_SECRET",
     "LOYALTY_ID",
     "WEBHOOK_SECRET",
-    "Behaviour",
+    "Behavior",
     "Fault",
     "Sandbox",
     "Seed",

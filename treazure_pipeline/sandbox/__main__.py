@@ -7,7 +7,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from treazure_pipeline.sandbox.app import bind, build_app, server
-from treazure_pipeline.sandbox.behaviour import LOYALTY_ID, WEBHOOK_SECRET, Behaviour
+from treazure_pipeline.sandbox.behavior import LOYALTY_ID, WEBHOOK_SECRET, Behavior
 from treazure_pipeline.sandbox.dialects import draw
 from treazure_pipeline.sandbox.faults import SAYS, Fault
 from treazure_pipeline.sandbox.world import Seed
@@ -20,7 +20,7 @@ def main(
     host: str = "127.0.0.1",
     port: int = 8790,
     seed: Seed | None = None,
-    behaviour: Behaviour | None = None,
+    behavior: Behavior | None = None,
     faults: Sequence[Fault] = (),
 ) -> None:
     """Serve until interrupted; port 0 takes any free port. The URL is the first line on standard output.
@@ -29,7 +29,7 @@ def main(
         OSError: The port can't be had.
     """
     listener, url = bind(host, port)
-    app = build_app(seed, behaviour)
+    app = build_app(seed, behavior)
     for fault in faults:
         app.state.world.faults.add(fault)
     print(url, flush=True)  # noqa: T201 - the first line of output tells where it listens
@@ -49,7 +49,7 @@ def parse_fault(text: str) -> Fault:
     return Fault.model_validate(fields)
 
 
-def parse_behaviour(texts: Sequence[str], dialects: int | None = None) -> Behaviour:
+def parse_behavior(texts: Sequence[str], dialects: int | None = None) -> Behavior:
     """Switches as the command line writes them, ``name=value`` each, others drawn from a seed; raises ValueError."""
     fields: dict[str, object] = {} if dialects is None else draw(dialects)
     for text in texts:
@@ -60,7 +60,7 @@ def parse_behaviour(texts: Sequence[str], dialects: int | None = None) -> Behavi
         fields[key] = (
             value.split("+") if key == "poison" else None if value == "none" and key != "transaction_id" else value
         )
-    return Behaviour.model_validate(fields)
+    return Behavior.model_validate(fields)
 
 
 def parse_programmes(texts: Sequence[str]) -> dict[str, int]:
@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m treazure_pipeline.sandbox",
         description="A stand-in for Treazure and Engage on one port. Prints its URL first.",
-        epilog="faults: " + ", ".join(SAYS) + "; switches: " + ", ".join(Behaviour.model_fields),
+        epilog="faults: " + ", ".join(SAYS) + "; switches: " + ", ".join(Behavior.model_fields),
     )
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8790, help="0: any free one")
@@ -100,13 +100,13 @@ def run(arguments: Sequence[str] | None = None) -> None:
     wanted = parser.parse_args(arguments)
     try:
         programmes = parse_programmes(wanted.programme or [f"{LOYALTY_ID}=1"])
-        behaviour = parse_behaviour([*wanted.switches, *_webhook_switches(wanted)], wanted.dialects)
+        behavior = parse_behavior([*wanted.switches, *_webhook_switches(wanted)], wanted.dialects)
         faults = [parse_fault(text) for text in wanted.fault]
     except ValueError as error:
         parser.error(str(error))
     seed = Seed(wanted.seed, wanted.members, programmes, wanted.unknown_share, wanted.in_step)
     try:
-        main(wanted.host, wanted.port, seed, behaviour, faults)
+        main(wanted.host, wanted.port, seed, behavior, faults)
     except KeyboardInterrupt as stopped:
         parser.exit(getattr(stopped, "exit_code", 130))
     except OSError as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from treazure_pipeline.sandbox.behaviour import Behaviour
+from treazure_pipeline.sandbox.behavior import Behavior
 
 if TYPE_CHECKING:
     import random
@@ -141,5 +141,5 @@ def make(sandbox: Sandbox, trouble: Trouble) -> None:
 def calm(sandbox: Sandbox) -> None:
     """End all troubles; what they have done stays."""
     sandbox.clear_faults()
-    fields = Behaviour.model_fields
+    fields = Behavior.model_fields
     sandbox.behave(**{name: fields[name].get_default(call_default_factory=True) for name in _CALM} | {"apply_delay": 0})

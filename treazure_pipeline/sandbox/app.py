@@ -13,19 +13,19 @@ from treazure_pipeline.sandbox.middleware import RequestMiddleware
 from treazure_pipeline.sandbox.world import Seed, World
 
 if TYPE_CHECKING:
-    from treazure_pipeline.sandbox.behaviour import Behaviour
+    from treazure_pipeline.sandbox.behavior import Behavior
 
 _KEEP_ALIVE_SECONDS = 120
 _BACKLOG = 2048
 
 
-def build_app(seed: Seed | None = None, behaviour: Behaviour | None = None) -> FastAPI:
+def build_app(seed: Seed | None = None, behavior: Behavior | None = None) -> FastAPI:
     """Both systems and the control endpoints, with the seeded state in ``app.state.world``."""
     app = FastAPI(
         title="Sandbox of Treazure and Voyado Engage",
         description="A stateful stand-in for both systems, with faults and switches under `/sandbox`.",
     )
-    app.state.world = World(seed or Seed(), behaviour)
+    app.state.world = World(seed or Seed(), behavior)
     app.include_router(treazure.router)
     for version in ("v2", "v3"):
         app.include_router(engage.router, prefix=f"/api/{version}")

@@ -120,7 +120,7 @@ def _read_row(batch: Batch, at: int, raw: msgspec.Raw) -> None:
 
 def take_off(world: World, batch: Batch, arrival: float) -> list[Flight]:
     """Observe that a request about these rows is under way; one flight for each definition."""
-    if not world.behaviour.track_rows:
+    if not world.behavior.track_rows:
         return []
     flights = []
     about_member = batch.member >= 0
@@ -136,11 +136,11 @@ def accept(world: World, batch: Batch) -> Refusals:
     """Put the good rows into Engage's queue and say which ones were skipped; raises BatchError."""
     if batch.refusal:
         raise BatchError(batch.refusal)
-    behaviour = world.behaviour
-    if len(batch.contacts) > behaviour.max_rows:
-        msg = f"At most {behaviour.max_rows} rows are allowed, the request has {len(batch.contacts)}"
+    behavior = world.behavior
+    if len(batch.contacts) > behavior.max_rows:
+        msg = f"At most {behavior.max_rows} rows are allowed, the request has {len(batch.contacts)}"
         raise BatchError(msg)
-    poison = {guid.lower() for guid in behaviour.poison}
+    poison = {guid.lower() for guid in behavior.poison}
     if poison and not poison.isdisjoint(contact.lower() for contact in batch.contacts):
         msg = "The request could not be processed"
         raise BatchError(msg)
@@ -154,7 +154,7 @@ def accept(world: World, batch: Batch) -> Refusals:
         good &= np.isin(batch.definition, list(world.followers))
         for at in batch.wrong:
             good[at] = False
-        due = world.engage_now() + int(behaviour.apply_delay * SECOND)
+        due = world.engage_now() + int(behavior.apply_delay * SECOND)
         for definition in np.unique(batch.definition[good]).tolist():
             rows = np.nonzero(good & (batch.definition == definition))[0]
             _accept_rows(world, batch, definition, rows, due=due, swallowed=swallowed_share)
@@ -171,17 +171,17 @@ def _accept_rows(world: World, batch: Batch, definition: int, rows: Indices, *, 
     follower = world.follower(definition)
     member, amount, stamp = batch.member[rows], batch.amount[rows], batch.stamp[rows]
     world.observations.add("accepted", len(rows))
-    if world.behaviour.track_rows:
+    if world.behavior.track_rows:
         world.observations.accepted(definition, member, stamp, world.members)
-    if world.behaviour.track_amounts:
+    if world.behavior.track_amounts:
         master = next(master for master in world.masters.values() if master.definition_id == definition)
         world.observations.follow_amounts(master, member, amount, world.members)
     lost = round(len(rows) * swallowed)
     world.observations.add("swallowed", lost)
     follower.accept(due, member[lost:], amount[lost:], stamp[lost:])
-    if world.behaviour.balance_events and due > world.engage_now():
+    if world.behavior.balance_events and due > world.engage_now():
         world.deliveries.settle_at(due)
-    follower.settle(world.engage_now(), world.behaviour)
+    follower.settle(world.engage_now(), world.behavior)
 
 
 def _refusals(world: World, batch: Batch, positions: list[int]) -> Refusals:

@@ -13,7 +13,7 @@ import httpx
 import msgspec
 
 from treazure_pipeline.sandbox.app import bind, build_app, server
-from treazure_pipeline.sandbox.behaviour import LOYALTY_ID, Behaviour
+from treazure_pipeline.sandbox.behavior import LOYALTY_ID, Behavior
 from treazure_pipeline.sandbox.world import Seed
 
 if TYPE_CHECKING:
@@ -52,12 +52,12 @@ class Sandbox:
         return self._call(dict[str, Any], "GET", "/state")
 
     def reset(self, **seed: Any) -> dict[str, Any]:
-        """Begin anew: `members`, `seed`, `programmes`, `unknown_share`, `in_step`, `behaviour`."""
+        """Begin anew: `members`, `seed`, `programmes`, `unknown_share`, `in_step`, `behavior`."""
         return self._call(dict[str, Any], "POST", "/reset", seed)
 
     def behave(self, **switches: Any) -> dict[str, Any]:
-        """Change switches, see `Behaviour`."""
-        return self._call(dict[str, Any], "PATCH", "/behaviour", switches)
+        """Change switches, see `Behavior`."""
+        return self._call(dict[str, Any], "PATCH", "/behavior", switches)
 
     def dialects(self) -> dict[str, dict[str, Any]]:
         """What each dialect does, its values, its default, and what it is now."""
@@ -241,9 +241,9 @@ def running_sandbox(
     port: int = 0,
     **switches: Any,
 ) -> Iterator[Sandbox]:
-    """A sandbox in a thread of this process, by default on a free port; `switches`: see `Behaviour`."""
+    """A sandbox in a thread of this process, by default on a free port; `switches`: see `Behavior`."""
     start = Seed(seed, members, programmes or {LOYALTY_ID: 1}, unknown_share, in_step)
-    app = build_app(start, Behaviour.model_validate(switches))
+    app = build_app(start, Behavior.model_validate(switches))
     listener, url = bind(host, port)
     running = server(app)
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]}, name="sandbox", daemon=True)

@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, HTTPException, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
 from treazure_pipeline.sandbox import imports
-from treazure_pipeline.sandbox.behaviour import LOYALTY_ID, Behaviour
+from treazure_pipeline.sandbox.behavior import LOYALTY_ID, Behavior
 from treazure_pipeline.sandbox.dialects import DIALECTS, draw
 from treazure_pipeline.sandbox.faults import DEFAULT_ON, SAYS, Fault, FaultName
 from treazure_pipeline.sandbox.observations import Observations
@@ -36,7 +36,8 @@ class Reset(BaseModel):
     programmes: dict[str, int] = Field({LOYALTY_ID: 1}, description="loyalty id to definition id")
     unknown_share: float = Field(0, ge=0, le=1, description="of the members that are no contacts of Engage")
     in_step: bool = Field(False, description="Engage starts with Treazure's balances")
-    behaviour: Behaviour = Field(default_factory=Behaviour)
+    # Scripts for the sandbox may spell it as its first versions did; the same holds for the address below.
+    behavior: Behavior = Field(default_factory=Behavior, validation_alias=AliasChoices("behavior", "behaviour"))
 
 
 class Hour(BaseModel):
@@ -144,7 +145,7 @@ def reset(wanted: Reset, request: Request) -> dict[str, Any]:
     """Begin anew with another seed or size."""
     seed = Seed(wanted.seed, wanted.members, wanted.programmes, wanted.unknown_share, wanted.in_step)
     try:
-        world = World(seed, wanted.behaviour)
+        world = World(seed, wanted.behavior)
     except WrongRequestError as error:
         raise HTTPException(422, str(error)) from error
     world_of(request).deliveries.close()
@@ -152,33 +153,35 @@ def reset(wanted: Reset, request: Request) -> dict[str, Any]:
     return state(request)
 
 
-@router.get("/behaviour")
-def behaviour(request: Request) -> Behaviour:
+@router.get("/behaviour", include_in_schema=False)
+@router.get("/behavior")
+def behavior(request: Request) -> Behavior:
     """The switches."""
-    return world_of(request).behaviour
+    return world_of(request).behavior
 
 
-@router.patch("/behaviour")
-def behave(changes: dict[str, Any], request: Request) -> Behaviour:
+@router.patch("/behaviour", include_in_schema=False)
+@router.patch("/behavior")
+def behave(changes: dict[str, Any], request: Request) -> Behavior:
     """Change some of the switches."""
     world = world_of(request)
     try:
-        world.behaviour = Behaviour.model_validate(world.behaviour.model_dump() | changes)
+        world.behavior = Behavior.model_validate(world.behavior.model_dump() | changes)
     except ValueError as error:
         raise HTTPException(422, str(error)) from error
     world.deliveries.wake()
-    return world.behaviour
+    return world.behavior
 
 
 @router.get("/dialects")
 def dialects(request: Request) -> dict[str, dict[str, Any]]:
     """The switches of which every value is a legal answer: what each does, its values, its default, what it is now."""
-    now = world_of(request).behaviour
+    now = world_of(request).behavior
     return {
         name: {
-            "does": Behaviour.model_fields[name].description,
+            "does": Behavior.model_fields[name].description,
             "values": list(values),
-            "default": Behaviour.model_fields[name].default,
+            "default": Behavior.model_fields[name].default,
             "now": getattr(now, name),
         }
         for name, values in DIALECTS.items()
@@ -335,7 +338,7 @@ def forget(request: Request) -> dict[str, Any]:
 def give_points(gifts: Gift | list[Gift], request: Request) -> list[dict[str, str]]:
     """Give points in Engage, which sends each to the receiver as a signed `loyalty.addPoints`."""
     world = world_of(request)
-    if world.behaviour.webhook_url is None:
+    if world.behavior.webhook_url is None:
         raise HTTPException(409, "the switch webhook_url says nowhere to send this to")
     try:
         read = [
@@ -359,7 +362,7 @@ def deliveries(
 ) -> dict[str, Any]:
     """The webhooks by state, how they were answered, and the newest of them with every send."""
     world = world_of(request)
-    coming = world.queued() if world.behaviour.balance_events else 0
+    coming = world.queued() if world.behavior.balance_events else 0
     seen = world.deliveries.report(limit, svix_id, event_id)
     return seen | {"idle": not coming and not seen["open"]}
 

@@ -1,6 +1,6 @@
 """Dialects: what the vendors' public pages leave open, one switch for each; all of their values are legal.
 
-Each field is a switch of `Behaviour` too: its values, its default (what is assumed) and what it means stand here only.
+Each field is a switch of `Behavior` too: its values, its default (what is assumed) and what it means stand here only.
 What breaks the contract is no dialect but a fault.
 """
 

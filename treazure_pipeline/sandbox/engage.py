@@ -14,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from treazure_pipeline.sandbox.batches import BatchError, Refusals, accept, new_transaction_id
-from treazure_pipeline.sandbox.behaviour import API_KEY
+from treazure_pipeline.sandbox.behavior import API_KEY
 from treazure_pipeline.sandbox.follower import MOST_DEFINITIONS, Added, account_number
 from treazure_pipeline.sandbox.points import AmountError, moment_text, to_decimal, to_micros, to_units
 from treazure_pipeline.sandbox.wire import answer, call_of, documented_body, world_of
@@ -181,7 +181,7 @@ def contact_count_of_type(contact_type: str, request: Request) -> Response:
 def _checked(request: Request, work: Callable[[World], Response]) -> Response:
     """Do the work for a caller that sends the mandatory headers and the key."""
     world, headers = world_of(request), request.headers
-    is_asked_for = request.method != "GET" or world.behaviour.content_type == "always"
+    is_asked_for = request.method != "GET" or world.behavior.content_type == "always"
     if is_asked_for and headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         return answer({"message": "An error has occurred"}, 500)
     if not _USER_AGENT.fullmatch(headers.get("user-agent", "")):
@@ -200,7 +200,7 @@ def _set_balances(world: World, request: Request) -> Response:
     batch = call_of(request).batch
     assert batch is not None
     refusals = accept(world, batch)
-    status, shape, name = world.behaviour.accept_status, world.behaviour.transaction_id, new_transaction_id()
+    status, shape, name = world.behavior.accept_status, world.behavior.transaction_id, new_transaction_id()
     listed = {one.encode_name: getattr(refusals, one.name) for one in msgspec.structs.fields(refusals)}
     if refusals.not_accepted:
         # Where rows are refused the answer lists them, so it has a body.
@@ -252,15 +252,15 @@ def _add_transaction(world: World, raw: msgspec.Raw, refusals: Refusals) -> None
     else:
         follower = world.follower(row.definition_id)
         stamp = world.engage_now() if row.time_stamp is None else to_micros(row.time_stamp)
-        due = world.engage_now() + int(world.behaviour.apply_delay * SECOND)
+        due = world.engage_now() + int(world.behavior.apply_delay * SECOND)
         expires = to_micros(row.valid_to) if row.valid_to else 0
         follower.accept_addition(due, found, units, stamp, expires)
         follower.added.setdefault(found, []).append(
             Added(units, stamp, row.source, row.description, _text(row.valid_from), _text(row.valid_to))
         )
-        if world.behaviour.balance_events and due > world.engage_now():
+        if world.behavior.balance_events and due > world.engage_now():
             world.deliveries.settle_at(due)
-        follower.settle(world.engage_now(), world.behaviour)
+        follower.settle(world.engage_now(), world.behavior)
 
 
 def _definitions(world: World) -> list[dict[str, Any]]:
@@ -301,7 +301,7 @@ def _transactions(world: World, member: int, definition_id: int) -> list[dict[st
 
 def _page(world: World, items: list[Any], offset: int, count: int) -> Response:
     page = items[offset : offset + count]
-    how = world.behaviour.paging
+    how = world.behavior.paging
     counts = {"count": len(items) if how == "count" else len(page)}
     if how == "totalCount":
         counts["totalCount"] = len(items)

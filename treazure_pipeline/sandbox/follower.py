@@ -18,7 +18,7 @@ from treazure_pipeline.sandbox.points import rounded
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from treazure_pipeline.sandbox.behaviour import Behaviour
+    from treazure_pipeline.sandbox.behavior import Behavior
     from treazure_pipeline.sandbox.points import Flags, Indices, Integers
 
 
@@ -110,54 +110,54 @@ class PointAccounts:
         """Number of rows that wait for being applied."""
         return sum(1 if isinstance(entry, _Addition) else len(entry.member) for entry in self._queue)
 
-    def settle(self, now: int, behaviour: Behaviour, *, everything: bool = False) -> None:
+    def settle(self, now: int, behavior: Behavior, *, everything: bool = False) -> None:
         """Apply what is due, in the order in which it was accepted, and let points expire."""
         while self._queue and (everything or self._queue[0].due <= now):
             accepted = self._queue.popleft()
-            self._expire(min(accepted.due, now), behaviour)
+            self._expire(min(accepted.due, now), behavior)
             if isinstance(accepted, _Addition):
                 expired = 0 < accepted.expires <= accepted.due
                 amount = 0 if expired else accepted.amount
-                self.add(accepted.member, amount, accepted.stamp, accepted.expires, behaviour)
+                self.add(accepted.member, amount, accepted.stamp, accepted.expires, behavior)
                 self.applied += 1
                 continue
             if len(np.unique(accepted.member)) == len(accepted.member):
-                self._apply(accepted.member, accepted.amount, accepted.stamp, behaviour)
+                self._apply(accepted.member, accepted.amount, accepted.stamp, behavior)
                 continue
             for at in range(len(accepted.member)):
                 row = slice(at, at + 1)
-                self._apply(accepted.member[row], accepted.amount[row], accepted.stamp[row], behaviour)
-        self._expire(now, behaviour)
+                self._apply(accepted.member[row], accepted.amount[row], accepted.stamp[row], behavior)
+        self._expire(now, behavior)
 
-    def add(self, member: int, amount: int, stamp: int, expires: int, behaviour: Behaviour) -> None:
+    def add(self, member: int, amount: int, stamp: int, expires: int, behavior: Behavior) -> None:
         """Add points now, which expire then (0: never). What takes points away uses up no points that expire."""
-        self._hold(np.array([member]), np.array([int(self.balance[member]) + amount]), behaviour)
+        self._hold(np.array([member]), np.array([int(self.balance[member]) + amount]), behavior)
         self.stamp[member] = max(stamp, int(self.stamp[member]))
         if expires and amount > 0:
             self.expiring.add(member, expires, amount)
 
-    def _expire(self, now: int, behaviour: Behaviour) -> None:
+    def _expire(self, now: int, behavior: Behavior) -> None:
         for _, member, amount in self.expiring.due(now):
             left = int(self.balance[member])
-            self._hold(np.array([member]), np.array([left - min(amount, max(left, 0))]), behaviour)
+            self._hold(np.array([member]), np.array([left - min(amount, max(left, 0))]), behavior)
 
-    def _apply(self, member: Indices, amount: Integers, stamp: Integers, behaviour: Behaviour) -> None:
+    def _apply(self, member: Indices, amount: Integers, stamp: Integers, behavior: Behavior) -> None:
         held = self.stamp[member]
-        if behaviour.time_stamps != "not_looked_at":
-            takes = stamp >= held if behaviour.time_stamps == "ignore_older" else stamp > held
+        if behavior.time_stamps != "not_looked_at":
+            takes = stamp >= held if behavior.time_stamps == "ignore_older" else stamp > held
             self.ignored += len(member) - int(takes.sum())
             member, amount, stamp = member[takes], amount[takes], stamp[takes]
         if self.expiring:
             for one, used in zip(member.tolist(), (self.balance[member] - amount).tolist(), strict=True):
                 self.expiring.use(one, used)
-        self._hold(member, amount, behaviour)
+        self._hold(member, amount, behavior)
         self.stamp[member] = stamp
         self.applied += len(member)
 
-    def _hold(self, member: Indices, amount: Integers, behaviour: Behaviour) -> None:
-        amount = rounded(amount, behaviour.digits)
+    def _hold(self, member: Indices, amount: Integers, behavior: Behavior) -> None:
+        amount = rounded(amount, behavior.digits)
         changed = member[(self.balance[member] != amount) | ~self.exists[member]]
         self.balance[member] = amount
         self.exists[member] = True
-        if behaviour.balance_events and len(changed):
+        if behavior.balance_events and len(changed):
             self.announce(self.definition_id, changed)

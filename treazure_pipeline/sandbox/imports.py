@@ -192,7 +192,7 @@ def _add(world: World, member: int, row: _Row) -> bool:
         Added(row.units, row.stamp, row.source, row.description, None, valid_to)
     )
     expired = 0 < row.expires <= world.engage_now()
-    follower.add(member, 0 if expired else row.units, row.stamp, row.expires, world.behaviour)
+    follower.add(member, 0 if expired else row.units, row.stamp, row.expires, world.behavior)
     return expired
 
 

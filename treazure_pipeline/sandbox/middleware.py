@@ -99,7 +99,7 @@ class _Passage:
         key = call.headers.get("apikey", "") if call.operation in ENGAGE else None
         if "cookie" in call.headers:
             world.observations.add("cookies", 1)
-        within_rate = world.observations.arrived(call.operation, key, call.arrival, world.behaviour)
+        within_rate = world.observations.arrived(call.operation, key, call.arrival, world.behavior)
         body = await _body(receive)
         if body is None:
             world.observations.answered(call.operation, "abandoned")
@@ -120,9 +120,9 @@ class _Passage:
     async def _with_faults(self, receive: Receive, send: Send) -> None:
         take, operation = self._world.faults.take, self._call.operation
         slow = take(operation, "slow")
-        pause = self._world.behaviour.latency
+        pause = self._world.behavior.latency
         if operation == "transaction":
-            pause += self._world.behaviour.transaction_latency
+            pause += self._world.behavior.transaction_latency
         if slow:
             pause += 5 if slow.seconds is None else slow.seconds
         if slow and slow.effect is False:
@@ -141,7 +141,7 @@ class _Passage:
             await self._server_error(after, send)
             return
         answer = _Answer(pause, after)
-        spoken = _with_mark(send) if self._world.behaviour.bom else send
+        spoken = _with_mark(send) if self._world.behavior.bom else send
         await self._app(self._inner_scope(), _replay(self._call.body), self._relay(answer, receive, spoken))
         if after and after.name == "lost_after":
             await self._lose(receive, send)

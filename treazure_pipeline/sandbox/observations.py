@@ -19,7 +19,7 @@ from treazure_pipeline.sandbox.points import moment_text, to_text
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from treazure_pipeline.sandbox.behaviour import Behaviour
+    from treazure_pipeline.sandbox.behavior import Behavior
     from treazure_pipeline.sandbox.master import MasterAccounts
     from treazure_pipeline.sandbox.members import Members
     from treazure_pipeline.sandbox.points import Indices, Integers
@@ -128,14 +128,14 @@ class Observations:
         self.stale_amounts = Findings()
         self.foreign_amounts = Findings()
 
-    def arrived(self, operation: str, key: str | None, arrival: float, behaviour: Behaviour) -> bool:
+    def arrived(self, operation: str, key: str | None, arrival: float, behavior: Behavior) -> bool:
         """Note a request (`key` for Engage's); False if it is over the rate of its key, or of Treazure's accounts."""
         with self._lock:
             self.requests[operation] += 1
             if key is not None:
-                return self._by_key.setdefault(key, _Rate()).arrived(arrival, behaviour.max_requests_per_second)
+                return self._by_key.setdefault(key, _Rate()).arrived(arrival, behavior.max_requests_per_second)
             if operation in SINGLE_ACCOUNTS:
-                return self._single_accounts.arrived(arrival, behaviour.treazure_max_requests_per_second)
+                return self._single_accounts.arrived(arrival, behavior.treazure_max_requests_per_second)
             return True
 
     def answered(self, operation: str, outcome: str) -> None:

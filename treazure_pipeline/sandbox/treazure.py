@@ -17,7 +17,7 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
-from treazure_pipeline.sandbox.behaviour import CLIENT_ID, CLIENT_SECRET, LOYALTY_ID
+from treazure_pipeline.sandbox.behavior import CLIENT_ID, CLIENT_SECRET, LOYALTY_ID
 from treazure_pipeline.sandbox.master import KINDS, LOAD, REDEEM, Details, MasterAccounts, Movement
 from treazure_pipeline.sandbox.members import UNKNOWN
 from treazure_pipeline.sandbox.points import (
@@ -34,7 +34,7 @@ from treazure_pipeline.sandbox.wire import answer, call_of, documented_body, end
 from treazure_pipeline.sandbox.world import SECOND, Export, World, WrongRequestError
 
 if TYPE_CHECKING:
-    from treazure_pipeline.sandbox.behaviour import Behaviour
+    from treazure_pipeline.sandbox.behavior import Behavior
     from treazure_pipeline.sandbox.faults import Fault
     from treazure_pipeline.sandbox.points import Indices, Integers
 
@@ -114,14 +114,14 @@ async def token(request: Request) -> Response:
     if form.get("scope") != SCOPE:
         return answer({"error": "invalid_scope"}, 400)
     fresh = secrets.token_hex(32)
-    life = world.behaviour.token_life
+    life = world.behavior.token_life
     world.tokens[fresh] = world.treazure_now() + int(life * SECOND)
     expires: dict[str, dict[str, object]] = {
         "number": {"expires_in": int(life)},
         "text": {"expires_in": str(int(life))},
         "missing": {},
     }
-    return answer({"access_token": fresh, "token_type": "Bearer", **expires[world.behaviour.token_expires]})
+    return answer({"access_token": fresh, "token_type": "Bearer", **expires[world.behavior.token_expires]})
 
 
 @router.post(
@@ -220,7 +220,7 @@ def _request_balances(request: Request, body: bytes) -> Response:
         href = f"{_BASE}/Balances/{name}"
         if world.faults.take("export_request", "foreign_link"):
             return answer({"href": f"{_OTHER_HOST}{href}"})
-        match world.behaviour.href:
+        match world.behavior.href:
             case "href" | "hRef" as key:
                 return answer({key: href})
             case "links.href" | "links.hRef" as key:
@@ -234,31 +234,28 @@ def _request_balances(request: Request, body: bytes) -> Response:
 
 
 def _balances_result(world: World, name: str, request: Request) -> Response:
-    behaviour = world.behaviour
+    behavior = world.behavior
     with world.lock:
         export = world.exports.get(name)
         if export is None:
             raise _RefusedError(404, "No such export")
         now = world.treazure_now()
         export.polls += 1
-        if (
-            world.faults.take("export_result", "export_expired")
-            or now > export.created + behaviour.export_life * SECOND
-        ):
+        if world.faults.take("export_result", "export_expired") or now > export.created + behavior.export_life * SECOND:
             export.gone = True
         if export.gone:
             raise _RefusedError(410, "The export is gone")
-        early = export.polls <= behaviour.export_polls or now < export.created + behaviour.export_wait * SECOND
+        early = export.polls <= behavior.export_polls or now < export.created + behavior.export_wait * SECOND
         if world.faults.take("export_result", "export_never_ready") or early:
-            after = behaviour.export_retry_after
+            after = behavior.export_retry_after
             headers = {} if after is None else {"retry-after": f"{after:g}"}
             return _not_ready(world, headers)
-    if behaviour.export_delivery == "body":
+    if behavior.export_delivery == "body":
         return _result(world, export)
     # Another name of this machine is another host to every client.
     host = "127.0.0.1" if request.url.hostname == "localhost" else "localhost"
     where = f"http://{host}:{request.url.port}/storage/{name}?sig={_signature(name)}"
-    return Response(status_code=behaviour.export_delivery, headers={"location": where})
+    return Response(status_code=behavior.export_delivery, headers={"location": where})
 
 
 def _signature(name: str) -> str:
@@ -266,7 +263,7 @@ def _signature(name: str) -> str:
 
 
 def _not_ready(world: World, headers: dict[str, str]) -> Response:
-    how = world.behaviour.export_not_ready
+    how = world.behavior.export_not_ready
     if how in {204, "empty"}:
         return Response(status_code=204 if how == 204 else 200, headers=headers)
     return answer({"status": "InProgress"}, 200 if how == "status" else int(how), headers)
@@ -288,7 +285,7 @@ class _Rows:
 
     def __init__(self, world: World, loyalty_id: str, member: Indices, balance: Integers, mutated: Integers) -> None:
         self._world = world
-        self._behaviour = world.behaviour.model_copy()
+        self._behavior = world.behavior.model_copy()
         self._programme = msgspec.json.encode(loyalty_id).decode()
         self._member = member
         self._balance = balance
@@ -329,7 +326,7 @@ class _Rows:
         older = self._texts(
             self._member[at], self._balance[at] + 7 * UNIT, np.maximum(self._mutated[at] - 60 * SECOND, 1)
         )
-        if not self._behaviour.mutated_at:
+        if not self._behavior.mutated_at:
             return {0: older}
         starts = [0, *range(_ROWS_IN_FIRST_CHUNK, len(self._member), _ROWS_A_CHUNK)]
         placed: dict[int, list[str]] = {}
@@ -340,14 +337,14 @@ class _Rows:
     def _texts(self, member: Indices, balance: Integers, mutated: Integers) -> list[str]:
         with self._world.lock:
             guids = self._world.members.texts(member)
-        if self._behaviour.upper_case:
+        if self._behavior.upper_case:
             guids = [guid.upper() for guid in guids]
-        head = f'{{"{self._behaviour.account_key}":"'
+        head = f'{{"{self._behavior.account_key}":"'
         middle = f'","loyaltyPointDefinitionId":{self._programme},"balance":'
         amounts = to_texts(balance.tolist())
-        if self._behaviour.numbers == "text":
+        if self._behavior.numbers == "text":
             amounts = [f'"{amount}"' for amount in amounts]
-        if not self._behaviour.mutated_at:
+        if not self._behavior.mutated_at:
             return [f"{head}{guid}{middle}{points}}}" for guid, points in zip(guids, amounts, strict=True)]
         return [
             f'{head}{guid}{middle}{points},"mutatedAt":"{stamp}"}}'
@@ -355,7 +352,7 @@ class _Rows:
         ]
 
     def _bad_rows(self) -> list[str]:
-        key, tail = self._behaviour.account_key, f'"loyaltyPointDefinitionId":{self._programme}'
+        key, tail = self._behavior.account_key, f'"loyaltyPointDefinitionId":{self._programme}'
         guids = ["null", '""', "17", '"not-a-guid"', '"00000000-0000-0000-0000-00000000000"']
         amounts = [
             "null",
@@ -437,9 +434,9 @@ def _carried_out(world: World, account: str, wanted: _Transaction) -> Response:
             world.observations.add("refused_transactions", 1)
             raise _RefusedError(422, "The account has too few points")
         _book(world, member, moves, wanted.context)
-        if world.behaviour.transaction_answer == "neither":
+        if world.behavior.transaction_answer == "neither":
             return answer({"loyaltyPrograms": []})
-        if world.behaviour.transaction_answer == "balance":
+        if world.behavior.transaction_answer == "balance":
             return _answer(world, {"balance": to_decimal(int(moves[-1][0].balance[member]))})
         changed = _account(world, member)
         for programme in changed["loyaltyPrograms"]:
@@ -450,7 +447,7 @@ def _carried_out(world: World, account: str, wanted: _Transaction) -> Response:
 
 def _answer(world: World, value: object) -> Response:
     """An answer with points in it."""
-    return answer(value, texts=world.behaviour.numbers == "text")
+    return answer(value, texts=world.behavior.numbers == "text")
 
 
 def _book(world: World, member: int, moves: list[tuple[MasterAccounts, int, int]], context: _Context) -> None:
@@ -465,8 +462,8 @@ def _book(world: World, member: int, moves: list[tuple[MasterAccounts, int, int]
     points: Counter[int] = Counter()
     for master, kind, units in moves:
         points[master.definition_id] += units
-        if world.behaviour.history_calls:
-            world.unread[master.loyalty_id, master.sequence] = world.behaviour.history_calls
+        if world.behavior.history_calls:
+            world.unread[master.loyalty_id, master.sequence] = world.behavior.history_calls
         world.move(master, np.array([member]), np.array([kind]), np.array([units]), details)
     world.observations.transacted(details.receipt)
     world.adjustments.book(details.receipt, world.members.text(member), dict(points))
@@ -483,28 +480,28 @@ def _history(world: World, account: str, loyalty_id: str) -> Response:
     member = _member(world, account)
     with world.lock:
         master: MasterAccounts = world.master(loyalty_id)
-        newest = world.treazure_now() - int(world.behaviour.history_delay * SECOND)
+        newest = world.treazure_now() - int(world.behavior.history_delay * SECOND)
         shown = [
             movement
             for movement in master.history(member)
             if movement.stamp <= newest and not _unread(world, loyalty_id, movement)
         ]
-        rows = [(_told(world, movement), movement) for movement in shown[world.behaviour.history_missing_first :]]
+        rows = [(_told(world, movement), movement) for movement in shown[world.behavior.history_missing_first :]]
         rows.sort(key=lambda row: row[0])
         told_rows = [_movement(world, master, movement, told) for told, movement in rows]
-        if world.behaviour.informational and told_rows:
+        if world.behavior.informational and told_rows:
             told_rows.insert(0, told_rows[0] | _MOVES_NOTHING)
         return _answer(world, told_rows)
 
 
 def _told(world: World, movement: Movement) -> int:
     """When a movement happened, as the history has it: tills that were offline send theirs later."""
-    return movement.stamp - (movement.sequence % 2) * int(world.behaviour.history_backdated * SECOND)
+    return movement.stamp - (movement.sequence % 2) * int(world.behavior.history_backdated * SECOND)
 
 
 def _receipt(world: World, receipt: str) -> str:
-    kept = receipt[: world.behaviour.history_receipt_length]
-    return {"kept": kept, "lower": kept.lower(), "upper": kept.upper()}[world.behaviour.history_receipt_case]
+    kept = receipt[: world.behavior.history_receipt_length]
+    return {"kept": kept, "lower": kept.lower(), "upper": kept.upper()}[world.behavior.history_receipt_case]
 
 
 def _unread(world: World, loyalty_id: str, movement: Movement) -> bool:
@@ -521,24 +518,24 @@ _PROPERTIES: dict[str, Any] = {"object": {}, "list": [], "null": None}
 
 
 def _movement(world: World, master: MasterAccounts, movement: Movement, told: int) -> dict[str, Any]:
-    behaviour, details = world.behaviour, movement.details
+    behavior, details = world.behavior, movement.details
     expires = master.expires.get(movement.sequence)
-    nothing = None if behaviour.movement_nothing == "null" else ""
-    as_numbers = behaviour.movement_ids == "number"
+    nothing = None if behavior.movement_nothing == "null" else ""
+    as_numbers = behavior.movement_ids == "number"
     return {
-        "dateTime": _moment(behaviour, told),
+        "dateTime": _moment(behavior, told),
         "amount": to_decimal(movement.amount),
         "transactionType": KINDS[movement.kind],
-        "expiresAt": _NEVER[behaviour.movement_nothing] if expires is None else _moment(behaviour, expires),
+        "expiresAt": _NEVER[behavior.movement_nothing] if expires is None else _moment(behavior, expires),
         "balance": to_decimal(movement.balance),
-        "comment": ended(details.comment, behaviour.movement_text) if details.comment else nothing,
+        "comment": ended(details.comment, behavior.movement_text) if details.comment else nothing,
         "operatorId": details.operator,
         "shopId": 17 if as_numbers else details.shop,
         "posId": 3 if as_numbers else details.pos,
         "receiptNr": _receipt(world, details.receipt),
-        "properties": _PROPERTIES[behaviour.movement_properties],
+        "properties": _PROPERTIES[behavior.movement_properties],
     }
 
 
-def _moment(behaviour: Behaviour, micros: int) -> str:
-    return f"{moment_text(micros)[:-1]}{'0' * (behaviour.movement_digits - 6)}Z"
+def _moment(behavior: Behavior, micros: int) -> str:
+    return f"{moment_text(micros)[:-1]}{'0' * (behavior.movement_digits - 6)}Z"

@@ -27,7 +27,7 @@ from treazure_pipeline.sandbox.wire import ended
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from treazure_pipeline.sandbox.behaviour import Behaviour
+    from treazure_pipeline.sandbox.behavior import Behavior
     from treazure_pipeline.sandbox.faults import Operation
     from treazure_pipeline.sandbox.world import World
 
@@ -115,20 +115,20 @@ class Deliveries:
         """A message that isn't sent yet. `event_id` is the body's `id`: by default a new one, empty for none."""
         encrypted = self._world.faults.take(_OPERATIONS[event_type], "encrypted") is not None
         name = secrets.token_hex(16) if event_id is None else event_id
-        behaviour = self._world.behaviour
+        behavior = self._world.behavior
         if "description" in payload:
-            payload = {**payload, "description": ended(str(payload["description"]), behaviour.event_text)}
-        if behaviour.event_names == "pascal":
+            payload = {**payload, "description": ended(str(payload["description"]), behavior.event_text)}
+        if behavior.event_names == "pascal":
             payload = _in_pascal_case(payload)
         body: dict[str, Any] = {
-            "eventType": _capitals(event_type) if behaviour.event_type == "pascal" else event_type,
-            **({"eventId" if behaviour.event_names == "eventId" else "id": name} if name else {}),
+            "eventType": _capitals(event_type) if behavior.event_type == "pascal" else event_type,
+            **({"eventId" if behavior.event_names == "eventId" else "id": name} if name else {}),
             "isEncrypted": encrypted,
             "tenant": "sandbox",
             "payload": base64.b64encode(_ENCODER.encode(payload)[::-1]).decode() if encrypted else payload,
         }
         svix_id = f"msg_{secrets.token_hex(14)}"
-        if behaviour.event_names == "pascal":
+        if behavior.event_names == "pascal":
             body = _in_pascal_case(body)
         return Message(svix_id, name or svix_id, event_type, _ENCODER.encode(body))
 
@@ -199,7 +199,7 @@ class Deliveries:
 
     def _add(self, due: _Due) -> None:
         heapq.heappush(self._due, due)
-        while not self._closed and len(self._workers) < self._world.behaviour.webhook_concurrency:
+        while not self._closed and len(self._workers) < self._world.behavior.webhook_concurrency:
             worker = threading.Thread(target=self._work, name="sandbox-webhooks", daemon=True)
             self._workers.append(worker)
             worker.start()
@@ -214,7 +214,7 @@ class Deliveries:
         """What is due next, once it is; None when there is nothing more to do."""
         while not self._closed:
             wait = (self._due[0].at - self._world.engage_now()) / _SECOND if self._due else None
-            if wait is not None and wait <= 0 and self._sending < self._world.behaviour.webhook_concurrency:
+            if wait is not None and wait <= 0 and self._sending < self._world.behavior.webhook_concurrency:
                 return heapq.heappop(self._due)
             self._changed.wait(wait if wait is None or wait > 0 else None)
         return None
@@ -243,10 +243,10 @@ class Deliveries:
 
     def _send(self, client: httpx.Client, message: Message, *, is_try: bool) -> None:
         faults, operation = self._world.faults, _OPERATIONS[message.event_type]
-        behaviour = self._world.behaviour
+        behavior = self._world.behavior
         self._world.adjustments.sent(message.event_id)
         at = moment_text(self._world.engage_now())
-        status, answer = _post(client, message, behaviour)
+        status, answer = _post(client, message, behavior)
         received = 200 <= status < 300
         outcome = str(status) if status else answer
         again = None
@@ -264,7 +264,7 @@ class Deliveries:
             if received:
                 self._move(message, "delivered")
             elif is_try and message.tries <= len(WAITS):
-                self._plan(message, WAITS[message.tries - 1] * behaviour.webhook_wait_scale, is_try=True)
+                self._plan(message, WAITS[message.tries - 1] * behavior.webhook_wait_scale, is_try=True)
             elif is_try and message.state == "waiting":
                 self._move(message, "failed")
             if again:
@@ -288,12 +288,12 @@ def _capitals(event_type: str) -> str:
     return ".".join(f"{part[0].upper()}{part[1:]}" for part in event_type.split("."))
 
 
-def _post(client: httpx.Client, message: Message, behaviour: Behaviour) -> tuple[int, str]:
+def _post(client: httpx.Client, message: Message, behavior: Behavior) -> tuple[int, str]:
     """Send a message once: the status and the body of the answer; 0 and what happened where there was none."""
-    if behaviour.webhook_url is None:
+    if behavior.webhook_url is None:
         return 0, "no receiver"
-    timestamp, named = int(time.time()), behaviour.event_headers
-    secret = behaviour.webhook_secret.get_secret_value()
+    timestamp, named = int(time.time()), behavior.event_headers
+    secret = behavior.webhook_secret.get_secret_value()
     headers = {
         "Content-Type": "application/json",
         f"{named}-id": message.svix_id,
@@ -302,7 +302,7 @@ def _post(client: httpx.Client, message: Message, behaviour: Behaviour) -> tuple
     }
     try:
         answer = client.post(
-            behaviour.webhook_url, content=message.body, headers=headers, timeout=behaviour.webhook_timeout
+            behavior.webhook_url, content=message.body, headers=headers, timeout=behavior.webhook_timeout
         )
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         return 0, type(error).__name__

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from treazure_pipeline.sandbox.adjustments import Adjustments
-from treazure_pipeline.sandbox.behaviour import LOYALTY_ID, Behaviour
+from treazure_pipeline.sandbox.behavior import LOYALTY_ID, Behavior
 from treazure_pipeline.sandbox.faults import Faults
 from treazure_pipeline.sandbox.follower import PointAccounts, account_number
 from treazure_pipeline.sandbox.master import EXPIRE, LOAD, REDEEM, Details, MasterAccounts
@@ -74,10 +74,10 @@ class Export:
 class World:
     """Everything the sandbox holds. Hold `lock` while using `members`, `masters`, `followers` or `known`."""
 
-    def __init__(self, seed: Seed, behaviour: Behaviour | None = None) -> None:
+    def __init__(self, seed: Seed, behavior: Behavior | None = None) -> None:
         self.lock = threading.RLock()
         self.seed = seed
-        self.behaviour = behaviour or Behaviour()
+        self.behavior = behavior or Behavior()
         self.faults = Faults(seed.seed)
         self.observations = Observations()
         self.adjustments = Adjustments()
@@ -110,11 +110,11 @@ class World:
 
     def treazure_now(self) -> int:
         """Treazure's clock, microseconds since 1970."""
-        return self._now(self.behaviour.treazure_clock)
+        return self._now(self.behavior.treazure_clock)
 
     def engage_now(self) -> int:
         """Engage's clock, microseconds since 1970."""
-        return self._now(self.behaviour.engage_clock)
+        return self._now(self.behavior.engage_clock)
 
     def _now(self, ahead: float) -> int:
         return time.time_ns() // 1000 + int((self.moved_seconds + ahead) * SECOND)
@@ -144,8 +144,8 @@ class World:
         Every mutation of Treazure goes through here.
         """
         now = self.treazure_now()
-        behaviour = self.behaviour
-        due = now + int(behaviour.commit_delay * SECOND) if behaviour.commit_delay else 0
+        behavior = self.behavior
+        due = now + int(behavior.commit_delay * SECOND) if behavior.commit_delay else 0
         stamp = np.full(len(member), now - int(late * SECOND), np.int64)
         master.move(
             member,
@@ -155,12 +155,12 @@ class World:
             expires=self._expires(kind, stamp),
             details=details,
             due=due,
-            calls=behaviour.commit_calls,
+            calls=behavior.commit_calls,
         )
 
     def _expires(self, kind: Integers | npt.NDArray[np.int8], stamp: Integers) -> Integers | None:
         """When points that are added expire, 0: never, as those that would have expired already; None: none do."""
-        life = int(self.behaviour.points_expire_after * SECOND)
+        life = int(self.behavior.points_expire_after * SECOND)
         if not life:
             return None
         return np.where((kind == LOAD) & (stamp + life > self.treazure_now()), stamp + life, 0)
@@ -182,7 +182,7 @@ class World:
         if follower is None:
             msg = f"no point definition {definition_id}"
             raise WrongRequestError(msg)
-        follower.settle(self.engage_now(), self.behaviour)
+        follower.settle(self.engage_now(), self.behavior)
         return follower
 
     def settle(self) -> None:
@@ -198,7 +198,7 @@ class World:
 
     def _announce(self, definition_id: int, member: Indices) -> None:
         """Send what Engage sends when balances have changed, if somebody wants to hear it."""
-        if self.behaviour.webhook_url is None:
+        if self.behavior.webhook_url is None:
             return
         balance = self.followers[definition_id].balance[member].tolist()
         for number, contact, units in zip(member.tolist(), self.members.texts(member), balance, strict=True):
@@ -216,7 +216,7 @@ class World:
         with self.lock:
             queued = self.queued()
             for follower in self.followers.values():
-                follower.settle(self.engage_now(), self.behaviour, everything=True)
+                follower.settle(self.engage_now(), self.behavior, everything=True)
             return queued
 
     def commit(self) -> int:
@@ -306,7 +306,7 @@ class World:
             member = self.join(list(folded))
             amount = np.fromiter((units or 0 for units in folded.values()), np.int64, len(folded))
             exists = np.fromiter((units is not None for units in folded.values()), np.bool_, len(folded))
-            follower.put(member, rounded(amount, self.behaviour.digits), exists)
+            follower.put(member, rounded(amount, self.behavior.digits), exists)
             return len(folded)
 
     def play_hour(
@@ -363,7 +363,7 @@ class World:
         with self.lock:
             master = self.master(loyalty_id)
             follower = self.follower(master.definition_id)
-            digits = self.behaviour.digits
+            digits = self.behavior.digits
             master_rounded, follows = rounded(master.balance, digits), rounded(follower.balance, digits)
             compared = self.known & ((master.balance != 0) | master.accounts() | follower.exists)
             differing = np.nonzero(compared & (master_rounded != follows))[0]

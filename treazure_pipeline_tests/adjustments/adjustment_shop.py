@@ -152,7 +152,7 @@ def _adjustment_sandbox() -> Iterator[Sandbox]:
 
 @pytest.fixture
 def new_adjustment_shop(_adjustment_sandbox: Sandbox, database_url: str) -> Iterator[Callable[..., AdjustmentShop]]:
-    """Makes the shop of a test: `members` and other seeds, `environ`, switches of the sandbox as `behaviour`.
+    """Makes the shop of a test: `members` and other seeds, `environ`, switches of the sandbox as `behavior`.
 
     `proved`: its Treazure is known to give receipts back.
     """
@@ -162,13 +162,13 @@ def new_adjustment_shop(_adjustment_sandbox: Sandbox, database_url: str) -> Iter
             *,
             members: int = 20,
             environ: dict[str, str] | None = None,
-            behaviour: dict[str, Any] | None = None,
+            behavior: dict[str, Any] | None = None,
             proved: bool = True,
             **seed: Any,
         ) -> AdjustmentShop:
             url = stack.enter_context(running_receiver(database_url))
             switches = {"apply_delay": 0, "export_polls": 0, "webhook_url": url, "webhook_concurrency": 1}
-            _adjustment_sandbox.reset(members=members, in_step=True, behaviour=switches | (behaviour or {}), **seed)
+            _adjustment_sandbox.reset(members=members, in_step=True, behavior=switches | (behavior or {}), **seed)
             adjustment_shop = AdjustmentShop(_adjustment_sandbox, database_url, environ or {}, url)
             if proved:
                 adjustment_shop.sql("insert into receipts (address, found, length, checked_at) "

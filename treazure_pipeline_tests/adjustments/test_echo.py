@@ -15,7 +15,7 @@ NOBODY = "http://127.0.0.1:9"
 def test_the_event_that_our_own_push_causes_makes_no_second_change(
     new_adjustment_shop: Callable[..., AdjustmentShop],
 ) -> None:
-    adjustment_shop = new_adjustment_shop(behaviour={"balance_events": True})
+    adjustment_shop = new_adjustment_shop(behavior={"balance_events": True})
     adjustment_shop.give(adjustment_shop.contacts(1)[0], 5)
     for _ in range(3):
         adjustment_shop.process()
@@ -64,7 +64,7 @@ def test_a_snapshot_taken_before_an_adjustment_never_overwrites_its_newer_balanc
 def test_a_snapshot_under_way_during_an_adjustment_never_overwrites_its_newer_balance(
     new_adjustment_shop: Callable[..., AdjustmentShop],
 ) -> None:
-    adjustment_shop = new_adjustment_shop(behaviour={"export_wait": 1.5})
+    adjustment_shop = new_adjustment_shop(behavior={"export_wait": 1.5})
     contacts = adjustment_shop.contacts(10)
     adjustment_shop.sandbox.add_points(dict.fromkeys(contacts, 3))
     slow = threading.Thread(target=adjustment_shop.sync)

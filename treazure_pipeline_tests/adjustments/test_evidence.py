@@ -201,7 +201,7 @@ def test_an_old_adjustment_is_looked_up_first_where_the_clock_went_back_since(
 
 def test_a_lost_answer_is_found_by_a_shortened_receipt(new_adjustment_shop: Callable[..., AdjustmentShop]) -> None:
     adjustment_shop = new_adjustment_shop(
-        behaviour={"history_receipt_length": 20, "history_receipt_case": "lower", "history_backdated": 9e4}
+        behavior={"history_receipt_length": 20, "history_receipt_case": "lower", "history_backdated": 9e4}
     )
     adjustment_shop.give(adjustment_shop.contacts(1)[0], 5)
     adjustment_shop.sandbox.set_fault("lost_after", on=["transaction"])
@@ -222,7 +222,7 @@ def test_a_later_look_decides_nothing_without_new_evidence() -> None:
 def test_where_receipts_do_not_come_back_no_lost_answer_is_sent_again(
     new_adjustment_shop: Callable[..., AdjustmentShop],
 ) -> None:
-    adjustment_shop = new_adjustment_shop(behaviour={"history_receipt_length": 0}, proved=False)
+    adjustment_shop = new_adjustment_shop(behavior={"history_receipt_length": 0}, proved=False)
     number = adjustment_shop.give(adjustment_shop.contacts(1)[0], 5)
     adjustment_shop.sandbox.set_fault("lost_before", on=["transaction"])
     adjustment_shop.process()
@@ -269,7 +269,7 @@ def test_receipts_are_proved_by_any_answer_and_never_disproved_by_a_history_that
     new_adjustment_shop: Callable[..., AdjustmentShop],
 ) -> None:
     adjustment_shop = new_adjustment_shop(
-        behaviour={"history_delay": 7200, "transaction_answer": "neither"}, proved=False
+        behavior={"history_delay": 7200, "transaction_answer": "neither"}, proved=False
     )
     adjustment_shop.give(adjustment_shop.contacts(1)[0], 5)
     adjustment_shop.process()

@@ -93,11 +93,11 @@ def test_the_history_is_not_asked_before_the_wait_for_it_is_over(adjustment_shop
     assert_each_once(adjustment_shop)
 
 
-@pytest.mark.parametrize("behaviour", [{"history_calls": 1}, {"history_calls": 3}, {"history_delay": 3600}])
+@pytest.mark.parametrize("behavior", [{"history_calls": 1}, {"history_calls": 3}, {"history_delay": 3600}])
 def test_an_effect_that_the_history_shows_late_is_not_booked_twice(
-    new_adjustment_shop: Callable[..., AdjustmentShop], behaviour: dict[str, Any]
+    new_adjustment_shop: Callable[..., AdjustmentShop], behavior: dict[str, Any]
 ) -> None:
-    adjustment_shop = new_adjustment_shop(behaviour=behaviour)
+    adjustment_shop = new_adjustment_shop(behavior=behavior)
     adjustment_shop.sandbox.play_hour(share=1)
     adjustment_shop.sync()
     adjustment_shop.sandbox.move_clock(7200)
@@ -192,7 +192,7 @@ def test_an_answer_without_a_usable_balance_is_completed_by_reading_the_account(
 
 
 def test_a_bare_balance_is_an_answer_too(new_adjustment_shop: Callable[..., AdjustmentShop]) -> None:
-    adjustment_shop = new_adjustment_shop(behaviour={"transaction_answer": "balance"})
+    adjustment_shop = new_adjustment_shop(behavior={"transaction_answer": "balance"})
     adjustment_shop.give(adjustment_shop.contacts(1)[0], 5)
     assert adjustment_shop.process().done == 1
     assert_each_once(adjustment_shop)

@@ -69,7 +69,7 @@ def test_a_person_who_retries_an_early_adjustment_does_not_let_it_overtake_the_c
 def test_an_event_that_is_delivered_many_times_at_once_is_booked_once(
     new_adjustment_shop: Callable[..., AdjustmentShop], times: int
 ) -> None:
-    adjustment_shop = new_adjustment_shop(behaviour={"webhook_concurrency": 20})
+    adjustment_shop = new_adjustment_shop(behavior={"webhook_concurrency": 20})
     given = adjustment_shop.sandbox.give_points(adjustment_shop.contacts(1)[0], 5)
     adjustment_shop.sandbox.redeliver(given["svix_id"], times - 1)
     adjustment_shop.sandbox.wait_until_delivered()
@@ -93,7 +93,7 @@ def test_the_same_event_in_another_message_is_the_same_event(adjustment_shop: Ad
 def test_two_runs_at_once_share_the_queue_and_post_each_event_once(
     new_adjustment_shop: Callable[..., AdjustmentShop],
 ) -> None:
-    adjustment_shop = new_adjustment_shop(behaviour={"webhook_concurrency": 8})
+    adjustment_shop = new_adjustment_shop(behavior={"webhook_concurrency": 8})
     contacts = adjustment_shop.contacts(20)
     gifts: list[dict[str, Any]] = [{"contact_id": contacts[n % 20], "amount": "0.5"} for n in range(200)]
     adjustment_shop.sandbox.give_points_many(gifts)

@@ -83,8 +83,8 @@ class Story:
         """Play all steps and settle; raises Violation."""
         stage, chance = self.stage, self.chance
         members = chance.randint(12, 30)
-        behaviour = dialects.draw(self.seed) | SWITCHES | {"webhook_url": stage.receivers[0]}
-        stage.sandbox.reset(members=members, seed=self.seed, in_step=chance.random() < 0.5, behaviour=behaviour)
+        behavior = dialects.draw(self.seed) | SWITCHES | {"webhook_url": stage.receivers[0]}
+        stage.sandbox.reset(members=members, seed=self.seed, in_step=chance.random() < 0.5, behavior=behavior)
         stage.empty()
         self._set_rate()
         self._do("sync", stage.sync)

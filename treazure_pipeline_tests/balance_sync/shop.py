@@ -210,7 +210,7 @@ def merge(connections: Connections, account: Account, run_id: str = "run") -> Di
 def send(connections: Connections, account: Account, run_id: str = "run", diff: Diff | None = None) -> PushFigures:
     """The third step of a run; checks the equations of I6, that of the diff too where there is one."""
     run = run_of(connections, account, run_id)
-    pushed = push(run, since=None if diff is None else diff.figures.backlog, judgement=judge(run))
+    pushed = push(run, since=None if diff is None else diff.figures.backlog, judgment=judge(run))
     accounted = pushed.sent + pushed.refused + pushed.held + pushed.pending
     assert pushed.backlog + pushed.entered == accounted, pushed
     if diff is not None:
@@ -250,16 +250,16 @@ def one_sandbox() -> Iterator[Sandbox]:
 
 @pytest.fixture
 def new_shop(one_sandbox: Sandbox, database_url: str) -> Callable[..., Shop]:
-    """Makes the shop of a test: `members` and other seeds, switches of the sandbox as `behaviour`."""
+    """Makes the shop of a test: `members` and other seeds, switches of the sandbox as `behavior`."""
 
     def new(
         *,
         members: int = 200,
         environ: dict[str, str] | None = None,
-        behaviour: dict[str, Any] | None = None,
+        behavior: dict[str, Any] | None = None,
         **seed: Any,
     ) -> Shop:
-        one_sandbox.reset(members=members, behaviour={"apply_delay": 0, "export_polls": 0} | (behaviour or {}), **seed)
+        one_sandbox.reset(members=members, behavior={"apply_delay": 0, "export_polls": 0} | (behavior or {}), **seed)
         return Shop(one_sandbox, database_url, environ or {})
 
     return new

@@ -87,7 +87,7 @@ def test_rows_full_of_odd_characters_are_kept(shop: Shop) -> None:
 
 @pytest.mark.parametrize("mutated_at", [True, False])
 def test_of_a_contact_listed_twice_the_later_mutation_counts(new_shop: Callable[..., Shop], mutated_at: bool) -> None:  # noqa: FBT001
-    shop = new_shop(behaviour={"mutated_at": mutated_at})
+    shop = new_shop(behavior={"mutated_at": mutated_at})
     shop.sandbox.set_fault("duplicates", share=0.5)
     run = shop.sync()
     assert run.diff.figures.duplicate == 100

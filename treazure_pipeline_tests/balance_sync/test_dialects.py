@@ -16,7 +16,7 @@ SEEDS = range(int(os.environ.get("DIALECT_SEEDS", "5")))
 def test_both_systems_agree_and_each_change_is_sent_once_in_any_dialect(
     new_shop: Callable[..., Shop], seed: int
 ) -> None:
-    shop = new_shop(members=60, behaviour={"export_polls": 2, "export_retry_after": None})
+    shop = new_shop(members=60, behavior={"export_polls": 2, "export_retry_after": None})
     drawn = shop.sandbox.draw_dialects(seed)
     first = shop.sync()
     assert first.pushed.sent == 60, drawn

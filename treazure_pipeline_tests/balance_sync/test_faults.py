@@ -178,7 +178,7 @@ def test_rows_that_engage_swallows_are_sent_and_the_ledger_says_no_more_than_tha
 
 
 def test_accepted_rows_that_engage_applies_late_are_not_sent_again(new_shop: Callable[..., Shop]) -> None:
-    shop = new_shop(behaviour={"apply_delay": 3600})
+    shop = new_shop(behavior={"apply_delay": 3600})
     shop.sync()
     shop.sync()
     assert shop.sandbox.report()["rows"]["received"] == 200

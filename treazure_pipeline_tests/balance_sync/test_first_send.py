@@ -28,7 +28,7 @@ def run(shop: Shop, limit: int | None, **changes: str) -> dict[str, Any]:
 def test_a_few_contacts_are_sent_and_shown_on_both_sides_and_the_rest_goes_later(
     new_shop: Callable[..., Shop],
 ) -> None:
-    shop = new_shop(members=60, unknown_share=0.0, behaviour={"apply_delay": 0.5})
+    shop = new_shop(members=60, unknown_share=0.0, behavior={"apply_delay": 0.5})
     first = run(shop, 5)
     assert (first["status"], first["exit_code"]) == ("ok", 0)
     assert (first["sent"], first["pending"], first["requests"]) == (5, first["changed"] - 5, 1)

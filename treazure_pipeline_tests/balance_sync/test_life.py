@@ -52,7 +52,7 @@ class Life(RuleBasedStateMachine):
     @initialize(seed=st.integers(1, 1000), unknown=st.sampled_from([0, 0.05]))
     def begin(self, seed: int, unknown: float) -> None:
         self.shop.sandbox.reset(
-            members=MEMBERS, seed=seed, unknown_share=unknown, behaviour={"apply_delay": 0, "export_polls": 0}
+            members=MEMBERS, seed=seed, unknown_share=unknown, behavior={"apply_delay": 0, "export_polls": 0}
         )
         type(self).new_ledger()
         self.read_model()

@@ -44,7 +44,7 @@ def test_the_sync_works_with_either_version_of_engage_s_interface(shop: Shop, ve
 
 @pytest.mark.parametrize("switches", SWITCHES.values(), ids=SWITCHES.keys())
 def test_both_systems_agree_however_they_behave(new_shop: Callable[..., Shop], switches: dict[str, Any]) -> None:
-    shop = new_shop(members=120, behaviour={"digits": None} | switches)
+    shop = new_shop(members=120, behavior={"digits": None} | switches)
     shop.sync()
     for number in range(3):
         shop.sandbox.play_hour(changes=30)

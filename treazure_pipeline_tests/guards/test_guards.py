@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from treazure_pipeline.balance_sync import definitions, guards, plans
 from treazure_pipeline.balance_sync import merge as balance_sync_merge
 from treazure_pipeline.balance_sync import push as sending
-from treazure_pipeline.balance_sync.guards import Judgement, tripped
+from treazure_pipeline.balance_sync.guards import Judgment, tripped
 from treazure_pipeline.balance_sync.plans import Plan, Shift
 from treazure_pipeline.cli import commands
 from treazure_pipeline.connections import Run
@@ -110,7 +110,7 @@ def test_a_mass_set_to_zero_is_stopped_however_often_the_schedule_fires(execute:
 def test_what_is_pending_is_judged_once_a_run(execute: Execute, loaded: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     judged: list[Run] = []
 
-    def judge(run: Run) -> Judgement:
+    def judge(run: Run) -> Judgment:
         judged.append(run)
         return guards.judge(run)
 

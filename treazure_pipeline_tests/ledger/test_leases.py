@@ -96,7 +96,7 @@ def test_a_push_goes_on_when_its_connections_are_cut_and_no_other_starts_meanwhi
     new_shop: Callable[..., Shop], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(leases, "LEASE_SECONDS", 10.0)
-    shop = new_shop(members=600, environ={"ENGAGE_BATCH_SIZE": "20"}, behaviour={"latency": 0.2})
+    shop = new_shop(members=600, environ={"ENGAGE_BATCH_SIZE": "20"}, behavior={"latency": 0.2})
     over, busy = threading.Event(), []
 
     def cut() -> None:

@@ -66,7 +66,7 @@ def test_processes_and_threads_together_stay_below_the_limit_in_every_second(
 
 
 def test_slow_answers_do_not_let_more_through(new_shop: Callable[..., Shop]) -> None:
-    shop = new_shop(members=10, environ={"ENGAGE_MAX_REQUESTS_PER_SECOND": "6"}, behaviour={"latency": 0.2})
+    shop = new_shop(members=10, environ={"ENGAGE_MAX_REQUESTS_PER_SECOND": "6"}, behavior={"latency": 0.2})
     with shop.connect() as connections, ThreadPoolExecutor(12) as threads:
         list(threads.map(lambda _: connections.engage.contact_count(), range(15)))
     assert shop.sandbox.report()["largest_in_one_second"] <= 6

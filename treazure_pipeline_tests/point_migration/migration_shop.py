@@ -113,8 +113,8 @@ def new_migration_shop(new_shop: Callable[..., Shop], tmp_path: Path) -> Callabl
             "MIGRATION_DELIVERY_URL": (home / "engage" / "import").as_uri(),
             "MIGRATION_REPORT_URL": (tmp_path / "reports").as_uri(),
         } | (environ or {})
-        behaviour = {"max_requests_per_second": 100_000} | seed.pop("behaviour", {})
-        return MigrationShop(new_shop(environ=given, behaviour=behaviour, **seed), home)
+        behavior = {"max_requests_per_second": 100_000} | seed.pop("behavior", {})
+        return MigrationShop(new_shop(environ=given, behavior=behavior, **seed), home)
 
     return new
 

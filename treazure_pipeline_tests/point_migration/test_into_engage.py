@@ -31,7 +31,7 @@ def _running() -> Iterator[Sandbox]:
 @pytest.fixture
 def sandbox(_running: Sandbox) -> Sandbox:
     """Sixty members with half a year of shop life behind them, whose points expire."""
-    _running.reset(members=60, behaviour={"apply_delay": 0, "points_expire_after": LIFE})
+    _running.reset(members=60, behavior={"apply_delay": 0, "points_expire_after": LIFE})
     for _ in range(6):
         _running.play_hour(share=0.4)
         _running.move_clock(30 * DAY)

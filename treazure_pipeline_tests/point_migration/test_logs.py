@@ -99,7 +99,7 @@ def test_refused_credentials_end_the_run_and_what_was_fetched_is_kept(migration_
 def test_a_log_that_does_not_add_up_is_closed_by_an_opening_row_and_listed(
     new_migration_shop: Callable[..., MigrationShop],
 ) -> None:
-    migration_shop = new_migration_shop(members=60, behaviour={"history_missing_first": 1})
+    migration_shop = new_migration_shop(members=60, behavior={"history_missing_first": 1})
     found = migration_shop.by_files()
     assert (found.equal, found.differing) == (60, 0)
     assert migration_shop.shop.sql("select count(*) > 0 from migration_finding where origin = 'files'") == [(True,)]

@@ -52,7 +52,7 @@ def test_balances_alone_move_with_one_row_a_contact(new_migration_shop: Callable
 def test_balances_with_more_digits_than_engage_keeps_move_rounded_and_nothing_needless_is_sent(
     new_migration_shop: Callable[..., MigrationShop],
 ) -> None:
-    migration_shop = new_migration_shop(environ={"PROGRAMME_DECIMALS": "0"}, behaviour={"digits": 0})
+    migration_shop = new_migration_shop(environ={"PROGRAMME_DECIMALS": "0"}, behavior={"digits": 0})
     contacts = migration_shop.shop.sandbox.contact_ids(limit=3)
     migration_shop.shop.sandbox.set_points(dict(zip(contacts, ["10.5", "0.4", "7.25"], strict=True)))
     found = migration_shop.by_files()

@@ -16,7 +16,7 @@ def _running() -> Iterator[Sandbox]:
 
 @pytest.fixture
 def sandbox(_running: Sandbox) -> Sandbox:
-    _running.reset(members=50, behaviour={"apply_delay": 0})
+    _running.reset(members=50, behavior={"apply_delay": 0})
     return _running
 
 

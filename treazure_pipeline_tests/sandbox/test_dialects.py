@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from treazure_pipeline.sandbox import Sandbox
-from treazure_pipeline.sandbox.__main__ import parse_behaviour
-from treazure_pipeline.sandbox.behaviour import Behaviour
+from treazure_pipeline.sandbox.__main__ import parse_behavior
+from treazure_pipeline.sandbox.behavior import Behavior
 from treazure_pipeline.sandbox.dialects import DIALECTS, draw
 
 
@@ -18,7 +18,7 @@ def test_a_seed_draws_the_same_dialects_again_and_many_draw_every_value() -> Non
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in DIALECTS.items() for value in values])
 def test_every_value_of_every_dialect_can_be_set_from_the_command_line(name: str, value: object) -> None:
-    found = getattr(parse_behaviour([f"{name}={value}"]), name)
+    found = getattr(parse_behavior([f"{name}={value}"]), name)
     assert (found, type(found)) == (value, type(value))
 
 
@@ -31,4 +31,4 @@ def test_the_sandbox_lists_its_dialects_and_speaks_as_drawn(sandbox: Sandbox) ->
 
 
 def test_a_switch_on_the_command_line_goes_before_what_is_drawn() -> None:
-    assert parse_behaviour(["upper_case=true"], dialects=3) == Behaviour.model_validate(draw(3) | {"upper_case": True})
+    assert parse_behavior(["upper_case=true"], dialects=3) == Behavior.model_validate(draw(3) | {"upper_case": True})

@@ -185,7 +185,7 @@ def test_points_added_by_the_api_expire_too(sandbox: Sandbox, caller: Caller, co
 
 
 def test_points_in_treazure_expire_unless_they_were_used_before(sandbox: Sandbox, caller: Caller) -> None:
-    sandbox.reset(members=0, behaviour={"points_expire_after": 10 * DAY})
+    sandbox.reset(members=0, behavior={"points_expire_after": 10 * DAY})
     contact = "00000000-0000-4000-8000-000000000001"
     sandbox.add_points({contact: 50})
     sandbox.move_clock(5 * DAY)
@@ -208,7 +208,7 @@ def test_points_in_treazure_expire_unless_they_were_used_before(sandbox: Sandbox
 
 
 def test_a_seeded_programme_whose_points_expire_has_no_balance_below_zero(sandbox: Sandbox) -> None:
-    sandbox.reset(members=200, behaviour={"points_expire_after": 200 * DAY})
+    sandbox.reset(members=200, behavior={"points_expire_after": 200 * DAY})
     for _ in range(5):
         sandbox.play_hour(share=0.5)
         sandbox.move_clock(50 * DAY)

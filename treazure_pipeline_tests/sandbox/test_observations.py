@@ -53,7 +53,7 @@ def test_two_requests_about_one_row_at_once_are_an_overlap(
 def test_requests_one_after_the_other_or_about_other_definitions_do_not_overlap(
     sandbox: Sandbox, caller: Caller
 ) -> None:
-    sandbox.reset(members=10, programmes={"A": 1, "B": 2}, behaviour={"track_amounts": False})
+    sandbox.reset(members=10, programmes={"A": 1, "B": 2}, behavior={"track_amounts": False})
     contact = sandbox.contact_ids(1)[0]
     for _ in range(20):
         caller.set_balances([row(contact, 1)])

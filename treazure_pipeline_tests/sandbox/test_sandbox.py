@@ -36,7 +36,7 @@ def test_an_hour_of_shop_life_changes_just_the_members_asked_for(sandbox: Sandbo
 
 
 def test_differences_tell_what_is_not_yet_in_engage(sandbox: Sandbox, caller: Caller) -> None:
-    sandbox.reset(members=2500, unknown_share=0.2, behaviour={"apply_delay": 0})
+    sandbox.reset(members=2500, unknown_share=0.2, behavior={"apply_delay": 0})
     before = sandbox.differences(limit=5)
     assert not before["equal"]
     assert len(before["examples"]) == 5
@@ -72,6 +72,13 @@ def test_points_that_are_no_points_are_refused(sandbox: Sandbox, amount: str) ->
         sandbox.set_points({sandbox.contact_ids(1)[0]: amount})
     with pytest.raises(httpx.HTTPStatusError, match="404"):
         sandbox.set_points({"no-guid": 1})
+
+
+def test_scripts_that_spell_behavior_as_the_first_versions_did_go_on_working(sandbox: Sandbox, caller: Caller) -> None:
+    sandbox.reset(members=1, behaviour={"latency": 0.001})
+    assert caller.http.get("/sandbox/behaviour").json()["latency"] == 0.001
+    assert caller.http.patch("/sandbox/behaviour", json={"latency": 0}).json()["latency"] == 0
+    assert caller.http.get("/sandbox/behavior").json()["latency"] == 0
 
 
 def test_everything_is_documented(caller: Caller) -> None:

@@ -83,7 +83,7 @@ def test_what_engage_accepted_within_the_grace_time_is_not_even_read(
     new_verification_shop: Callable[..., VerificationShop],
 ) -> None:
     verification_shop = new_verification_shop(
-        environ={"ENGAGE_VERIFY_GRACE_SECONDS": "1800"}, behaviour={"apply_delay": 600}
+        environ={"ENGAGE_VERIFY_GRACE_SECONDS": "1800"}, behavior={"apply_delay": 600}
     )
     verification_shop.sync()
     tally = verification_shop.verify().tally
@@ -111,7 +111,7 @@ def test_a_contact_that_will_not_heal_is_shown_after_three_rounds(verification_s
 
 
 def test_digits_that_engage_does_not_keep_are_no_drift(new_verification_shop: Callable[..., VerificationShop]) -> None:
-    verification_shop = new_verification_shop(members=20, behaviour={"digits": 2})
+    verification_shop = new_verification_shop(members=20, behavior={"digits": 2})
     contacts = verification_shop.sandbox.contact_ids(4)
     verification_shop.sandbox.set_points(dict(zip(contacts, ("1.005", "1.015", "2.675", "3.999999"), strict=True)))
     verification_shop.sync()

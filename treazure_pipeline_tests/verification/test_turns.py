@@ -202,7 +202,7 @@ def test_a_killed_run_loses_a_chunk_at_most_and_the_next_one_finds_everything(
 
 
 def test_during_a_push_nothing_is_marked_wrongly(new_verification_shop: Callable[..., VerificationShop]) -> None:
-    verification_shop = new_verification_shop(members=200, behaviour={"latency": 0.01})
+    verification_shop = new_verification_shop(members=200, behavior={"latency": 0.01})
     verification_shop.sync()
     stop = threading.Event()
     runs: list[Verified] = []

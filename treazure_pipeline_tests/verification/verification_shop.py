@@ -70,17 +70,17 @@ class VerificationShop(Shop):
 
 @pytest.fixture
 def new_verification_shop(one_sandbox: Sandbox, database_url: str) -> Callable[..., VerificationShop]:
-    """Makes the shop of a test: `members` and other seeds, switches of the sandbox as `behaviour`."""
+    """Makes the shop of a test: `members` and other seeds, switches of the sandbox as `behavior`."""
 
     def new(
         *,
         members: int = 80,
         environ: dict[str, str] | None = None,
-        behaviour: dict[str, Any] | None = None,
+        behavior: dict[str, Any] | None = None,
         **seed: Any,
     ) -> VerificationShop:
         switches = {"apply_delay": 0, "export_polls": 0, "max_requests_per_second": 0}
-        one_sandbox.reset(members=members, behaviour=switches | (behaviour or {}), **seed)
+        one_sandbox.reset(members=members, behavior=switches | (behavior or {}), **seed)
         return VerificationShop(one_sandbox, database_url, environ or {})
 
     return new

@@ -24,8 +24,8 @@ LOYALTY_ID = "LOYALTY"
 """`loyaltyPointDefinitionId` of the default programme, paired with Engage's definition 1."""
 
 
-class Behaviour(Dialects):
-    """The switches, all times in seconds. ``PATCH /sandbox/behaviour`` changes them in a running sandbox."""
+class Behavior(Dialects):
+    """The switches, all times in seconds. ``PATCH /sandbox/behavior`` changes them in a running sandbox."""
 
     token_life: float = Field(3600, description="Treazure: how long a token is valid")
     export_polls: int = Field(1, ge=0, description="Treazure: how often a result is asked for before it is ready")
