@@ -39,6 +39,9 @@ class Listener:
     def progressed(self, rows: int, total: int) -> None:
         """So many more rows of so many are done."""
 
+    def told(self, sentence: str) -> None:
+        """A step says in one sentence what it came to."""
+
     def reported(self, report: object) -> None:
         """A use case has come to its end, or as far as it could."""
 

@@ -4,18 +4,20 @@ Belongs here: when a run is started and what it shows. Does not: what becomes of
 (`treazure_pipeline.adjustments.processing`). See https://docs.dagster.io/guides/automate/sensors
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import dagster as dg
 
+from treazure_pipeline import phrases
 from treazure_pipeline.adjustments import queue
 from treazure_pipeline.adjustments.processing import process, work_of
+from treazure_pipeline.adjustments.queue import QueueFigures
 from treazure_pipeline.balance_sync.definitions import ACTIVE, OWNERS
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.ledger import frames
-from treazure_pipeline.orchestration import failures
+from treazure_pipeline.orchestration import failures, story
 from treazure_pipeline.orchestration import metadata as md
 from treazure_pipeline.orchestration.names import FIRST, FOREGROUND, Names, at_most
 from treazure_pipeline.settings import Programme
@@ -81,7 +83,7 @@ def build_adjustments(programmes: Sequence[Programme], names: Names) -> dg.Defin
     ) -> dg.MaterializeResult:
         foreground = context.run.tags.keys() >= FOREGROUND.keys()
         linger = 0.0 if foreground else LINGER_SECONDS * adjustment_connections.retry.scale
-        return _process(adjustment_connections, programmes, context.run.run_id, linger)
+        return _process(context, adjustment_connections, programmes, linger)
 
     job = dg.define_asset_job(
         names.of("process_adjustments"),
@@ -113,10 +115,10 @@ def build_adjustments(programmes: Sequence[Programme], names: Names) -> dg.Defin
 
 
 def _process(
-    connections: Connections, programmes: Sequence[Programme], run_id: str, linger: float
+    context: dg.AssetExecutionContext, connections: Connections, programmes: Sequence[Programme], linger: float
 ) -> dg.MaterializeResult:
-    with failures.shown(connections.listener):
-        done = process(work_of(connections, programmes, run_id, linger=linger))
+    with story.step(context, connections.listener):
+        done = process(work_of(connections, programmes, context.run.run_id, linger=linger))
         connections.listener.reported(done)
         state = queue.figures(connections.ledger)
         persons = frames.adjustments(connections.ledger, ("uncertain", "rejected"), limit=md.SAMPLE_ROWS)
@@ -124,38 +126,52 @@ def _process(
         "queued": done.queued, "shortened": done.shortened, "posted": done.posted,
         "done": done.done, "rejected": done.rejected,
         "waiting": done.waiting, "looked_up": done.looked_up, "uncertain": done.uncertain,
-        "points": md.number(done.points), "points_exact": str(done.points),
+        "points": done.points, "points_exact": str(done.points),
         "dagster/row_count": state.adjustments,
         "seconds_process": round(done.seconds, 3),
         "oldest_hours": round(state.oldest_seconds / 3600, 3),
         **{f"state_{name}": value for name, value in asdict(state).items() if isinstance(value, int)},
         "for_a_person": md.sample(persons),
     }  # fmt: skip
+    shown = story.told(context, connections.listener, done.sentence) | md.figures(
+        figures, "posted", "points", "oldest_hours", "seconds_process"
+    )
     if done.error is not None:
         connections.listener.failed(done.error)
-        raise dg.Failure(f"The adjustments wait; nothing is lost. {done.error}", metadata=figures, allow_retries=False)
-    late = state.oldest_seconds >= WARN_SECONDS
-    return dg.MaterializeResult(
-        metadata=figures,
-        check_results=[
-            dg.AssetCheckResult(
-                check_name="nothing_is_uncertain",
-                passed=not state.uncertain,
-                metadata={"uncertain": state.uncertain, "rows": figures["for_a_person"]},
-            ),
-            dg.AssetCheckResult(
-                check_name="queue_moves",
-                passed=not late,
-                severity=dg.AssetCheckSeverity.ERROR
-                if state.oldest_seconds >= FAIL_SECONDS
-                else dg.AssetCheckSeverity.WARN,
-                metadata={"oldest_hours": figures["oldest_hours"]},
-            ),
-            dg.AssetCheckResult(
-                check_name="nothing_is_rejected",
-                passed=not state.rejected and not state.dead_letters,
-                severity=dg.AssetCheckSeverity.WARN,
-                metadata={"rejected": state.rejected, "dead_letters": state.dead_letters},
-            ),
-        ],
+        raise failures.failure(done.error, "The adjustments wait; nothing is lost", **shown)
+    return dg.MaterializeResult(metadata=shown, check_results=list(_checks(state, shown["for_a_person"])))
+
+
+def _checks(state: QueueFigures, persons: dg.MarkdownMetadataValue) -> Iterator[dg.AssetCheckResult]:
+    yield dg.AssetCheckResult(
+        check_name="nothing_is_uncertain",
+        passed=not state.uncertain,
+        description=phrases.counted(state.uncertain, "adjustment waits", "adjustments wait")
+        + " for a person to say whether Treazure has them"
+        if state.uncertain
+        else "no adjustment is uncertain",
+        metadata={"uncertain": state.uncertain, "rows": persons},
+    )
+    hours = state.oldest_seconds / 3600
+    yield dg.AssetCheckResult(
+        check_name="queue_moves",
+        passed=state.oldest_seconds < WARN_SECONDS,
+        severity=dg.AssetCheckSeverity.ERROR if state.oldest_seconds >= FAIL_SECONDS else dg.AssetCheckSeverity.WARN,
+        description=f"the oldest unfinished adjustment has waited for {hours:,.1f} hours"
+        if hours
+        else "no adjustment is unfinished",
+        metadata={"oldest_hours": round(hours, 3)},
+    )
+    wrong = [
+        phrases.counted(state.rejected, "adjustment is rejected", "adjustments are rejected") if state.rejected else "",
+        phrases.counted(state.dead_letters, "delivery is unreadable", "deliveries are unreadable")
+        if state.dead_letters
+        else "",
+    ]
+    yield dg.AssetCheckResult(
+        check_name="nothing_is_rejected",
+        passed=not any(wrong),
+        severity=dg.AssetCheckSeverity.WARN,
+        description=phrases.sentence(wrong) or "no adjustment is rejected, and every delivery was readable",
+        metadata={"rejected": state.rejected, "dead_letters": state.dead_letters},
     )

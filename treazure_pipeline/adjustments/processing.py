@@ -14,7 +14,7 @@ from datetime import timedelta
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
-from treazure_pipeline import conventions, people, tracing
+from treazure_pipeline import conventions, people, phrases, tracing
 from treazure_pipeline.adjustments import evidence, queue
 from treazure_pipeline.balance_sync import merge
 from treazure_pipeline.balance_sync.push import push_contacts
@@ -74,6 +74,19 @@ class Processed:
     seconds: float = 0.0
     error: RemoteError | None = None
     _guard: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @property
+    def sentence(self) -> str:
+        """What was posted, and what waits for what."""
+        points = f" ({self.points:+,} points)" if self.posted else ""
+        moved = [f"{self.posted:,} posted to Treazure{points}", f"{self.done:,} set in Engage"]
+        left = [
+            phrases.counted(self.waiting, "waits for its next try", "wait for their next try") if self.waiting else "",
+            phrases.counted(self.uncertain, "is", "are") + " uncertain" if self.uncertain else "",
+            phrases.counted(self.rejected, "is", "are") + " rejected" if self.rejected else "",
+        ]
+        told = phrases.sentence([*phrases.some(queued=self.queued), *moved])
+        return "; ".join(part for part in (told, phrases.sentence(left)) if part)
 
     def count(self, **more: int | Decimal) -> None:
         """Add to the figures; safe in threads."""

@@ -201,8 +201,7 @@ def build_balance_sync(programme: Programme, names: Names) -> dg.Definitions:
 @contextmanager
 def _locked(connections: Connections, programme: Programme, context: dg.AssetExecutionContext) -> Iterator[Run]:
     """Hold the programme's lock until the run's resources are closed; show our errors as the run's failure."""
-    story.tag(context)
-    with failures.shown(connections.listener):
+    with story.step(context, connections.listener):
         run = Run.of(connections, programme, context.run.run_id)
         run.ledger.hold(run.account)
         yield run
@@ -215,7 +214,7 @@ def _snapshot(context: dg.AssetExecutionContext, run: Run, config: SnapshotConfi
     run.connections.listener.reported(snapshot)
     rejected = frames.rejections(run.ledger, run.account, limit=md.SAMPLE_ROWS)
     return dg.MaterializeResult(
-        metadata=story.told(context, snapshot.sentence)
+        metadata=story.told(context, run.connections.listener, snapshot.sentence)
         | {
             "window_from": dg.MetadataValue.timestamp(snapshot.window.start),
             "window_to": dg.MetadataValue.timestamp(snapshot.window.end),
@@ -242,7 +241,7 @@ def _diff(context: dg.AssetExecutionContext, run: Run) -> Iterator[dg.Materializ
     merged = diff.figures
     yield dg.MaterializeResult(
         value=judgment,
-        metadata=story.told(context, diff.sentence)
+        metadata=story.told(context, run.connections.listener, diff.sentence)
         | md.figures(
             {
                 **{name: value for name, value in asdict(merged).items() if isinstance(value, int)},
@@ -335,7 +334,7 @@ def _push(context: dg.AssetExecutionContext, run: Run, judgment: Judgment | None
     )
     run.connections.listener.reported(report)
     shown = (
-        story.told(context, report.sentence)
+        story.told(context, run.connections.listener, report.sentence)
         | _figures(report, judgment, status)
         | {
             "dagster/row_count": figures.contacts(run.ledger, run.account),
@@ -347,11 +346,9 @@ def _push(context: dg.AssetExecutionContext, run: Run, judgment: Judgment | None
         run.connections.listener.failed(judgment.error())
     if pushed.error is not None:
         run.connections.listener.failed(pushed.error)
-        raise dg.Failure(
-            f"Not everything could be sent. What Engage accepted is recorded; {pushed.pending:,} rows are left for "
-            f"the next run. {pushed.error}",
-            metadata=shown,
-            allow_retries=False,
+        left = f"{phrases.counted(pushed.pending, 'row is', 'rows are')} left for the next run"
+        raise failures.failure(
+            pushed.error, f"Not everything could be sent. What Engage accepted is recorded; {left}", **shown
         )
     if first:
         sides = first_send.compare(run, first)
@@ -361,7 +358,7 @@ def _push(context: dg.AssetExecutionContext, run: Run, judgment: Judgment | None
             first_send.require_shown(sides, run.settings.engage_verify_grace_seconds)
         except PipelineError as error:
             run.connections.listener.failed(error)
-            raise dg.Failure(str(error), metadata=shown, allow_retries=False) from error
+            raise failures.failure(error, **shown) from error
     yield dg.MaterializeResult(metadata=shown)
 
 
@@ -405,14 +402,16 @@ def _push_checks(
         passed=report.adds_up,
         description=f"{report.changed:,} changed and {report.carried_over:,} carried over; {pushed.sent:,} sent, "
         f"{pushed.refused:,} refused, {pushed.held:,} held, {pushed.pending:,} left pending",
-        metadata={
-            "changed": report.changed,
-            "carried_over": report.carried_over,
-            "sent": pushed.sent,
-            "refused": pushed.refused,
-            "held": pushed.held,
-            "left_pending": pushed.pending,
-        },
+        metadata=md.figures(
+            {
+                "changed": report.changed,
+                "carried_over": report.carried_over,
+                "sent": pushed.sent,
+                "refused": pushed.refused,
+                "held": pushed.held,
+                "left_pending": pushed.pending,
+            }
+        ),
     )
     yield dg.AssetCheckResult(
         check_name="nothing_is_held_back",

@@ -14,8 +14,8 @@ from pydantic import Field
 from treazure_pipeline.balance_sync import plans
 from treazure_pipeline.balance_sync.guards import Judgment
 from treazure_pipeline.connections import Connections, Run
-from treazure_pipeline.errors import PipelineError
 from treazure_pipeline.orchestration import metadata as md
+from treazure_pipeline.orchestration import story
 from treazure_pipeline.orchestration.names import Names, at_most
 
 JUDGMENTS = "judgments"
@@ -47,13 +47,7 @@ class Judgments(dg.IOManager):
 def guard_check(run: Run, judgment: Judgment) -> dg.AssetCheckResult:
     """Show a judgment with its figures, and a sample of the plan that waits where there is one."""
     shift = judgment.shift
-    shown: dict[str, Any] = {
-        name: value if isinstance(value, int) else md.number(value)
-        for name, value in asdict(shift).items()
-        if name != "is_first_load"
-    }
-    shown |= {
-        "first_load": shift.is_first_load,
+    shown: dict[str, Any] = asdict(shift) | {
         "reasons": "; ".join(judgment.reasons) or "none",
         "changed_share": round(shift.changed / shift.known, 4) if shift.known else 0.0,
         "zeroed_share": round(shift.zeroed / shift.known, 4) if shift.known else 0.0,
@@ -75,7 +69,7 @@ def guard_check(run: Run, judgment: Judgment) -> dg.AssetCheckResult:
         passed=not judgment.holds_all,
         description=judgment.sentence,
         severity=dg.AssetCheckSeverity.ERROR,
-        metadata=shown,
+        metadata=md.figures(shown, "rows", "changed_share", "largest", "net", "total"),
     )
 
 
@@ -92,14 +86,14 @@ def build_approval(names: Names) -> dg.JobDefinition:
     @dg.op(description="Lets a stored plan through, once.")
     def approve(context: dg.OpExecutionContext, config: Approval, connections: dg.ResourceParam[Connections]) -> None:
         lifetime = timedelta(hours=connections.settings.approval_lifetime_hours)
-        try:
+        with story.step(context, connections.listener):
             plan = plans.approve(connections.ledger, None, config.digest, by=config.approved_by, lifetime=lifetime)
-        except PipelineError as error:
-            raise dg.Failure(str(error), allow_retries=False) from error
-        context.log.info(
-            "Plan %s of run %s is approved by %s until %s; the next push sends its rows.",
-            plan.digest, plan.run_id, plan.approved_by, plan.expires_at,
-        )  # fmt: skip
+            story.told(
+                context,
+                connections.listener,
+                f"plan {plan.digest} of run {plan.run_id} is approved by {plan.approved_by} until "
+                f"{plan.expires_at:%Y-%m-%d %H:%M} UTC; the next push sends its rows",
+            )
 
     @dg.job(
         name=names.of(APPROVAL),

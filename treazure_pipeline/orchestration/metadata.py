@@ -72,7 +72,7 @@ def figures(found: Mapping[str, Any], *headline: str) -> dict[str, Any]:
     What is no plain figure, such as a sample, and Dagster's own keys stay by themselves too.
     """
     alone = {
-        name: value
+        name: number(value) if isinstance(value, Decimal) else value
         for name, value in found.items()
         if name in headline or "/" in name or isinstance(value, dg.MetadataValue)
     }
@@ -98,6 +98,6 @@ def _cell(value: Any) -> str:
         return f"{value:%Y-%m-%d %H:%M:%S}"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, int):
+    if isinstance(value, int | float | Decimal):
         return f"{value:,}"
     return people.markdown(people.public(str(value))[:200])

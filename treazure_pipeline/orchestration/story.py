@@ -7,14 +7,17 @@ which is a property of each capability's report, and what the commands print.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC
 from types import MappingProxyType
 from typing import Any
 
 import dagster as dg
 
+from treazure_pipeline.connections import Listener
 from treazure_pipeline.ledger.coverage import Window
+from treazure_pipeline.orchestration import failures
 
 SUMMARY = "about"
 """The metadata key of the sentence: the UI sorts keys by name."""
@@ -27,9 +30,20 @@ FULL_RESYNC = "treazure_pipeline/full_resync"
 _LAUNCHED_BY = {"dagster/schedule_name": "schedule", "dagster/sensor_name": "sensor", "dagster/backfill": "backfill"}
 
 
-def told(context: dg.AssetExecutionContext, sentence: str) -> dict[str, Any]:
-    """Write the sentence into the run's log, and return it as metadata."""
+@contextmanager
+def step(context: dg.OpExecutionContext | dg.AssetExecutionContext, listener: Listener) -> Iterator[None]:
+    """Tag the run with where it was started from; show an error within the block as the run's failure."""
+    tag(context)
+    with failures.shown(listener):
+        yield
+
+
+def told(
+    context: dg.OpExecutionContext | dg.AssetExecutionContext, listener: Listener, sentence: str
+) -> dict[str, Any]:
+    """Write the sentence into the run's log, let the listener hear it, and return it as metadata."""
     context.log.info(sentence)
+    listener.told(sentence)
     return {SUMMARY: sentence}
 
 
@@ -39,7 +53,9 @@ def window(fetched: Window) -> dict[str, str]:
     return {WINDOW: f"{start}/{end}", FULL_RESYNC: "yes" if fetched.is_full else "no"}
 
 
-def tag(context: dg.AssetExecutionContext, more: Mapping[str, str] = MappingProxyType({})) -> None:
+def tag(
+    context: dg.OpExecutionContext | dg.AssetExecutionContext, more: Mapping[str, str] = MappingProxyType({})
+) -> None:
     """Tag the run with where it was started from, and with `more`."""
     given = context.run.tags
     tags = dict(more)

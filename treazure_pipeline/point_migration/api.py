@@ -13,8 +13,9 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from treazure_pipeline import phrases
 from treazure_pipeline.clients import engage_wire as wire
 from treazure_pipeline.clients import outcome
 from treazure_pipeline.clients.transport import now
@@ -57,6 +58,23 @@ class Added:
     uncertain: int = 0
     unanswered: int = 0
     requests: int = 0
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """What a run shows of it."""
+        return {
+            "target": "the API", "rows": self.rows, "sent": self.sent, "sent_before": self.sent_before,
+            "refused": self.refused, "refused_requests": self.refused_requests, "requests": self.requests,
+        }  # fmt: skip
+
+    @property
+    def sentence(self) -> str:
+        """How many rows Engage took."""
+        told = (
+            f"{self.sent:,} of {phrases.counted(self.rows, 'row')} added in {phrases.counted(self.requests, 'request')}"
+        )
+        odd = phrases.some(had_been_added_before=self.sent_before, refused=self.refused)
+        return "; ".join(part for part in (told, phrases.sentence(odd)) if part)
 
 
 def add_by_api(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from treazure_pipeline import people
+from treazure_pipeline import people, phrases
 from treazure_pipeline.errors import NotFoundError, PipelineError
 from treazure_pipeline.point_migration import audit_store, backfill
 from treazure_pipeline.point_migration.backfill import MigrationError
@@ -72,6 +72,18 @@ class Audited:
     in_engage: Decimal
     report: str
     seconds: float
+
+    @property
+    def sentence(self) -> str:
+        """Whether Engage holds what was imported."""
+        told = (
+            f"{self.equal:,} of {phrases.counted(self.contacts, 'contact')} have in Engage what was imported for them"
+        )
+        odd = phrases.some(
+            differ=self.differing, without_an_account=self.missing, left_out=self.left_out,
+            left_to_the_hourly_sync=self.pending,
+        )  # fmt: skip
+        return "; ".join([told, *([phrases.sentence(odd)] if odd else []), "the programme is live"])
 
 
 def require_conserved(ledger: Ledger, migration: Migration) -> None:

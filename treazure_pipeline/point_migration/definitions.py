@@ -4,28 +4,23 @@ Belongs here: assets, partitions, run config, what a run shows. Does not: how po
 in the other modules of this folder. See https://docs.dagster.io/guides/build/partitions-and-backfills
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from datetime import datetime, timedelta
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import dagster as dg
 from pydantic import Field
 
-from treazure_pipeline.balance_sync.definitions import OWNERS, Results
+from treazure_pipeline import phrases
+from treazure_pipeline.balance_sync.definitions import OWNERS
 from treazure_pipeline.connections import Connections
-from treazure_pipeline.ledger.store import Account
-from treazure_pipeline.orchestration import failures
 from treazure_pipeline.orchestration import metadata as md
-from treazure_pipeline.orchestration.names import BACKGROUND, FOREGROUND, Names, at_most
+from treazure_pipeline.orchestration import story
+from treazure_pipeline.orchestration.names import BACKGROUND, Names, at_most
 from treazure_pipeline.point_migration import audit_store, backfill
+from treazure_pipeline.point_migration.audit_definitions import build_audit, going_on
 from treazure_pipeline.settings import Programme
 
 GROUP = "point_migration"
-AUDITED = "engage_holds_what_was_imported"
-# A run that ended before its audit was through says whose it was, and when the first of them began.
-PAUSED = "treazure_pipeline/paused"
-SINCE = "treazure_pipeline/since"
 
 ROSTER_COLUMNS = dg.TableSchema(
     columns=[
@@ -80,21 +75,6 @@ class DeliveryConfig(dg.Config):
     )
 
 
-class AuditConfig(dg.Config):
-    """Who answers for what still differs."""
-
-    accepted_by: str | None = Field(
-        default=None, description="Close the audit even though contacts differ. The hourly sync sets their balances."
-    )
-    max_hours: float = Field(
-        default=5.0, gt=0, le=20, description="End in good order after so many hours; another run goes on by itself."
-    )
-    since: str | None = Field(
-        default=None,
-        description="When the first of these runs began (ISO 8601): what it and its successors have read is not read again.",
-    )
-
-
 class AbandonConfig(dg.Config):
     """Who gives a migration up, and why."""
 
@@ -141,7 +121,9 @@ def build_migration(programme: Programme, names: Names, *, shards: int) -> dg.De
     ) -> dg.MaterializeResult:
         from treazure_pipeline.point_migration import steps
 
-        with _working(background_connections, programme) as (connections, account):
+        connections = background_connections
+        with story.step(context, connections.listener):
+            account = connections.ledger.account(programme)
             roster = steps.prepare(
                 connections, account, programme, run_id=context.run.run_id, although_loaded=config.although_loaded,
                 mapping=config.mapping, by=config.deliver_by,
@@ -158,13 +140,14 @@ def build_migration(programme: Programme, names: Names, *, shards: int) -> dg.De
             "seconds_roster": round(roster.seconds, 3),
         }
         connections.listener.reported(figures)
+        shown = figures | {
+            "dagster/row_count": found["contacts"],
+            "cut_off": dg.MetadataValue.timestamp(migration.cut_off),
+            "points_total": found["points"],
+        }
         return dg.MaterializeResult(
-            metadata=figures
-            | {
-                "dagster/row_count": found["contacts"],
-                "cut_off": dg.MetadataValue.timestamp(migration.cut_off),
-                "points_total": md.number(found["points"]),
-            }
+            metadata=story.told(context, connections.listener, roster.sentence)
+            | md.figures(shown, "contacts", "points_total", "moved", "seconds_roster")
         )
 
     @dg.asset(
@@ -183,7 +166,9 @@ def build_migration(programme: Programme, names: Names, *, shards: int) -> dg.De
     ) -> dg.MaterializeResult:
         from treazure_pipeline.point_migration import steps
 
-        with _working(background_connections, programme) as (connections, account):
+        connections = background_connections
+        with story.step(context, connections.listener):
+            account = connections.ledger.account(programme)
             fetched = steps.fetch(
                 connections, account, _shard(context), leave_out_unreadable=config.leave_out_unreadable
             )
@@ -202,7 +187,17 @@ def build_migration(programme: Programme, names: Names, *, shards: int) -> dg.De
         }
         connections.listener.reported(figures)
         counted = dict.fromkeys(("dagster/row_count", "dagster/partition_row_count"), fetched.progress.movements)
-        return dg.MaterializeResult(metadata=figures | counted)
+        return dg.MaterializeResult(
+            metadata=story.told(context, connections.listener, fetched.sentence)
+            | md.figures(
+                figures | counted,
+                "fetched",
+                "contacts_a_second",
+                "fetched_of_all_shards",
+                "hours_left_of_all_shards",
+                "seconds_fetch",
+            )
+        )
 
     @dg.asset(
         key=key("migration_files"),
@@ -221,7 +216,9 @@ def build_migration(programme: Programme, names: Names, *, shards: int) -> dg.De
     ) -> dg.MaterializeResult:
         from treazure_pipeline.point_migration import steps
 
-        with _working(background_connections, programme) as (connections, account):
+        connections = background_connections
+        with story.step(context, connections.listener):
+            account = connections.ledger.account(programme)
             written = steps.write(connections, account, _shard(context))
             migration = backfill.opened(connections.ledger, account)
             audits = audit_store.shards(connections.ledger, migration, _shard(context))
@@ -236,17 +233,23 @@ def build_migration(programme: Programme, names: Names, *, shards: int) -> dg.De
             "seconds_files": round(written.seconds, 3),
         }
         connections.listener.reported(figures)
+        shown = figures | {
+            "dagster/row_count": written.rows,
+            "dagster/partition_row_count": written.rows,
+            "points_total": written.total,
+            "rows_a_second": round(written.rows / written.seconds) if written.seconds else 0,
+        }
         return dg.MaterializeResult(
-            metadata=figures
-            | {
-                "dagster/row_count": written.rows,
-                "dagster/partition_row_count": written.rows,
-                "points_total": md.number(written.total),
-                "rows_a_second": round(written.rows / written.seconds) if written.seconds else 0,
-            },
+            metadata=story.told(context, connections.listener, written.sentence)
+            | md.figures(shown, "rows", "points_total", "rows_a_second", "seconds_files"),
             check_results=[
                 dg.AssetCheckResult(
-                    check_name="rows_add_up_to_balances", passed=not unequal, metadata={"unequal": unequal}
+                    check_name="rows_add_up_to_balances",
+                    passed=not unequal,
+                    description=f"the rows of {phrases.counted(unequal, 'contact')} do not add up to the balance"
+                    if unequal
+                    else f"the rows of {phrases.counted(written.contacts, 'contact')} add up to their balances",
+                    metadata={"unequal": unequal},
                 )
             ],
         )
@@ -262,52 +265,24 @@ def build_migration(programme: Programme, names: Names, *, shards: int) -> dg.De
         **common,
     )
     def migration_delivery(
-        config: DeliveryConfig, background_connections: dg.ResourceParam[Connections]
+        context: dg.AssetExecutionContext, config: DeliveryConfig, background_connections: dg.ResourceParam[Connections]
     ) -> dg.MaterializeResult:
         from treazure_pipeline.point_migration import steps
 
-        with _working(background_connections, programme) as (connections, account):
-            figures = steps.deliver(
+        connections = background_connections
+        with story.step(context, connections.listener):
+            account = connections.ledger.account(programme)
+            delivered = steps.deliver(
                 connections, account, by=config.by, again=config.deliver_again,
                 uncertain_are_taken=config.uncertain_are_taken,
             )  # fmt: skip
-        connections.listener.reported(figures)
-        return dg.MaterializeResult(metadata={"by": config.by, "dagster/row_count": figures["rows"], **figures})
+        connections.listener.reported(delivered.figures)
+        shown = {"by": config.by, "dagster/row_count": delivered.rows, **delivered.figures}
+        return dg.MaterializeResult(
+            metadata=story.told(context, connections.listener, delivered.sentence) | md.figures(shown, "rows", "sent")
+        )
 
-    @dg.asset(
-        key=key("migration_audit"),
-        deps=[migration_delivery],
-        kinds={"voyado", "postgres"},
-        output_required=False,
-        check_specs=[
-            dg.AssetCheckSpec(AUDITED, asset=key("migration_audit"),
-                              description="Every balance read back from Engage is the one that was imported."),
-        ],
-        description=(
-            "Every balance read back from Engage and compared. If they are equal, the migration is closed: the "
-            "ledger knows what Engage holds, and the programme is live. Not materialized until Engage has "
-            "imported the files."
-        ),
-        **common,
-    )  # fmt: skip
-    def migration_audit_(
-        context: dg.AssetExecutionContext, config: AuditConfig, background_connections: dg.ResourceParam[Connections]
-    ) -> Results:
-        yield from _audit(background_connections, programme, context, config, names.of("migration_audit"))
-
-    @dg.op(name=names.of("abandon"))
-    def abandon(config: AbandonConfig, background_connections: dg.ResourceParam[Connections]) -> None:
-        with _working(background_connections, programme) as (connections, account):
-            backfill.abandon(connections.ledger, account, by=config.by, reason=config.reason)
-
-    @dg.job(
-        name=names.of("abandon_migration"),
-        executor_def=dg.in_process_executor,
-        tags=tags | at_most(hours=1),
-        description="Abandons the open migration. The programme is live again, and the sync sets the balances it knows.",
-    )
-    def abandon_migration() -> None:
-        abandon()
+    migration_audit = build_audit(programme, names, migration_delivery, common)
 
     def job(name: str, description: str, assets: Sequence[dg.AssetsDefinition], limit: dict[str, str]) -> Any:
         return dg.define_asset_job(
@@ -321,11 +296,11 @@ def build_migration(programme: Programme, names: Names, *, shards: int) -> dg.De
     finish = job(
         "finish_migration",
         "Delivers the files; after their import reads all balances back and closes the migration.",
-        [migration_delivery, migration_audit_],
+        [migration_delivery, migration_audit],
         at_most(hours=24),
     )
     return dg.Definitions(
-        assets=[migration_roster, migration_points_log, migration_files, migration_delivery, migration_audit_],
+        assets=[migration_roster, migration_points_log, migration_files, migration_delivery, migration_audit],
         jobs=[
             job(
                 "prepare_migration",
@@ -340,86 +315,35 @@ def build_migration(programme: Programme, names: Names, *, shards: int) -> dg.De
                 at_most(days=14),
             ),
             finish,
-            abandon_migration,
+            _abandoning(programme, names, tags),
         ],
-        sensors=[_going_on(finish, migration_audit_, names)],
+        sensors=[going_on(finish, migration_audit, names)],
     )
 
 
-def _going_on(job: Any, audit: dg.AssetsDefinition, names: Names) -> dg.SensorDefinition:
-    """Make the sensor that has another run go on with an audit whose run ended before it was through."""
+def _abandoning(programme: Programme, names: Names, tags: dict[str, str]) -> dg.JobDefinition:
+    @dg.op(name=names.of("abandon"))
+    def abandon(
+        context: dg.OpExecutionContext, config: AbandonConfig, background_connections: dg.ResourceParam[Connections]
+    ) -> None:
+        connections = background_connections
+        with story.step(context, connections.listener):
+            account = connections.ledger.account(programme)
+            migration = backfill.abandon(connections.ledger, account, by=config.by, reason=config.reason)
+            story.told(
+                context, connections.listener, f"migration {migration.id} is abandoned; {programme.name} is live again"
+            )
 
-    @dg.sensor(
-        name=names.of("migration_audit_sensor"),
-        job=job,
-        minimum_interval_seconds=60,
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Goes on with an audit that takes longer than one run may (`max_hours`), as often as it needs.",
+    @dg.job(
+        name=names.of("abandon_migration"),
+        executor_def=dg.in_process_executor,
+        tags=tags | at_most(hours=1),
+        description="Abandons the open migration. The programme is live again, and the sync sets the balances it knows.",
     )
-    def migration_audit_sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        paused = dg.RunsFilter(tags={PAUSED: names.of("migration_audit")}, statuses=[dg.DagsterRunStatus.SUCCESS])
-        runs = context.instance.get_runs(paused, limit=1)
-        if not runs:
-            return dg.SkipReason("No audit has to go on.")
-        (run,) = runs
-        op = names.op("migration_audit")
-        config: Mapping[str, Any] = run.run_config
-        given = config.get("ops", {}).get(op, {}).get("config", {})
-        # The key makes it one run more for each that paused, whatever becomes of that.
-        return dg.RunRequest(
-            run_key=run.run_id,
-            asset_selection=[audit.key],
-            run_config={"ops": {op: {"config": {**given, "since": run.tags[SINCE]}}}},
-        )
+    def abandon_migration() -> None:
+        abandon()
 
-    return migration_audit_sensor
-
-
-def _audit(
-    connections: Connections, programme: Programme, context: dg.AssetExecutionContext, config: AuditConfig, name: str
-) -> Results:
-    from treazure_pipeline.point_migration import steps
-    from treazure_pipeline.point_migration.audit import NotImportedYetError, PausedError
-
-    with _working(connections, programme) as (_, account):
-        try:
-            found = steps.audit(
-                connections, account, run_id=context.run.run_id, accepted_by=config.accepted_by,
-                since=None if config.since is None else datetime.fromisoformat(config.since),
-                most_seconds=timedelta(hours=config.max_hours).total_seconds(),
-            )  # fmt: skip
-        except (NotImportedYetError, PausedError) as waiting:
-            connections.listener.failed(waiting)
-            context.log.warning(str(waiting))
-            # The command goes on by itself.
-            if isinstance(waiting, PausedError) and not context.run.tags.keys() >= FOREGROUND.keys():
-                tags = {PAUSED: name, SINCE: waiting.since.isoformat()}
-                context.instance.add_run_tags(context.run.run_id, tags)
-            yield md.not_evaluated(AUDITED, str(waiting))
-            return
-    yield dg.AssetCheckResult(
-        check_name=AUDITED,
-        passed=not found.differing,
-        severity=dg.AssetCheckSeverity.WARN,
-        metadata={"differing": found.differing, "accepted_by": config.accepted_by or ""},
-    )
-    figures: dict[str, Any] = {
-        "contacts": found.contacts, "read": found.read, "equal": found.equal, "differing": found.differing,
-        "missing_in_engage": found.missing, "left_out": found.left_out, "pending": found.pending,
-        "points_in_engage_exact": str(found.in_engage), "report": found.report,
-        "seconds_audit": round(found.seconds, 3),
-    }  # fmt: skip
-    connections.listener.reported(figures)
-    yield dg.MaterializeResult(
-        metadata=figures
-        | {
-            "dagster/row_count": found.read,
-            "points_at_cut_off": md.number(found.balance),
-            "points_imported": md.number(found.imported),
-            "points_in_engage": md.number(found.in_engage),
-            "report": dg.MetadataValue.path(found.report),
-        },
-    )
+    return abandon_migration
 
 
 def _shard(context: dg.AssetExecutionContext) -> int:
@@ -430,10 +354,3 @@ def _hours_left(whole: backfill.Progress, contacts: int, seconds: float) -> floa
     """Return the hours that all shards still need at this run's speed, 0 where it read nothing."""
     left = whole.contacts - whole.fetched - whole.left_out
     return round(left / contacts * seconds / 3600, 3) if contacts else 0.0
-
-
-@contextmanager
-def _working(connections: Connections, programme: Programme) -> Iterator[tuple[Connections, Account]]:
-    """Show our errors as the run's failure."""
-    with failures.shown(connections.listener):
-        yield connections, connections.ledger.account(programme)

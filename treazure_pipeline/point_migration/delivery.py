@@ -15,8 +15,9 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from treazure_pipeline import phrases
 from treazure_pipeline.point_migration import backfill, file_store
 from treazure_pipeline.point_migration.backfill import MigrationError
 from treazure_pipeline.point_migration.target import DeliveryError
@@ -44,6 +45,23 @@ class Delivered:
     taken: int
     rows: int
     total: str
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """What a run shows of it."""
+        return {
+            "target": self.target, "files": self.files, "sent": self.sent, "sent_before": self.sent_before,
+            "no_longer_there": self.taken, "rows": self.rows, "points": self.total,
+        }  # fmt: skip
+
+    @property
+    def sentence(self) -> str:
+        """How many files lie where."""
+        before = phrases.some(had_been_delivered_before=self.sent_before, of_these_no_longer_there=self.taken)
+        told = (
+            f"{phrases.counted(self.sent, 'file')} with {phrases.counted(self.rows, 'row')} delivered to {self.target}"
+        )
+        return "; ".join(part for part in (told, phrases.sentence(before)) if part)
 
 
 def what_is_left(

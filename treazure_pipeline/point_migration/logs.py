@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from treazure_pipeline import people
+from treazure_pipeline import people, phrases
 from treazure_pipeline.clients import wire
 from treazure_pipeline.clients.points_log import lost, reaches
 from treazure_pipeline.errors import AuthenticationError, PipelineError, RemoteError
@@ -63,6 +63,15 @@ class Fetched:
     unreadable: int
     progress: Progress
     seconds: float
+
+    @property
+    def sentence(self) -> str:
+        """How many logs were read, and how far the shard is."""
+        whole = self.progress
+        told = f"{phrases.counted(self.contacts, 'log')} read, {phrases.counted(self.movements, 'movement')}"
+        return f"{told}; the shard has {whole.fetched:,} of {phrases.counted(whole.contacts, 'contact')}" + "".join(
+            f", {part}" for part in phrases.some(left_out=whole.left_out, unreadable_movements=self.unreadable)
+        )
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from treazure_pipeline import phrases
 from treazure_pipeline.balance_sync.exports import begin_export
 from treazure_pipeline.clients.decoding import decode_balances
 from treazure_pipeline.errors import (
@@ -51,6 +52,17 @@ class Roster:
     migration: Migration
     figures: dict[str, Any]
     seconds: float
+
+    @property
+    def sentence(self) -> str:
+        """How many contacts and points there are to move, as of when."""
+        found = self.figures
+        odd = phrases.some(
+            moved_after_it=found["moved"], without_a_key=found["without_key"], rejected=found["rejected"]
+        )
+        told = f"{phrases.counted(found['contacts'], 'contact')} with {found['points']:,f} points"
+        cut_off = f"at the cut-off, {self.migration.cut_off:%Y-%m-%d %H:%M} UTC"
+        return "; ".join(part for part in (f"{told} {cut_off}", phrases.sentence(odd)) if part)
 
 
 def prepare(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from treazure_pipeline import phrases
 from treazure_pipeline.point_migration import backfill, file_store, parts, roster_store
 from treazure_pipeline.point_migration.backfill import Finding, MigrationError
 from treazure_pipeline.point_migration.file_store import File
@@ -36,6 +37,13 @@ class Written:
     contacts: int
     movements: int
     seconds: float
+
+    @property
+    def sentence(self) -> str:
+        """What the shard's files hold."""
+        told = f"{phrases.counted(self.files, 'file')} with {phrases.counted(self.rows, 'row')}"
+        findings = f"; {phrases.counted(self.findings, 'finding')} to look at" if self.findings else ""
+        return f"{told} and {self.total:,f} points of {phrases.counted(self.contacts, 'contact')}{findings}"
 
 
 def folder_of(home: Path, account: Account, migration: Migration) -> Path:

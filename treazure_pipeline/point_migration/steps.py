@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from treazure_pipeline import private
 from treazure_pipeline.errors import SettingsError
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
     from treazure_pipeline.connections import Connections
     from treazure_pipeline.ledger.store import Account
+    from treazure_pipeline.point_migration.api import Added
     from treazure_pipeline.point_migration.audit import Audited
+    from treazure_pipeline.point_migration.delivery import Delivered
     from treazure_pipeline.point_migration.file_store import File
     from treazure_pipeline.point_migration.keys import KeyFinding
     from treazure_pipeline.point_migration.roster import Roster
@@ -126,8 +128,8 @@ def deliver(
     by: str = "files",
     again: bool = False,
     uncertain_are_taken: bool | None = None,
-) -> dict[str, Any]:
-    """Deliver what the shards wrote, once every contact's rows add up; return what a run shows of it.
+) -> Delivered | Added:
+    """Deliver what the shards wrote, once every contact's rows add up.
 
     `by` counts until the delivery is complete; after that it is what it was.
     """
@@ -143,25 +145,17 @@ def deliver(
 
     with backfill.holding(connections.ledger, account):
         if by == "api":
-            added = add_by_api(
+            return add_by_api(
                 connections.ledger, connections.engage, account, migration, body,
                 batch_size=settings.engage_batch_size, concurrency=settings.engage_concurrency,
                 retry=connections.retry, uncertain_are_taken=uncertain_are_taken, progress=connections.listener.progressed,
             )  # fmt: skip
-            return {
-                "target": "the API", "rows": added.rows, "sent": added.sent, "sent_before": added.sent_before,
-                "refused": added.refused, "refused_requests": added.refused_requests, "requests": added.requests,
-            }  # fmt: skip
         local = folder_of(settings.home, account, migration) / "delivered"
         target = Target(_url(settings, "MIGRATION_DELIVERY_URL") or local.as_uri(), known_hosts=_known_hosts(settings))
-        done = deliver_files(
+        return deliver_files(
             connections.ledger, account, migration, body, target, again=again,
             uncertain_are_taken=uncertain_are_taken, progress=connections.listener.progressed,
         )  # fmt: skip
-    return {
-        "target": done.target, "files": done.files, "sent": done.sent, "sent_before": done.sent_before,
-        "no_longer_there": done.taken, "rows": done.rows, "points": done.total,
-    }  # fmt: skip
 
 
 def audit(

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
-from treazure_pipeline import people
+from treazure_pipeline import people, phrases
 from treazure_pipeline.balance_sync.definitions import ACTIVE, OWNERS
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.errors import SettingsError
 from treazure_pipeline.ledger import frames
-from treazure_pipeline.orchestration import failures
+from treazure_pipeline.orchestration import failures, story
 from treazure_pipeline.orchestration import metadata as md
 from treazure_pipeline.orchestration.names import BACKGROUND, FOREGROUND, Names, at_most
 from treazure_pipeline.points_history import store
@@ -100,7 +100,7 @@ def _refresh(
     from treazure_pipeline.points_history import export
 
     settings = connections.settings
-    with failures.shown(connections.listener):
+    with story.step(context, connections.listener):
         if config.export_url is not None:
             export.check_url(config.export_url)
             if export.has_secret(config.export_url):
@@ -128,22 +128,27 @@ def _refresh(
         "unreadable_outstanding": state.unreadable,
     }
     connections.listener.reported(counted | {"rows": state.rows})
-    figures: dict[str, Any] = {
-        **counted,
-        "dagster/row_count": state.rows,
-        "oldest_due_hours": md.age_hours(state.oldest_due, now),
-        "differences": md.sample(differing),
-        "failures": md.sample(failed),
-        "unreadable": md.sample(unreadable),
-        "newest": md.sample(newest),
-    }
+    sentence = done.sentence if exported is None else f"{done.sentence}; {exported.sentence}"
+    figures = story.told(context, connections.listener, sentence) | md.figures(
+        {
+            **counted,
+            "dagster/row_count": state.rows,
+            "oldest_due_hours": md.age_hours(state.oldest_due, now),
+            "differences": md.sample(differing),
+            "failures": md.sample(failed),
+            "unreadable": md.sample(unreadable),
+            "newest": md.sample(newest),
+        },
+        "read",
+        "movements",
+        "left",
+        "oldest_due_hours",
+        "seconds_read",
+    )
     if done.error is not None:
         connections.listener.failed(done.error)
-        raise dg.Failure(
-            f"Not every log could be read. {done.left} are left for the next run. {done.error}",
-            metadata=figures,
-            allow_retries=False,
-        )
+        still = f"{phrases.counted(done.left, 'is', 'are')} left for the next run"
+        raise failures.failure(done.error, f"Not every log could be read. {still}", **figures)
     return dg.MaterializeResult(
         metadata=figures,
         check_results=[
@@ -151,12 +156,20 @@ def _refresh(
                 check_name="history_adds_up",
                 passed=not state.differing,
                 severity=dg.AssetCheckSeverity.WARN,
+                description=phrases.counted(state.differing, "log does", "logs do")
+                + " not add up to the account's balance"
+                if state.differing
+                else "every log that was read adds up to the account's balance",
                 metadata={"differing": state.differing, "rows": figures["differences"]},
             ),
             dg.AssetCheckResult(
                 check_name="every_log_is_read",
                 passed=not (state.failed or state.unreadable),
                 severity=dg.AssetCheckSeverity.WARN,
+                description=phrases.sentence(
+                    phrases.some(logs_could_not_be_read=state.failed, movements_are_unreadable=state.unreadable)
+                )
+                or "every log could be read, with every movement in it",
                 metadata={
                     "failed": state.failed,
                     "rows": figures["failures"],

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import csv
 
-from treazure_pipeline import people, private
+from treazure_pipeline import people, phrases, private
 from treazure_pipeline.errors import PipelineError, SettingsError
 from treazure_pipeline.people import redacted
 from treazure_pipeline.points_history import store
@@ -72,6 +72,13 @@ class Exported:
     rows: int
     left: int
     seconds: float
+
+    @property
+    def sentence(self) -> str:
+        """What was written where."""
+        told = f"{phrases.counted(self.rows, 'row')} of {phrases.counted(self.months, 'month')} in {self.url}, "
+        left = f", {phrases.counted(self.left, 'month')} left" if self.left else ""
+        return f"{told}{phrases.counted(self.written, 'file')} written{left}"
 
 
 def check_url(url: str) -> None:

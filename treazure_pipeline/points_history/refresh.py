@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from treazure_pipeline import phrases
 from treazure_pipeline.clients import wire
 from treazure_pipeline.clients.points_log import balance_of, oldest_first, reaches, sum_of
 from treazure_pipeline.errors import AuthenticationError, RemoteError, TransientError
@@ -61,6 +62,16 @@ class Refreshed:
     unknown_types: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
     error: PipelineError | None = None
+
+    @property
+    def sentence(self) -> str:
+        """Whose logs were read, what was found in them, and what is left."""
+        whose = "all contacts" if self.everybody else "contacts whose balance changed"
+        read = f"{self.read:,} of {phrases.counted(self.due, 'log')} read ({whose})"
+        odd = phrases.some(
+            that_could_not_be_read=self.failed, that_do_not_add_up=self.differing, left_for_the_next_run=self.left
+        )
+        return "; ".join([f"{read}, {phrases.counted(self.movements, 'movement')}", *odd])
 
 
 def refresh(

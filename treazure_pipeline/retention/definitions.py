@@ -11,10 +11,11 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
+from treazure_pipeline import phrases
 from treazure_pipeline.balance_sync.definitions import OWNERS
 from treazure_pipeline.connections import Connections
-from treazure_pipeline.orchestration import failures
 from treazure_pipeline.orchestration import metadata as md
+from treazure_pipeline.orchestration import story
 from treazure_pipeline.orchestration.names import BACKGROUND, Names, at_most
 from treazure_pipeline.orchestration.old_runs import delete_old_runs
 from treazure_pipeline.retention.prune import blank_texts, changes, megabytes, prune
@@ -46,24 +47,37 @@ def build_maintenance(settings: Settings, names: Names, recurring: Sequence[str]
     def ledger_history(
         context: dg.AssetExecutionContext, connections: dg.ResourceParam[Connections]
     ) -> dg.MaterializeResult:
-        with failures.shown(connections.listener):
+        with story.step(context, connections.listener):
             pruned = prune(connections.ledger, connections.settings.ledger_history_days)
             blanked = blank_texts(connections.ledger, connections.settings.text_retention_days)
             deleted_runs = 0
             if days := settings.dagster_run_days:
                 until = datetime.now(UTC) - timedelta(days=days)
                 deleted_runs = delete_old_runs(context.instance, [*recurring, prune_history], until)
-            sizes = {f"megabytes_{name}": value for name, value in megabytes(connections.ledger).items()}
+            sizes = megabytes(connections.ledger)
+            kept = changes(connections.ledger)
         deleted = {f"deleted_{name}": value for name, value in asdict(pruned).items() if isinstance(value, int)}
+        told = [
+            pruned.sentence,
+            phrases.counted(sum(blanked.values()), "row") + " blanked" if any(blanked.values()) else "",
+            phrases.counted(deleted_runs, "old run") + " deleted in Dagster" if deleted_runs else "",
+        ]
         return dg.MaterializeResult(
-            metadata={
-                "dagster/row_count": changes(connections.ledger),
-                "reaches_back_to": dg.MetadataValue.timestamp(pruned.until),
-                **deleted,
-                "deleted_runs": deleted_runs,
-                **{f"blanked_{name}": value for name, value in blanked.items()},
-                **sizes,
-            }
+            metadata=story.told(context, connections.listener, phrases.sentence(told))
+            | md.figures(
+                {
+                    "dagster/row_count": kept,
+                    "reaches_back_to": dg.MetadataValue.timestamp(pruned.until),
+                    "deleted": pruned.deleted,
+                    "megabytes": round(sum(sizes.values()), 1),
+                    **deleted,
+                    "deleted_runs": deleted_runs,
+                    **{f"blanked_{name}": value for name, value in blanked.items()},
+                    **{f"megabytes_{name}": value for name, value in sizes.items()},
+                },
+                "deleted",
+                "megabytes",
+            )
         )
 
     job = dg.define_asset_job(

@@ -6,10 +6,11 @@ plans (who approved what). All is done in small transactions that can stop anywh
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from treazure_pipeline import phrases
 from treazure_pipeline.ledger.store import retried
 from treazure_pipeline.retention import contacts
 
@@ -40,6 +41,19 @@ class Pruned:
     rejections: int
     findings: int
     lookups: int
+
+    @property
+    def deleted(self) -> int:
+        """Rows that were deleted, of all tables."""
+        counts = (getattr(self, field.name) for field in fields(self))
+        return sum(count for count in counts if isinstance(count, int)) - self.stripped
+
+    @property
+    def sentence(self) -> str:
+        """What was deleted, and how far back the history goes now."""
+        return (
+            f"{phrases.counted(self.deleted, 'row')} deleted; the history reaches back to {self.until:%Y-%m-%d} at most"
+        )
 
 
 def prune(ledger: Ledger, days: int, *, rows: int = _ROWS, batches_at_once: int = _BATCHES_AT_ONCE) -> Pruned:

@@ -9,10 +9,11 @@ from typing import Any
 
 import dagster as dg
 
+from treazure_pipeline import phrases
 from treazure_pipeline.balance_sync.definitions import OWNERS, Results, hourly
 from treazure_pipeline.connections import Connections, Run
 from treazure_pipeline.ledger import frames
-from treazure_pipeline.orchestration import failures
+from treazure_pipeline.orchestration import failures, story
 from treazure_pipeline.orchestration import metadata as md
 from treazure_pipeline.orchestration.names import BACKGROUND, Names, at_most
 from treazure_pipeline.settings import Programme
@@ -64,7 +65,7 @@ def build_verification(programme: Programme, names: Names) -> dg.Definitions:
     def engage_balance_verification(
         context: dg.AssetExecutionContext, verification_connections: dg.ResourceParam[Connections]
     ) -> Results:
-        yield from _verify(verification_connections, programme, context.run.run_id)
+        yield from _verify(context, verification_connections, programme)
 
     job = dg.define_asset_job(
         names.of("verify_balances"),
@@ -81,23 +82,30 @@ def build_verification(programme: Programme, names: Names) -> dg.Definitions:
     return dg.Definitions(assets=[engage_balance_verification], jobs=[job], schedules=[schedule])
 
 
-def _verify(connections: Connections, programme: Programme, run_id: str) -> Results:
-    with failures.shown(connections.listener):
-        run = Run.of(connections, programme, run_id)
+def _verify(context: dg.AssetExecutionContext, connections: Connections, programme: Programme) -> Results:
+    with story.step(context, connections.listener):
+        run = Run.of(connections, programme, context.run.run_id)
         verified = verify(run)
         standing = rounds.standing(run.ledger, run.account)
         outstanding = frames.differing(run.ledger, run.account, limit=md.SAMPLE_ROWS)
     counted = _figures(verified, standing)
     connections.listener.reported(counted)
-    figures = counted | {"mode": run.account.mode, "differing": md.sample(outstanding)}
+    figures = story.told(context, connections.listener, verified.sentence) | md.figures(
+        counted | {"mode": run.account.mode, "differing": md.sample(outstanding)},
+        "read",
+        "outstanding_drift",
+        "least_lately_verified_hours",
+        "round_share",
+        "seconds_verify",
+    )
     yield _no_drift(verified, standing, figures["differing"])
     yield _master_agrees(verified.tally)
     if verified.error is not None:
         connections.listener.failed(verified.error)
-        raise dg.Failure(
-            f"Engage can't be read. What was read is kept, and the next run goes on from there. {verified.error}",
-            metadata=figures,
-            allow_retries=False,
+        raise failures.failure(
+            verified.error,
+            "Engage can't be read. What was read is kept, and the next run goes on from there",
+            **figures,
         )
     yield dg.MaterializeResult(metadata=figures)
 
@@ -135,6 +143,7 @@ def _no_drift(verified: Verified, standing: Standing, differing: dg.MarkdownMeta
     return dg.AssetCheckResult(
         check_name="no_drift",
         passed=not wrong,
+        description=standing.sentence,
         severity=dg.AssetCheckSeverity.ERROR if standing.will_not_heal else dg.AssetCheckSeverity.WARN,
         metadata=found,
     )
@@ -147,4 +156,10 @@ def _master_agrees(tally: Tally) -> dg.AssetCheckResult:
     }  # fmt: skip
     if tally.master_failed and not tally.master_read:
         return md.not_evaluated("master_agrees", "Treazure could not be read.", **found)
-    return dg.AssetCheckResult(check_name="master_agrees", passed=not tally.master_differs, metadata=found)
+    return dg.AssetCheckResult(
+        check_name="master_agrees",
+        passed=not tally.master_differs,
+        description=f"of {phrases.counted(tally.master_read, 'account')} read in Treazure, {tally.master_differs:,} had a "
+        "change that the sync missed",
+        metadata=found,
+    )

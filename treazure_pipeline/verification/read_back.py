@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from treazure_pipeline import phrases
 from treazure_pipeline.balance_sync.snapshot import read_account
 from treazure_pipeline.clients.engage_wire import is_same
 from treazure_pipeline.errors import AuthenticationError, RemoteError
@@ -41,11 +42,31 @@ _FAILURES_IN_A_ROW = 20
 
 @dataclass(frozen=True)
 class Verified:
-    """What a run came to; with `error` it ended early, since Engage as a whole could not be read."""
+    """What a run came to; with `error` it ended early, since Engage as a whole could not be read.
+
+    Nothing is read where the programme is `migrating`.
+    """
 
     tally: Tally
     seconds: float
     error: RemoteError | None
+    migrating: bool = False
+
+    @property
+    def sentence(self) -> str:
+        """What was read, what differs, and what was not judged."""
+        found = self.tally
+        if self.migrating:
+            return "nothing is read back: the programme is migrating"
+        counts = phrases.some(
+            equal=found.equal, differing=found.drift, without_an_account=found.missing,
+            not_judged=found.unsettled, failed=found.failed,
+        )  # fmt: skip
+        told = f"{found.read:,} read back from Engage" + (f": {phrases.sentence(counts)}" if counts else "")
+        sent = [*phrases.some(marked_for_sending_again=found.marked), *phrases.some(equal_again=found.healed)]
+        master = [f"{found.master_differs:,} of {found.master_read:,} read in Treazure had changed unnoticed"]
+        parts = [told, *sent, *(master if found.master_differs else [])]
+        return "; ".join(parts)
 
 
 def verify(run: Run, *, seconds: float | None = None, most_contacts: int = MOST_CONTACTS) -> Verified:
@@ -61,7 +82,8 @@ def verify(run: Run, *, seconds: float | None = None, most_contacts: int = MOST_
     if run.account.mode == "live":
         with rounds.holding(run.ledger, run.account):
             reading.run(began + (run.settings.engage_verify_seconds if seconds is None else seconds))
-    return Verified(reading.tally, time.monotonic() - began, reading.engage.error)
+    migrating = run.account.mode == "migrating"
+    return Verified(reading.tally, time.monotonic() - began, reading.engage.error, migrating)
 
 
 class _System:

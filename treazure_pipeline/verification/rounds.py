@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
+from treazure_pipeline import phrases
 from treazure_pipeline.errors import BusyError
 from treazure_pipeline.ledger import batches
 from treazure_pipeline.ledger.rows import one
@@ -126,6 +127,18 @@ class Standing:
     read_through_at: datetime | None
     round: int
     round_share: float
+
+    @property
+    def sentence(self) -> str:
+        """Whether Engage holds what it accepted."""
+        if not (self.drift or self.missing or self.will_not_heal):
+            return "Engage holds what it accepted, as far as it was read back"
+        differ = [
+            phrases.counted(self.drift, "balance differs", "balances differ") if self.drift else "",
+            phrases.counted(self.missing, "contact has", "contacts have") + " no account" if self.missing else "",
+        ]
+        healing = f"; {self.will_not_heal:,} will not heal by sending again" if self.will_not_heal else ""
+        return f"{phrases.sentence(differ)} in Engage{healing}"
 
 
 def lease(account: Account) -> str:

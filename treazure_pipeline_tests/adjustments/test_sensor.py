@@ -7,6 +7,7 @@ import pytest
 
 from treazure_pipeline.definitions import build_definitions
 from treazure_pipeline.orchestration.names import FOREGROUND
+from treazure_pipeline_tests import materializations
 from treazure_pipeline_tests.adjustments.adjustment_shop import AdjustmentShop, assert_each_once
 
 SENSOR, JOB = "adjustment_queue_sensor", "process_adjustments"
@@ -146,14 +147,21 @@ def test_a_failed_run_says_why_and_the_checks_tell_what_needs_a_person(
 ) -> None:
     adjustment_shop.give(adjustment_shop.contacts(1)[0], 5)
     wrong = build_definitions(adjustment_shop.settings(TREAZURE_CLIENT_SECRET="wrong")).resolve_job_def(JOB)
-    assert not wrong.execute_in_process(instance=instance, raise_on_error=False).success
+    (failed,) = [
+        event
+        for event in wrong.execute_in_process(instance=instance, raise_on_error=False).all_events
+        if event.is_step_failure
+    ]
+    assert failed.step_failure_data.user_failure_data is not None
+    assert str(failed.step_failure_data.user_failure_data.description).startswith(
+        "The adjustments wait; nothing is lost."
+    )
     adjustment_shop.later()
     assert isinstance(tick(adjustment_shop, instance), dg.RunRequest)
     adjustment_shop.deliver("{}")
     result = build_definitions(adjustment_shop.settings()).resolve_job_def(JOB).execute_in_process(instance=instance)
     checks = {check.check_name: check.passed for check in result.get_asset_check_evaluations()}
     assert checks == {"nothing_is_uncertain": True, "queue_moves": True, "nothing_is_rejected": False}
-    (materialization,) = result.asset_materializations_for_node("processed_adjustments")
-    assert materialization.metadata["posted"].value == 1
-    assert materialization.metadata["rejected"].value == 1
+    shown = materializations.of(result, "processed_adjustments")
+    assert (shown["posted"], shown["rejected"]) == (1, 1)
     assert_each_once(adjustment_shop)

@@ -25,9 +25,10 @@ from treazure_pipeline.connections import Run
 from treazure_pipeline.errors import SettingsError
 from treazure_pipeline.ledger import batches
 from treazure_pipeline.settings import Guards
+from treazure_pipeline_tests import materializations
 from treazure_pipeline_tests.balance_sync.shop import Shop, account_of, assert_in_step, run_of
 from treazure_pipeline_tests.balance_sync.test_kills import QUICK_LEASES, killed_run
-from treazure_pipeline_tests.orchestration.test_job import Execute, failure, metadata
+from treazure_pipeline_tests.orchestration.test_job import Execute, failure
 
 MEMBERS = 1500
 DIFF, PUSH = "balance_diff", "engage_balance_push"
@@ -84,13 +85,13 @@ def test_a_mass_set_to_zero_is_stopped_however_often_the_schedule_fires(execute:
         found = check(result)
         assert not found.passed
         assert found.blocking
-        shown: dict[str, Any] = {name: value.value for name, value in found.metadata.items()}
+        shown = materializations.figures(found)
         assert "set to zero" in shown["reasons"]
         assert shown["zeroed"] == 100
-        assert shown["zeroed_share"] == round(100 / MEMBERS, 4)
+        assert float(shown["zeroed_share"]) == round(100 / MEMBERS, 4)
         assert "| 0" in shown["largest_changes"]
         assert not result.asset_materializations_for_node(PUSH)
-        assert metadata(result, DIFF)["held_by_guards"] == 100
+        assert materializations.of(result, DIFF)["held_by_guards"] == 100
         sentence = (
             f"{100 / MEMBERS:.1%} of {MEMBERS:,} known contacts would be set to zero, the limit is 2.0% "
             f"(GUARD_MAX_ZEROED_SHARE); plan {shown['digest']} waits"
@@ -128,7 +129,7 @@ def test_an_approved_plan_passes_once(execute: Execute, loaded: Shop) -> None:
     result = execute(loaded)
     assert result.success
     assert check(result).passed
-    assert metadata(result, PUSH)["sent"] == 100
+    assert materializations.of(result, PUSH)["sent"] == 100
     assert states(loaded) == ["used"]
     assert_in_step(loaded)
     loaded.sandbox.set_points(dict.fromkeys(contacts, 50))
@@ -176,7 +177,7 @@ def test_what_moved_after_the_approval_is_judged_again(execute: Execute, loaded:
     assert not set(others) & set(approved)
     result = execute(loaded)
     assert result.success
-    shown = metadata(result, PUSH)
+    shown = materializations.of(result, PUSH)
     assert (shown["sent"], shown["held"], shown["pending"]) == (97, 63, 0)
     assert shown["held_by_guards"] == 63
     assert not check(result, "nothing_is_held_back").passed
@@ -204,9 +205,9 @@ def test_a_plan_approved_while_a_push_is_under_way_is_kept_for_the_next_one(
         return fold(*arguments, **keywords)
 
     monkeypatch.setattr(batches, "fold", fold_and_approve)
-    assert metadata(execute(loaded), PUSH)["held"] == len(others)
+    assert materializations.of(execute(loaded), PUSH)["held"] == len(others)
     assert states(loaded) == ["used", "approved"]
-    assert metadata(execute(loaded), PUSH)["sent"] == len(others)
+    assert materializations.of(execute(loaded), PUSH)["sent"] == len(others)
     assert states(loaded) == ["used", "used"]
     assert_in_step(loaded)
 
@@ -218,7 +219,7 @@ def test_few_changes_after_an_approval_go_along(execute: Execute, loaded: Shop) 
     loaded.sandbox.play_hour(changes=20)
     result = execute(loaded)
     assert result.success
-    assert metadata(result, PUSH)["held"] == 0
+    assert materializations.of(result, PUSH)["held"] == 0
     assert_in_step(loaded)
 
 
@@ -294,17 +295,17 @@ def test_a_balance_below_zero_holds_its_row_and_no_other(execute: Execute, loade
     loaded.sandbox.set_points({below: -5, other: 321})
     result = execute(loaded)
     assert result.success
-    shown = metadata(result, PUSH)
+    shown = materializations.of(result, PUSH)
     assert (shown["sent"], shown["held"], shown["held_below_zero"]) == (1, 1, 1)
     assert loaded.in_engage(below, other) == [before[0], "321"]
     assert not check(result, "nothing_is_held_back").passed
     approve(loaded, digest_of(loaded))
-    assert metadata(execute(loaded), PUSH)["sent"] == 1
+    assert materializations.of(execute(loaded), PUSH)["sent"] == 1
     assert loaded.in_engage(below) == ["-5"]
     loaded.sandbox.set_points({below: -6})
-    assert metadata(execute(loaded), PUSH)["held"] == 1
+    assert materializations.of(execute(loaded), PUSH)["held"] == 1
     loaded.sandbox.set_points({below: 6})
-    assert metadata(execute(loaded), PUSH)["sent"] == 1
+    assert materializations.of(execute(loaded), PUSH)["sent"] == 1
     assert_in_step(loaded)
 
 
@@ -313,7 +314,7 @@ def test_an_approval_of_a_balance_below_zero_ends_with_its_time(execute: Execute
     loaded.sandbox.set_points({below: -5})
     execute(loaded)
     approve(loaded, digest_of(loaded), seconds=0.001)
-    assert metadata(execute(loaded), PUSH)["held"] == 1
+    assert materializations.of(execute(loaded), PUSH)["held"] == 1
     assert requests(loaded) == 0
 
 

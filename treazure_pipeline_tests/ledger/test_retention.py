@@ -16,7 +16,7 @@ from treazure_pipeline.definitions import build_definitions
 from treazure_pipeline.ledger import coverage, frames
 from treazure_pipeline.retention.prune import Pruned, prune
 from treazure_pipeline.settings import load_settings
-from treazure_pipeline_tests import processes
+from treazure_pipeline_tests import materializations, processes
 from treazure_pipeline_tests.balance_sync.shop import Shop, account_of, assert_adds_up, assert_in_step, fetch, run_of
 
 NOBODY = "http://127.0.0.1:9"
@@ -242,8 +242,7 @@ def test_the_daily_job_prunes_by_the_setting_and_shows_what_it_deleted(shop: Sho
     assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
     with dg.DagsterInstance.ephemeral() as instance:
         result = definitions.resolve_job_def("prune_history").execute_in_process(instance=instance)
-    (shown,) = result.asset_materializations_for_node("ledger_history")
-    figures_shown: dict[str, Any] = {name: value.value for name, value in shown.metadata.items()}
+    figures_shown = materializations.of(result, "ledger_history")
     assert figures_shown["deleted_changes"] == 4 + 2 + 2 + 2
     assert figures_shown["megabytes_batch"] > 0
     assert shop.sql("select count(*) from change") == [(0,)]

@@ -10,6 +10,7 @@ import pytest
 
 from treazure_pipeline.definitions import build_definitions
 from treazure_pipeline.sandbox import API_KEY, CLIENT_SECRET
+from treazure_pipeline_tests import materializations
 from treazure_pipeline_tests.balance_sync.shop import Shop, account_of, assert_in_step
 
 JOB = "hourly_balance_sync"
@@ -47,23 +48,6 @@ def execute() -> Iterator[Execute]:
         yield Execute(instance)
 
 
-def metadata(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, Any]:
-    """What a materialization shows, the figures of its table among it."""
-    (event,) = result.asset_materializations_for_node(asset)
-    return shown_figures({name: value.value for name, value in event.metadata.items()})
-
-
-def shown_figures(shown: dict[str, Any]) -> dict[str, Any]:
-    """Metadata with the rows of the table of figures beside the headline."""
-    rows = [line.strip("| ").split(" | ") for line in shown.get("figures", "").splitlines()[2:]]
-    return {**{name.replace(" ", "_"): number(value) for name, value in rows}, **shown}
-
-
-def number(text: str) -> int | str:
-    plain = text.replace(",", "")
-    return int(plain) if plain.lstrip("-").isdigit() else text
-
-
 def failure(result: dg.ExecuteInProcessResult) -> Any:
     (event,) = [event for event in result.all_events if event.event_type_value == "STEP_FAILURE"]
     return event.step_failure_data
@@ -90,7 +74,7 @@ def test_the_metadata_of_a_run_tells_what_happened(execute: Execute, shop: Shop)
     shop.sandbox.play_hour(changes=20)
     shop.sandbox.set_fault("bad_rows", raw_rows=['{"accountNumber": "x", "balance": 1}'])
     result = execute(shop)
-    fetched, compared, pushed = (metadata(result, asset) for asset in (SNAPSHOT, DIFF, PUSH))
+    fetched, compared, pushed = (materializations.of(result, asset) for asset in (SNAPSHOT, DIFF, PUSH))
     assert fetched["fetched"] == fetched["dagster/row_count"] == 21
     assert fetched["rejected"] == 1
     assert "accountNumber" in fetched["rejections"]
@@ -116,8 +100,8 @@ def test_outstanding_rejections_warn_and_do_not_fail_the_run(execute: Execute, n
     (check,) = [check for check in result.get_asset_check_evaluations() if not check.passed]
     assert check.check_name == "nothing_is_rejected"
     assert check.severity is dg.AssetCheckSeverity.WARN
-    assert metadata(result, PUSH)["rejected_outstanding"] == len(shop.pending()) > 0
-    assert "does not know" in metadata(result, PUSH)["pending_rows"]
+    assert materializations.of(result, PUSH)["rejected_outstanding"] == len(shop.pending()) > 0
+    assert "does not know" in materializations.of(result, PUSH)["pending_rows"]
     assert_in_step(shop)
 
 
@@ -126,8 +110,8 @@ def test_the_push_alone_sends_what_is_pending(execute: Execute, shop: Shop) -> N
     assert len(shop.pending()) == 200
     result = execute(shop, only=PUSH)
     assert result.success
-    assert metadata(result, PUSH)["sent"] == 200
-    assert metadata(result, PUSH)["carried_over"] == 200
+    assert materializations.of(result, PUSH)["sent"] == 200
+    assert materializations.of(result, PUSH)["carried_over"] == 200
     assert_in_step(shop)
 
 
@@ -158,7 +142,7 @@ def test_a_push_that_could_not_finish_fails_visibly_with_its_figures_and_the_nex
     shop.sandbox.clear_faults()
     again = execute(shop)
     assert again.success
-    assert metadata(again, PUSH)["sent"] == 100
+    assert materializations.of(again, PUSH)["sent"] == 100
     assert_in_step(shop)
 
 
@@ -186,17 +170,17 @@ def test_an_explicit_window_is_fetched(execute: Execute, shop: Shop) -> None:
     config = {"window_from": "2001-02-03T04:05:06+01:00", "window_to": "2030-01-01"}
     result = execute(shop, config=config)
     assert result.success
-    begins = metadata(result, SNAPSHOT)["window_from"]
+    begins = materializations.of(result, SNAPSHOT)["window_from"]
     assert begins == 981169506.0
-    assert metadata(result, SNAPSHOT)["fetched"] == 200
+    assert materializations.of(result, SNAPSHOT)["fetched"] == 200
 
 
 def test_a_full_resync_by_config_sends_only_what_differs(execute: Execute, shop: Shop) -> None:
     execute(shop)
     result = execute(shop, config={"full_resync": True})
-    assert metadata(result, SNAPSHOT)["full"] is True
-    assert metadata(result, SNAPSHOT)["fetched"] == 200
-    assert metadata(result, PUSH)["requests"] == 0
+    assert materializations.of(result, SNAPSHOT)["full"] is True
+    assert materializations.of(result, SNAPSHOT)["fetched"] == 200
+    assert materializations.of(result, PUSH)["requests"] == 0
 
 
 @pytest.mark.parametrize(
@@ -248,11 +232,6 @@ def test_with_several_programmes_each_has_its_own_job_and_both_finish(
     assert_in_step(shop, "SILVER")
 
 
-def log_lines(result: dg.ExecuteInProcessResult, instance: dg.DagsterInstance) -> list[str]:
-    """The lines that we wrote into a run's log, without those of Dagster itself."""
-    return [entry.user_message for entry in instance.all_logs(result.run_id) if not entry.is_dagster_event]
-
-
 def test_each_step_says_in_one_sentence_what_it_came_to_in_its_log_and_on_its_materialization(
     execute: Execute, new_shop: Callable[..., Shop]
 ) -> None:
@@ -260,10 +239,10 @@ def test_each_step_says_in_one_sentence_what_it_came_to_in_its_log_and_on_its_ma
     execute(shop)
     shop.sandbox.play_hour(changes=20)
     result = execute(shop)
-    told = {asset: metadata(result, asset)["about"] for asset in (SNAPSHOT, DIFF, PUSH)}
-    lines = log_lines(result, execute.instance)
+    told = {asset: materializations.of(result, asset)["about"] for asset in (SNAPSHOT, DIFF, PUSH)}
+    lines = materializations.log_lines(result, execute.instance)
     assert [line for line in lines if line in told.values()] == list(told.values())
-    pushed = metadata(result, PUSH)
+    pushed = materializations.of(result, PUSH)
     assert f"{pushed['changed']} changed, {pushed['sent']} sent in 1 request, " in told[PUSH]
     assert f"{pushed['refused'] + pushed['held']} wait: " in told[PUSH]
     assert "does not know" in told[PUSH]
@@ -272,12 +251,13 @@ def test_each_step_says_in_one_sentence_what_it_came_to_in_its_log_and_on_its_ma
 
 def test_a_push_plots_five_figures_and_shows_the_others_in_one_table(execute: Execute, shop: Shop) -> None:
     (event,) = execute(shop).asset_materializations_for_node(PUSH)
-    plotted = {
-        name
-        for name, value in event.metadata.items()
-        if isinstance(value, dg.IntMetadataValue | dg.FloatMetadataValue) and "/" not in name
+    assert materializations.plotted(event) == {
+        "sent",
+        "pending",
+        "oldest_pending_hours",
+        "points_total",
+        "data_age_hours",
     }
-    assert plotted == {"sent", "pending", "oldest_pending_hours", "points_total", "data_age_hours"}
     assert "| lost answers | 0 |" in str(event.metadata["figures"].value)
 
 

@@ -58,7 +58,7 @@ class MigrationShop:
 
     def deliver(self, *, by: str = "files", changes: dict[str, str] | None = None, **how: Any) -> dict[str, Any]:
         with self.connect(**(changes or {})) as connections:
-            return steps.deliver(connections, account_of(connections), by=by, **how)
+            return steps.deliver(connections, account_of(connections), by=by, **how).figures
 
     def audit(self, *, accepted_by: str | None = None, **changes: str) -> Audited:
         with self.connect(**changes) as connections:

@@ -12,7 +12,7 @@ from treazure_pipeline.definitions import build_definitions
 from treazure_pipeline.errors import BusyError
 from treazure_pipeline.orchestration.names import FOREGROUND
 from treazure_pipeline.point_migration import audit, backfill, steps
-from treazure_pipeline.point_migration.definitions import PAUSED
+from treazure_pipeline.point_migration.audit_definitions import PAUSED
 from treazure_pipeline_tests.balance_sync.shop import account_of, assert_in_step
 from treazure_pipeline_tests.point_migration.migration_shop import SHARDS, MigrationShop
 

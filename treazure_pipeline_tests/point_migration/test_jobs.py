@@ -9,6 +9,7 @@ import pytest
 
 from treazure_pipeline.definitions import build_definitions
 from treazure_pipeline.point_migration import audit
+from treazure_pipeline_tests import materializations
 from treazure_pipeline_tests.balance_sync.shop import Shop, assert_in_step
 from treazure_pipeline_tests.point_migration.migration_shop import SHARDS, MigrationShop
 
@@ -40,11 +41,6 @@ def execute(new_migration_shop: Callable[..., MigrationShop]) -> Iterator[Execut
         yield Execute(new_migration_shop(members=60), instance)
 
 
-def metadata(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, Any]:
-    (event,) = result.asset_materializations_for_node(asset)
-    return {name: value.value for name, value in event.metadata.items()}
-
-
 def failure(result: dg.ExecuteInProcessResult) -> str:
     (event,) = [event for event in result.all_events if event.event_type_value == "STEP_FAILURE"]
     data = event.step_failure_data
@@ -56,13 +52,13 @@ def failure(result: dg.ExecuteInProcessResult) -> str:
 def test_three_jobs_migrate_a_programme_and_show_how_far_they_are(execute: Execute) -> None:
     prepared = execute("prepare_migration")
     assert prepared.success
-    assert metadata(prepared, "migration_roster")["contacts"] == 60
+    assert materializations.of(prepared, "migration_roster")["contacts"] == 60
     shown = []
     for number in range(SHARDS):
         result = execute("point_migration", f"{number:03}")
         assert result.success
-        shown.append(metadata(result, "migration_points_log"))
-        assert metadata(result, "migration_files")["files"] == 1
+        shown.append(materializations.of(result, "migration_points_log"))
+        assert materializations.of(result, "migration_files")["files"] == 1
         assert all(check.passed for check in result.get_asset_check_evaluations())
     assert [each["fetched_of_all_shards"] for each in shown][-1] == shown[0]["contacts_of_all_shards"] == 60
     assert shown[0]["hours_left_of_all_shards"] >= 0
@@ -73,12 +69,12 @@ def test_three_jobs_migrate_a_programme_and_show_how_far_they_are(execute: Execu
     (check,) = waiting.get_asset_check_evaluations()
     assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
     assert "could not be evaluated: Not imported yet" in str(check.description)
-    assert metadata(waiting, "migration_delivery")["sent"] == 3
+    assert materializations.of(waiting, "migration_delivery")["sent"] == 3
     execute.migration_shop.import_files()
     finished = execute("finish_migration")
     assert finished.success
-    assert metadata(finished, "migration_delivery")["sent"] == 0
-    assert metadata(finished, "migration_audit")["equal"] == 60
+    assert materializations.of(finished, "migration_delivery")["sent"] == 0
+    assert materializations.of(finished, "migration_audit")["equal"] == 60
     assert execute.migration_shop.mode() == "live"
     assert_in_step(execute.migration_shop.shop)
 
@@ -112,7 +108,7 @@ def test_an_audit_that_takes_longer_than_a_run_may_goes_on_by_itself_and_reads_n
         )
         assert not result.asset_materializations_for_node("migration_delivery")
     assert result.success
-    assert metadata(result, "migration_audit")["differing"] == 1
+    assert materializations.of(result, "migration_audit")["differing"] == 1
     assert len(read) == 2
     assert shop.mode() == "live"
     probes = 50 * 3

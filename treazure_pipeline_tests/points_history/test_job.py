@@ -10,6 +10,7 @@ import dagster as dg
 import pytest
 
 from treazure_pipeline.definitions import build_definitions
+from treazure_pipeline_tests import materializations
 from treazure_pipeline_tests.balance_sync.shop import Shop
 from treazure_pipeline_tests.cli.conftest import Run, environment, run
 from treazure_pipeline_tests.points_history.conftest import assert_is_treazures
@@ -41,8 +42,7 @@ def execute() -> Iterator[Execute]:
 
 
 def metadata(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
-    (event,) = result.asset_materializations_for_node(ASSET)
-    return {name: value.value for name, value in event.metadata.items()}
+    return materializations.of(result, ASSET)
 
 
 def checks(result: dg.ExecuteInProcessResult) -> dict[str, bool]:

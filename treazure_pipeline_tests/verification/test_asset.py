@@ -10,6 +10,7 @@ from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobO
 
 from treazure_pipeline.definitions import build_definitions
 from treazure_pipeline.verification import rounds
+from treazure_pipeline_tests import materializations
 from treazure_pipeline_tests.balance_sync.shop import account_of, assert_in_step
 from treazure_pipeline_tests.verification.verification_shop import VerificationShop
 
@@ -36,8 +37,7 @@ def execute(
 
 
 def metadata(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
-    (event,) = result.asset_materializations_for_node(ASSET)
-    return {name: value.value for name, value in event.metadata.items()}
+    return materializations.of(result, ASSET)
 
 
 def checks(result: dg.ExecuteInProcessResult) -> dict[str, tuple[bool, dg.AssetCheckSeverity]]:
