@@ -244,7 +244,7 @@ def test_the_daily_job_prunes_by_the_setting_and_shows_what_it_deleted(shop: Sho
         result = definitions.resolve_job_def("prune_history").execute_in_process(instance=instance)
     figures_shown = materializations.of(result, "ledger_history")
     assert figures_shown["deleted_changes"] == 4 + 2 + 2 + 2
-    assert figures_shown["megabytes_batch"] > 0
+    assert float(figures_shown["megabytes_batch"]) > 0
     assert shop.sql("select count(*) from change") == [(0,)]
     assert_whole(shop)
 

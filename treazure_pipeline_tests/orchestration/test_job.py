@@ -243,7 +243,8 @@ def test_each_step_says_in_one_sentence_what_it_came_to_in_its_log_and_on_its_ma
     lines = materializations.log_lines(result, execute.instance)
     assert [line for line in lines if line in told.values()] == list(told.values())
     pushed = materializations.of(result, PUSH)
-    assert f"{pushed['changed']} changed, {pushed['sent']} sent in 1 request, " in told[PUSH]
+    requests = "1 request" if pushed["requests"] == 1 else f"{pushed['requests']} requests"
+    assert f"{pushed['changed']} changed, {pushed['sent']} sent in {requests}, " in told[PUSH]
     assert f"{pushed['refused'] + pushed['held']} wait: " in told[PUSH]
     assert "does not know" in told[PUSH]
     assert all(check.description for check in result.get_asset_check_evaluations())

@@ -99,8 +99,9 @@ def test_where_engage_can_t_be_read_the_run_fails_visibly_with_its_figures(
     (event,) = [event for event in result.all_events if event.event_type_value == "STEP_FAILURE"]
     data: Any = event.step_failure_data
     assert "Engage can't be read" in data.user_failure_data.description
-    assert data.user_failure_data.metadata["read"].value == 0
-    assert data.user_failure_data.metadata["failed"].value > 0
+    shown = materializations.figures(data.user_failure_data)
+    assert shown["read"] == 0
+    assert shown["failed"] > 0
     assert checks(result) == {
         "no_drift": (False, dg.AssetCheckSeverity.WARN),
         "master_agrees": (True, dg.AssetCheckSeverity.ERROR),
