@@ -3,7 +3,8 @@
 N slots; a request takes one and gives it back, and a slot is free again one second after the answer to its last
 request. Whatever a request's way to the server takes, two requests of one slot arrive more than a second apart, so no
 second of the server's clock sees more than N. (Buckets of tokens let almost 2 N through in one second, and evenly
-spaced starts bunch up on the way.)
+spaced starts bunch up on the way.) Each version of a slot has a key of its own, its turn: who lost a slot can't set it
+free, and the newest version is found without a look at those that vacuum has not removed yet.
 """
 
 from __future__ import annotations
@@ -67,14 +68,13 @@ class SharedRate:
     def slot(self) -> Iterator[float]:
         """Wait for a slot, and keep it until the block ends (the answer is there, or given up); lend when it was taken.
 
-        One whose lease has ended meanwhile is left alone: it may be somebody else's.
+        One that somebody else has taken, since its lease had ended, is left alone.
         """
-        slot, began = self._take()
+        slot, turn, began = self._take()
         try:
             yield began
         finally:
-            if now() < began + self._lease:
-                self._set_free(slot)
+            self._set_free(slot, turn)
 
     @retried
     def pause(self, seconds: float) -> None:
@@ -87,13 +87,13 @@ class SharedRate:
                 (self._bucket, _PAUSE, seconds),
             )
 
-    def _take(self) -> tuple[int, float]:
+    def _take(self) -> tuple[int, int, float]:
         until = now() + self._patience
         while True:
             began = now()
-            taken, wait = self._try_to_take()
+            taken, wait, turn = self._try_to_take()
             if taken is not None:
-                return taken, began
+                return taken, turn, began
             if now() > until:
                 raise RateUsedUpError(
                     f"No request could be made for {self._patience:g} s: the rate is used up, or the system asked for a pause."
@@ -102,22 +102,23 @@ class SharedRate:
                 raise RunIncompleteError("The run was stopped while waiting for its turn to send.")
 
     @retried
-    def _try_to_take(self) -> tuple[int | None, float]:
+    def _try_to_take(self) -> tuple[int | None, float, int]:
         with self._ledger.transaction() as connection:
             connection.execute("set local synchronous_commit to off")
             return one(
                 connection,
-                "select taken, wait from take_slot(%s, %s, %s, make_interval(secs => %s))",
+                "select taken, wait, its_turn from take_slot(%s, %s, %s, make_interval(secs => %s))",
                 (self._bucket, self._slots, self._priority.value, self._lease),
             )
 
     @retried
-    def _set_free(self, slot: int) -> None:
+    def _set_free(self, slot: int, turn: int) -> None:
         with self._ledger.transaction() as connection:
             connection.execute("set local synchronous_commit to off")
             connection.execute(
-                "update rate_slot set free_at = clock_timestamp() + interval '1 second', set_at = clock_timestamp() where bucket = %s and slot = %s",
-                (self._bucket, slot),
+                "update rate_slot set free_at = clock_timestamp() + interval '1 second', set_at = clock_timestamp(), turn = turn + 1 "
+                "where bucket = %s and slot = %s and turn = %s",
+                (self._bucket, slot, turn),
             )
 
 

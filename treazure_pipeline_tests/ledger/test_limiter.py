@@ -203,3 +203,29 @@ def test_a_clock_that_is_put_back_keeps_nobody_waiting_and_a_long_lease_is_kept(
             "insert into rate_hold values ('bucket', 0, now() + interval '1 day', now() + interval '1 day')"
         )
     assert take(pacer, 1)
+
+
+def test_what_a_request_reads_does_not_grow_while_an_old_snapshot_holds_vacuum_back(database_url: str) -> None:
+    take_and_free = """do $$ declare got record; begin
+        for n in 1..500 loop
+            select * into strict got from take_slot('bucket', 20, 2, interval '65 seconds');
+            commit;
+            update rate_slot set free_at = clock_timestamp(), set_at = clock_timestamp(), turn = turn + 1
+                where bucket = 'bucket' and slot = got.taken and turn = got.its_turn;
+            commit;
+        end loop; end $$"""
+    with psycopg.connect(database_url) as old, psycopg.connect(database_url, autocommit=True) as connection:
+        old.execute("set transaction isolation level repeatable read")
+        old.execute("select count(*) from pg_class")
+        connection.execute("set search_path to treazure_pipeline")
+        connection.execute("select take_slot('bucket', 20, 2, interval '1 second')")
+        time.sleep(1.1)
+        read = []
+        for _ in range(4):
+            connection.execute(take_and_free)
+            plan = (
+                "explain (analyze, buffers, format json) select * from take_slot('bucket', 20, 2, interval '1 second')"
+            )
+            ((explained,),) = connection.execute(plan.encode()).fetchall()
+            read.append(explained[0]["Plan"]["Shared Hit Blocks"] + explained[0]["Plan"]["Shared Read Blocks"])
+    assert max(read[1:]) <= 2 * read[0]
