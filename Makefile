@@ -39,11 +39,12 @@ test-lowest: ## Run the quick tests with the oldest versions that pyproject.toml
 soak: $(STAMP) ## Play the adversary's stories: STORIES=2000, or MINUTES=60
 	$(BIN)/python -m treazure_pipeline_tests.adversary $(if $(MINUTES),--minutes $(MINUTES),--stories $(or $(STORIES),200))
 
-check: $(STAMP) ## Formatter, linter, types, import contracts, and whether Dagster loads the definitions
+check: $(TOOLS) ## Formatter, linter, types, import contracts, what is in deploy/, and whether Dagster loads the definitions
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m pytest --quiet treazure_pipeline_tests/deploy
 	@mkdir -p $(CHECK_HOME) && touch $(CHECK_HOME)/dagster.yaml
 	@VIRTUAL_ENV=$(CURDIR)/$(VENV) DAGSTER_HOME=$(CHECK_HOME) $(EXAMPLE_SETTINGS) $(BIN)/dg check defs
 

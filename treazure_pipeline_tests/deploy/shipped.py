@@ -6,12 +6,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-from treazure_pipeline.settings import ConsoleSettings, ReceiverSettings, Settings, _variables
+from treazure_pipeline.settings import _GUARDS, _ONE_PROGRAMME, ConsoleSettings, ReceiverSettings, Settings, _variables
 
 ROOT = Path(__file__).parent.parent.parent
 DEPLOY = ROOT / "deploy"
 WITHOUT_TOOLS = "needs the extra deploy-checks: `make test` installs it"
-SETTINGS = {*_variables(Settings), *_variables(ReceiverSettings), *_variables(ConsoleSettings), "TREAZURE_LOYALTY_ID"}
+_FIELDS = {
+    variable: model.model_fields[field]
+    for model in (Settings, ReceiverSettings, ConsoleSettings)
+    for variable, field in _variables(model).items()
+}
+SECRETS = {variable for variable, field in _FIELDS.items() if "SecretStr" in repr(field.annotation)}
+_FORM_ADDRESSES = {"TREAZURE_CLIENT", "TREAZURE_ENVIRONMENT", "ENGAGE_CLIENT", "ENGAGE_STAGING"}
+PLAIN = {*_FIELDS, *_ONE_PROGRAMME, *_GUARDS, *_FORM_ADDRESSES, "DAGSTER_WEBSERVER_URL"} - SECRETS
+SETTINGS = PLAIN | SECRETS
 
 
 def check(tool: str, *arguments: str) -> None:

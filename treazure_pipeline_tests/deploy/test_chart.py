@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from treazure_pipeline.cli import COMMANDS
-from treazure_pipeline_tests.deploy.shipped import DEPLOY, SETTINGS, WITHOUT_TOOLS
+from treazure_pipeline_tests.deploy.shipped import DEPLOY, PLAIN, SECRETS, SETTINGS, WITHOUT_TOOLS
 
 helm = pytest.importorskip("helm_python", reason=WITHOUT_TOOLS)
 kubernetes = pytest.importorskip("kubernetes_validate", reason=WITHOUT_TOOLS)
@@ -124,6 +124,9 @@ def test_the_schema_is_upgraded_before_any_pod_is_replaced_and_what_that_needs_i
     [
         ({"settings": {"ENGAGE_API_KEY": "in plain sight"}}, "ENGAGE_API_KEY"),
         ({"settings": {"TREAZURE_PIPELINE_DATABASE_URL": "postgresql://u:p@db/l"}}, "TREAZURE_PIPELINE_DATABASE_URL"),
+        ({"settings": {"OTEL_EXPORTER_OTLP_HEADERS": "authorization=plain"}}, "OTEL_EXPORTER_OTLP_HEADERS"),
+        ({"settings": {"ENGAGE_BATCH_SISE": 500}}, "ENGAGE_BATCH_SISE"),
+        ({"secrets": {"keys": {"worker": {"ENGAGE_KEY": "engage_api_key"}}}}, "ENGAGE_KEY"),
         ({"image": {"tag": "latest"}}, "tag"),
         ({"receiver": {"replicas": 0}}, "replicas"),
         ({"reciever": {}}, "reciever"),
@@ -132,6 +135,16 @@ def test_the_schema_is_upgraded_before_any_pod_is_replaced_and_what_that_needs_i
 def test_values_that_can_not_be_meant_are_refused_by_name(values: dict[str, Any], named: str) -> None:
     with helm.Chart.load(CHART) as chart, pytest.raises(helm.HelmValuesError, match=named):
         chart.validate_schema(values)
+
+
+def test_every_setting_may_be_given_and_every_secret_only_as_a_file() -> None:
+    others = {"HTTPS_PROXY": "http://proxy.example:3128", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}
+    files = dict.fromkeys(SECRETS, "key")
+    with helm.Chart.load(CHART) as chart:
+        chart.validate_schema({"settings": dict.fromkeys(PLAIN, "1") | others, "secrets": {"keys": {"worker": files}}})
+        for secret in SECRETS:
+            with pytest.raises(helm.HelmValuesError, match=secret):
+                chart.validate_schema({"settings": {secret: "in plain sight"}})
 
 
 def test_only_the_receivers_are_reached_and_metrics_not_from_outside() -> None:
