@@ -1,6 +1,7 @@
-"""A run launcher that gives every run a host of its own: a process with its own home and working directory.
+"""Run launchers: one gives every run a host of its own, a process with its own home and working directory.
 
-When the run has ended they are gone, as a pod's disk is; what it printed stays in a file beside them.
+When the run has ended they are gone, as a pod's disk is; what it printed stays in a file beside them. The other one has
+no hosts to give: its runs start and come to nothing.
 """
 
 from __future__ import annotations
@@ -65,3 +66,33 @@ class HostLauncher(RunLauncher, ConfigurableClass):
         """End a host."""
         self._hosts[run_id].terminate()
         return True
+
+
+class NoHosts(RunLauncher, ConfigurableClass):
+    """Starts nothing, so that runs keep the places that the queue gave them."""
+
+    def __init__(self, inst_data: ConfigurableClassData | None = None) -> None:
+        self._inst_data = inst_data
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    @property
+    def inst_data(self) -> ConfigurableClassData | None:
+        """What Dagster makes it from."""
+        return self._inst_data
+
+    @classmethod
+    def config_type(cls) -> Any:
+        """What dagster.yaml says of it: nothing."""
+        return {}
+
+    @classmethod
+    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]) -> Self:  # noqa: ARG003 - as Dagster calls it
+        """Make it."""
+        return cls(inst_data)
+
+    def launch_run(self, context: LaunchRunContext) -> None:
+        """Leave the run as it is."""
+
+    def terminate(self, run_id: str) -> bool:  # noqa: ARG002 - as Dagster calls it
+        """Do nothing: nothing is at work."""
+        return False

@@ -21,6 +21,7 @@ from treazure_pipeline.errors import PipelineError
 from treazure_pipeline_tests import roles
 from treazure_pipeline_tests.adjustments.adjustment_shop import AdjustmentShop, assert_each_once
 from treazure_pipeline_tests.balance_sync.shop import assert_in_step
+from treazure_pipeline_tests.poolers import pooler
 
 PRIMARY, STANDBY = 5501, 5502
 SETTINGS = "listen_addresses = ''\nwal_level = replica\nmax_wal_senders = 4\nfsync = off\n"
@@ -52,10 +53,17 @@ class Pair:
         hosts = f"host={self.sockets},{self.sockets}&port={PRIMARY},{STANDBY}"
         return f"postgresql://{role}@/{database}?{hosts}&target_session_attrs=read-write"
 
+    def follow(self, port: int) -> None:
+        """Have the address that follows the primary (port 5432) lead to one of them."""
+        address = self.sockets / ".s.PGSQL.5432"
+        address.unlink(missing_ok=True)
+        address.symlink_to(self.sockets / f".s.PGSQL.{port}")
+
     def fail_over(self) -> None:
         """Let the primary be gone at once, and the standby take its place."""
         self._run("pg_ctl", "-D", self.folder / "primary", "-m", "immediate", "stop")
         self._run("pg_ctl", "-D", self.folder / "standby", "promote", "-w")
+        self.follow(STANDBY)
 
     def caught_up(self) -> None:
         """Wait until the standby has all that the primary has committed."""
@@ -104,13 +112,19 @@ def pair(_homes: Path, server_url: str) -> Iterator[Pair]:  # noqa: ARG001 - mak
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture
-def database_url(pair: Pair) -> str:
-    """The ledger on both, worked on as the runtime role."""
+@pytest.fixture(params=["all hosts named", "behind PgBouncer"])
+def database_url(pair: Pair, home: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The ledger on both, worked on as the runtime role: by both names, or through a pooler in transaction mode."""
     roles.make(f"postgresql://postgres@/postgres?host={pair.sockets}&port={PRIMARY}", "ledger", "dagster")
     schema.upgrade(pair.url("ledger", roles.OWNER))
     pair.caught_up()
-    return pair.url("ledger", roles.RUNTIME)
+    if request.param == "all hosts named":
+        yield pair.url("ledger", roles.RUNTIME)
+        return
+    pair.follow(PRIMARY)
+    following = f"postgresql://{roles.RUNTIME}@/ledger?host={pair.sockets}"
+    with pooler(following, home, server_login_retry=1) as through:
+        yield through.render_as_string(hide_password=False)
 
 
 def during(pair: Pair, adjustment_shop: AdjustmentShop, work: Callable[[], object], operation: str, calls: int) -> None:
