@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
 from treazure_pipeline import phrases
-from treazure_pipeline.balance_sync import first_send, guard_definitions, merge, metadata, rejections
+from treazure_pipeline.balance_sync import first_send, guard_definitions, merge, metadata, plans, rejections
 from treazure_pipeline.balance_sync.guards import Judgment, judge
 from treazure_pipeline.balance_sync.push import PushFigures, push
 from treazure_pipeline.balance_sync.report import Pushed
@@ -23,7 +24,8 @@ from treazure_pipeline.balance_sync.windows import chosen_window
 from treazure_pipeline.connections import Connections, Run
 from treazure_pipeline.errors import PipelineError
 from treazure_pipeline.ledger import batches, coverage, figures, frames
-from treazure_pipeline.orchestration import failures, story
+from treazure_pipeline.ledger.store import Ledger
+from treazure_pipeline.orchestration import checks, failures, story
 from treazure_pipeline.orchestration import metadata as md
 from treazure_pipeline.orchestration.names import Names, at_most
 from treazure_pipeline.settings import Programme
@@ -71,6 +73,19 @@ def build_balance_sync(programme: Programme, names: Names) -> dg.Definitions:
     tags = {"programme": programme.name}
     shared: dict[str, Any] = {"group_name": names.group(GROUP), "owners": OWNERS, "tags": tags}
     common: dict[str, Any] = {**shared, "code_version": "1", "pool": names.of("balance_sync")}
+    coverage_checks = checks.LedgerChecks(
+        key("balance_diff"),
+        {"coverage_has_no_hole": "Every mutation time since the programme's beginning has been fetched (I1)."},
+        partial(_coverage_checks, programme),
+    )
+    outstanding_checks = checks.LedgerChecks(
+        key("engage_balance_push"),
+        {
+            "nothing_is_held_back": "No rows are held back by a guard or by a balance below zero (I7).",
+            "nothing_is_rejected": "No row rejected from an export or refused by Engage is outstanding.",
+        },
+        partial(_outstanding_checks, programme),
+    )
 
     treazure_balances = dg.AssetSpec(
         key("treazure_balances"), kinds={"treazure"}, **shared,
@@ -116,8 +131,6 @@ def build_balance_sync(programme: Programme, names: Names) -> dg.Definitions:
             ),
         },
         check_specs=[
-            dg.AssetCheckSpec("coverage_has_no_hole", asset=key("balance_diff"),
-                              description="Every mutation time since the programme's beginning has been fetched (I1)."),
             dg.AssetCheckSpec("rows_add_up", asset=key("balance_diff"),
                               description="fetched = duplicate + rejected + superseded + unchanged + changed (I6)."),
             dg.AssetCheckSpec(guard_definitions.CHECK, asset=key("balance_diff"), blocking=True, description=guard_definitions.DESCRIPTION),
@@ -131,7 +144,10 @@ def build_balance_sync(programme: Programme, names: Names) -> dg.Definitions:
         **common,
     )  # fmt: skip
     def balance_diff(context: dg.AssetExecutionContext, connections: dg.ResourceParam[Connections]) -> Results:
-        with _locked(connections, programme, context) as run:
+        with (
+            coverage_checks.also_if_it_fails(context, connections),
+            _locked(connections, programme, context) as run,
+        ):
             yield from _diff(context, run)
 
     @dg.asset(
@@ -151,10 +167,6 @@ def build_balance_sync(programme: Programme, names: Names) -> dg.Definitions:
         check_specs=[
             dg.AssetCheckSpec("pending_adds_up", asset=key("engage_balance_push"),
                               description="changed + carried over = sent + refused + held + left pending (I6)."),
-            dg.AssetCheckSpec("nothing_is_held_back", asset=key("engage_balance_push"),
-                              description="No rows are held back by a guard or by a balance below zero (I7)."),
-            dg.AssetCheckSpec("nothing_is_rejected", asset=key("engage_balance_push"),
-                              description="No row rejected from an export or refused by Engage is outstanding."),
         ],
         freshness_policy=dg.FreshnessPolicy.time_window(
             fail_window=timedelta(hours=3), warn_window=timedelta(minutes=90)
@@ -171,7 +183,10 @@ def build_balance_sync(programme: Programme, names: Names) -> dg.Definitions:
         connections: dg.ResourceParam[Connections],
         judgment: Any,
     ) -> Results:
-        with _locked(connections, programme, context) as run:
+        with (
+            outstanding_checks.also_if_it_fails(context, connections),
+            _locked(connections, programme, context) as run,
+        ):
             yield from _push(context, run, judgment, config.limit)
 
     engage_accounts = dg.AssetSpec(
@@ -195,7 +210,12 @@ def build_balance_sync(programme: Programme, names: Names) -> dg.Definitions:
         return connections.ledger.is_running(connections.ledger.account(programme))
 
     schedule = hourly(job, 7, is_busy, "a missed hour leaves no hole.")
-    return dg.Definitions(assets=[treazure_balances, *assets, engage_accounts], jobs=[job], schedules=[schedule])
+    return dg.Definitions(
+        assets=[treazure_balances, *assets, engage_accounts],
+        asset_checks=[coverage_checks.definition(), outstanding_checks.definition()],
+        jobs=[job],
+        schedules=[schedule],
+    )
 
 
 @contextmanager
@@ -235,7 +255,7 @@ def _diff(context: dg.AssetExecutionContext, run: Run) -> Iterator[dg.Materializ
     changes = frames.diff(run.ledger, run.account, run.id, limit=md.SAMPLE_ROWS)
     status = figures.status(run.ledger, run.account)
     judgment = judge(run)
-    checks = [guard_definitions.guard_check(run, judgment), *_diff_checks(run, diff, status)]
+    guarded = guard_definitions.guard_check(run, judgment)
     if judgment.holds_all:
         run.connections.listener.failed(judgment.error())
     merged = diff.figures
@@ -262,30 +282,16 @@ def _diff(context: dg.AssetExecutionContext, run: Run) -> Iterator[dg.Materializ
             "data_age_hours",
             "seconds_diff",
         ),
-        check_results=checks,
+        check_results=[guarded, *_diff_checks(run, diff)],
     )
     if judgment.holds_all:
         raise failures.failure(judgment.error(), judgment.sentence)
 
 
-def _diff_checks(run: Run, diff: Diff, status: figures.Status) -> list[dg.AssetCheckResult]:
+def _diff_checks(run: Run, diff: Diff) -> list[dg.AssetCheckResult]:
     merged = diff.figures
-    holes = coverage.holes(run.ledger, run.account)
     audit = figures.audit(run.ledger, run.account)
     return [
-        dg.AssetCheckResult(
-            check_name="coverage_has_no_hole",
-            passed=not holes,
-            description=f"{phrases.counted(len(holes), 'hole')} in what was fetched"
-            if holes
-            else f"everything is fetched until {status.covered_until:%Y-%m-%d %H:%M} UTC"
-            if status.covered_until
-            else "nothing is covered yet",
-            metadata={
-                "covered_until": str(status.covered_until),
-                "holes": ", ".join(f"{start} to {end}" for start, end in holes) or "none",
-            },
-        ),
         dg.AssetCheckResult(
             check_name="rows_add_up",
             passed=merged.adds_up,
@@ -307,6 +313,24 @@ def _diff_checks(run: Run, diff: Diff, status: figures.Status) -> list[dg.AssetC
             },
         ),
     ]
+
+
+def _coverage_checks(programme: Programme, ledger: Ledger) -> Iterator[dg.AssetCheckResult]:
+    account = ledger.account(programme)
+    holes, covered_until = coverage.holes(ledger, account), figures.status(ledger, account).covered_until
+    yield dg.AssetCheckResult(
+        check_name="coverage_has_no_hole",
+        passed=not holes,
+        description=f"{phrases.counted(len(holes), 'hole')} in what was fetched"
+        if holes
+        else f"everything is fetched until {covered_until:%Y-%m-%d %H:%M} UTC"
+        if covered_until
+        else "nothing is covered yet",
+        metadata={
+            "covered_until": str(covered_until),
+            "holes": ", ".join(f"{start} to {end}" for start, end in holes) or "none",
+        },
+    )
 
 
 def _push(context: dg.AssetExecutionContext, run: Run, judgment: Judgment | None, limit: int | None) -> Results:
@@ -341,7 +365,7 @@ def _push(context: dg.AssetExecutionContext, run: Run, judgment: Judgment | None
             "pending_rows": md.sample(frames.pending(run.ledger, run.account, limit=md.SAMPLE_ROWS)),
         }
     )
-    yield from _push_checks(report, judgment, status, rejected)
+    yield _pending_adds_up(report)
     if judgment.reasons:
         run.connections.listener.failed(judgment.error())
     if pushed.error is not None:
@@ -393,11 +417,9 @@ def _figures(report: Pushed, judgment: Judgment, status: figures.Status) -> dict
     return md.figures(found, "sent", "pending", "oldest_pending_hours", "points_total", "data_age_hours")
 
 
-def _push_checks(
-    report: Pushed, judgment: Judgment, status: figures.Status, rejected: list[rejections.Group]
-) -> Iterator[dg.AssetCheckResult]:
+def _pending_adds_up(report: Pushed) -> dg.AssetCheckResult:
     pushed: PushFigures = report.figures
-    yield dg.AssetCheckResult(
+    return dg.AssetCheckResult(
         check_name="pending_adds_up",
         passed=report.adds_up,
         description=f"{report.changed:,} changed and {report.carried_over:,} carried over; {pushed.sent:,} sent, "
@@ -413,15 +435,27 @@ def _push_checks(
             }
         ),
     )
+
+
+def _outstanding_checks(programme: Programme, ledger: Ledger) -> Iterator[dg.AssetCheckResult]:
+    account = ledger.account(programme)
+    status, rejected = figures.status(ledger, account), rejections.groups(ledger, account)
+    with ledger.reading() as connection:
+        plan = plans.open_plan(connection, account)
+    waits = plan is not None and plan.state == "open"
     yield dg.AssetCheckResult(
         check_name="nothing_is_held_back",
-        passed=not judgment.reasons and not status.negative,
-        description=judgment.sentence,
+        passed=not waits and not status.negative,
+        description=f"{'; '.join(plan.reasons)}; plan {plan.digest} waits for approval"
+        if plan is not None and waits
+        else f"{phrases.counted(status.negative, 'balance is', 'balances are')} below zero"
+        if status.negative
+        else "no row waits for a person",
         severity=dg.AssetCheckSeverity.WARN,
         metadata={
-            "reasons": "; ".join(judgment.reasons) or "none",
+            "reasons": "; ".join(plan.reasons) if plan is not None and waits else "none",
             "below_zero": status.negative,
-            "digest": status.plan or "none",
+            "digest": plan.digest if plan is not None and waits else "none",
         },
     )
     yield dg.AssetCheckResult(

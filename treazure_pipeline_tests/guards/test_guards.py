@@ -104,8 +104,17 @@ def test_a_mass_set_to_zero_is_stopped_however_often_the_schedule_fires(execute:
         digests.add(shown["digest"])
     assert len(digests) == 1
     assert states(loaded) == ["open"]
+    assert execute.last_checks(loaded)["coverage_has_no_hole"] == "SUCCEEDED", "evaluated although the run failed"
     assert requests(loaded) == 0
     assert len(loaded.pending()) == 100
+
+
+def test_what_is_held_back_is_red_until_it_is_approved(execute: Execute, loaded: Shop) -> None:
+    to_zero(loaded, 0, 100)
+    assert not execute(loaded).success
+    assert not execute.check(loaded, PUSH, "nothing_is_held_back")
+    approve(loaded, digest_of(loaded))
+    assert execute.check(loaded, PUSH, "nothing_is_held_back")
 
 
 def test_what_is_pending_is_judged_once_a_run(execute: Execute, loaded: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
