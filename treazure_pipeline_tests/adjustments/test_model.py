@@ -7,15 +7,19 @@ from collections.abc import Callable
 from decimal import Decimal
 
 import psycopg
+import pytest
 
 from treazure_pipeline.adjustments.queue import RECEIVE, receipt_of
 from treazure_pipeline.database.schema import SCHEMA
 from treazure_pipeline_tests.adjustments.adjustment_shop import AdjustmentShop
+from treazure_pipeline_tests.effort import EFFORT
 
-EVENTS, DELIVERIES, CONTACTS, ROUNDS = 600, 10_000, 120, 5
+EVENTS, DELIVERIES, CONTACTS, ROUNDS = 120 * EFFORT, 2_000 * EFFORT, 24 * EFFORT, 5
 
 
-def test_ten_thousand_random_deliveries_and_faults_end_with_every_event_applied_once(
+@pytest.mark.chance
+@pytest.mark.timeout(300 * EFFORT)
+def test_random_deliveries_and_faults_end_with_every_event_applied_once(
     new_adjustment_shop: Callable[..., AdjustmentShop],
 ) -> None:
     adjustment_shop = new_adjustment_shop(members=CONTACTS, environ={"TREAZURE_CONCURRENCY": "8"})

@@ -10,10 +10,14 @@ import pytest
 from treazure_pipeline_tests.adversary.mutants import PARTS
 from treazure_pipeline_tests.adversary.player import Player, player
 from treazure_pipeline_tests.adversary.story import KINDS
+from treazure_pipeline_tests.effort import EFFORT
 
-FIXED = range(1, 7)
-FRESH = 3
-PART = "look before a second call"
+FIXED = range(1, 1 + 3 * EFFORT)
+FRESH = 2 * EFFORT
+# The adversary finds this one in its first story.
+PART = "404 proves nothing"
+
+pytestmark = [pytest.mark.chance, pytest.mark.timeout(300 * EFFORT)]
 
 
 @pytest.fixture

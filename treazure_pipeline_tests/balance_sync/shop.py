@@ -120,8 +120,9 @@ class Shop:
 
     def sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         """Run a statement in the ledger's database, as an administrator would by hand."""
-        with psycopg.connect(administrators(self.database_url), autocommit=True) as connection:
-            connection.execute(f"set search_path to {SCHEMA}; set timezone to 'UTC'")
+        # One transaction: behind a pooler the next one may be on another session.
+        with psycopg.connect(administrators(self.database_url)) as connection:
+            connection.execute(f"set local search_path to {SCHEMA}; set local timezone to 'UTC'")
             cursor = connection.execute(statement, values or None)
             return cursor.fetchall() if cursor.description else []
 

@@ -1,17 +1,18 @@
-"""The whole hourly sync under all dialects at once, drawn at random; `DIALECT_SEEDS` says how many draws (5)."""
+"""The whole hourly sync under all dialects at once, drawn at random."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 import pytest
 
 from treazure_pipeline_tests.balance_sync.shop import Shop, assert_in_step
+from treazure_pipeline_tests.effort import EFFORT
 
-SEEDS = range(int(os.environ.get("DIALECT_SEEDS", "5")))
+SEEDS = range(5 * EFFORT)
 
 
+@pytest.mark.chance
 @pytest.mark.parametrize("seed", SEEDS)
 def test_both_systems_agree_and_each_change_is_sent_once_in_any_dialect(
     new_shop: Callable[..., Shop], seed: int

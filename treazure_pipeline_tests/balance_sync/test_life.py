@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from decimal import Decimal
@@ -18,6 +17,7 @@ from treazure_pipeline.errors import PipelineError
 from treazure_pipeline.sandbox import Sandbox
 from treazure_pipeline_tests.balance_sync.dying_run import POINTS, die_at
 from treazure_pipeline_tests.balance_sync.shop import Shop, account_of, assert_in_step, assert_well_behaved, run_of
+from treazure_pipeline_tests.effort import EFFORT
 
 MEMBERS = 60
 OUTSIDE_TRANSACTIONS = POINTS.keys() - {"in_the_middle_of_the_export", "in_the_middle_of_the_merge"}
@@ -25,7 +25,7 @@ FAULTS = ["lost_before", "lost_after", "server_error", "rate_limited", "truncate
 
 settings.register_profile(
     "life",
-    max_examples=int(os.environ.get("LIFE_EXAMPLES", "12")),
+    max_examples=6 * EFFORT,
     stateful_step_count=14,
     deadline=None,
     derandomize=True,
@@ -169,6 +169,8 @@ class Life(RuleBasedStateMachine):
         assert self.shop.sync().pushed.requests == 0
 
 
+@pytest.mark.chance
+@pytest.mark.timeout(300 * EFFORT)
 def test_whatever_happens_both_systems_agree_in_the_end(
     one_sandbox: Sandbox, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

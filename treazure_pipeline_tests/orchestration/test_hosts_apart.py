@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import socket
@@ -24,16 +23,12 @@ from treazure_pipeline_tests import hosts
 from treazure_pipeline_tests.adjustments.adjustment_shop import AdjustmentShop, assert_each_once
 from treazure_pipeline_tests.balance_sync.shop import assert_in_step
 from treazure_pipeline_tests.cli.conftest import COMMAND
+from treazure_pipeline_tests.dagster_ui import dagster_ui
 from treazure_pipeline_tests.poolers import pooler
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 300
 SHARDS = ("000", "001")
-REPOSITORY = {"repositoryLocationName": "treazure_pipeline", "repositoryName": "__repository__"}
-LAUNCH_RUN = """mutation ($given: ExecutionParams!) { launchRun(executionParams: $given)
-    { __typename ... on LaunchRunSuccess { run { id: runId } } ... on PythonError { message } } }"""
-LAUNCH_BACKFILL = """mutation ($given: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $given)
-    { __typename ... on LaunchBackfillSuccess { id: backfillId } ... on PythonError { message } } }"""
 
 
 @dataclass
@@ -47,27 +42,14 @@ class Cluster:
     instance: dg.DagsterInstance
 
     @property
-    def workspace(self) -> list[str]:
-        return ["-w", str(self.folder / "dagster" / "workspace.yaml")]
+    def workspace(self) -> Path:
+        return self.folder / "dagster" / "workspace.yaml"
 
-    def ask(self, mutation: str, given: dict[str, Any]) -> str:
-        """Launch something as the UI does; returns its id."""
-        graphql = [str(Path(sys.executable).with_name("dagster-graphql")), *self.workspace, "-t", mutation]
-        done = subprocess.run(
-            [*graphql, "-v", json.dumps({"given": given})], env=self.environment, capture_output=True, text=True,
-            check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        (result,) = [line for line in done.stdout.splitlines() if line.startswith("{")]
-        return re.search(r'"(?:id|runId)": ?"([^"]+)"', result)[1]  # type: ignore[index]
-
-    def run(self, job: str, config: dict[str, dict[str, Any]] | None = None) -> str:
-        """Run a job to its good end; returns the run's id."""
-        ops = {name: {"config": values} for name, values in (config or {}).items()}
-        given = {"selector": REPOSITORY | {"jobName": job}, "runConfigData": {"ops": ops}}
-        run = self.ask(LAUNCH_RUN, given)
+    def run(self, job: str, config: dict[str, dict[str, Any]] | None = None) -> None:
+        """Run a job, launched from the UI, to its good end."""
+        with dagster_ui(self.instance, self.workspace) as ui:
+            run = ui.launch(job, config)
         self.wait(lambda: self.status(run) is dg.DagsterRunStatus.SUCCESS)
-        return run
 
     def status(self, run: str) -> dg.DagsterRunStatus:
         found = self.instance.get_run_by_id(run)
@@ -82,8 +64,8 @@ class Cluster:
 
     def backfill(self, job: str) -> None:
         """Run all partitions of a job."""
-        selector = {"partitionSetName": f"{job}_partition_set", "repositorySelector": REPOSITORY}
-        self.ask(LAUNCH_BACKFILL, {"selector": selector, "partitionNames": list(SHARDS), "title": "All shards"})
+        with dagster_ui(self.instance, self.workspace) as ui:
+            ui.launch_backfill(job, list(SHARDS))
         done = dg.RunsFilter(job_name=job, statuses=[dg.DagsterRunStatus.SUCCESS])
         self.wait(lambda: len(self.instance.get_runs(done)) == len(SHARDS))
 
@@ -152,7 +134,7 @@ def cluster(
                 "code server", [sys.executable, "-m", "dagster", *code_server, "--location-name", "treazure_pipeline"]
             )
             made.wait(lambda: answers(port))
-            family.start("daemon", [sys.executable, "-m", "dagster._daemon", "run", *made.workspace])
+            family.start("daemon", [sys.executable, "-m", "dagster._daemon", "run", "-w", str(made.workspace)])
             yield made
 
 

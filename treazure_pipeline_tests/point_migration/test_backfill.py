@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 
 from treazure_pipeline.sandbox import LOYALTY_ID, sandbox_process
@@ -17,6 +17,7 @@ from treazure_pipeline.terminal import instance
 from treazure_pipeline.terminal.processes import Family
 from treazure_pipeline_tests import processes
 from treazure_pipeline_tests.balance_sync.shop import Shop, assert_in_step
+from treazure_pipeline_tests.dagster_ui import dagster_ui
 from treazure_pipeline_tests.point_migration.migration_shop import MigrationShop
 
 PATIENCE = 400
@@ -26,34 +27,6 @@ SHARDS = 3
 def command(environment: dict[str, str], *arguments: str) -> tuple[int, dict[str, Any]]:
     done = processes.command("run", "migration", "--json", *arguments, environment=environment)
     return done.returncode, json.loads(done.stdout.splitlines()[-1])
-
-
-def launch_backfill(environment: dict[str, str], workspace: Path) -> str:
-    """Launch it as the UI does; return its id."""
-    parameters = {
-        "selector": {
-            "partitionSetName": "point_migration_partition_set",
-            "repositorySelector": {
-                "repositoryLocationName": "treazure_pipeline", "repositoryName": "__repository__",
-            },
-        },
-        "partitionNames": [f"{number:03}" for number in range(SHARDS)],
-        "title": "Point migration",
-    }  # fmt: skip
-    mutation = (
-        "mutation ($backfillParams: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $backfillParams) "
-        "{ __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }"
-    )
-    graphql = [str(Path(sys.executable).with_name("dagster-graphql")), "-w", str(workspace), "-t", mutation]
-    done = subprocess.run(
-        [*graphql, "-v", json.dumps({"backfillParams": parameters})], env=environment, capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    (result,) = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    answer = json.loads(result)["data"]["launchPartitionBackfill"]
-    assert answer["__typename"] == "LaunchBackfillSuccess", answer
-    return str(answer["backfillId"])
 
 
 def is_over(shop: Shop) -> Callable[[], bool]:
@@ -86,9 +59,12 @@ def test_a_backfill_over_all_shards_runs_through_the_daemon(
         workspace = place.dagster_home / "workspace.yaml"
         migration_shop = MigrationShop(shop, home)
         migration_shop.prepare()
+        os.environ.update(environment)
+        with dg.DagsterInstance.from_config(str(place.dagster_home)) as shipped, dagster_ui(shipped, workspace) as ui:
+            ui.launch_backfill("point_migration", [f"{number:03}" for number in range(SHARDS)])
+        # The daemon looks for backfills when it starts, and then every 30 seconds.
         with Family(environment) as family:
             family.start("daemon", [sys.executable, "-m", "dagster._daemon", "run", "-w", str(workspace)])
-            launch_backfill(environment, workspace)
             family.wait(is_over(shop))
         code, waiting = command(environment)
         assert (code, waiting["status"], waiting["sent"]) == (6, "waiting", SHARDS)

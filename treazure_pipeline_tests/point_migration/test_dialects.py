@@ -1,4 +1,4 @@
-"""A migration under all dialects at once, drawn at random; `DIALECT_SEEDS` says how many draws (5)."""
+"""A migration under all dialects at once, drawn at random."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from treazure_pipeline_tests.balance_sync.test_dialects import SEEDS
 from treazure_pipeline_tests.point_migration.migration_shop import MigrationShop
 
 
+@pytest.mark.chance
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_migration_adds_up_in_any_dialect(new_migration_shop: Callable[..., MigrationShop], seed: int) -> None:
     migration_shop = new_migration_shop(members=40)

@@ -1,4 +1,4 @@
-"""The points history under all dialects at once, drawn at random; `DIALECT_SEEDS` says how many draws (5)."""
+"""The points history under all dialects at once, drawn at random."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from treazure_pipeline_tests.balance_sync.shop import Shop, account_of
 from treazure_pipeline_tests.balance_sync.test_dialects import SEEDS
 
 
+@pytest.mark.chance
 @pytest.mark.parametrize("seed", SEEDS)
 def test_every_log_is_read_and_adds_up_in_any_dialect(new_shop: Callable[..., Shop], seed: int) -> None:
     shop = new_shop(members=40)
