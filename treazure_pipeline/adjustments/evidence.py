@@ -1,7 +1,7 @@
 """The outcome of an adjustment, from what has been read (I4): it happened, it did not, or it is still undecided.
 
 Pure: reads nothing, writes nothing. Belongs here: what counts as evidence. Does not: when to look, and what to do then
-(`adjustments`).
+(`processing`).
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Level-triggered like the sync: each evaluation finds all that is wrong now, the ledger remembers what each target was
 told, and the difference is sent. So nothing is told twice, and what could not be sent is sent later.
 
-Belongs here: what is wrong enough to be told, in which words, and the sending. Does not: runs (`orchestration.alerts`)
-and statements (`ledger.alerts`). The addresses of targets are secrets: they leave this module only to their target.
+Belongs here: what is wrong enough to be told, in which words, and the sending. Does not: runs (`definitions`) and
+statements (`state`). The addresses of targets are secrets: they leave this module only to their target.
 """
 
 from __future__ import annotations

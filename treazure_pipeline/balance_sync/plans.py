@@ -1,7 +1,7 @@
 """Plans: what a push would change, how much that is, and what a person has let through (I7).
 
 Belongs here: the rows that a push would send, their figures, storing and approving them. Does not: how much is too much
-(`sync.guards`). A row is let through when its newest master balance is still the one of the approved plan.
+(`guards`). A row is let through when its newest master balance is still the one of the approved plan.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """What was rejected: rows of exports that can't be understood, and balances that Engage refuses.
 
 Both resolve by themselves when their cause is gone. A person can have them tried sooner, and can discard a row of an export
-for good. Belongs here: listing, retrying, resolving. Does not: keeping a rejected row (`snapshots`) and a refusal (`batches`).
+for good. Belongs here: listing, retrying, resolving. Does not: keeping a rejected row (`staging`) and a refusal
+(`ledger.batches`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """From an export into its staging table, row by row as it streams in. Nothing else of the ledger changes (but what is rejected).
 
 Belongs here: asking, copying, keeping what is rejected, and whether an export can be trusted. Does not: what its rows mean
-(`snapshots`).
+(`merge`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The ledger's connections, its clock, its programmes and the leases that keep two runs apart.
 
-Belongs here: what every part of the ledger needs. Does not: any statement about balances (`merge`, `batches`, `figures`).
+Belongs here: what every part of the ledger needs. Does not: any statement about balances (`batches`, `figures`).
 """
 
 from __future__ import annotations

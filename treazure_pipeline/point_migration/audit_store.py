@@ -1,7 +1,7 @@
 """Whether a migration came out right: what the files hold, what Engage shows, and what the ledger learns from that.
 
 Belongs here: comparing the roster with the files and with Engage, in sets, and closing the migration. Does not: anything
-before the delivery (`migrations`).
+before the delivery (`roster_store`).
 """
 
 from __future__ import annotations

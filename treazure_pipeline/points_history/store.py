@@ -1,6 +1,6 @@
 """The points log of contacts: whose is to be read, the rows of those that were, and what they add up to.
 
-Belongs here: the statements. Does not: asking Treazure (`sync.history`), and files (`sync.history_export`).
+Belongs here: the statements. Does not: asking Treazure (`refresh`), and files (`export`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What one sender may take of the receiver: all of its limits, and the connections that keep to them.
 
 Whoever reaches a limit loses, others are served: a new connection takes the place of one that only waits. Bodies are
-read in `receiver.app`, events judged in `receiver.events`.
+read in `app`, events judged in `adjustments.events`.
 """
 
 from __future__ import annotations
