@@ -10,10 +10,12 @@ from typing import Any
 
 import dagster as dg
 
+from treazure_pipeline.adjustments import decision_definitions as of_queue
 from treazure_pipeline.adjustments.definitions import build_adjustments
 from treazure_pipeline.alerts.definitions import build_alerts
+from treazure_pipeline.balance_sync import decision_definitions as of_sync
 from treazure_pipeline.balance_sync.definitions import build_balance_sync
-from treazure_pipeline.balance_sync.guard_definitions import JUDGMENTS, Judgments, build_approval
+from treazure_pipeline.balance_sync.guard_definitions import JUDGMENTS, Judgments
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.ledger.limiter import Priority
 from treazure_pipeline.orchestration.names import names_of
@@ -40,7 +42,7 @@ def build_definitions(settings: Settings, connect: Callable[..., Connections] = 
     """
     names = names_of(settings)
     shared = dg.Definitions(
-        jobs=[build_approval(names)],
+        jobs=[*of_sync.build_decisions(names), *of_queue.build_decisions(names)],
         resources={
             **{name: _connections(settings, connect, purpose) for name, purpose in PURPOSES.items()},
             JUDGMENTS: dg.io_manager(lambda _: Judgments()),

@@ -359,9 +359,10 @@ class Role(IntEnum):
 
 
 class ConsoleSettings(ReadingSettings):
-    """What the console needs: the ledger, and how people sign in. No system's credentials are among it.
+    """What the console needs: the ledger, and how people sign in. Treazure's credentials are used where they are given.
 
     Attributes:
+        master: How to look an adjustment up in Treazure; None without its credentials and both systems' addresses.
         console_auth: Who says who somebody is: nobody (then the console listens on loopback only), a proxy, or OIDC.
         console_url: Where people reach it; other host names are refused.
         console_roles: By name or group; `*` is everybody who has signed in.
@@ -384,6 +385,7 @@ class ConsoleSettings(ReadingSettings):
     console_oidc_scopes: str = "openid email profile"
     console_name_claim: str = "email"
     console_groups_claim: str = "groups"
+    master: MasterSettings | None = None
 
 
 class ReceiverSettings(Storage):
@@ -482,7 +484,15 @@ def load_console(environ: Mapping[str, str] | None = None) -> ConsoleSettings:
         for variable, what in needed.items()
         if not given.keys() & {variable, f"{variable}_FILE"}
     }
-    return _reading(ConsoleSettings, given, missing)
+    problems = missing
+    credentials = ("TREAZURE_CLIENT_ID", "TREAZURE_CLIENT_SECRET")
+    master = None
+    if all(given.keys() & {name, f"{name}_FILE"} for name in credentials) and given.keys() & {
+        "ENGAGE_BASE_URL",
+        "ENGAGE_CLIENT",
+    }:
+        master = _master(given, problems, _PLACEHOLDER)
+    return _reading(ConsoleSettings, given, problems).model_copy(update={"master": master})
 
 
 def _reading(model: type[R], given: dict[str, str], problems: dict[str, str]) -> R:
@@ -512,22 +522,30 @@ def load_receiver(environ: Mapping[str, str] | None = None) -> ReceiverSettings:
     problems: dict[str, str] = {}
     _read_files(ReceiverSettings, given, problems)
     settings = _validated(ReceiverSettings, _values(ReceiverSettings, given), problems)
-    master = _master(given, problems) if "HISTORY_API_KEY" in given else None
+    master = None
+    if "HISTORY_API_KEY" in given:
+        _judge_history_key(given, problems)
+        master = _master(given, problems, _programmes(given, problems) or _PLACEHOLDER)
     if settings is None or problems:
         raise _error(problems)
     return settings.model_copy(update={"master": master})
 
 
-def _master(given: dict[str, str], problems: dict[str, str]) -> MasterSettings | None:
-    """What the points histories need beside their key."""
+def _judge_history_key(given: dict[str, str], problems: dict[str, str]) -> None:
     if not re.fullmatch(r"[!-~]{32,}", given["HISTORY_API_KEY"]):
         problems["HISTORY_API_KEY"] = (
             "must have at least 32 visible ASCII characters, without spaces; `openssl rand -hex 32` makes one"
         )
+
+
+def _master(
+    given: dict[str, str], problems: dict[str, str], programmes: tuple[Programme, ...]
+) -> MasterSettings | None:
+    """What reading single accounts of Treazure needs."""
     _read_files(MasterSettings, given, problems)
     values = _values(MasterSettings, given)
     _form_treazure_base_url(given, values, problems)
-    values["PROGRAMMES"] = _programmes(given, problems) or _PLACEHOLDER
+    values["PROGRAMMES"] = programmes
     return _validated(MasterSettings, values, problems)
 
 
@@ -568,6 +586,7 @@ def _read_files(model: type[Storage], given: dict[str, str], problems: dict[str,
             continue
         try:
             given[variable] = _expanded(path).read_text(encoding="utf-8").strip()
+            del given[f"{variable}_FILE"]  # read once, also where several models have the field
         except OSError as error:
             problems[f"{variable}_FILE"] = f"({path!r}) cannot be read: {error.strerror}"
         except UnicodeDecodeError:

@@ -13,6 +13,7 @@ import click
 from rich.padding import Padding
 
 from treazure_pipeline import people, phrases
+from treazure_pipeline.adjustments import dead_letters as unread
 from treazure_pipeline.adjustments import queue
 from treazure_pipeline.adjustments.processing import SenselessError, sense
 from treazure_pipeline.adjustments.queue import Received
@@ -139,15 +140,18 @@ def add(
 
 @command.command()
 @click.argument("numbers", nargs=-1, type=int, required=True)
+@click.option("--reason", default="", help="Why, for the record.")
+@click.option("--dead-letters", is_flag=True, help="The numbers are those of dead letters: read them again.")
 @output.json_option
-def retry(*, numbers: tuple[int, ...], as_json: bool) -> None:
+def retry(*, numbers: tuple[int, ...], reason: str, dead_letters: bool, as_json: bool) -> None:
     """Send rejected or uncertain adjustments again.
 
     An uncertain one may stand in Treazure already: look into its history for the receipt number first.
     """
+    again = unread.read_again if dead_letters else queue.retry
     with _ledger(load_settings()) as ledger:
-        changed = [number for number in numbers if queue.retry(ledger, number, by=user.known())]
-    _say_changed(changed, numbers, "sent again", as_json=as_json)
+        changed = [number for number in numbers if again(ledger, number, by=user.known(), why=reason)]
+    _say_changed(changed, numbers, "read again" if dead_letters else "sent again", as_json=as_json)
 
 
 @command.command()
@@ -162,7 +166,7 @@ def discard(*, numbers: tuple[int, ...], reason: str, posted: bool, dead_letters
         raise SettingsError("--posted and --dead-letters can't be used together.")
     with _ledger(load_settings()) as ledger:
         if dead_letters:
-            changed = [number for number in numbers if queue.settle_dead_letter(ledger, number, reason)]
+            changed = [number for number in numbers if unread.settle(ledger, number, reason, by=user.known())]
         else:
             changed = [
                 number for number in numbers if queue.discard(ledger, number, reason, posted=posted, by=user.known())

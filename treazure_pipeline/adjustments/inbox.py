@@ -58,7 +58,7 @@ insert into adjustment (event_id, delivery_id, source, payload, receipt, trace)
 select id, delivery, 'webhook', payload::jsonb, receipt, trace from event where payload is not null order by position
 on conflict do nothing returning event_id
 """
-_STORE_OTHERS = """
+STORE_OTHERS = """
 insert into adjustment (event_id, delivery_id, source, payload, receipt, trace)
 select e.other, e.delivery, 'webhook', e.payload::jsonb, e.receipt, e.trace
 from unnest(
@@ -300,7 +300,7 @@ class Store:
             "receipts": [receipt_of(event.other_id) for event in events],
             "traces": [event.trace for event in events],
         }
-        others = {row[0] for row in await self._do(_STORE_OTHERS, values)}
+        others = {row[0] for row in await self._do(STORE_OTHERS, values)}
         if others:
             log.warning("%d events came with the id of another event. Each counts on its own.", len(others))
         return others

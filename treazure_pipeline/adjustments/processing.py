@@ -10,12 +10,12 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import timedelta
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
 from treazure_pipeline import conventions, people, phrases, tracing
 from treazure_pipeline.adjustments import evidence, queue
+from treazure_pipeline.adjustments.look import judged
 from treazure_pipeline.balance_sync import merge
 from treazure_pipeline.balance_sync.push import push_contacts
 from treazure_pipeline.balance_sync.snapshot import read_account, reread_accounts
@@ -45,7 +45,6 @@ _LOOKS = 2
 _UNDECIDED_LOOKS = 5
 _WAIT_GROWS = 4
 _PROVE_EVERY = 86_400.0
-_REPLAYED = timedelta(days=30)  # what a restored ledger has lost may be sent again so long after
 _PUSH_AT_ONCE = 1000
 _LINGER_NO_LONGER = 60.0
 _LOOK_EVERY = 0.25
@@ -344,10 +343,6 @@ def _may_know(work: Work, adjustment: Adjustment) -> bool:
 def _look_up(work: Work, run: Run, adjustment: Adjustment, result: Processed) -> None:
     """Find out the outcome of a call without an answer. What can't be decided is uncertain, never guessed."""
     result.count(looked_up=1)
-    assert adjustment.asked is not None
-    call = evidence.Call(adjustment.receipt, adjustment.amount, adjustment.asked,
-                         called=adjustment.restored or (adjustment.tries > 0 and not adjustment.look_first),
-                         since=adjustment.received_at - _REPLAYED * adjustment.restored)  # fmt: skip
     try:
         reading = _read(run, adjustment)
     except RemoteError as error:  # nothing was looked at, so no look is counted
@@ -357,11 +352,8 @@ def _look_up(work: Work, run: Run, adjustment: Adjustment, result: Processed) ->
         if isinstance(error, AuthenticationError):
             result.error = error
         return
-    returned = queue.receipts_of(run.ledger, run.treazure.address)
-    verdict = evidence.decide(
-        call, reading, others=adjustment.others, proved=returned is not None and returned.identifies,
-        wait=max(work.lookup_wait, work.settings.treazure_timeout_seconds) if call.called else 0.0,
-    )  # fmt: skip
+    wait = max(work.lookup_wait, work.settings.treazure_timeout_seconds)
+    verdict = judged(run.ledger, run.treazure.address, adjustment, reading, wait=wait)
     if verdict.outcome == "happened":
         unread = reading.account_failure is not None
         _posted(work, adjustment, result, reading.balance, verdict.reason, reread=unread)

@@ -227,6 +227,16 @@ def claim(
 
 
 @retried
+def unclaimed(ledger: Ledger, number: int) -> Adjustment | None:
+    """Return an adjustment for a look that changes nothing, whatever its state; None where it names no contact or amount.
+
+    Whether Treazure was called is taken for granted once there was a try, also one from before a person's retry.
+    """
+    with ledger.reading() as connection:
+        return connection.cursor(row_factory=class_row(Adjustment)).execute(_UNCLAIMED, {"number": number}).fetchone()
+
+
+@retried
 def settle(
     ledger: Ledger,
     adjustment: Adjustment,
@@ -361,20 +371,6 @@ def discard(ledger: Ledger, number: int, reason: str, *, posted: bool, by: str =
 
 
 @retried
-def settle_dead_letter(ledger: Ledger, number: int, reason: str) -> bool:
-    """Note that nothing more is to be done about a dead letter, by a person's decision; it is kept. False: there is none."""
-    with ledger.transaction() as connection:
-        return (
-            connection.execute(
-                "update dead_letter set settled_at = clock_timestamp(), settled_reason = %s "
-                "where id = %s and settled_at is null",
-                (reason, number),
-            ).rowcount
-            == 1
-        )
-
-
-@retried
 def finish_posted(ledger: Ledger, run_id: str | None = None) -> int:
     """Mark posted adjustments as done whose balance Engage has accepted; return how many."""
     with ledger.transaction() as connection:
@@ -475,6 +471,17 @@ returning a.id, next.state, a.programme, a.contact::text, a.amount, a.comment, a
                else greatest(next.changed_at, next.asked_before, a.received_at) end as asked,
           a.lease_until, next.look_first, next.restored, a.received_at, a.trace,
           (select coalesce(array_agg(o.receipt), '{{}}') from adjustment o where o.contact = a.contact and o.id <> a.id) as others
+"""
+
+_UNCLAIMED = """
+select a.id, a.state, a.programme, a.contact::text, a.amount, coalesce(a.comment, '') as comment, a.receipt,
+       greatest(a.tries, (a.asked is not null)::integer) as tries, a.lookups,
+       greatest(i.changed_at, a.asked, case when a.asked is null then a.received_at end) as asked,
+       clock_timestamp() as lease_until, false as look_first,
+       coalesce(a.received_at < i.changed_at + interval '30 days', false) as restored, a.received_at, a.trace,
+       (select coalesce(array_agg(o.receipt), '{}') from adjustment o where o.contact = a.contact and o.id <> a.id) as others
+from adjustment a left join identity i on true
+where a.id = %(number)s and a.contact is not null and a.amount is not null and a.programme is not null
 """
 
 _FINISH = """

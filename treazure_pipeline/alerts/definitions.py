@@ -15,9 +15,9 @@ from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, PARTITION_NAME_TAG
 
 from treazure_pipeline.alerts import notify, state
 from treazure_pipeline.alerts.notify import Alert
-from treazure_pipeline.balance_sync.guard_definitions import APPROVAL
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.errors import BusyError, PipelineError
+from treazure_pipeline.orchestration.decisions import is_decision
 from treazure_pipeline.orchestration.names import Names, names_of
 from treazure_pipeline.verification.rounds import standing
 
@@ -45,11 +45,12 @@ def build_alerts(names: Names) -> dg.Definitions:
         ),
     )
     def alert_sensor(context: dg.SensorEvaluationContext, connections: dg.ResourceParam[Connections]) -> dg.SkipReason:
-        assert context.repository_def is not None
+        repository = context.repository_def
+        assert repository is not None
         jobs = [
             name
-            for name in context.repository_def.job_names
-            if not name.startswith("__") and name != names.of(APPROVAL)
+            for name in repository.job_names
+            if not name.startswith("__") and not is_decision(repository.get_job(name))
         ]
         try:
             return dg.SkipReason(_evaluate(context, connections, jobs))

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import click
 
+from treazure_pipeline.errors import SettingsError
 from treazure_pipeline.settings import load_settings
 from treazure_pipeline.terminal import instance, output, user
 
@@ -14,8 +15,9 @@ from treazure_pipeline.terminal import instance, output, user
 @click.argument("digest")
 @click.option("--by", metavar="NAME", help="Who approves, for the record. Default: the user of this session.")
 @click.option("--reason", default="", metavar="TEXT", help="Why, for the record.")
+@click.option("--let-be", is_flag=True, help="Do not approve it: only note that you looked, and (needed then) why.")
 @output.json_option
-def command(*, digest: str, by: str | None, reason: str, as_json: bool) -> None:
+def command(*, digest: str, by: str | None, reason: str, let_be: bool, as_json: bool) -> None:
     """Approve the plan with this DIGEST: the next push sends its rows, within APPROVAL_LIFETIME_HOURS.
 
     Rows whose balance in Treazure has changed since then are judged again, with everything else that is pending.
@@ -24,14 +26,24 @@ def command(*, digest: str, by: str | None, reason: str, as_json: bool) -> None:
     from treazure_pipeline.connections import open_ledger
 
     settings = load_settings()
+    if let_be and not reason.strip():
+        raise SettingsError("--let-be needs a --reason: why the plan is not approved.")
     with open_ledger(settings, instance.prepare(settings).ledger_url) as ledger:
         lifetime = timedelta(hours=settings.approval_lifetime_hours)
-        plan = plans.approve(ledger, None, digest, by=by or user.named(), lifetime=lifetime, why=reason)
+        person = by or user.named()
+        plan = (
+            plans.let_be(ledger, None, digest, by=person, why=reason)
+            if let_be
+            else plans.approve(ledger, None, digest, by=person, lifetime=lifetime, why=reason)
+        )
     if as_json:
         output.print_json(
             {"status": "ok", "digest": plan.digest, "approved_by": plan.approved_by, "approved_at": plan.approved_at,
              "expires_at": plan.expires_at, "run_id": plan.run_id, "reasons": plan.reasons}
         )  # fmt: skip
+        return
+    if let_be:
+        output.say(f"Plan {plan.digest} is not approved. It stays held until a run replaces it.")
         return
     output.say(f"Plan {plan.digest} is approved by {plan.approved_by} until {plan.expires_at:%Y-%m-%d %H:%M} UTC.")
     output.say("The next push sends its rows: the hourly run, or `treazure-pipeline run balance-sync` now.")

@@ -1,26 +1,21 @@
-"""Guards in Dagster: the blocking check between diff and push, and the job with which a person approves a plan.
+"""Guards in Dagster: the blocking check between diff and push.
 
-Belongs here: how a judgment is shown, and the launchpad's way to approve. Does not: what is suspicious
-(`treazure_pipeline.balance_sync.guards`). See https://docs.dagster.io/guides/test/asset-checks
+Belongs here: how a judgment is shown. Does not: what is suspicious (`treazure_pipeline.balance_sync.guards`), or how a
+person approves (`decision_definitions`). See https://docs.dagster.io/guides/test/asset-checks
 """
 
 from dataclasses import asdict
-from datetime import timedelta
 from typing import Any
 
 import dagster as dg
-from pydantic import Field
 
 from treazure_pipeline.balance_sync import plans
 from treazure_pipeline.balance_sync.guards import Judgment
-from treazure_pipeline.connections import Connections, Run
+from treazure_pipeline.connections import Run
 from treazure_pipeline.orchestration import metadata as md
-from treazure_pipeline.orchestration import story
-from treazure_pipeline.orchestration.names import Names, at_most
 
 JUDGMENTS = "judgments"
 CHECK = "guards_hold"
-APPROVAL = "approve_plan"
 DESCRIPTION = "The push would not change suspiciously much, or a person has approved it (I7). Blocks the push."
 
 _COLUMNS = ("contact", "before", "after")
@@ -71,37 +66,3 @@ def guard_check(run: Run, judgment: Judgment) -> dg.AssetCheckResult:
         severity=dg.AssetCheckSeverity.ERROR,
         metadata=md.figures(shown, "rows", "changed_share", "largest", "net", "total"),
     )
-
-
-class Approval(dg.Config):
-    """The plan that may be pushed once."""
-
-    digest: str = Field(description="The plan's digest, as shown in the failed check `guards_hold`.")
-    approved_by: str = Field(description="Your name, for the record.", min_length=1)
-
-
-def build_approval(names: Names) -> dg.JobDefinition:
-    """Assemble the job that approves a stored plan; the next push of its programme sends the plan's rows."""
-
-    @dg.op(description="Lets a stored plan through, once.")
-    def approve(context: dg.OpExecutionContext, config: Approval, connections: dg.ResourceParam[Connections]) -> None:
-        lifetime = timedelta(hours=connections.settings.approval_lifetime_hours)
-        with story.step(context, connections.listener):
-            plan = plans.approve(connections.ledger, None, config.digest, by=config.approved_by, lifetime=lifetime)
-            story.told(
-                context,
-                connections.listener,
-                f"plan {plan.digest} of run {plan.run_id} is approved by {plan.approved_by} until "
-                f"{plan.expires_at:%Y-%m-%d %H:%M} UTC; the next push sends its rows",
-            )
-
-    @dg.job(
-        name=names.of(APPROVAL),
-        executor_def=dg.in_process_executor,
-        tags=at_most(hours=1),
-        description="Approves the plan of a push that a guard has stopped. The next push sends its rows, once.",
-    )
-    def approve_plan() -> None:
-        approve()
-
-    return approve_plan

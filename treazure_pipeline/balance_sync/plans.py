@@ -164,20 +164,8 @@ def approve(
 
     Approving an approved plan again changes nothing. Raises SettingsError where no single open plan has this digest.
     """
-    wanted = digest.strip().lower()
     with ledger.transaction() as connection:
-        rows = connection.execute(
-            "select id, state from plan where left(digest, length(%(digest)s)) = %(digest)s "
-            "and (%(programme)s::smallint is null or programme = %(programme)s) and length(%(digest)s) >= %(shortest)s "
-            "and (state = 'open' or state = 'approved' and expires_at > clock_timestamp()) order by id for update",
-            {"digest": wanted, "programme": account and account.id, "shortest": SHORTEST_DIGEST},
-        ).fetchall()
-        if len(rows) != 1:
-            raise SettingsError(
-                f"{'No' if not rows else 'More than one'} plan that waits for approval has the digest {wanted!r}.",
-                hint="`treazure-pipeline plan` shows the waiting plan. A newer run replaces the plan of an older one.",
-            )
-        ((number, state),) = rows
+        number, state = _waiting(connection, account, digest)
         if state == "open":
             connection.execute(_APPROVE, {"id": number, "by": by, "lifetime": lifetime})
             decisions.note(connection, "approved", _subject(connection, number), by=by, why=why)
@@ -185,18 +173,34 @@ def approve(
 
 
 @retried
-def let_be(ledger: Ledger, account: Account, digest: str, *, by: str, why: str) -> None:
+def let_be(ledger: Ledger, account: Account | None, digest: str, *, by: str, why: str) -> Plan:
     """Note that a person has looked at an open plan and does not approve it; it stays held until a run replaces it.
 
-    Raises SettingsError where no open plan has this digest.
+    `digest` as for `approve`. Raises SettingsError where no single open plan has it.
     """
     with ledger.transaction() as connection:
-        row = connection.execute(
-            "select id from plan where programme = %s and digest = %s and state = 'open'", (account.id, digest)
-        ).fetchone()
-        if row is None:
-            raise SettingsError("This plan does not wait any more: a newer run has replaced it, or it was approved.")
-        decisions.note(connection, "let be", _subject(connection, row[0]), by=by, why=why)
+        number, state = _waiting(connection, account, digest)
+        if state != "open":
+            raise SettingsError("This plan does not wait any more: it was approved.")
+        decisions.note(connection, "let be", _subject(connection, number), by=by, why=why)
+    return _plan(ledger, number)
+
+
+def _waiting(connection: Connection[Any], account: Account | None, digest: str) -> tuple[int, str]:
+    """Return number and state of the one plan, open or approved, whose digest begins so, and lock it."""
+    wanted = digest.strip().lower()
+    rows = connection.execute(
+        "select id, state from plan where left(digest, length(%(digest)s)) = %(digest)s "
+        "and (%(programme)s::smallint is null or programme = %(programme)s) and length(%(digest)s) >= %(shortest)s "
+        "and (state = 'open' or state = 'approved' and expires_at > clock_timestamp()) order by id for update",
+        {"digest": wanted, "programme": account and account.id, "shortest": SHORTEST_DIGEST},
+    ).fetchall()
+    if len(rows) != 1:
+        raise SettingsError(
+            f"{'No' if not rows else 'More than one'} plan that waits for approval has the digest {wanted!r}.",
+            hint="`treazure-pipeline plan` shows the waiting plan. A newer run replaces the plan of an older one.",
+        )
+    return rows[0][0], rows[0][1]
 
 
 def subject(plan: Plan) -> str:

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from treazure_pipeline.ledger.store import Account, Ledger
 
 
+DIGEST = 32
+"""Characters of a row's whole digest."""
+
+
 @dataclass(frozen=True)
 class Group:
     """Outstanding rejections with one reason. `origin`: `export` or `engage`; `next_try` is None where nobody tries by itself."""

@@ -84,8 +84,11 @@ def list_(
 @_contact_option
 @_reason_option
 @click.option("--all", "everything", is_flag=True, help="Everything that is outstanding.")
+@click.option("--why", default="", metavar="TEXT", help="Why, for the record.")
 @output.json_option
-def retry(*, names: tuple[str, ...], contact: str | None, reason: str | None, everything: bool, as_json: bool) -> None:
+def retry(
+    *, names: tuple[str, ...], contact: str | None, reason: str | None, everything: bool, why: str, as_json: bool
+) -> None:
     """Have the next run try again: refused rows are sent, gone ones too, and accounts of rejected rows are read.
 
     Chosen by contact, by reason, or all. A row of an export that names no contact can't be read by itself; a full
@@ -97,7 +100,7 @@ def retry(*, names: tuple[str, ...], contact: str | None, reason: str | None, ev
     results = []
     with _accounts(names) as (ledger, accounts):
         for account in accounts:
-            done = kept.retry(ledger, account, contact=contact, reason=reason, by=user.known())
+            done = kept.retry(ledger, account, contact=contact, reason=reason, by=user.known(), why=why)
             results.append({"programme": account.name, **asdict(done)})
     if as_json:
         output.print_json({"status": "ok", "programmes": results})

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from itertools import chain
 from urllib.parse import urlsplit
 
 from fastapi import HTTPException, Request
@@ -92,16 +93,30 @@ def form_token(request: Request) -> str:
 
 
 async def protected(request: Request) -> None:
-    """Refuse a form that did not come from a page of this session."""
+    """Refuse a form that did not come from a page of this session, and text that no database can hold."""
+    _require_sound(request.path_params.values(), request.query_params.values())
     if request.method in READING:
         return
     ours = request.session.get("form", "")
-    given = (await request.form()).get("form", "")
+    fields = await request.form()
+    _require_sound(fields.values())
+    given = fields.get("form", "")
     same = isinstance(given, str) and hmac.compare_digest(given.encode(), ours.encode())
     if not (ours and same and _from_here(request)):
         raise HTTPException(
             HTTPStatus.FORBIDDEN, "The form was not sent from a page of your session; nothing was done. Open it anew."
         )
+
+
+def _require_sound(*texts: Iterable[object]) -> None:
+    """Refuse text with a NUL, which PostgreSQL can't keep, or with half a character: 422."""
+    for text in chain(*texts):
+        try:
+            sound = "\0" not in str(text).encode().decode()
+        except UnicodeError:
+            sound = False
+        if not sound:
+            raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, "Something in the form or the address is no text.")
 
 
 def _from_here(request: Request) -> bool:

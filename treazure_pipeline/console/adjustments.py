@@ -10,11 +10,14 @@ from starlette.responses import Response
 
 from treazure_pipeline.adjustments import listing, queue
 from treazure_pipeline.adjustments.listing import NEEDS_A_PERSON, Listed
+from treazure_pipeline.adjustments.look import Look, look
+from treazure_pipeline.console import lookups
 from treazure_pipeline.console.desk import AsOperator, AsViewer, AtDesk
+from treazure_pipeline.console.forms import MOST, Number, Numbers, Reason, decided
+from treazure_pipeline.console.pages import number as shown
 from treazure_pipeline.console.pages import page
 from treazure_pipeline.settings import Role
 
-_MOST = 200
 STATES = ("uncertain", "rejected", "received", "queued", "sending", "posted", "done", "discarded")
 # What a person may do in which state, and in which words it is told.
 POSSIBLE = {
@@ -28,8 +31,18 @@ WORDS = {
     "discard": ("Discard", "is given up, and Treazure is not called any more"),
 }
 
+WITHOUT_CREDENTIALS = (
+    "This console can't look into Treazure: it was given no credentials of Treazure (TREAZURE_CLIENT_ID, "
+    "TREAZURE_CLIENT_SECRET) with the addresses of both systems."
+)
+# What each outcome means to whoever decides, and how it is colored.
+EVIDENCE = {
+    "happened": ("good", "It stands in Treazure", "Choose «It stands in Treazure» below; its balance is sent then."),
+    "absent": ("waiting", "It does not stand in Treazure", "It may be sent again."),
+    "undecided": ("bad", "Nobody can tell yet", "This is no evidence, neither for nor against: look again later."),
+}
+
 Action = Literal["retry", "posted", "discard"]
-Numbers = Annotated[list[int], Form(min_length=1, max_length=_MOST)]
 
 router = APIRouter()
 
@@ -40,21 +53,48 @@ def show(
 ) -> Response:
     """Adjustments in the states asked for; at first those that need a person."""
     chosen = [one for one in state or NEEDS_A_PERSON if one in STATES]
-    rows = listing.listed(at.ledger, states=chosen, limit=_MOST)
+    rows = listing.listed(at.ledger, states=chosen, limit=MOST)
     counts = queue.figures(at.ledger, lookup_wait=at.settings.treazure_lookup_wait_seconds)
     return page(
         request, "adjustments.html", rows=rows, chosen=chosen, counts={one: getattr(counts, one) for one in STATES},
-        most=_MOST, may_read=visitor.role >= Role.OPERATOR, possible=POSSIBLE, words=WORDS,
+        most=MOST, may_read=visitor.role >= Role.OPERATOR, possible=POSSIBLE, words=WORDS,
+        dead_letters=counts.dead_letters,
     )  # fmt: skip
 
 
 @router.get("/adjustments/{number}")
-def show_one(request: Request, at: AtDesk, _: AsOperator, number: int) -> Response:
+def show_one(request: Request, at: AtDesk, _: AsOperator, number: Number) -> Response:
     """One adjustment, its path, and what the points log has that may be it."""
+    return _one(request, at, number, None)
+
+
+@router.post("/adjustments/{number}/look")
+def look_now(request: Request, at: AtDesk, visitor: AsOperator, number: Number) -> Response:
+    """Look into Treazure for it now, and show what its history and account say. Changes nothing but the record of look-ups."""
+    adjustment = queue.unclaimed(at.ledger, number)
+    accounts = {account.id: account for account in at.accounts()}
+    if adjustment is None or adjustment.programme not in accounts:
+        raise HTTPException(HTTPStatus.NOT_FOUND, "There is no such adjustment, or it names no contact.")
+    if at.treazure is None or at.settings.master is None:
+        raise HTTPException(HTTPStatus.CONFLICT, WITHOUT_CREDENTIALS)
+    lookups.count(request, visitor)
+    lookups.record(at.ledger, adjustment.contact, by=visitor.name)
+    wait = max(at.settings.treazure_lookup_wait_seconds, at.settings.master.treazure_timeout_seconds)
+    return _one(
+        request,
+        at,
+        number,
+        look(at.ledger, at.treazure, adjustment, accounts[adjustment.programme].loyalty_id, wait=wait),
+    )
+
+
+def _one(request: Request, at: AtDesk, number: int, looked: Look | None) -> Response:
     (row,) = _rows(at, [number])
+    can_look = row.contact is not None and row.amount is not None and row.programme is not None
     return page(
-        request, "adjustment.html", row=row, path=listing.path(at.ledger, number),
-        found=listing.found(at.ledger, number), possible=POSSIBLE, words=WORDS,
+        request, "adjustment.html", row=row, path=listing.path(at.ledger, number), look=looked,
+        found=listing.found(at.ledger, number), possible=POSSIBLE, words=WORDS, can_look=can_look,
+        without="" if at.treazure else WITHOUT_CREDENTIALS, evidence=EVIDENCE,
     )  # fmt: skip
 
 
@@ -65,10 +105,15 @@ def preview(
     """Say what would happen to which; changes nothing."""
     rows = _rows(at, number)
     fine = [row for row in rows if row.state in POSSIBLE[action]]
+    left_out = ", ".join(str(row.id) for row in rows if row not in fine)
+    uncertain = ", ".join(str(row.id) for row in fine if row.state == "uncertain")
     return page(
-        request, "preview.html", rows=fine, action=action, words=WORDS[action],
-        left_out=[row for row in rows if row not in fine],
-        uncertain=[row.id for row in fine if row.state == "uncertain"],
+        request, "preview.html", title=WORDS[action][0], told=f"Each of these {WORDS[action][1]}.",
+        lines=[f"Adjustment {row.id}: {shown(row.amount)} points for {row.contact or 'no contact'}, {row.state}" for row in fine],
+        left_out=f"Left out, since their state does not allow it: {left_out}." if left_out else "",
+        warning=f"Nobody can tell whether Treazure has {uncertain}. If it has, sending again gives the points twice: "
+        "look for the receipt first." if uncertain and action == "retry" else "",
+        action="/adjustments/decide", fields=[("action", action), *(("number", row.id) for row in fine)], back="/adjustments",
     )  # fmt: skip
 
 
@@ -79,25 +124,20 @@ def decide(
     visitor: AsOperator,
     action: Annotated[Action, Form()],
     number: Numbers,
-    reason: Annotated[str, Form(min_length=1, max_length=500)],
+    reason: Reason,
 ) -> Response:
     """Do what the preview said."""
-    why = reason.strip()
-    changed = [
-        one
-        for one in dict.fromkeys(number)
-        if (
-            queue.retry(at.ledger, one, by=visitor.name, why=why)
-            if action == "retry"
-            else queue.discard(at.ledger, one, why, posted=action == "posted", by=visitor.name)
-        )
-    ]
-    unchanged = [one for one in dict.fromkeys(number) if one not in changed]
-    return page(request, "decided.html", changed=changed, unchanged=unchanged, words=WORDS[action])
+
+    def one(each: int) -> bool:
+        if action == "retry":
+            return queue.retry(at.ledger, each, by=visitor.name, why=reason)
+        return queue.discard(at.ledger, each, reason, posted=action == "posted", by=visitor.name)
+
+    return decided(request, WORDS[action][0], number, one, back="/adjustments")
 
 
 def _rows(at: AtDesk, numbers: list[int]) -> list[Listed]:
-    found = listing.listed(at.ledger, numbers=numbers, limit=_MOST)
+    found = listing.listed(at.ledger, numbers=numbers, limit=MOST)
     if not found:
         raise HTTPException(HTTPStatus.NOT_FOUND, "There is no such adjustment.")
     return found

@@ -13,7 +13,17 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
 
-from treazure_pipeline.console import adjustments, contact, health, migration, oidc, plans, rejections
+from treazure_pipeline.console import (
+    adjustments,
+    contact,
+    dead_letters,
+    health,
+    lookups,
+    migration,
+    oidc,
+    plans,
+    rejections,
+)
 from treazure_pipeline.console.access import READING, Rate, UnknownVisitorError, protected
 from treazure_pipeline.console.desk import Desk
 from treazure_pipeline.console.pages import page
@@ -28,9 +38,11 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 def build_app(at: Desk) -> FastAPI:
     """Make the application."""
     settings = at.settings
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, dependencies=[Depends(protected)])
+    app = FastAPI(
+        docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False, dependencies=[Depends(protected)]
+    )
     app.state.desk = at
-    app.state.lookups = Rate(contact.A_MINUTE)
+    app.state.lookups = Rate(lookups.A_MINUTE)
     app.state.sign_in = way_in(settings)
     app.state.signs_out = settings.console_auth == "oidc"
     _routes(app)
@@ -58,7 +70,7 @@ def _routes(app: FastAPI) -> None:
     app.add_api_route(READY, ready, methods=["GET"])
     app.add_api_route("/console.css", stylesheet, methods=["GET"])
     app.add_api_route("/sign-out", sign_out, methods=["POST"])
-    for module in (health, contact, plans, adjustments, rejections, migration):
+    for module in (health, contact, plans, adjustments, dead_letters, rejections, migration, lookups):
         app.include_router(module.router)
 
 

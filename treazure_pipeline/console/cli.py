@@ -27,7 +27,7 @@ _EXTRA = ("authlib", "itsdangerous", "python_multipart")
 def command(host: str, port: int) -> None:
     """Serve the web console: health, contacts, plans, rejections, adjustments, migration.
 
-    It needs the ledger's database and no system's credentials. CONSOLE_AUTH says how people sign in; without it the
+    It needs the ledger's database, and Treazure's credentials only to look an adjustment up there. CONSOLE_AUTH says how people sign in; without it the
     console listens on loopback only. SIGTERM ends it when its last request is answered.
     """
     settings = load_console()
@@ -39,12 +39,15 @@ def command(host: str, port: int) -> None:
     if any(importlib.util.find_spec(name) is None for name in _EXTRA):
         raise SettingsError("The console needs more packages.", hint="pip install 'treazure-pipeline[console]'.")
     from treazure_pipeline.console.app import build_app
-    from treazure_pipeline.console.desk import Desk
+    from treazure_pipeline.console.desk import Desk, looking
     from treazure_pipeline.service.app import bind, server
 
-    with reading(settings, connections=_CONNECTIONS) as opened:
+    with (
+        reading(settings, connections=_CONNECTIONS) as opened,
+        looking(settings, opened.ledger) as treazure,
+    ):
         url = instance.locate(settings).ledger_url
-        app = build_app(Desk(opened, settings, partial(schema.check, url)))
+        app = build_app(Desk(opened, settings, partial(schema.check, url), treazure))
         try:
             listener, address = bind(host, port)
         except OSError as error:

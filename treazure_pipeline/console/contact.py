@@ -9,13 +9,14 @@ from decimal import Decimal
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter, Form, HTTPException, Request
+from fastapi import APIRouter, Form, Request
 from psycopg.rows import class_row
 from starlette.responses import RedirectResponse, Response
 
 from treazure_pipeline import people
-from treazure_pipeline.console.access import Rate, Visitor
-from treazure_pipeline.console.desk import AsApprover, AsService, AtDesk
+from treazure_pipeline.console import lookups
+from treazure_pipeline.console.access import Visitor
+from treazure_pipeline.console.desk import AsService, AtDesk
 from treazure_pipeline.console.pages import number, page
 from treazure_pipeline.ledger.store import retried
 from treazure_pipeline.settings import Role
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from treazure_pipeline.ledger.store import Ledger
     from treazure_pipeline.settings import Programme
 
-A_MINUTE = 30
 _MOST = 300
 # There a person may have written the reason.
 _DECIDED = {"posted", "done", "discarded"}
@@ -49,15 +49,6 @@ class Movement:
 
 
 @dataclass(frozen=True)
-class Lookup:
-    """Somebody has looked somebody up."""
-
-    at: datetime
-    looked_by: str
-    contact: str
-
-
-@dataclass(frozen=True)
 class Moment:
     """A line of the timeline, as this visitor may read it; `run` is the address of its run in Dagster."""
 
@@ -75,19 +66,30 @@ def ask(request: Request, _: AsService) -> Response:
 
 @router.post("/contacts")
 def find(request: Request, at: AtDesk, visitor: AsService, key: Annotated[str, Form(max_length=200)]) -> Response:
-    """Go to the contact of a GUID or key. It comes in a form, so that no log of addresses holds a member number."""
-    _count(request, visitor)
-    contact = _guid(key) or contact_of(at.ledger, key.strip())
+    """Go to the contact of a GUID or key. It comes in a form, so that no log of addresses holds a member number.
+
+    Whose key it is, and that it is nobody's, is recorded before it is said.
+    """
+    lookups.count(request, visitor)
+    contact = _guid(key)
     if contact is None:
-        return page(request, "contacts.html", HTTPStatus.NOT_FOUND, problem="Nobody is known by this.", key=key)
+        found = contacts_of(at.ledger, key.strip())
+        contact = found[0] if len(found) == 1 else None
+        lookups.record(at.ledger, contact, by=visitor.name)
+        if contact is None:
+            problem = (
+                "Nobody is known by this." if not found else "More than one contact is known by this; use the GUID."
+            )
+            status = HTTPStatus.NOT_FOUND if not found else HTTPStatus.CONFLICT
+            return page(request, "contacts.html", status, problem=problem, key=key)
     return RedirectResponse(f"/contacts/{contact}", HTTPStatus.SEE_OTHER)
 
 
 @router.get("/contacts/{contact}")
 def show(request: Request, at: AtDesk, visitor: AsService, contact: uuid.UUID) -> Response:
     """What is known of a contact."""
-    _count(request, visitor)
-    record(at.ledger, str(contact), by=visitor.name)
+    lookups.count(request, visitor)
+    lookups.record(at.ledger, str(contact), by=visitor.name)
     told = [(programme, explain(at.ledger, programme, str(contact))) for programme in at.programmes()]
     found = [(one, timeline(at.ledger, programme, one, visitor)) for programme, one in told if one is not None]
     may_read = visitor.role >= Role.OPERATOR
@@ -95,12 +97,6 @@ def show(request: Request, at: AtDesk, visitor: AsService, contact: uuid.UUID) -
     return page(
         request, "contact.html", contact=str(contact), found=list(zip(found, verdicts, strict=True)), most=_MOST
     )
-
-
-@router.get("/look-ups")
-def lookups(request: Request, at: AtDesk, _: AsApprover) -> Response:
-    """Who has looked up whom."""
-    return page(request, "lookups.html", lookups=latest(at.ledger), most=_MOST)
 
 
 def timeline(ledger: Ledger, programme: Programme, explained: Explanation, visitor: Visitor) -> list[Moment]:
@@ -134,11 +130,6 @@ def _movement(one: Movement, *, may_read: bool) -> str:
     return people.public(", ".join(facts)) if not may_read else ", ".join(facts)
 
 
-def _count(request: Request, visitor: Visitor) -> None:
-    rate: Rate = request.app.state.lookups
-    rate.count(visitor.name)
-
-
 def _guid(key: str) -> str | None:
     try:
         return str(uuid.UUID(key.strip()))
@@ -147,31 +138,10 @@ def _guid(key: str) -> str | None:
 
 
 @retried
-def contact_of(ledger: Ledger, key: str) -> str | None:
-    """Return the contact of a key of the newest migration that has it, or of an adjustment's receipt; None: of no one."""
+def contacts_of(ledger: Ledger, key: str) -> list[str]:
+    """Return whose key it is in the newest migration that has it, or whose adjustment has it as receipt; two at most."""
     with ledger.reading() as connection:
-        row = connection.execute(_CONTACT_OF, {"key": key}).fetchone()
-    if row is None:
-        return None
-    if row[1] > 1:
-        raise HTTPException(HTTPStatus.CONFLICT, "More than one contact is known by this; use the GUID.")
-    return str(row[0])
-
-
-def record(ledger: Ledger, contact: str, *, by: str) -> None:
-    """Record a look-up, before anything is shown."""
-    with ledger.transaction() as connection:
-        connection.execute("insert into lookup (looked_by, contact) values (%s, %s)", (by, contact))
-
-
-@retried
-def latest(ledger: Ledger) -> list[Lookup]:
-    """Return the latest look-ups, newest first."""
-    with ledger.reading() as connection:
-        cursor = connection.cursor(row_factory=class_row(Lookup))
-        return cursor.execute(
-            "select at, looked_by, contact::text from lookup order by id desc limit %s", (_MOST,)
-        ).fetchall()
+        return [contact for (contact,) in connection.execute(_CONTACTS_OF, {"key": key})]
 
 
 @retried
@@ -182,13 +152,12 @@ def movements(ledger: Ledger, programme: Programme, contact: str) -> list[Moveme
         return connection.cursor(row_factory=class_row(Movement)).execute(_MOVEMENTS, values).fetchall()
 
 
-_CONTACT_OF = """
-select min(contact::text), count(distinct contact) from (
-    select contact from migration_contact where key = %(key)s
-        and migration = (select max(migration) from migration_contact where key = %(key)s)
-    union all
-    select contact from adjustment where receipt = upper(%(key)s) and contact is not null) found
-having count(*) > 0
+_CONTACTS_OF = """
+select contact::text from migration_contact where key = %(key)s
+    and migration = (select max(migration) from migration_contact where key = %(key)s)
+union
+select contact::text from adjustment where receipt = upper(%(key)s) and contact is not null
+limit 2
 """
 
 _MOVEMENTS = """

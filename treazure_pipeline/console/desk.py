@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Event
 from typing import Annotated
 
 from fastapi import Depends, Request
 
+from treazure_pipeline.clients.transport import RetryPolicy
+from treazure_pipeline.clients.treazure import TreazureClient
+from treazure_pipeline.connections import treazure_client
 from treazure_pipeline.console.access import Visitor, needs
 from treazure_pipeline.errors import SettingsError
+from treazure_pipeline.ledger.limiter import Priority
 from treazure_pipeline.ledger.store import Account, Ledger
 from treazure_pipeline.settings import ConsoleSettings, Programme, Role
 from treazure_pipeline.terminal.reading import Reading
@@ -17,11 +23,15 @@ from treazure_pipeline.terminal.reading import Reading
 
 @dataclass(frozen=True)
 class Desk:
-    """`check` raises at once where the ledger can't be used, so that no page waits."""
+    """`check` raises at once where the ledger can't be used, so that no page waits.
+
+    `treazure`: for a look at an adjustment; None where the settings give no credentials of it.
+    """
 
     reading: Reading
     settings: ConsoleSettings
     check: Callable[[], None]
+    treazure: TreazureClient | None = None
 
     @property
     def ledger(self) -> Ledger:
@@ -39,6 +49,23 @@ class Desk:
         """Return the programmes as the ledger has them; one that it has not yet is left out."""
         found = (self.ledger.find(programme) for programme in self.programmes())
         return [account for account in found if account is not None]
+
+
+_LONGEST_CALL_SECONDS = 10.0
+_RATE_PATIENCE_SECONDS = 5.0
+
+
+@contextmanager
+def looking(settings: ConsoleSettings, ledger: Ledger) -> Iterator[TreazureClient | None]:
+    """Lend a client of Treazure that answers while somebody waits, behind adjustments in the shared rate."""
+    if settings.master is None:
+        yield None
+        return
+    timeout = min(settings.master.treazure_timeout_seconds, _LONGEST_CALL_SECONDS)
+    master = settings.master.model_copy(update={"treazure_timeout_seconds": timeout})
+    retry = RetryPolicy(waits=(), stop=Event())
+    with treazure_client(master, ledger, retry, Priority.SYNC, patience=_RATE_PATIENCE_SECONDS) as client:
+        yield client
 
 
 def desk(request: Request) -> Desk:

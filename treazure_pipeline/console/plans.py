@@ -5,22 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 from http import HTTPStatus
-from typing import Annotated
 
-from fastapi import APIRouter, Form, HTTPException, Request
+from fastapi import APIRouter, HTTPException, Request
 from starlette.responses import RedirectResponse, Response
 
 from treazure_pipeline.balance_sync import plans
 from treazure_pipeline.balance_sync.plans import Picture, Plan
 from treazure_pipeline.console.desk import AsApprover, AsOperator, AsViewer, AtDesk, Desk
+from treazure_pipeline.console.forms import Reason
 from treazure_pipeline.console.pages import page
 from treazure_pipeline.ledger import decisions
 from treazure_pipeline.ledger.decisions import Decision
 from treazure_pipeline.ledger.store import Account, retried
 
 _MOST = 300
-
-Reason = Annotated[str, Form(min_length=1, max_length=500)]
 
 router = APIRouter()
 
@@ -47,14 +45,14 @@ def approve(at: AtDesk, visitor: AsApprover, programme: str, digest: str, reason
     """Let exactly the plan through that was on the page."""
     lifetime = timedelta(hours=at.settings.approval_lifetime_hours)
     account = _account(at, programme)
-    plans.approve(at.ledger, account, digest, by=visitor.name, lifetime=lifetime, why=reason.strip())
+    plans.approve(at.ledger, account, digest, by=visitor.name, lifetime=lifetime, why=reason)
     return RedirectResponse("/plans", HTTPStatus.SEE_OTHER)
 
 
 @router.post("/plans/{programme}/{digest}/let-be")
 def let_be(at: AtDesk, visitor: AsApprover, programme: str, digest: str, reason: Reason) -> Response:
     """Note that it is not approved, and why."""
-    plans.let_be(at.ledger, _account(at, programme), digest, by=visitor.name, why=reason.strip())
+    plans.let_be(at.ledger, _account(at, programme), digest, by=visitor.name, why=reason)
     return RedirectResponse("/plans", HTTPStatus.SEE_OTHER)
 
 

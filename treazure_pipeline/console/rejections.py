@@ -12,16 +12,14 @@ from starlette.responses import Response
 from treazure_pipeline.balance_sync import rejections as kept
 from treazure_pipeline.balance_sync.rejections import Group, Rejection
 from treazure_pipeline.console.desk import AsOperator, AsViewer, AtDesk
+from treazure_pipeline.console.forms import MOST, Reason
 from treazure_pipeline.console.pages import page
 from treazure_pipeline.ledger.store import Account
+from treazure_pipeline.phrases import counted
 from treazure_pipeline.settings import Role
 
-_MOST = 200
-_DIGEST = 32
-
 Text = Annotated[str, Form(min_length=1, max_length=4000)]
-Reason = Annotated[str, Form(min_length=1, max_length=500)]
-Digests = Annotated[list[str], Form(min_length=1, max_length=_MOST)]
+Digests = Annotated[list[str], Form(min_length=1, max_length=MOST)]
 
 router = APIRouter()
 
@@ -49,7 +47,7 @@ def show(
     wanted = reason.strip() if may_read else ""
     programmes = [_outstanding(at, account, wanted) for account in at.accounts()]
     return page(
-        request, "rejections.html", programmes=programmes, reason=wanted, may_read=may_read, most=_MOST
+        request, "rejections.html", programmes=programmes, reason=wanted, may_read=may_read, most=MOST
     )  # fmt: skip
 
 
@@ -58,18 +56,20 @@ def preview_retry(request: Request, at: AtDesk, _: AsOperator, programme: str, c
     """Say what trying again would do; changes nothing."""
     groups = kept.groups(at.ledger, _account(at, programme), reason=cause)
     return page(
-        request, "rejections_preview.html", programme=programme, groups=groups, digests=[], cause=cause,
-        action=f"/rejections/{programme}/retry/decide",
+        request, "preview.html", title="Try again",
+        told="The next run sends what Engage refused again, and reads the accounts of rejected rows.",
+        lines=[f"{counted(group.rows, 'row')}: {group.reason}" for group in groups], left_out="", warning="",
+        action=f"/rejections/{programme}/retry/decide", fields=[("cause", cause)], back="/rejections",
     )  # fmt: skip
 
 
 @router.post("/rejections/{programme}/retry/decide")
 def retry(request: Request, at: AtDesk, visitor: AsOperator, programme: str, cause: Text, reason: Reason) -> Response:
     """Have them tried by the next run."""
-    done = kept.retry(at.ledger, _account(at, programme), reason=cause, by=visitor.name, why=reason.strip())
-    text = f"The next run sends {done.refused:,} refused balances again and reads {done.to_read:,} accounts."
+    done = kept.retry(at.ledger, _account(at, programme), reason=cause, by=visitor.name, why=reason)
+    text = f"The next run sends {counted(done.refused, 'refused balance')} again and reads {counted(done.to_read, 'account')}."
     if done.nameless:
-        text += f" {done.nameless:,} rows name no contact: only a full resync resolves them, or discarding."
+        text += f" {counted(done.nameless, 'row')} without a contact: only a full resync resolves them, or discarding."
     return page(request, "message.html", title="Tried again with the next run", text=text)
 
 
@@ -78,8 +78,10 @@ def preview_discard(request: Request, at: AtDesk, _: AsOperator, programme: str,
     """Say what discarding would do; changes nothing."""
     _account(at, programme)
     return page(
-        request, "rejections_preview.html", programme=programme, groups=[], digests=digest, cause="",
-        action=f"/rejections/{programme}/discard/decide",
+        request, "preview.html", title="Discard",
+        told="Each of these rows ends for good, and stays so when the same row comes again. Nothing changes for its contact.",
+        lines=[f"Row {one[:12]}" for one in digest], left_out="", warning="",
+        action=f"/rejections/{programme}/discard/decide", fields=[("digest", one) for one in digest], back="/rejections",
     )  # fmt: skip
 
 
@@ -89,18 +91,16 @@ def discard(
 ) -> Response:
     """End rejected rows of exports for good."""
     account = _account(at, programme)
-    whole = [one for one in dict.fromkeys(digest) if len(one) == _DIGEST]
-    count = sum(kept.discard(at.ledger, account, one, reason.strip(), by=visitor.name) for one in whole)
-    text = f"{count:,} rows are discarded. Nothing changes for their contacts."
+    whole = [one for one in dict.fromkeys(digest) if len(one) == kept.DIGEST]
+    count = sum(kept.discard(at.ledger, account, one, reason, by=visitor.name) for one in whole)
+    text = f"{counted(count, 'row')} discarded. Nothing changes for their contacts."
     return page(request, "message.html", title="Discarded", text=text)
 
 
 def _outstanding(at: AtDesk, account: Account, reason: str) -> Outstanding:
     wanted = reason or None
     groups = kept.groups(at.ledger, account, reason=wanted)
-    return Outstanding(
-        account.name, groups, kept.rows(at.ledger, account, reason=wanted, limit=_MOST) if wanted else []
-    )
+    return Outstanding(account.name, groups, kept.rows(at.ledger, account, reason=wanted, limit=MOST) if wanted else [])
 
 
 def _account(at: AtDesk, programme: str) -> Account:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import getpass
 import json
 import os
 from collections.abc import Callable
@@ -196,6 +197,20 @@ def test_dead_letters_are_listed_with_their_reason_until_a_person_has_dealt_with
     [(reason, body)] = adjustment_shop.sql("select settled_reason, body from dead_letter")
     assert reason == "given by hand"
     assert "no object" in body
+    ((person, what),) = adjustment_shop.sql("select decided_by, what from decision")
+    assert (person, what) == (getpass.getuser(), "discarded")
+
+
+def test_a_dead_letter_that_this_version_understands_is_read_again(adjustment_shop: AdjustmentShop, call: Call) -> None:
+    (contact,) = adjustment_shop.contacts(1)
+    adjustment_shop.deliver('"no object"')
+    event = {"eventType": "loyalty.addPoints", "payload": {"contactId": contact, "amount": 5, "pointDefinitionId": 1}}
+    assert call("retry", "1", "--dead-letters", "--reason", "the upgrade")[1]["unchanged"] == [1]
+    adjustment_shop.sql("update dead_letter set body = %s", json.dumps(event))
+    assert call("retry", "1", "--dead-letters", "--reason", "the upgrade")[1]["changed"] == [1]
+    adjustment_shop.process()
+    assert adjustment_shop.states() == ["done"]
+    assert adjustment_shop.sql("select what, why from decision") == [("read again", "the upgrade")]
 
 
 def test_run_adjustments_prints_its_figures_and_its_exit_code(

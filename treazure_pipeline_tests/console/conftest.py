@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from treazure_pipeline.console.app import build_app
-from treazure_pipeline.console.desk import Desk
+from treazure_pipeline.console.desk import Desk, looking
 from treazure_pipeline.database import schema
 from treazure_pipeline.settings import load_console
 from treazure_pipeline.terminal.reading import reading
@@ -68,7 +68,8 @@ def console(database_url: str) -> Iterator[Console]:
                 given = {"TREAZURE_PIPELINE_DATABASE_URL": database_url, "CONSOLE_URL": url, **settings}
                 read = load_console(given)
                 opened = stack.enter_context(reading(read, connections=4))
-                return build_app(Desk(opened, read, partial(schema.check, database_url)))
+                treazure = stack.enter_context(looking(read, opened.ledger))
+                return build_app(Desk(opened, read, partial(schema.check, database_url), treazure))
 
             url = stack.enter_context(served(make))  # type: ignore[arg-type]
             client = httpx.Client(verify=_NO_TLS, follow_redirects=True, headers=headers, timeout=60)
@@ -78,15 +79,16 @@ def console(database_url: str) -> Iterator[Console]:
 
 
 @pytest.fixture
-def as_role(console: Console) -> Callable[[str], Browser]:
+def as_role(console: Console) -> Callable[..., Browser]:
     """Starts a console behind a proxy that says somebody has this role; returns their browser."""
 
-    def start(role: str) -> Browser:
+    def start(role: str, **settings: str) -> Browser:
         return console(
             {"X-Forwarded-Email": f"{role}@shop.example"},
             CONSOLE_AUTH="proxy",
             CONSOLE_PROXY_ADDRESSES="127.0.0.1",
             CONSOLE_ROLES=f"{role}@shop.example={role}",
+            **settings,
         )
 
     return start

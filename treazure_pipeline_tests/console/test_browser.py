@@ -51,7 +51,7 @@ class Visit:
     @property
     def paths(self) -> list[str]:
         return [
-            "/", "/contacts", f"/contacts/{self.contact}", "/plans", "/adjustments", "/adjustments/1",
+            "/", "/contacts", f"/contacts/{self.contact}", "/plans", "/adjustments", "/adjustments/1", "/dead-letters",
             "/rejections?reason=balance", "/migration", "/decisions", "/look-ups", "/nowhere",
         ]  # fmt: skip
 
@@ -66,6 +66,7 @@ def visit(
     shop.sandbox.set_fault("server_error", on=["transaction"], status=400, count=2)
     for one in (contact, other):
         shop.give(one, 7, description=HOSTILE)
+    shop.deliver(f'"{HOSTILE}"')
     shop.process()
     shop.sync()
     shop.sandbox.set_fault("bad_rows", raw_rows=[f'{{"accountNumber": "{contact}", "balance": "{HOSTILE[:30]}"}}'])
@@ -181,14 +182,14 @@ def test_a_rejected_row_is_tried_again_and_another_time_discarded(visit: Callabl
     page.get_by_role("button", name="Try again").first.click()
     page.get_by_label("Why").fill("corrected")
     page.get_by_role("button", name="Try again").click()
-    assert "reads 1 accounts" in page.inner_text("main")
+    assert "reads 1 account." in page.inner_text("main")
     page = at.open("/rejections?reason=balance")
     page.get_by_role("checkbox", name="Row ").check()
     page.get_by_role("button", name="Discard").click()
     page.get_by_label("Why").fill("a test")
     page.get_by_role("button", name="Discard").click()
 
-    assert "1 rows are discarded" in page.inner_text("main")
+    assert "1 row discarded" in page.inner_text("main")
     assert at.shop.sql("select count(*) from rejection where resolved_at is null") == [(0,)]
 
 

@@ -54,7 +54,7 @@ def test_a_cause_is_tried_again_after_a_preview(as_role: AsRole, rejected: Shop)
         "/rejections/points/retry/decide", page="/rejections", cause=cause, reason="corrected in Treazure"
     )
 
-    assert "reads 1 accounts" in done.text
+    assert "reads 1 account." in done.text
     assert rejected.sql("select count(*) from reread") == [(1,)]
     ((by, what, why),) = rejected.sql("select decided_by, what, why from decision")
     assert (by, what, why) == ("operator@shop.example", "retried", "corrected in Treazure")
@@ -66,10 +66,10 @@ def test_chosen_rows_are_discarded_for_good_after_a_preview(as_role: AsRole, rej
     assert len(digests) == 2
 
     preview = browser.post("/rejections/points/discard", page="/rejections", digest=digests[0])
-    assert "1 rows of exports of points end for good" in shown(preview.text)
+    assert "Each of these rows ends for good" in shown(preview.text)
     given = {"page": "/rejections", "digest": digests[0], "reason": "a test row"}
-    assert "1 rows are discarded" in browser.post("/rejections/points/discard/decide", **given).text
-    assert "0 rows are discarded" in browser.post("/rejections/points/discard/decide", **given).text
+    assert "1 row discarded" in browser.post("/rejections/points/discard/decide", **given).text
+    assert "0 rows discarded" in browser.post("/rejections/points/discard/decide", **given).text
 
     left = rejected.sql("select digest from rejection where resolved_at is null")
     assert left == [(digests[1],)]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from treazure_pipeline.errors import SettingsError
-from treazure_pipeline.settings import Programme, load_receiver, load_settings, load_storage
+from treazure_pipeline.settings import Programme, load_console, load_receiver, load_settings, load_storage
 
 COMPLETE = {
     "TREAZURE_BASE_URL": "https://treazure.example/",
@@ -289,7 +289,13 @@ def test_a_secret_may_stand_in_a_file_whose_last_line_break_does_not_count(varia
 
 
 def test_the_receivers_secrets_may_stand_in_files(tmp_path: Path) -> None:
-    for name, secret in {"hook": "whsec_c2VjcmV0\n", "key": "visible-" * 4 + "\n", "treazure": "mine\n"}.items():
+    secrets = {
+        "hook": "whsec_c2VjcmV0\n",
+        "key": "visible-" * 4,
+        "treazure": "mine\n",
+        "url": "postgresql://db/ledger\n",
+    }
+    for name, secret in secrets.items():
         (tmp_path / name).write_text(secret)
 
     settings = load_receiver(
@@ -298,6 +304,7 @@ def test_the_receivers_secrets_may_stand_in_files(tmp_path: Path) -> None:
             "ENGAGE_WEBHOOK_SECRET_FILE": str(tmp_path / "hook"),
             "HISTORY_API_KEY_FILE": str(tmp_path / "key"),
             "TREAZURE_CLIENT_SECRET_FILE": str(tmp_path / "treazure"),
+            "TREAZURE_PIPELINE_DATABASE_URL_FILE": str(tmp_path / "url"),
         }
     )
 
@@ -306,6 +313,18 @@ def test_the_receivers_secrets_may_stand_in_files(tmp_path: Path) -> None:
     assert settings.history_api_key.get_secret_value() == "visible-" * 4
     assert settings.master is not None
     assert settings.master.treazure_client_secret.get_secret_value() == "mine"
+    assert settings.database_url == settings.master.database_url
+
+
+def test_the_console_looks_into_treazure_only_with_credentials_and_both_addresses(tmp_path: Path) -> None:
+    (tmp_path / "treazure").write_text("mine\n")
+    given = without("TREAZURE_CLIENT_SECRET") | {"TREAZURE_CLIENT_SECRET_FILE": str(tmp_path / "treazure")}
+    master = load_console(given).master
+
+    assert master is not None
+    assert master.treazure_client_secret.get_secret_value() == "mine"
+    for name in ("TREAZURE_CLIENT_ID", "TREAZURE_CLIENT_SECRET_FILE", "ENGAGE_BASE_URL"):
+        assert load_console({key: value for key, value in given.items() if key != name}).master is None
 
 
 def test_a_file_that_holds_no_secret_is_one_line_that_names_it(tmp_path: Path) -> None:

@@ -1,0 +1,113 @@
+"""Dead letters: deliveries with a valid signature that could not be read, in the hands of a person.
+
+They are read again once this version understands them, or settled when their points have been given in another way.
+Belongs here: listing and ending them. Does not: why a delivery is one (`events`), or storing it (`inbox`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import psycopg
+from psycopg.rows import class_row
+
+from treazure_pipeline.adjustments.events import Event
+from treazure_pipeline.adjustments.inbox import STORE_OTHERS
+from treazure_pipeline.adjustments.queue import RECEIVE, receipt_of
+from treazure_pipeline.ledger import decisions
+from treazure_pipeline.ledger.decisions import SOMEBODY
+from treazure_pipeline.ledger.store import retried
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+    from typing import Any
+
+    from psycopg import Connection
+
+    from treazure_pipeline.ledger.store import Ledger
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """A delivery that nobody has dealt with; `body` as it came, empty once TEXT_RETENTION_DAYS are over."""
+
+    id: int
+    delivery_id: str
+    received_at: datetime
+    reason: str
+    body: str
+
+
+@retried
+def listed(ledger: Ledger, *, numbers: Sequence[int] | None = None, limit: int) -> list[DeadLetter]:
+    """Return dead letters that nobody has dealt with, newest first; of these numbers, or all."""
+    values = {"numbers": numbers and list(numbers), "limit": limit}
+    with ledger.reading() as connection:
+        return connection.cursor(row_factory=class_row(DeadLetter)).execute(_LISTED, values).fetchall()
+
+
+def read_again(ledger: Ledger, number: int, *, by: str = SOMEBODY, why: str = "") -> bool:
+    """Read a dead letter once more, and queue the adjustment that it asks for, once however often it was delivered.
+
+    False, and nothing changes, where it still can't be read, its body is gone, or there is none of this number.
+    """
+    try:
+        return _read_again(ledger, number, by=by, why=why)
+    except psycopg.DataError:  # PostgreSQL can't hold a part of it, which is why it is one
+        return False
+
+
+@retried
+def _read_again(ledger: Ledger, number: int, *, by: str, why: str) -> bool:
+    with ledger.transaction() as connection:
+        row = connection.execute(
+            "select delivery_id, body from dead_letter where id = %s and settled_at is null for update", (number,)
+        ).fetchone()
+        if row is None:
+            return False
+        event = Event.read(row[0], row[1].encode())
+        if event.dead is not None:
+            return False
+        if event.payload is not None:
+            _queue(connection, event)
+        _settle(connection, number, "read again", by=by, why=why)
+    return True
+
+
+@retried
+def settle(ledger: Ledger, number: int, reason: str, *, by: str = SOMEBODY) -> bool:
+    """Note that nothing more is to be done about a dead letter, by a person's decision; it is kept. False: there is none."""
+    with ledger.transaction() as connection:
+        return _settle(connection, number, "discarded", by=by, why=reason)
+
+
+def _settle(connection: Connection[Any], number: int, what: str, *, by: str, why: str) -> bool:
+    settled = connection.execute(
+        "update dead_letter set settled_at = clock_timestamp(), settled_reason = %s where id = %s and settled_at is null",
+        (why, number),
+    ).rowcount
+    if settled:
+        decisions.note(connection, what, f"dead letter {number}", by=by, why=why)
+    return settled == 1
+
+
+def _queue(connection: Connection[Any], event: Event) -> None:
+    """Store an event as the receiver would, under another id where its own belongs to an event that asks for something else."""
+    connection.execute(
+        RECEIVE,
+        {"event_id": event.id, "delivery_id": event.delivery_id, "payload": event.payload, "receipt": receipt_of(event.id)},
+    )  # fmt: skip
+    connection.execute(
+        STORE_OTHERS,
+        {"ids": [event.id], "deliveries": [event.delivery_id], "payloads": [event.payload], "others": [event.other_id],
+         "receipts": [receipt_of(event.other_id)], "traces": [None]},
+    )  # fmt: skip
+
+
+_LISTED = """
+select id, delivery_id, received_at, reason, body from dead_letter
+where settled_at is null and (%(numbers)s::bigint[] is null or id = any (%(numbers)s))
+order by id desc limit %(limit)s
+"""

@@ -1,0 +1,85 @@
+"""Jobs with which a person decides in Dagster's launchpad what commands and the console decide, by the same functions.
+
+Belongs here: how such a job asks, and what it shows. Does not: what is decided (each capability's
+`decision_definitions`). See https://docs.dagster.io/guides/operate/configuration/run-configuration
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import dagster as dg
+from pydantic import Field, ValidationError
+
+from treazure_pipeline.connections import Connections
+from treazure_pipeline.errors import SettingsError
+from treazure_pipeline.orchestration import story
+from treazure_pipeline.orchestration.names import Names, at_most
+
+DECISION = {"treazure_pipeline/decision": "1"}
+"""Marks these jobs: a person waits for the answer, so that no alert tells of a failed one."""
+
+LONGEST = 500
+
+C = TypeVar("C", bound=dg.Config)
+
+
+class Decided(dg.Config):
+    """Who decides, and why; both are kept with the decision."""
+
+    decided_by: str = Field(description="Your name, for the record.", min_length=1, max_length=200)
+    reason: str = Field(description="Why, for the record.", min_length=1, max_length=LONGEST)
+
+
+def decision(
+    names: Names,
+    name: str,
+    config: type[C],
+    carry_out: Callable[[Connections, C], str],
+    *,
+    description: str,
+    op: str | None = None,
+) -> dg.JobDefinition:
+    """Return the job `name`, which has `carry_out` decide what `config` says, and shows the sentence that it returns.
+
+    What the form leaves out or what can't be done is the run's failure, in one sentence.
+    """
+
+    @dg.op(name=op or f"decide_{name}", description=description, config_schema=config.to_fields_dict())
+    def decide(context: dg.OpExecutionContext, connections: dg.ResourceParam[Connections]) -> None:
+        with story.step(context, connections.listener):
+            told = carry_out(connections, _given(config, context.op_config))
+            context.add_output_metadata(story.told(context, connections.listener, told))
+
+    @dg.job(
+        name=names.of(name),
+        executor_def=dg.in_process_executor,
+        tags=DECISION | at_most(hours=1),
+        description=description,
+    )
+    def decided() -> None:
+        decide()
+
+    return decided
+
+
+def _given(config: type[C], given: Mapping[str, Any]) -> C:
+    try:
+        return config(**given)
+    except ValidationError as error:
+        fields = ", ".join(".".join(map(str, one["loc"])) for one in error.errors(include_input=False))
+        raise SettingsError(f"Nothing was done: check {fields}.") from None
+
+
+def each(numbers: Sequence[int], change: Callable[[int], bool], done: str) -> str:
+    """Change each of these; return what was done for which. Raises SettingsError where it could be done for none."""
+    changed = [number for number in dict.fromkeys(numbers) if change(number)]
+    others = [str(number) for number in dict.fromkeys(numbers) if number not in changed]
+    if not changed:
+        raise SettingsError(f"Nothing was done: none of {', '.join(others) or 'them'} is in a state for this.")
+    told = f"{', '.join(map(str, changed))}: {done}."
+    return told + (f" Their state does not allow it: {', '.join(others)}." if others else "")
+
+
+def is_decision(job: dg.JobDefinition) -> bool:
+    """Tell whether a job of the code location is one of these."""
+    return DECISION.items() <= job.tags.items()
