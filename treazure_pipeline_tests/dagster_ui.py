@@ -15,6 +15,9 @@ import dagster as dg
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import WorkspaceFileTarget
 
+from treazure_pipeline.definitions import build_definitions
+from treazure_pipeline_tests.balance_sync.shop import Shop
+
 REPOSITORY = {"repositoryLocationName": "treazure_pipeline", "repositoryName": "__repository__"}
 _LAUNCH_RUN = """mutation ($given: ExecutionParams!) { launchRun(executionParams: $given)
     { __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
@@ -58,3 +61,14 @@ def dagster_ui(instance: dg.DagsterInstance, workspace: Path) -> Iterator[Dagste
     """The UI of an instance and a workspace file; a code location that it starts has this process's environment."""
     with WorkspaceProcessContext(instance, WorkspaceFileTarget([str(workspace)])) as context:
         yield DagsterUi(context)
+
+
+def run_check(shop: Shop, instance: dg.DagsterInstance, asset: str, name: str, **changes: str) -> bool:
+    """Run one check by itself, and tell whether it is green; neither system is asked."""
+    requests = shop.sandbox.report()["requests"]
+    job = build_definitions(shop.settings(**changes)).resolve_implicit_global_asset_job_def()
+    alone = job.get_subset(asset_selection=set(), asset_check_selection={dg.AssetCheckKey(dg.AssetKey(asset), name)})
+    (evaluation,) = alone.execute_in_process(instance=instance).get_asset_check_evaluations()
+    assert evaluation.check_name == name
+    assert shop.sandbox.report()["requests"] == requests
+    return evaluation.passed

@@ -13,12 +13,13 @@ import dagster as dg
 from treazure_pipeline import phrases
 from treazure_pipeline.adjustments import queue
 from treazure_pipeline.adjustments.processing import process, work_of
-from treazure_pipeline.adjustments.queue import QueueFigures
 from treazure_pipeline.balance_sync.definitions import ACTIVE, OWNERS
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.ledger import frames
+from treazure_pipeline.ledger.store import Ledger
 from treazure_pipeline.orchestration import failures, story
 from treazure_pipeline.orchestration import metadata as md
+from treazure_pipeline.orchestration.checks import LedgerChecks
 from treazure_pipeline.orchestration.names import FIRST, FOREGROUND, Names, at_most
 from treazure_pipeline.settings import Programme
 
@@ -27,6 +28,7 @@ SENSOR_SECONDS = 2  # the daemon looks every 5 s; of an interval as long it miss
 LINGER_SECONDS = 10.0
 WARN_SECONDS = 3600.0
 FAIL_SECONDS = 12 * 3600.0
+_FOR_A_PERSON = ("uncertain", "rejected")
 
 EVENT_COLUMNS = dg.TableSchema(
     columns=[
@@ -47,6 +49,15 @@ def build_adjustments(programmes: Sequence[Programme], names: Names) -> dg.Defin
     )  # fmt: skip
 
     key = names.key("processed_adjustments")
+    queue_checks = LedgerChecks(
+        key,
+        {
+            "nothing_is_uncertain": "No adjustment waits for a person to say whether Treazure has it (I4).",
+            "queue_moves": "Nothing has waited for long. Engage gives up after 27.5 hours.",
+            "nothing_is_rejected": "No adjustment was rejected, and no delivery was unreadable.",
+        },
+        _checks,
+    )
 
     @dg.asset(
         key=key,
@@ -65,14 +76,6 @@ def build_adjustments(programmes: Sequence[Programme], names: Names) -> dg.Defin
                 }
             ),
         },
-        check_specs=[
-            dg.AssetCheckSpec("nothing_is_uncertain", asset=key,
-                              description="No adjustment waits for a person to say whether Treazure has it (I4)."),
-            dg.AssetCheckSpec("queue_moves", asset=key,
-                              description="Nothing has waited for long. Engage gives up after 27.5 hours."),
-            dg.AssetCheckSpec("nothing_is_rejected", asset=key,
-                              description="No adjustment was rejected, and no delivery was unreadable."),
-        ],
         description=(
             "Points given in Engage, each posted to Treazure exactly once, in order of arrival. The new balance "
             "is then set in Engage."
@@ -83,7 +86,8 @@ def build_adjustments(programmes: Sequence[Programme], names: Names) -> dg.Defin
     ) -> dg.MaterializeResult:
         foreground = context.run.tags.keys() >= FOREGROUND.keys()
         linger = 0.0 if foreground else LINGER_SECONDS * adjustment_connections.retry.scale
-        return _process(context, adjustment_connections, programmes, linger)
+        with queue_checks.also_if_it_fails(context, adjustment_connections):
+            return _process(context, adjustment_connections, programmes, linger)
 
     job = dg.define_asset_job(
         names.of("process_adjustments"),
@@ -111,7 +115,12 @@ def build_adjustments(programmes: Sequence[Programme], names: Names) -> dg.Defin
             return dg.SkipReason(f"Run {launched[0].run_id} is queued or running.")
         return dg.RunRequest()
 
-    return dg.Definitions(assets=[events, processed_adjustments], jobs=[job], sensors=[adjustment_queue_sensor])
+    return dg.Definitions(
+        assets=[events, processed_adjustments],
+        asset_checks=[queue_checks.definition()],
+        jobs=[job],
+        sensors=[adjustment_queue_sensor],
+    )
 
 
 def _process(
@@ -121,7 +130,7 @@ def _process(
         done = process(work_of(connections, programmes, context.run.run_id, linger=linger))
         connections.listener.reported(done)
         state = queue.figures(connections.ledger)
-        persons = frames.adjustments(connections.ledger, ("uncertain", "rejected"), limit=md.SAMPLE_ROWS)
+        persons = frames.adjustments(connections.ledger, _FOR_A_PERSON, limit=md.SAMPLE_ROWS)
     figures: dict[str, Any] = {
         "queued": done.queued, "shortened": done.shortened, "posted": done.posted,
         "done": done.done, "rejected": done.rejected,
@@ -139,10 +148,12 @@ def _process(
     if done.error is not None:
         connections.listener.failed(done.error)
         raise failures.failure(done.error, "The adjustments wait; nothing is lost", **shown)
-    return dg.MaterializeResult(metadata=shown, check_results=list(_checks(state, shown["for_a_person"])))
+    return dg.MaterializeResult(metadata=shown)
 
 
-def _checks(state: QueueFigures, persons: dg.MarkdownMetadataValue) -> Iterator[dg.AssetCheckResult]:
+def _checks(ledger: Ledger) -> Iterator[dg.AssetCheckResult]:
+    state = queue.figures(ledger)
+    persons = frames.adjustments(ledger, _FOR_A_PERSON, limit=md.SAMPLE_ROWS)
     yield dg.AssetCheckResult(
         check_name="nothing_is_uncertain",
         passed=not state.uncertain,
@@ -150,7 +161,7 @@ def _checks(state: QueueFigures, persons: dg.MarkdownMetadataValue) -> Iterator[
         + " for a person to say whether Treazure has them"
         if state.uncertain
         else "no adjustment is uncertain",
-        metadata={"uncertain": state.uncertain, "rows": persons},
+        metadata={"uncertain": state.uncertain, "rows": md.sample(persons)},
     )
     hours = state.oldest_seconds / 3600
     yield dg.AssetCheckResult(

@@ -4,7 +4,9 @@ Belongs here: run config, metadata, checks. Does not: how a log gets into the ta
 or into files (`treazure_pipeline.points_history.export`).
 """
 
+from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -15,8 +17,10 @@ from treazure_pipeline.balance_sync.definitions import ACTIVE, OWNERS
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.errors import SettingsError
 from treazure_pipeline.ledger import frames
+from treazure_pipeline.ledger.store import Ledger
 from treazure_pipeline.orchestration import failures, story
 from treazure_pipeline.orchestration import metadata as md
+from treazure_pipeline.orchestration.checks import LedgerChecks
 from treazure_pipeline.orchestration.names import BACKGROUND, FOREGROUND, Names, at_most
 from treazure_pipeline.points_history import store
 from treazure_pipeline.points_history.refresh import Refreshed, refresh
@@ -53,6 +57,14 @@ def build_points_history(programme: Programme, names: Names) -> dg.Definitions:
     """Assemble one programme's history."""
     key = names.key
     tags = {"programme": programme.name}
+    log_checks = LedgerChecks(
+        key("points_history"),
+        {
+            "history_adds_up": "The amounts of each log add up to the balance of its account (I10).",
+            "every_log_is_read": "Every log could be read when it was last tried, with every movement in it.",
+        },
+        partial(_checks, programme),
+    )
 
     @dg.asset(
         key=key("points_history"),
@@ -67,12 +79,6 @@ def build_points_history(programme: Programme, names: Names) -> dg.Definitions:
             **md.view("movement"),
             "dagster/column_lineage": md.lineage({"contact": (key("balance_diff"), "contact")}),
         },
-        check_specs=[
-            dg.AssetCheckSpec("history_adds_up", asset=key("points_history"),
-                              description="The amounts of each log add up to the balance of its account (I10)."),
-            dg.AssetCheckSpec("every_log_is_read", asset=key("points_history"),
-                              description="Every log could be read when it was last tried, with every movement in it."),
-        ],
         description=(
             "Treazure's points log of each contact whose balance changed since its log was last read. A "
             "contact's rows are replaced in one transaction. With `export_url`, Parquet files by month are "
@@ -82,7 +88,8 @@ def build_points_history(programme: Programme, names: Names) -> dg.Definitions:
     def points_history(
         context: dg.AssetExecutionContext, config: HistoryConfig, background_connections: dg.ResourceParam[Connections]
     ) -> dg.MaterializeResult:
-        return _refresh(background_connections, programme, context, config)
+        with log_checks.also_if_it_fails(context, background_connections):
+            return _refresh(background_connections, programme, context, config)
 
     job = dg.define_asset_job(
         names.of("refresh_points_history"),
@@ -91,7 +98,9 @@ def build_points_history(programme: Programme, names: Names) -> dg.Definitions:
         tags=tags | BACKGROUND | at_most(hours=12),
         description="Reads the points logs of contacts whose balance changed, at half of Treazure's rate at most.",
     )
-    return dg.Definitions(assets=[points_history], jobs=[job], schedules=[_schedule(job)])
+    return dg.Definitions(
+        assets=[points_history], asset_checks=[log_checks.definition()], jobs=[job], schedules=[_schedule(job)]
+    )
 
 
 def _refresh(
@@ -149,35 +158,38 @@ def _refresh(
         connections.listener.failed(done.error)
         still = f"{phrases.counted(done.left, 'is', 'are')} left for the next run"
         raise failures.failure(done.error, f"Not every log could be read. {still}", **figures)
-    return dg.MaterializeResult(
-        metadata=figures,
-        check_results=[
-            dg.AssetCheckResult(
-                check_name="history_adds_up",
-                passed=not state.differing,
-                severity=dg.AssetCheckSeverity.WARN,
-                description=phrases.counted(state.differing, "log does", "logs do")
-                + " not add up to the account's balance"
-                if state.differing
-                else "every log that was read adds up to the account's balance",
-                metadata={"differing": state.differing, "rows": figures["differences"]},
-            ),
-            dg.AssetCheckResult(
-                check_name="every_log_is_read",
-                passed=not (state.failed or state.unreadable),
-                severity=dg.AssetCheckSeverity.WARN,
-                description=phrases.sentence(
-                    phrases.some(logs_could_not_be_read=state.failed, movements_are_unreadable=state.unreadable)
-                )
-                or "every log could be read, with every movement in it",
-                metadata={
-                    "failed": state.failed,
-                    "rows": figures["failures"],
-                    "unreadable_movements": state.unreadable,
-                    "unreadable": figures["unreadable"],
-                },
-            ),
-        ],
+    return dg.MaterializeResult(metadata=figures)
+
+
+def _checks(programme: Programme, ledger: Ledger) -> Iterator[dg.AssetCheckResult]:
+    account = ledger.account(programme)
+    state = store.state(ledger, account)
+    yield dg.AssetCheckResult(
+        check_name="history_adds_up",
+        passed=not state.differing,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=phrases.counted(state.differing, "log does", "logs do") + " not add up to the account's balance"
+        if state.differing
+        else "every log that was read adds up to the account's balance",
+        metadata={
+            "differing": state.differing,
+            "rows": md.sample(frames.history_differences(ledger, account, limit=md.SAMPLE_ROWS)),
+        },
+    )
+    yield dg.AssetCheckResult(
+        check_name="every_log_is_read",
+        passed=not (state.failed or state.unreadable),
+        severity=dg.AssetCheckSeverity.WARN,
+        description=phrases.sentence(
+            phrases.some(logs_could_not_be_read=state.failed, movements_are_unreadable=state.unreadable)
+        )
+        or "every log could be read, with every movement in it",
+        metadata={
+            "failed": state.failed,
+            "rows": md.sample(frames.history_failures(ledger, account, limit=md.SAMPLE_ROWS)),
+            "unreadable_movements": state.unreadable,
+            "unreadable": md.sample(frames.history_unreadable(ledger, account, limit=md.SAMPLE_ROWS)),
+        },
     )
 
 

@@ -5,10 +5,12 @@ from collections.abc import Iterator
 import dagster as dg
 import pytest
 
+from treazure_pipeline.adjustments import queue
 from treazure_pipeline.definitions import build_definitions
 from treazure_pipeline.orchestration.names import FOREGROUND
 from treazure_pipeline_tests import materializations
 from treazure_pipeline_tests.adjustments.adjustment_shop import AdjustmentShop, assert_each_once
+from treazure_pipeline_tests.dagster_ui import run_check
 
 SENSOR, JOB = "adjustment_queue_sensor", "process_adjustments"
 
@@ -165,3 +167,24 @@ def test_a_failed_run_says_why_and_the_checks_tell_what_needs_a_person(
     shown = materializations.of(result, "processed_adjustments")
     assert (shown["posted"], shown["rejected"]) == (1, 1)
     assert_each_once(adjustment_shop)
+
+
+def test_checks_of_the_queue_turn_green_once_a_person_has_decided(
+    adjustment_shop: AdjustmentShop, instance: dg.DagsterInstance
+) -> None:
+    one, other = adjustment_shop.contacts(2)
+    adjustment_shop.give(one, 5)
+    adjustment_shop.give(other, 0)
+    adjustment_shop.process()
+    adjustment_shop.sql("update adjustment set state = 'uncertain', finished_at = null where contact = %s", one)
+    adjustment_shop.sql("update adjustment set received_at = received_at - interval '2 hours'")
+
+    def green() -> dict[str, bool]:
+        names = ("nothing_is_uncertain", "queue_moves", "nothing_is_rejected")
+        return {name: run_check(adjustment_shop, instance, "processed_adjustments", name) for name in names}
+
+    assert set(green().values()) == {False}
+    with adjustment_shop.working() as work:
+        for (number,) in adjustment_shop.sql("select id from adjustment"):
+            assert queue.discard(work.ledger, number, "looked up by hand", posted=False)
+    assert set(green().values()) == {True}

@@ -12,6 +12,7 @@ from treazure_pipeline.definitions import build_definitions
 from treazure_pipeline.sandbox import API_KEY, CLIENT_SECRET
 from treazure_pipeline_tests import materializations
 from treazure_pipeline_tests.balance_sync.shop import Shop, account_of, assert_in_step
+from treazure_pipeline_tests.dagster_ui import run_check
 
 JOB = "hourly_balance_sync"
 SNAPSHOT, DIFF, PUSH = "treazure_balance_snapshot", "balance_diff", "engage_balance_push"
@@ -49,16 +50,8 @@ class Execute:
         return {key.name: found[key].status.value for key in keys}
 
     def check(self, shop: Shop, asset: str, name: str, **changes: str) -> bool:
-        """Run one check by itself, as the UI does, and tell whether it is green; the systems are not asked."""
-        requests = shop.sandbox.report()["requests"]
-        job = build_definitions(shop.settings(**changes)).resolve_implicit_global_asset_job_def()
-        alone = job.get_subset(
-            asset_selection=set(), asset_check_selection={dg.AssetCheckKey(dg.AssetKey(asset), name)}
-        )
-        (evaluation,) = alone.execute_in_process(instance=self.instance).get_asset_check_evaluations()
-        assert evaluation.check_name == name
-        assert shop.sandbox.report()["requests"] == requests
-        return evaluation.passed
+        """Run one check by itself, and tell whether it is green."""
+        return run_check(shop, self.instance, asset, name, **changes)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from treazure_pipeline.definitions import build_definitions
 from treazure_pipeline_tests import materializations
 from treazure_pipeline_tests.balance_sync.shop import Shop
 from treazure_pipeline_tests.cli.conftest import Run, environment, run
+from treazure_pipeline_tests.dagster_ui import run_check
 from treazure_pipeline_tests.points_history.conftest import assert_is_treazures
 from treazure_pipeline_tests.points_history.test_export import read_back
 
@@ -92,6 +93,16 @@ def test_a_log_that_can_t_be_read_is_a_warning_until_it_is_read(execute: Execute
     assert metadata(result)["failed_outstanding"] == 1
     assert "it is a web page" in metadata(result)["failures"]
     assert checks(execute(shop))["every_log_is_read"] is True
+
+
+def test_checks_of_the_logs_are_run_again_without_reading_any(execute: Execute, shop: Shop) -> None:
+    shop.sync()
+    execute(shop)
+    shop.sql("update points_history_read set sum = sum + 1, error = 'away'")
+    names = ("history_adds_up", "every_log_is_read")
+    assert not any(run_check(shop, execute.instance, ASSET, name) for name in names)
+    shop.sql("update points_history_read set sum = sum - 1, error = null")
+    assert all(run_check(shop, execute.instance, ASSET, name) for name in names)
 
 
 def test_a_run_that_could_not_go_on_fails_with_its_figures(execute: Execute, shop: Shop) -> None:
