@@ -229,3 +229,22 @@ def test_what_a_request_reads_does_not_grow_while_an_old_snapshot_holds_vacuum_b
             ((explained,),) = connection.execute(plan.encode()).fetchall()
             read.append(explained[0]["Plan"]["Shared Hit Blocks"] + explained[0]["Plan"]["Shared Read Blocks"])
     assert max(read[1:]) <= 2 * read[0]
+
+
+def test_a_process_of_the_version_before_takes_and_frees_slots_beside_this_one(
+    ledger: Ledger, database_url: str
+) -> None:
+    pacer = SharedRate(ledger, "bucket", 1, Priority.SYNC, 60, threading.Event(), patience=3)
+    take(pacer, 1)
+    time.sleep(1.1)
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("set search_path to treazure_pipeline")
+        former = "select taken, wait from take_slot('bucket', 1, 2, interval '60 seconds')"
+        assert connection.execute(former).fetchall() == [(0, 0)]
+        with pytest.raises(RateUsedUpError):
+            take(pacer, 1)
+        connection.execute(
+            "update rate_slot set free_at = clock_timestamp() + interval '1 second', set_at = clock_timestamp() "
+            "where bucket = 'bucket' and slot = 0"
+        )
+    assert take(pacer, 1)
