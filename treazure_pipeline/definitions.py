@@ -18,6 +18,7 @@ from treazure_pipeline.balance_sync.definitions import build_balance_sync
 from treazure_pipeline.balance_sync.guard_definitions import JUDGMENTS, Judgments
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.ledger.limiter import Priority
+from treazure_pipeline.orchestration.links import linked
 from treazure_pipeline.orchestration.names import names_of
 from treazure_pipeline.point_migration.definitions import build_migration
 from treazure_pipeline.points_history.definitions import build_points_history
@@ -51,15 +52,25 @@ def build_definitions(settings: Settings, connect: Callable[..., Connections] = 
         executor=dg.in_process_executor,
     )
     of_programmes = [
-        build(programme, names_of(settings, programme))
+        linked(build(programme, names_of(settings, programme)), settings, *links)
         for programme in settings.programmes
-        for build in (build_balance_sync, build_verification, build_points_history)
+        for build, *links in (
+            (build_balance_sync, "balance_sync", "running.md", "/"),
+            (build_verification, "verification", "verification.md", "/"),
+            (build_points_history, "points_history", "points-history.md", "/contacts"),
+        )
     ]
     migrations = [
-        build_migration(programme, names_of(settings, programme), shards=settings.migration_shards)
+        linked(
+            build_migration(programme, names_of(settings, programme), shards=settings.migration_shards),
+            settings, "point_migration", "migration.md", "/migration",
+        )
         for programme in settings.programmes
-    ]
-    adjustments = build_adjustments(settings.programmes, names)
+        if not programme.migrated
+    ]  # fmt: skip
+    adjustments = linked(
+        build_adjustments(settings.programmes, names), settings, "adjustments", "adjustments.md", "/adjustments"
+    )
     # Those that start by themselves, for ever. Migrations and approvals are few, and what was decided stays to be seen.
     recurring = [job.name for part in (*of_programmes, adjustments) for job in part.jobs or ()]
     return dg.Definitions.merge(
@@ -68,7 +79,7 @@ def build_definitions(settings: Settings, connect: Callable[..., Connections] = 
         *migrations,
         adjustments,
         build_alerts(names),
-        build_maintenance(settings, names, recurring),
+        linked(build_maintenance(settings, names, recurring), settings, "retention", "operations.md", "/"),
     )
 
 

@@ -43,6 +43,7 @@ _ONE_PROGRAMME = {
     "ENGAGE_DEFINITION_ID": "definition_id",
     "PROGRAMME_BEGINNING": "beginning",
     "PROGRAMME_DECIMALS": "decimals",
+    "PROGRAMME_MIGRATED": "migrated",
 }
 _WEEKLY = "37 2 * * 0"
 _GUARDS = {
@@ -203,6 +204,7 @@ class Programme(BaseModel):
         decimals: Digits after the point that Engage keeps.
         guards: What a run may change without approval.
         keeps_names: Its keys and jobs stay without its name, as they were before another programme joined it.
+        migrated: Its migration is over, or it needs none: Dagster shows nothing of a migration.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True, hide_input_in_errors=True)
@@ -214,6 +216,7 @@ class Programme(BaseModel):
     decimals: Annotated[int, Field(ge=0, le=9)] = 2
     guards: Guards = Guards()
     keeps_names: bool = False
+    migrated: bool = False
 
 
 class Storage(BaseModel):
@@ -326,6 +329,8 @@ class Settings(MasterSettings):
         default=(), validation_alias="TREAZURE_PIPELINE_ALERT_URLS"
     )
     dead_man_url: Annotated[SecretStr | None, AfterValidator(_ping_url)] = None
+    console_url: BaseUrl | None = None
+    source_url: BaseUrl | None = Field(default=None, validation_alias="TREAZURE_PIPELINE_SOURCE_URL")
     adjustment_long_description: Literal["truncate", "reject"] = "truncate"
 
     migration_delivery_url: SecretStr | None = Field(

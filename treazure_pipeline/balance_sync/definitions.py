@@ -20,12 +20,12 @@ from treazure_pipeline.balance_sync.guards import Judgment, judge
 from treazure_pipeline.balance_sync.push import PushFigures, push
 from treazure_pipeline.balance_sync.report import Pushed
 from treazure_pipeline.balance_sync.snapshot import Diff, merge_snapshot, take_snapshot
-from treazure_pipeline.balance_sync.windows import chosen_window
+from treazure_pipeline.balance_sync.windows import chosen_window, window_asked_for
 from treazure_pipeline.connections import Connections, Run
 from treazure_pipeline.errors import PipelineError
 from treazure_pipeline.ledger import batches, coverage, figures, frames
 from treazure_pipeline.ledger.store import Ledger
-from treazure_pipeline.orchestration import checks, failures, story
+from treazure_pipeline.orchestration import checks, failures, forms, story
 from treazure_pipeline.orchestration import metadata as md
 from treazure_pipeline.orchestration.names import Names, at_most
 from treazure_pipeline.settings import Programme
@@ -37,7 +37,7 @@ ACTIVE = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING, dg.DagsterRu
 Results = Iterator[dg.AssetCheckResult | dg.MaterializeResult]
 
 
-class SnapshotConfig(dg.Config):
+class SnapshotConfig(forms.Form):
     """Which window of mutation times to fetch; left empty, the one that leaves no hole, and once a week all there is.
 
     Invalid values are refused before anything is done.
@@ -55,8 +55,12 @@ class SnapshotConfig(dg.Config):
         ),
     )
 
+    def check(self) -> None:
+        """Refuse what is no window."""
+        window_asked_for(self.window_from, self.window_to, full_resync=self.full_resync)
 
-class PushConfig(dg.Config):
+
+class PushConfig(forms.Form):
     """Whether to begin with a few contacts."""
 
     limit: int | None = Field(
@@ -96,6 +100,7 @@ def build_balance_sync(programme: Programme, names: Names) -> dg.Definitions:
     @dg.asset(
         key=key("treazure_balance_snapshot"),
         deps=[treazure_balances.key],
+        config_schema=forms.schema(SnapshotConfig),
         kinds={"treazure", "postgres"},
         metadata={
             "dagster/column_schema": metadata.BALANCE_COLUMNS,
@@ -111,10 +116,10 @@ def build_balance_sync(programme: Programme, names: Names) -> dg.Definitions:
         **common,
     )
     def treazure_balance_snapshot(
-        context: dg.AssetExecutionContext, config: SnapshotConfig, connections: dg.ResourceParam[Connections]
+        context: dg.AssetExecutionContext, connections: dg.ResourceParam[Connections]
     ) -> dg.MaterializeResult:
         with _locked(connections, programme, context) as run:
-            return _snapshot(context, run, config)
+            return _snapshot(context, run, forms.filled(context, SnapshotConfig))
 
     @dg.asset(
         key=key("balance_diff"),
@@ -152,6 +157,7 @@ def build_balance_sync(programme: Programme, names: Names) -> dg.Definitions:
 
     @dg.asset(
         key=key("engage_balance_push"),
+        config_schema=forms.schema(PushConfig),
         ins={"judgment": dg.AssetIn(key("balance_diff"), input_manager_key=guard_definitions.JUDGMENTS)},
         kinds={"postgres", "voyado"},
         metadata={
@@ -178,16 +184,13 @@ def build_balance_sync(programme: Programme, names: Names) -> dg.Definitions:
         **common,
     )  # fmt: skip
     def engage_balance_push(
-        context: dg.AssetExecutionContext,
-        config: PushConfig,
-        connections: dg.ResourceParam[Connections],
-        judgment: Any,
+        context: dg.AssetExecutionContext, connections: dg.ResourceParam[Connections], judgment: Any
     ) -> Results:
         with (
             outstanding_checks.also_if_it_fails(context, connections),
             _locked(connections, programme, context) as run,
         ):
-            yield from _push(context, run, judgment, config.limit)
+            yield from _push(context, run, judgment, forms.filled(context, PushConfig).limit)
 
     engage_accounts = dg.AssetSpec(
         key("engage_point_accounts"),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from treazure_pipeline.cli.runner import Ran, conclude, report_dead_runs, run_job, seconds_of
+from treazure_pipeline.errors import SettingsError
 from treazure_pipeline.terminal import instance, output
 from treazure_pipeline.terminal.progress import bar
 
@@ -39,6 +40,9 @@ def command(names: Sequence[str], *, as_json: bool, abandon: str | None, by_whom
 
     settings = load_settings()
     programmes = settings.chosen(names)
+    if abandon is None:
+        for programme in programmes:
+            _require_jobs(programme)
     os.environ.update(instance.prepare(settings).environment)
     results = [
         give_up(settings, programme, by=by_whom or "", reason=abandon)
@@ -47,6 +51,14 @@ def command(names: Sequence[str], *, as_json: bool, abandon: str | None, by_whom
         for programme in programmes
     ]
     return conclude(results, print_migrations, as_json=as_json)
+
+
+def _require_jobs(programme: Programme) -> None:
+    if programme.migrated:
+        raise SettingsError(
+            f"Programme {programme.name!r} has no migration jobs: the settings say that it is migrated.",
+            hint="To migrate it, take away PROGRAMME_MIGRATED, or `migrated` in the YAML of the programmes.",
+        )
 
 
 def give_up(settings: Settings, programme: Programme, *, by: str, reason: str) -> dict[str, Any]:

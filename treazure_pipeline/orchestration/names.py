@@ -58,8 +58,8 @@ class Names:
         return "/".join([ui, "assets", *self.parts, *asset])
 
     def group(self, name: str) -> str:
-        """Return the name of a group of assets, which all programmes of a tenant share."""
-        return self.shared.of(name)
+        """Return the name of a group of assets: the programme's where there are several, else the capability's."""
+        return "_".join(self.parts) if self.programme else self.of(name)
 
 
 def names_of(settings: Settings, programme: Programme | None = None) -> Names:

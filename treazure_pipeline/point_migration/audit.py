@@ -17,7 +17,7 @@ from treazure_pipeline import people, phrases
 from treazure_pipeline.errors import NotFoundError, PipelineError
 from treazure_pipeline.point_migration import audit_store, backfill
 from treazure_pipeline.point_migration.backfill import MigrationError
-from treazure_pipeline.point_migration.report import write_report
+from treazure_pipeline.point_migration.report import as_markdown, write_report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,7 +58,7 @@ class DifferencesError(PipelineError):
 
 @dataclass(frozen=True)
 class Audited:
-    """What an audit found, in contacts, and the URL of its report, without secrets. `pending`: left to the hourly sync."""
+    """What an audit found, in contacts, the URL of its report, without secrets, and the report in Markdown. `pending`: left to the hourly sync."""
 
     contacts: int
     read: int
@@ -71,6 +71,7 @@ class Audited:
     imported: Decimal
     in_engage: Decimal
     report: str
+    markdown: str
     seconds: float
 
     @property
@@ -164,6 +165,7 @@ def audit(
         imported=sum((shard.imported for shard in found), Decimal(0)),
         in_engage=sum((shard.in_engage for shard in found), Decimal(0)),
         report=report,
+        markdown=as_markdown(ledger, migration, accepted_by=accepted_by),
         seconds=time.perf_counter() - began,
     )
 

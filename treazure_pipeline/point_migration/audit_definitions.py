@@ -14,8 +14,9 @@ from pydantic import Field
 from treazure_pipeline import phrases
 from treazure_pipeline.balance_sync.definitions import Results
 from treazure_pipeline.connections import Connections
+from treazure_pipeline.errors import SettingsError
+from treazure_pipeline.orchestration import forms, story
 from treazure_pipeline.orchestration import metadata as md
-from treazure_pipeline.orchestration import story
 from treazure_pipeline.orchestration.names import FOREGROUND, Names
 from treazure_pipeline.settings import Programme
 
@@ -25,7 +26,7 @@ PAUSED = "treazure_pipeline/paused"
 SINCE = "treazure_pipeline/since"
 
 
-class AuditConfig(dg.Config):
+class AuditConfig(forms.Form):
     """Who answers for what still differs."""
 
     accepted_by: str | None = Field(
@@ -39,6 +40,14 @@ class AuditConfig(dg.Config):
         description="When the first of these runs began (ISO 8601): what it and its successors have read is not read again.",
     )
 
+    def check(self) -> None:
+        """Refuse a `since` that is no time."""
+        if self.since is not None:
+            try:
+                datetime.fromisoformat(self.since)
+            except ValueError:
+                raise SettingsError(f"since ({self.since!r}) must be a time by ISO 8601.") from None
+
 
 def build_audit(programme: Programme, names: Names, delivery: dg.AssetsDefinition, common: dict[str, Any]) -> Any:
     """Assemble the audit of what the `delivery` brought to Engage."""
@@ -47,6 +56,7 @@ def build_audit(programme: Programme, names: Names, delivery: dg.AssetsDefinitio
     @dg.asset(
         key=key("migration_audit"),
         deps=[delivery],
+        config_schema=forms.schema(AuditConfig),
         kinds={"voyado", "postgres"},
         output_required=False,
         check_specs=[
@@ -61,8 +71,9 @@ def build_audit(programme: Programme, names: Names, delivery: dg.AssetsDefinitio
         **common,
     )  # fmt: skip
     def migration_audit(
-        context: dg.AssetExecutionContext, config: AuditConfig, background_connections: dg.ResourceParam[Connections]
+        context: dg.AssetExecutionContext, background_connections: dg.ResourceParam[Connections]
     ) -> Results:
+        config = forms.filled(context, AuditConfig)
         yield from _audit(background_connections, programme, context, config, names.of("migration_audit"))
 
     return migration_audit
@@ -142,6 +153,7 @@ def _audit(
         "points_imported": found.imported,
         "points_in_engage": found.in_engage,
         "report": dg.MetadataValue.path(found.report),
+        "audit": dg.MetadataValue.md(found.markdown),
     }
     yield dg.MaterializeResult(
         metadata=story.told(context, connections.listener, found.sentence)

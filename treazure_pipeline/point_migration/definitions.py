@@ -13,8 +13,8 @@ from pydantic import Field
 from treazure_pipeline import phrases
 from treazure_pipeline.balance_sync.definitions import OWNERS
 from treazure_pipeline.connections import Connections
+from treazure_pipeline.orchestration import forms, story
 from treazure_pipeline.orchestration import metadata as md
-from treazure_pipeline.orchestration import story
 from treazure_pipeline.orchestration.names import BACKGROUND, Names, at_most
 from treazure_pipeline.point_migration import audit_store, backfill
 from treazure_pipeline.point_migration.audit_definitions import build_audit, going_on
@@ -34,7 +34,7 @@ ROSTER_COLUMNS = dg.TableSchema(
 )
 
 
-class RosterConfig(dg.Config):
+class RosterConfig(forms.Form):
     """What a person decides when a migration begins."""
 
     although_loaded: bool = Field(
@@ -51,7 +51,7 @@ class RosterConfig(dg.Config):
     )
 
 
-class LogConfig(dg.Config):
+class LogConfig(forms.Form):
     """What a person decides about contacts whose log can't be read."""
 
     leave_out_unreadable: bool = Field(
@@ -60,7 +60,7 @@ class LogConfig(dg.Config):
     )
 
 
-class DeliveryConfig(dg.Config):
+class DeliveryConfig(forms.Form):
     """How the rows get to Engage."""
 
     by: Literal["files", "api"] = Field(
@@ -75,11 +75,11 @@ class DeliveryConfig(dg.Config):
     )
 
 
-class AbandonConfig(dg.Config):
+class AbandonConfig(forms.Form):
     """Who gives a migration up, and why."""
 
-    by: str = Field(description="The person who decides.")
-    reason: str = Field(description="Why, for the record.")
+    by: str = Field(min_length=1, description="The person who decides.")
+    reason: str = Field(min_length=1, description="Why, for the record.")
 
 
 def shard_names(shards: int) -> list[str]:
@@ -93,7 +93,7 @@ def build_migration(programme: Programme, names: Names, *, shards: int) -> dg.De
     partitions = dg.StaticPartitionsDefinition(shard_names(shards))
     tags = {"programme": programme.name}
     common: dict[str, Any] = {
-        "group_name": names.group(GROUP),
+        "group_name": names.of(GROUP),
         "owners": OWNERS,
         "tags": tags,
         "pool": names.of("point_migration"),
@@ -103,6 +103,7 @@ def build_migration(programme: Programme, names: Names, *, shards: int) -> dg.De
     @dg.asset(
         key=key("migration_roster"),
         deps=[key("treazure_balances")],
+        config_schema=forms.schema(RosterConfig),
         kinds={"treazure", "postgres"},
         metadata={
             "dagster/column_schema": ROSTER_COLUMNS,
@@ -117,10 +118,11 @@ def build_migration(programme: Programme, names: Names, *, shards: int) -> dg.De
         **common,
     )
     def migration_roster(
-        context: dg.AssetExecutionContext, config: RosterConfig, background_connections: dg.ResourceParam[Connections]
+        context: dg.AssetExecutionContext, background_connections: dg.ResourceParam[Connections]
     ) -> dg.MaterializeResult:
         from treazure_pipeline.point_migration import steps
 
+        config = forms.filled(context, RosterConfig)
         connections = background_connections
         with story.step(context, connections.listener):
             account = connections.ledger.account(programme)
@@ -153,6 +155,7 @@ def build_migration(programme: Programme, names: Names, *, shards: int) -> dg.De
     @dg.asset(
         key=key("migration_points_log"),
         deps=[migration_roster],
+        config_schema=forms.schema(LogConfig),
         partitions_def=partitions,
         kinds={"treazure", "postgres"},
         description=(
@@ -162,7 +165,7 @@ def build_migration(programme: Programme, names: Names, *, shards: int) -> dg.De
         **common,
     )
     def migration_points_log(
-        context: dg.AssetExecutionContext, config: LogConfig, background_connections: dg.ResourceParam[Connections]
+        context: dg.AssetExecutionContext, background_connections: dg.ResourceParam[Connections]
     ) -> dg.MaterializeResult:
         from treazure_pipeline.point_migration import steps
 
@@ -170,7 +173,10 @@ def build_migration(programme: Programme, names: Names, *, shards: int) -> dg.De
         with story.step(context, connections.listener):
             account = connections.ledger.account(programme)
             fetched = steps.fetch(
-                connections, account, _shard(context), leave_out_unreadable=config.leave_out_unreadable
+                connections,
+                account,
+                _shard(context),
+                leave_out_unreadable=forms.filled(context, LogConfig).leave_out_unreadable,
             )
             whole = backfill.progress(connections.ledger, backfill.opened(connections.ledger, account))
         figures: dict[str, Any] = {
@@ -257,6 +263,7 @@ def build_migration(programme: Programme, names: Names, *, shards: int) -> dg.De
     @dg.asset(
         key=key("migration_delivery"),
         deps=[migration_files],
+        config_schema=forms.schema(DeliveryConfig),
         kinds={"csv", "voyado"},
         description=(
             "Every file brought to MIGRATION_DELIVERY_URL atomically and once, with a manifest; or, for an active "
@@ -265,10 +272,11 @@ def build_migration(programme: Programme, names: Names, *, shards: int) -> dg.De
         **common,
     )
     def migration_delivery(
-        context: dg.AssetExecutionContext, config: DeliveryConfig, background_connections: dg.ResourceParam[Connections]
+        context: dg.AssetExecutionContext, background_connections: dg.ResourceParam[Connections]
     ) -> dg.MaterializeResult:
         from treazure_pipeline.point_migration import steps
 
+        config = forms.filled(context, DeliveryConfig)
         connections = background_connections
         with story.step(context, connections.listener):
             account = connections.ledger.account(programme)
@@ -322,10 +330,9 @@ def build_migration(programme: Programme, names: Names, *, shards: int) -> dg.De
 
 
 def _abandoning(programme: Programme, names: Names, tags: dict[str, str]) -> dg.JobDefinition:
-    @dg.op(name=names.of("abandon"))
-    def abandon(
-        context: dg.OpExecutionContext, config: AbandonConfig, background_connections: dg.ResourceParam[Connections]
-    ) -> None:
+    @dg.op(name=names.of("abandon"), config_schema=forms.schema(AbandonConfig))
+    def abandon(context: dg.OpExecutionContext, background_connections: dg.ResourceParam[Connections]) -> None:
+        config = forms.filled(context, AbandonConfig)
         connections = background_connections
         with story.step(context, connections.listener):
             account = connections.ledger.account(programme)

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from treazure_pipeline import private
+from treazure_pipeline import people, private
 from treazure_pipeline.point_migration import audit_store, file_store
 
 if TYPE_CHECKING:
@@ -68,6 +68,36 @@ def _drawn(ledger: Ledger, account: Account, migration: Migration, accepted_by: 
         points=points,
         most=_MOST,
     )
+
+
+def as_markdown(ledger: Ledger, migration: Migration, *, accepted_by: str | None) -> str:
+    """Return the report for whoever reads it in Dagster: the same figures, findings and differences, without plots."""
+    shards = audit_store.shards(ledger, migration)
+    findings = [
+        (origin, kind, f"{count:,}", "" if amount is None else points(amount))
+        for origin, kind, count, amount in audit_store.findings(ledger, migration)
+    ]
+    differing = [
+        (one.contact, points(one.imported or 0), "no account" if one.shown is None else points(one.shown))
+        for one in audit_store.differences(ledger, migration, _MOST)
+    ]
+    parts = [
+        f"**{people.markdown(_verdict(shards, accepted_by)['text'])}**",
+        f"Cut-off {migration.cut_off:%Y-%m-%d %H:%M:%S} UTC, mode {migration.mode}, key {migration.key_type}.",
+        _table(("all shards", ""), _totals(shards)),
+        *([f"Findings\n\n{_table(('origin', 'kind', 'how many', 'points'), findings)}"] if findings else []),
+        *(
+            [f"Contacts that differ ({_MOST} at most)\n\n{_table(('contact', 'imported', 'in Engage'), differing)}"]
+            if differing
+            else []
+        ),
+    ]
+    return "\n\n".join(parts)
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    cells = [columns, ["---"] * len(columns), *([people.markdown(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
 def points(value: Decimal | int) -> str:

@@ -18,7 +18,7 @@ from treazure_pipeline.connections import Connections
 from treazure_pipeline.errors import SettingsError
 from treazure_pipeline.ledger import frames
 from treazure_pipeline.ledger.store import Ledger
-from treazure_pipeline.orchestration import failures, story
+from treazure_pipeline.orchestration import failures, forms, story
 from treazure_pipeline.orchestration import metadata as md
 from treazure_pipeline.orchestration.checks import LedgerChecks
 from treazure_pipeline.orchestration.names import BACKGROUND, FOREGROUND, Names, at_most
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 GROUP = "points_history"
 
 
-class HistoryConfig(dg.Config):
+class HistoryConfig(forms.Form):
     """Whose logs to read, and where to write files."""
 
     full: bool = Field(
@@ -52,6 +52,13 @@ class HistoryConfig(dg.Config):
         ),
     )
 
+    def check(self) -> None:
+        """Refuse an address that can't be written to."""
+        if self.export_url is not None:
+            from treazure_pipeline.points_history import export
+
+            export.check_url(self.export_url)
+
 
 def build_points_history(programme: Programme, names: Names) -> dg.Definitions:
     """Assemble one programme's history."""
@@ -69,6 +76,7 @@ def build_points_history(programme: Programme, names: Names) -> dg.Definitions:
     @dg.asset(
         key=key("points_history"),
         deps=[key("balance_diff")],
+        config_schema=forms.schema(HistoryConfig),
         group_name=names.group(GROUP),
         owners=OWNERS,
         tags=tags,
@@ -86,10 +94,10 @@ def build_points_history(programme: Programme, names: Names) -> dg.Definitions:
         ),
     )  # fmt: skip
     def points_history(
-        context: dg.AssetExecutionContext, config: HistoryConfig, background_connections: dg.ResourceParam[Connections]
+        context: dg.AssetExecutionContext, background_connections: dg.ResourceParam[Connections]
     ) -> dg.MaterializeResult:
         with log_checks.also_if_it_fails(context, background_connections):
-            return _refresh(background_connections, programme, context, config)
+            return _refresh(background_connections, programme, context, forms.filled(context, HistoryConfig))
 
     job = dg.define_asset_job(
         names.of("refresh_points_history"),
@@ -110,10 +118,8 @@ def _refresh(
 
     settings = connections.settings
     with story.step(context, connections.listener):
-        if config.export_url is not None:
-            export.check_url(config.export_url)
-            if export.has_secret(config.export_url):
-                _refuse_stored(context, config.export_url)
+        if config.export_url is not None and export.has_secret(config.export_url):
+            _refuse_stored(context, config.export_url)
         account = connections.ledger.account(programme)
         done = refresh(
             connections.ledger, connections.treazure, account, everybody=config.full,

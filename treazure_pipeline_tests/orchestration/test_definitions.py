@@ -107,6 +107,60 @@ def test_with_several_programmes_every_key_and_name_begins_with_the_programme_s(
         assert prefixed.resolve_schedule_def(f"{programme}_{JOB}_schedule").cron_schedule == "7 * * * *"
 
 
+def test_with_several_programmes_each_has_a_group_and_its_migration_another(prefixed: dg.Definitions) -> None:
+    graph = prefixed.resolve_asset_graph()
+    for programme in ("gold", "silver"):
+        groups = {
+            key.path[-1]: graph.get(key).group_name for key in graph.get_all_asset_keys() if key.path[0] == programme
+        }
+        assert {group for name, group in groups.items() if not name.startswith("migration_")} == {programme}
+        assert {group for name, group in groups.items() if name.startswith("migration_")} == {
+            f"{programme}_point_migration"
+        }
+
+
+def test_a_programme_that_is_migrated_shows_nothing_of_a_migration(shop: Shop) -> None:
+    migrated, open_ = (
+        names_of_everything(build_definitions(shop.settings(PROGRAMME_MIGRATED=value))) for value in ("1", "0")
+    )
+    assert {name for name in migrated if "migration" in name} == set()
+    assert migrated == {name for name in open_ if "migration" not in name}
+
+
+SOURCE = "https://git.example/points/blob/v1"
+
+
+@pytest.mark.parametrize(
+    ("asset", "page", "code", "console"),
+    [
+        ("engage_balance_push", "running.md", "balance_sync", "/"),
+        ("processed_adjustments", "adjustments.md", "adjustments", "/adjustments"),
+        ("migration_audit", "migration.md", "point_migration", "/migration"),
+    ],
+)
+def test_an_asset_leads_to_its_runbook_its_code_and_the_console_where_their_addresses_are_set(
+    shop: Shop, asset: str, page: str, code: str, console: str
+) -> None:
+    settings = shop.settings(TREAZURE_PIPELINE_SOURCE_URL=SOURCE, CONSOLE_URL="https://console.example")
+    shown = build_definitions(settings).resolve_asset_graph().get(dg.AssetKey(asset)).metadata
+    assert shown["runbook"] == dg.MetadataValue.url(f"{SOURCE}/docs/{page}")
+    assert shown["console"] == dg.MetadataValue.url(f"https://console.example{console}")
+    (reference,) = shown["dagster/code_references"].code_references
+    assert reference.url == f"{SOURCE}/treazure_pipeline/{code}/definitions.py"
+    root = Path(__file__).parents[2]
+    assert (root / "docs" / page).exists()
+    assert (root / "treazure_pipeline" / code / "definitions.py").exists()
+
+
+def test_without_addresses_an_asset_names_its_runbook_and_no_path_of_this_machine(definitions: dg.Definitions) -> None:
+    graph = definitions.resolve_asset_graph()
+    for key in graph.get_all_asset_keys():
+        shown = graph.get(key).metadata
+        assert str(shown["runbook"]).startswith("docs/")
+        assert not {"console", "dagster/code_references"} & shown.keys()
+        assert str(Path(__file__).parents[2]) not in str(shown)
+
+
 def test_the_definitions_can_be_loaded(definitions: dg.Definitions, prefixed: dg.Definitions) -> None:
     dg.Definitions.validate_loadable(definitions)
     dg.Definitions.validate_loadable(prefixed)

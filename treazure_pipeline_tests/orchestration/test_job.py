@@ -9,6 +9,7 @@ import dagster as dg
 import pytest
 
 from treazure_pipeline.definitions import build_definitions
+from treazure_pipeline.errors import SettingsError
 from treazure_pipeline.sandbox import API_KEY, CLIENT_SECRET
 from treazure_pipeline_tests import materializations
 from treazure_pipeline_tests.balance_sync.shop import Shop, account_of, assert_in_step
@@ -197,14 +198,12 @@ def test_a_full_resync_by_config_sends_only_what_differs(execute: Execute, shop:
         ({"window_from": "2020-01-01", "full_resync": True}, "full_resync"),
     ],
 )
-def test_a_wrong_window_is_one_clear_message_before_any_work(
+def test_a_wrong_window_is_one_clear_message_before_there_is_a_run(
     execute: Execute, shop: Shop, config: dict[str, Any], message: str
 ) -> None:
-    result = execute(shop, config=config)
-    assert not result.success
-    data = failure(result).user_failure_data
-    assert message in data.description
-    assert data.metadata["error"].value == "SettingsError"
+    with pytest.raises(SettingsError, match=message):
+        execute(shop, config=config)
+    assert execute.instance.get_runs() == []
     assert "export_request" not in shop.sandbox.report()["requests"]
 
 

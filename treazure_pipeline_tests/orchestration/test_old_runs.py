@@ -16,7 +16,7 @@ import pytest
 from treazure_pipeline.definitions import build_definitions
 from treazure_pipeline.settings import load_settings
 from treazure_pipeline.terminal import instance
-from treazure_pipeline_tests import materializations, processes
+from treazure_pipeline_tests import processes
 from treazure_pipeline_tests.balance_sync.shop import Shop
 
 SYNC, VERIFY, PRUNE = "hourly_balance_sync", "verify_balances", "prune_history"
@@ -54,7 +54,7 @@ class History:
         """Run the job on this instance; returns how many runs it says it has deleted."""
         job = build_definitions(self.shop.settings(**changes)).resolve_job_def(PRUNE)
         (shown,) = job.execute_in_process(instance=self.dagster).asset_materializations_for_node("ledger_history")
-        return int(materializations.figures(shown)["deleted_runs"])
+        return int(str(shown.metadata["deleted_runs"].value))
 
     def runs(self, job: str) -> set[str]:
         return set(self.dagster.get_run_ids(dg.RunsFilter(job_name=job)))

@@ -74,7 +74,10 @@ def test_three_jobs_migrate_a_programme_and_show_how_far_they_are(execute: Execu
     finished = execute("finish_migration")
     assert finished.success
     assert materializations.of(finished, "migration_delivery")["sent"] == 0
-    assert materializations.of(finished, "migration_audit")["equal"] == 60
+    audited = materializations.of(finished, "migration_audit")
+    assert audited["equal"] == 60
+    assert "**All 60 contacts have in Engage what was imported for them.**" in audited["audit"]
+    assert "| Points in Engage | " in audited["audit"]
     assert execute.migration_shop.mode() == "live"
     assert_in_step(execute.migration_shop.shop)
 

@@ -1,0 +1,33 @@
+"""Where an asset's runbook, its page in the console and its code are, as links on its page in Dagster.
+
+The addresses come from the settings. Without them the runbook is named by its path in the repository, and the code not
+at all: a path of the machine that runs it would lead nobody anywhere.
+"""
+
+import warnings
+from typing import Any
+
+import dagster as dg
+
+from treazure_pipeline.settings import Settings
+
+
+def linked(definitions: dg.Definitions, settings: Settings, capability: str, page: str, console: str) -> dg.Definitions:
+    """Add the links to every asset: a `page` of docs/, a path of the console, and the capability's definitions."""
+    metadata: dict[str, Any] = {"runbook": f"docs/{page}"}
+    if (source := settings.source_url) is not None:
+        metadata["runbook"] = dg.MetadataValue.url(f"{source}/docs/{page}")
+        code = f"treazure_pipeline/{capability}/definitions.py"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", dg.BetaWarning)  # the version of Dagster is pinned
+            reference = dg.UrlCodeReference(url=f"{source}/{code}", label=code)
+            metadata["dagster/code_references"] = dg.CodeReferencesMetadataValue(code_references=[reference])
+    if settings.console_url is not None:
+        metadata["console"] = dg.MetadataValue.url(settings.console_url + console)
+    assets: Any = definitions.assets
+    return dg.Definitions(
+        assets=dg.map_asset_specs(lambda spec: spec.merge_attributes(metadata=metadata), assets),
+        jobs=definitions.jobs,
+        schedules=definitions.schedules,
+        sensors=definitions.sensors,
+    )
