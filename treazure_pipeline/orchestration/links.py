@@ -8,6 +8,7 @@ import warnings
 from typing import Any
 
 import dagster as dg
+from dagster_shared.record import copy
 
 from treazure_pipeline.settings import Settings
 
@@ -25,9 +26,4 @@ def linked(definitions: dg.Definitions, settings: Settings, capability: str, pag
     if settings.console_url is not None:
         metadata["console"] = dg.MetadataValue.url(settings.console_url + console)
     assets: Any = definitions.assets
-    return dg.Definitions(
-        assets=dg.map_asset_specs(lambda spec: spec.merge_attributes(metadata=metadata), assets),
-        jobs=definitions.jobs,
-        schedules=definitions.schedules,
-        sensors=definitions.sensors,
-    )
+    return copy(definitions, assets=dg.map_asset_specs(lambda spec: spec.merge_attributes(metadata=metadata), assets))
