@@ -10,13 +10,14 @@ from treazure_pipeline.balance_sync import plans, rejections
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.errors import SettingsError
 from treazure_pipeline.ledger.store import Account
+from treazure_pipeline.orchestration import forms
 from treazure_pipeline.orchestration.decisions import LONGEST, Decided, decision
 from treazure_pipeline.orchestration.names import Names
 
 _PROGRAMME = "The programme's name; left empty, all of them."
 
 
-class Approval(dg.Config):
+class Approval(forms.Form):
     """The plan that may be pushed once."""
 
     digest: str = Field(description="The plan's digest, as shown in the failed check `guards_hold`.")

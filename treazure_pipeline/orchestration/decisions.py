@@ -4,15 +4,15 @@ Belongs here: how such a job asks, and what it shows. Does not: what is decided 
 `decision_definitions`). See https://docs.dagster.io/guides/operate/configuration/run-configuration
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import dagster as dg
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.errors import SettingsError
-from treazure_pipeline.orchestration import story
+from treazure_pipeline.orchestration import forms, story
 from treazure_pipeline.orchestration.names import Names, at_most
 
 DECISION = {"treazure_pipeline/decision": "1"}
@@ -20,10 +20,10 @@ DECISION = {"treazure_pipeline/decision": "1"}
 
 LONGEST = 500
 
-C = TypeVar("C", bound=dg.Config)
+C = TypeVar("C", bound=forms.Form)
 
 
-class Decided(dg.Config):
+class Decided(forms.Form):
     """Who decides, and why; both are kept with the decision."""
 
     decided_by: str = Field(description="Your name, for the record.", min_length=1, max_length=200)
@@ -41,13 +41,13 @@ def decision(
 ) -> dg.JobDefinition:
     """Return the job `name`, which has `carry_out` decide what `config` says, and shows the sentence that it returns.
 
-    What the form leaves out or what can't be done is the run's failure, in one sentence.
+    What can't be done is the run's failure, in one sentence.
     """
 
-    @dg.op(name=op or f"decide_{name}", description=description, config_schema=config.to_fields_dict())
+    @dg.op(name=op or f"decide_{name}", description=description, config_schema=forms.schema(config))
     def decide(context: dg.OpExecutionContext, connections: dg.ResourceParam[Connections]) -> None:
         with story.step(context, connections.listener):
-            told = carry_out(connections, _given(config, context.op_config))
+            told = carry_out(connections, forms.filled(context, config))
             context.add_output_metadata(story.told(context, connections.listener, told))
 
     @dg.job(
@@ -60,14 +60,6 @@ def decision(
         decide()
 
     return decided
-
-
-def _given(config: type[C], given: Mapping[str, Any]) -> C:
-    try:
-        return config(**given)
-    except ValidationError as error:
-        fields = ", ".join(".".join(map(str, one["loc"])) for one in error.errors(include_input=False))
-        raise SettingsError(f"Nothing was done: check {fields}.") from None
 
 
 def each(numbers: Sequence[int], change: Callable[[int], bool], done: str) -> str:

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from treazure_pipeline.cli import commands
 from treazure_pipeline.definitions import build_definitions
+from treazure_pipeline.errors import SettingsError
 from treazure_pipeline.orchestration.decisions import is_decision
 from treazure_pipeline_tests.adjustments.adjustment_shop import (
     AdjustmentShop,
@@ -154,7 +155,8 @@ def test_a_plan_is_let_be_with_a_command_that_asks_why(adjustment_shop: Adjustme
 
 @pytest.mark.parametrize("given", [{"decided_by": "", "reason": "x"}, {"decided_by": "Sam", "reason": ""}])
 def test_nobody_decides_without_a_name_and_a_reason(launch: Launch, given: dict[str, str]) -> None:
-    assert "Nothing was done: check" in told(launch("discard_adjustments", numbers=[1], **given))
+    with pytest.raises(SettingsError, match="must have at least 1 character"):
+        launch("discard_adjustments", numbers=[1], **given)
 
 
 def test_every_decision_of_the_console_has_a_job(adjustment_shop: AdjustmentShop) -> None:
