@@ -14,7 +14,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Self
 
 from treazure_pipeline.clients.engage import EngageClient
-from treazure_pipeline.clients.transport import LEASE_MARGIN_SECONDS, VENDOR_WAITS, RetryPolicy
+from treazure_pipeline.clients.pacing import LEASE_MARGIN_SECONDS, VENDOR_WAITS, RetryPolicy
 from treazure_pipeline.clients.treazure import TreazureClient
 from treazure_pipeline.database import embedded
 from treazure_pipeline.errors import DatabaseUnavailableError, SettingsError
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
 
-    from treazure_pipeline.clients.transport import Pacer
+    from treazure_pipeline.clients.pacing import Pacer
     from treazure_pipeline.errors import PipelineError
     from treazure_pipeline.ledger.store import Account
     from treazure_pipeline.settings import MasterSettings, Programme, Settings

@@ -10,8 +10,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fsspec.implementations.local import LocalFileSystem
-
 if TYPE_CHECKING:
     from typing import BinaryIO
 
@@ -39,7 +37,7 @@ def write(path: Path, body: bytes | memoryview) -> None:
 
 def make_folder(system: Any, path: str) -> None:
     """Make a folder of fsspec's file system where there is none; one that is there is its owner's decision."""
-    if isinstance(system, LocalFileSystem):
+    if _is_local(system):
         _make(Path(path))
     else:
         system.makedirs(path, exist_ok=True)
@@ -47,8 +45,14 @@ def make_folder(system: Any, path: str) -> None:
 
 def make_file(system: Any, path: str) -> None:
     """Make an empty file of fsspec's local file system, so that what is written to it is private from the beginning."""
-    if isinstance(system, LocalFileSystem):
+    if _is_local(system):
         write(Path(path), b"")
+
+
+def _is_local(system: Any) -> bool:
+    from fsspec.implementations.local import LocalFileSystem  # noqa: PLC0415 - who writes no such file need not wait
+
+    return isinstance(system, LocalFileSystem)
 
 
 def _make(path: Path) -> None:

@@ -6,9 +6,8 @@ What clients and ledger meet they name themselves (`treazure_pipeline.errors`); 
 from __future__ import annotations
 
 import errno
+import sys
 from collections.abc import Iterator
-
-import sqlalchemy as sa
 
 from treazure_pipeline.errors import DatabaseUnavailableError, PipelineError
 
@@ -43,7 +42,8 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 def _named(error: BaseException) -> PipelineError | None:
     if isinstance(error, PipelineError):
         return error
-    if isinstance(error, sa.exc.DBAPIError):  # the ledger goes without SQLAlchemy, but for its schema
+    # The ledger goes without SQLAlchemy, but for its upgrade; where nobody has imported it, the error is not its own.
+    if (alchemy := sys.modules.get("sqlalchemy")) is not None and isinstance(error, alchemy.exc.DBAPIError):
         return dagster_unavailable(error.orig or error)
     if isinstance(error, OSError) and error.errno in _KNOWN:
         what, hint = _KNOWN[error.errno]

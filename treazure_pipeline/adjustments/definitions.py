@@ -130,7 +130,7 @@ def _process(
         done = process(work_of(connections, programmes, context.run.run_id, linger=linger))
         connections.listener.reported(done)
         state = queue.figures(connections.ledger)
-        persons = frames.adjustments(connections.ledger, _FOR_A_PERSON, limit=md.SAMPLE_ROWS)
+        persons = frames.adjustments.rows(connections.ledger, _FOR_A_PERSON, limit=md.SAMPLE_ROWS)
     figures: dict[str, Any] = {
         "queued": done.queued, "shortened": done.shortened, "posted": done.posted,
         "done": done.done, "rejected": done.rejected,

@@ -20,8 +20,8 @@ from treazure_pipeline.balance_sync import merge
 from treazure_pipeline.balance_sync.push import push_contacts
 from treazure_pipeline.balance_sync.snapshot import read_account, reread_accounts
 from treazure_pipeline.clients import outcome
+from treazure_pipeline.clients.pacing import LEASE_MARGIN_SECONDS, now
 from treazure_pipeline.clients.points_log import reaches
-from treazure_pipeline.clients.transport import LEASE_MARGIN_SECONDS, now
 from treazure_pipeline.connections import Run
 from treazure_pipeline.errors import AuthenticationError, GatewayError, PipelineError, RemoteError, TransientError
 from treazure_pipeline.ledger import identity
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from treazure_pipeline.adjustments.queue import Adjustment, Received
-    from treazure_pipeline.clients.transport import RetryPolicy
+    from treazure_pipeline.clients.pacing import RetryPolicy
     from treazure_pipeline.connections import Connections
     from treazure_pipeline.ledger.store import Account, Ledger
     from treazure_pipeline.settings import Programme, Settings

@@ -235,7 +235,7 @@ def _snapshot(context: dg.AssetExecutionContext, run: Run, config: SnapshotConfi
     story.tag(context, story.window(window))
     snapshot = take_snapshot(run, window)
     run.connections.listener.reported(snapshot)
-    rejected = frames.rejections(run.ledger, run.account, limit=md.SAMPLE_ROWS)
+    rejected = frames.rejections.rows(run.ledger, run.account, limit=md.SAMPLE_ROWS)
     return dg.MaterializeResult(
         metadata=story.told(context, run.connections.listener, snapshot.sentence)
         | {
@@ -255,7 +255,7 @@ def _snapshot(context: dg.AssetExecutionContext, run: Run, config: SnapshotConfi
 def _diff(context: dg.AssetExecutionContext, run: Run) -> Iterator[dg.MaterializeResult[Judgment]]:
     diff = merge_snapshot(run)
     run.connections.listener.reported(diff)
-    changes = frames.diff(run.ledger, run.account, run.id, limit=md.SAMPLE_ROWS)
+    changes = frames.diff.rows(run.ledger, run.account, run.id, limit=md.SAMPLE_ROWS)
     status = figures.status(run.ledger, run.account)
     judgment = judge(run)
     guarded = guard_definitions.guard_check(run, judgment)
@@ -365,7 +365,7 @@ def _push(context: dg.AssetExecutionContext, run: Run, judgment: Judgment | None
         | _figures(report, judgment, status)
         | {
             "dagster/row_count": figures.contacts(run.ledger, run.account),
-            "pending_rows": md.sample(frames.pending(run.ledger, run.account, limit=md.SAMPLE_ROWS)),
+            "pending_rows": md.sample(frames.pending.rows(run.ledger, run.account, limit=md.SAMPLE_ROWS)),
         }
     )
     yield _pending_adds_up(report)

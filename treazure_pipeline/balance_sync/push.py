@@ -21,7 +21,7 @@ from treazure_pipeline import tracing
 from treazure_pipeline.balance_sync import plans
 from treazure_pipeline.clients import outcome
 from treazure_pipeline.clients.engage_wire import encode_balances
-from treazure_pipeline.clients.transport import LEASE_MARGIN_SECONDS
+from treazure_pipeline.clients.pacing import LEASE_MARGIN_SECONDS
 from treazure_pipeline.errors import RemoteError, TooLateError
 from treazure_pipeline.ledger import batches, figures
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from treazure_pipeline.balance_sync.guards import Judgment
     from treazure_pipeline.clients.outcome import Outcome
-    from treazure_pipeline.clients.transport import RetryPolicy
+    from treazure_pipeline.clients.pacing import RetryPolicy
     from treazure_pipeline.connections import Run
     from treazure_pipeline.ledger.batches import Batch
     from treazure_pipeline.ledger.figures import Backlog

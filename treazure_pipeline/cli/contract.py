@@ -19,8 +19,8 @@ from treazure_pipeline.adjustments.evidence import returned
 from treazure_pipeline.clients import wire
 from treazure_pipeline.clients.engage import EngageClient
 from treazure_pipeline.clients.movements import Log
+from treazure_pipeline.clients.pacing import RetryPolicy
 from treazure_pipeline.clients.shapes import Recorder, Seen, fits, value_of, without_ids
-from treazure_pipeline.clients.transport import RetryPolicy
 from treazure_pipeline.clients.treazure import TreazureClient
 from treazure_pipeline.errors import NotFoundError, PipelineError
 from treazure_pipeline.settings import Programme, Settings

@@ -18,7 +18,7 @@ from treazure_pipeline.adjustments import queue
 from treazure_pipeline.alerts.notify import misunderstood
 from treazure_pipeline.cli.contract import observe
 from treazure_pipeline.clients.engage import EngageClient
-from treazure_pipeline.clients.transport import RetryPolicy
+from treazure_pipeline.clients.pacing import RetryPolicy
 from treazure_pipeline.clients.treazure import TreazureClient
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.database import embedded, schema

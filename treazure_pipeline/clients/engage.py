@@ -10,7 +10,8 @@ import httpx
 from treazure_pipeline.clients import engage_wire as wire
 from treazure_pipeline.clients.absence import is_about_one, nobody
 from treazure_pipeline.clients.answers import Answer, read
-from treazure_pipeline.clients.transport import Http, Pacer, RetryPolicy, Unpaced, in_time, revealed
+from treazure_pipeline.clients.pacing import Pacer, RetryPolicy, Unpaced, in_time
+from treazure_pipeline.clients.transport import Http, revealed
 from treazure_pipeline.errors import NotFoundError
 
 if TYPE_CHECKING:

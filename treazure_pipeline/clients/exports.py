@@ -17,7 +17,8 @@ from urllib.parse import urljoin
 
 from treazure_pipeline.clients import wire
 from treazure_pipeline.clients.answers import Answer, read, retry_after_seconds, unusable
-from treazure_pipeline.clients.transport import Http, RetryPolicy, jittered
+from treazure_pipeline.clients.pacing import RetryPolicy, jittered
+from treazure_pipeline.clients.transport import Http
 from treazure_pipeline.errors import (
     ExportExpiredError,
     InvalidAnswerError,
@@ -29,7 +30,7 @@ from treazure_pipeline.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from treazure_pipeline.clients.transport import Pacer
+    from treazure_pipeline.clients.pacing import Pacer
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
-"""What both clients share: how a request is made, paced and tried again.
+"""What both clients share: how a request is made, and how much of an answer is taken.
 
-`answers` says what kind of answer it is, `outcome` what it means for the request. Nothing here knows a path or a body
-of either system.
+`pacing` says when a request is made and made again, `answers` what kind of answer it is, `outcome` what it means for
+the request. Nothing here knows a path or a body of either system.
 """
 
 from __future__ import annotations
@@ -9,21 +9,18 @@ from __future__ import annotations
 import logging
 import math
 import os
-import random
 import re
-import threading
 import time
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 import httpx
 
 from treazure_pipeline import __version__, conventions, people, tracing
-from treazure_pipeline.clients import outcome
 from treazure_pipeline.clients.answers import Answer, address_hint, described, failure, unusable
+from treazure_pipeline.clients.pacing import now
 from treazure_pipeline.clients.wire import BOM
 from treazure_pipeline.errors import (
     Call,
@@ -44,131 +41,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
-_CLOCK: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 USER_AGENT = f"treazure-pipeline/{__version__}"
-VENDOR_WAITS = (10.0, 30.0, 60.0, 300.0)
-PATIENCE_SECONDS = 1800.0
-SHORTEST_PATIENCE_SECONDS = 30.0
 LONGEST_CONNECT_SECONDS = 10.0
-LEASE_MARGIN_SECONDS = 5.0
-"""A claim's lease, and a slot's, is the client's timeout and this much: so long after it was taken it may be used."""
 LARGEST_BODY_BYTES = 64 * 1024 * 1024
 LARGEST_STREAM_BYTES = 16 * 1024**3
 LONGEST_STREAM_SECONDS = 2 * 3600.0
 """Limits of what a system may send us, after decompression; a stream is an export's body."""
 
 _GOES_OUT = frozenset({"http11.send_request_headers.started", "http11.send_request_body.started"})
-
-
-class Pacer(Protocol):
-    """The rate that all processes share with one system."""
-
-    def slot(self) -> AbstractContextManager[float]:
-        """Wait for a slot of the shared rate, held until the answer is there; lends when it was taken (`now`)."""
-
-    def pause(self, seconds: float) -> None:
-        """Make everybody wait: the system asked for it."""
-
-
-class Unpaced:
-    """The pacer of a limit that is switched off."""
-
-    def slot(self) -> AbstractContextManager[float]:
-        """Hand out a slot at once."""
-        return nullcontext(now())
-
-    def pause(self, seconds: float) -> None:
-        """Do nothing: the one that was told to wait waits by itself."""
-
-
-def now() -> float:
-    """Return the seconds of a clock that never goes back, and goes on while the machine sleeps, where there is one."""
-    return time.clock_gettime(_CLOCK)
-
-
-def in_time(pacer: Pacer, send: Callable[[float], T], before: float = math.inf) -> T:
-    """Send within a slot of the shared rate; `send` gets until when, by `now`, it may.
-
-    A slot that has become too old meanwhile is not used but taken anew. Raises TooLateError once `before` is over.
-    """
-    while True:
-        with pacer.slot() as taken:
-            try:
-                return send(min(before, taken + LEASE_MARGIN_SECONDS))
-            except TooLateError:
-                if now() > before:
-                    raise
-
-
-def jittered(seconds: float) -> float:
-    """Spread waits of many threads and processes by up to a tenth, upwards."""
-    return seconds * random.uniform(1.0, 1.1)  # noqa: S311 - spreads load, protects nothing
-
-
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
-    """How often and how late a failed call is made again; the one owner of HTTP retries.
-
-    `waits` are the vendor's for background work (Voyado, "API retry policy"), in seconds, multiplied by
-    `scale`; with none of them a call has one try. `stop`, once set, ends every wait at once: the failure is
-    raised then.
-    """
-
-    waits: tuple[float, ...] = VENDOR_WAITS
-    scale: float = 1.0
-    stop: threading.Event | None = None
-
-    @property
-    def attempts(self) -> int:
-        """How many tries a call has: the first one and one after each wait."""
-        return len(self.waits) + 1
-
-    @property
-    def patience(self) -> float:
-        """Seconds for which a call puts up with being told to come back later (429, `Retry-After`)."""
-        return max(PATIENCE_SECONDS * self.scale, SHORTEST_PATIENCE_SECONDS) if self.waits else 0.0
-
-    def wait_after(self, failures: int, error: RemoteError | None = None) -> float:
-        """Return the seconds to wait after the n-th failure (from 1), no less than the system asked for."""
-        asked = outcome.of(error).wait or 0.0
-        ours = self.waits[min(failures, len(self.waits)) - 1] * self.scale if self.waits else 0.0
-        return max(jittered(ours), asked)
-
-    def sleep(self, seconds: float) -> bool:
-        """Wait; return False where the wait was, or had been, called off."""
-        if self.stop is None:
-            time.sleep(seconds)
-            return True
-        return not self.stop.wait(seconds)
-
-    def call(self, attempt: Callable[[], T], *, pacer: Pacer | None = None) -> T:
-        """Make an idempotent call until it succeeds, fails for good, or tries or patience are used up.
-
-        A 429, or another failure with `Retry-After`, pauses `pacer` and costs no try. An answer that can't be used is
-        not asked for again: a wrong address would be waited for. Raises what the last try raised.
-        """
-        failures = postponed = 0
-        deadline = time.monotonic() + self.patience
-        while True:
-            try:
-                return attempt()
-            except TransientError as error:
-                if outcome.of(error).costs_a_try:
-                    failures += 1
-                    wait = self.wait_after(failures, error)
-                    over = failures >= self.attempts
-                else:
-                    postponed += 1
-                    wait = self.wait_after(postponed, error)
-                    over = time.monotonic() + wait > deadline
-                    if pacer is not None:
-                        pacer.pause(wait)
-                if over:
-                    raise
-                logger.warning("%s Trying again in %.1f s.", error, wait)
-                if not self.sleep(wait):
-                    raise
 
 
 def revealed(secret: SecretStr, setting: str) -> str:

@@ -17,7 +17,8 @@ from treazure_pipeline.clients import movements, wire
 from treazure_pipeline.clients.absence import is_about_one, nobody
 from treazure_pipeline.clients.answers import Answer, http_date, read
 from treazure_pipeline.clients.exports import Exports
-from treazure_pipeline.clients.transport import Http, Pacer, RetryPolicy, Unpaced, in_time, revealed
+from treazure_pipeline.clients.pacing import Pacer, RetryPolicy, Unpaced, in_time
+from treazure_pipeline.clients.transport import Http, revealed
 from treazure_pipeline.errors import AuthenticationError, NotFoundError, PermanentError
 
 if TYPE_CHECKING:

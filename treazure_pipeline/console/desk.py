@@ -10,7 +10,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from treazure_pipeline.clients.transport import RetryPolicy
+from treazure_pipeline.clients.pacing import RetryPolicy
 from treazure_pipeline.clients.treazure import TreazureClient
 from treazure_pipeline.connections import treazure_client
 from treazure_pipeline.console.access import Visitor, needs

@@ -96,7 +96,8 @@ def described(url: str) -> tuple[str, list[View]]:
 def columns() -> dict[str, tuple[Column, ...]]:
     """Return the columns of each view as this version makes them, without asking a database."""
     text = resources.files("treazure_pipeline.database").joinpath("sources.yml").read_text(encoding="utf-8")
-    (source,) = yaml.safe_load(text)["sources"]
+    # Ten times as fast as `safe_load`, for which each process that loads the definitions would wait.
+    (source,) = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))["sources"]  # noqa: S506 - both are safe
     return {
         table["name"]: tuple(Column(one["name"], one["data_type"], one["description"]) for one in table["columns"])
         for table in source["tables"]

@@ -6,18 +6,17 @@ views for analysts are in `treazure_reporting`, so that whoever reads them sees 
 
 from __future__ import annotations
 
-from functools import cache, lru_cache
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.resources import files
 from typing import Any, LiteralString
 
 import psycopg
-import sqlalchemy as sa
-from alembic.command import upgrade as alembic_upgrade
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
+from psycopg import sql
+from psycopg.rows import TupleRow
 from psycopg_pool import PoolTimeout
 
-from treazure_pipeline import conventions
 from treazure_pipeline.errors import ConflictError, DatabaseError, DatabaseUnavailableError, SchemaOutdatedError
 
 SCHEMA = "treazure_pipeline"
@@ -57,41 +56,17 @@ _NO_TRANSACTION_TIMEOUT: LiteralString = (
 )
 # The only one that ends a session between transactions. Behind a pooler it is the pooler's own business.
 SESSION: LiteralString = "set idle_session_timeout to 0"
-_OWNS = "select pg_has_role(nspowner, 'usage') from pg_namespace where nspname = :schema"
-# Who works on the ledger, and who may read reports already.
-_READERS = """
-select distinct pg_get_userbyid(a.grantee) from pg_class c, aclexplode(c.relacl) a
-where c.oid in (to_regclass('treazure_pipeline.balance'), to_regclass('treazure_reporting.contact_balance'))
-  and a.privilege_type = 'SELECT' and a.grantee not in (0, c.relowner)
-"""
-_MAY_CREATE = "select current_user, has_database_privilege(current_database(), 'create')"
-_REPORTS = (
-    "select relname from pg_class where relnamespace = to_regnamespace(:schema) and relkind = 'v' order by relname"
-)
+_OWNS = "select pg_has_role(nspowner, 'usage') from pg_namespace where nspname = %s"
+_REPORTS = "select relname from pg_class where relnamespace = to_regnamespace(%s) and relkind = 'v' order by relname"
 COMPATIBLE_SINCE: LiteralString = "select compatible_since from compatibility"
 _READ_ONLY = {"25006"}  # a standby, or the former primary after a failover
 
 
-@lru_cache(maxsize=4)
-def _engine(url: str) -> sa.Engine:
-    return sa.create_engine(
-        "postgresql+psycopg://",
-        creator=lambda: psycopg.connect(url, **CONNECTION),
-        poolclass=sa.NullPool,
-        isolation_level="READ COMMITTED",
-    )
-
-
-def _config() -> Config:
-    config = Config()
-    config.set_main_option("script_location", "treazure_pipeline.database:migrations")
-    return config
-
-
 @cache
 def revisions() -> tuple[str, ...]:
-    """Return the revisions that this version of the product knows, the newest first."""
-    return tuple(script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions())
+    """Return the revisions that this version of the product knows, the newest first: their files are numbered."""
+    names = (file.name for file in (files(__package__) / "migrations" / "versions").iterdir())
+    return tuple(sorted((name.partition("_")[0] for name in names if name.endswith(".py")), reverse=True))
 
 
 def head() -> str:
@@ -126,28 +101,12 @@ def upgrade(url: str) -> tuple[str | None, str]:
     DatabaseUnavailableError when the server can't be used and DatabaseError when it is older than PostgreSQL 16, has
     another encoding than UTF-8, or the role may not do it.
     """
-    try:
-        with _engine(url).begin() as connection:
-            connection.execute(sa.text(facts()))
-            _check_server(connection)
-            # One transaction for all: nothing is kept in the session, and whoever comes second finds it done.
-            connection.execute(sa.text("select pg_advisory_xact_lock(:key)"), {"key": conventions.SCHEMA_LOCK})
-            _make_schema(connection, SCHEMA)
-            before = _revision(connection)
-            if before is not None and before not in revisions():
-                judge(before, _compatible_since(connection))
-                return before, before
-            if before != head():
-                _make_schema(connection, REPORTING)
-                readers = connection.execute(sa.text(_READERS)).scalars().all()
-                config = _config()
-                config.attributes["connection"] = connection
-                alembic_upgrade(config, "head")
-                for reader in readers:
-                    connection.execute(sa.text(_grant(connection, reader)))
-            return before, head()
-    except sa.exc.DBAPIError as error:
-        raise translated(error.orig or error) from None
+    with _connected(url) as connection:
+        if revision(connection) == head():
+            return head(), head()
+    from treazure_pipeline.database import upgrading  # noqa: PLC0415 - Alembic takes a third of a second, rarely needed
+
+    return upgrading.upgrade(url)
 
 
 def grant_reader(url: str, role: str) -> list[str]:
@@ -156,29 +115,21 @@ def grant_reader(url: str, role: str) -> list[str]:
     Raises DatabaseError where there is no such role, or the role of `url` does not own the views.
     """
     check(url)
-    try:
-        with _engine(url).begin() as connection:
-            if connection.execute(sa.text("select to_regrole(quote_ident(:role))"), {"role": role}).scalar() is None:
-                raise DatabaseError(f"The server has no role {role!r}.", hint="Create it first: CREATE ROLE … LOGIN.")
-            if not connection.execute(sa.text(_OWNS), {"schema": REPORTING}).scalar():
-                raise lacking("it does not own the reporting views, so it can let nobody read them")
-            connection.execute(sa.text(_grant(connection, role)))
-            return list(connection.execute(sa.text(_REPORTS), {"schema": REPORTING}).scalars())
-    except sa.exc.DBAPIError as error:
-        raise translated(error.orig or error) from None
+    with _connected(url) as connection:
+        if connection.execute("select to_regrole(quote_ident(%s))", [role]).fetchone() == (None,):
+            raise DatabaseError(f"The server has no role {role!r}.", hint="Create it first: CREATE ROLE … LOGIN.")
+        if connection.execute(_OWNS, [REPORTING]).fetchone() != (True,):
+            raise lacking("it does not own the reporting views, so it can let nobody read them")
+        connection.execute(grant(role))
+        return [name for (name,) in connection.execute(_REPORTS, [REPORTING])]
 
 
 def check(url: str) -> None:
     """Raise SchemaOutdatedError unless this version can work with the schema of the ledger at `url`."""
-    try:
-        with _engine(url).connect() as connection:
-            connection.execute(sa.text(facts()))
-            _check_server(connection)
-            found = _revision(connection)
-            is_newer = found is not None and found not in revisions()
-            judge(found, _compatible_since(connection) if is_newer else None)
-    except sa.exc.DBAPIError as error:
-        raise translated(error.orig or error) from None
+    with _connected(url) as connection:
+        found = revision(connection)
+        is_newer = found is not None and found not in revisions()
+        judge(found, compatible_since(connection) if is_newer else None)
 
 
 def facts(**others: LiteralString) -> LiteralString:
@@ -228,43 +179,51 @@ def _first_line(error: BaseException) -> str:
     return lines[0].rstrip(".") if lines else type(error).__name__
 
 
-def _revision(connection: sa.Connection) -> str | None:
-    context = MigrationContext.configure(connection, opts={"version_table_schema": SCHEMA})
-    return context.get_current_revision()
+@contextmanager
+def _connected(url: str) -> Iterator[psycopg.Connection[TupleRow]]:
+    """Connect for one transaction with a server that suits, and commit it; a driver's error leaves as ours."""
+    try:
+        with psycopg.connect(url, **CONNECTION) as connection:
+            connection.execute(facts())
+            check_server(connection)
+            yield connection
+    except psycopg.Error as error:
+        raise translated(error) from None
 
 
-def _compatible_since(connection: sa.Connection) -> str | None:
-    return connection.execute(sa.text(COMPATIBLE_SINCE)).scalar()
+def revision(connection: psycopg.Connection[TupleRow]) -> str | None:
+    """Return the revision that the schema is at, None where there is none."""
+    if connection.execute("select to_regclass(%s)", [f"{SCHEMA}.alembic_version"]).fetchone() == (None,):
+        return None
+    row = connection.execute("select version_num from alembic_version").fetchone()
+    return None if row is None else str(row[0])
 
 
-def _make_schema(connection: sa.Connection, name: str) -> None:
-    if connection.execute(sa.text("select to_regnamespace(:name)"), {"name": name}).scalar() is not None:
-        return
-    role, may_create = connection.execute(sa.text(_MAY_CREATE)).one()
-    if not may_create:
-        statement = f"create schema {name} authorization {connection.dialect.identifier_preparer.quote(role)};"
-        raise DatabaseError(
-            f"There is no schema {name} yet, and the database role {role} may not create it.",
-            hint=f"Have an administrator run this in that database: {statement}",
-        )
-    connection.execute(sa.text(f"create schema {name}"))
+def compatible_since(connection: psycopg.Connection[TupleRow]) -> str | None:
+    """Return since which revision nothing has been taken away, as the schema says."""
+    row = connection.execute(COMPATIBLE_SINCE).fetchone()
+    return None if row is None else str(row[0])
 
 
-def _grant(connection: sa.Connection, role: str) -> str:
-    quoted = connection.dialect.identifier_preparer.quote(role)
-    return (
-        f"grant usage on schema {REPORTING} to {quoted}; grant select on all tables in schema {REPORTING} to {quoted}; "
-        f"alter default privileges in schema {REPORTING} grant select on tables to {quoted}"
-    )
+def grant(role: str) -> sql.Composed:
+    """Return the statement that lets a role read the reporting views, and those to come."""
+    return sql.SQL(
+        "grant usage on schema {reporting} to {role}; grant select on all tables in schema {reporting} to {role}; "
+        "alter default privileges in schema {reporting} grant select on tables to {role}"
+    ).format(reporting=sql.Identifier(REPORTING), role=sql.Identifier(role))
 
 
-def _check_server(connection: sa.Connection) -> None:
-    encoding = connection.execute(sa.text("show server_encoding")).scalar_one()
+def check_server(connection: psycopg.Connection[TupleRow]) -> None:
+    """Raise DatabaseError where the server is too old, or the database can't hold every text."""
+    row = connection.execute(
+        "select current_setting('server_encoding'), current_setting('server_version_num')::integer / 10000"
+    ).fetchone()
+    assert row is not None
+    encoding, version = row
     if encoding != "UTF8":
         message = f"The ledger's database is encoded in {encoding}, which can't hold every text; it has to be UTF8."
         hint = "Make another one: CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0."
         raise DatabaseError(message, hint=hint)
-    version = connection.execute(sa.text("show server_version_num")).scalar_one()
-    if int(version) // 10_000 < OLDEST_SERVER:
-        message = f"The ledger's server is PostgreSQL {int(version) // 10_000}; {OLDEST_SERVER} or newer is needed."
+    if version < OLDEST_SERVER:
+        message = f"The ledger's server is PostgreSQL {version}; {OLDEST_SERVER} or newer is needed."
         raise DatabaseError(message, hint="Point TREAZURE_PIPELINE_DATABASE_URL at a newer server.")

@@ -12,10 +12,8 @@ import re
 from collections.abc import Mapping
 from urllib.parse import quote
 
-import sqlalchemy as sa
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
-from sqlalchemy.dialects.postgresql import psycopg2
 
 from treazure_pipeline import conventions
 
@@ -65,6 +63,9 @@ def without_secrets(url: str) -> str:
 
 def is_plain(url: str) -> bool:
     """Tell whether SQLAlchemy understands an address as libpq does, as it stands."""
+    import sqlalchemy as sa  # noqa: PLC0415 - a quarter of a second, for one command
+    from sqlalchemy.dialects.postgresql import psycopg2  # noqa: PLC0415 - likewise
+
     try:
         _, arguments = psycopg2.dialect().create_connect_args(sa.make_url(url))  # type: ignore[no-untyped-call]
     except (sa.exc.SQLAlchemyError, ValueError):

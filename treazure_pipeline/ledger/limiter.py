@@ -15,7 +15,7 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from treazure_pipeline.clients.transport import Unpaced, now
+from treazure_pipeline.clients.pacing import Unpaced, now
 from treazure_pipeline.errors import RateUsedUpError, RunIncompleteError
 from treazure_pipeline.ledger.rows import one
 from treazure_pipeline.ledger.store import retried
@@ -23,7 +23,7 @@ from treazure_pipeline.ledger.store import retried
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from treazure_pipeline.clients.transport import Pacer
+    from treazure_pipeline.clients.pacing import Pacer
     from treazure_pipeline.ledger.store import Ledger
 
 _PAUSE = 0

@@ -17,7 +17,7 @@ import psycopg
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from treazure_pipeline.clients.transport import jittered
+from treazure_pipeline.clients.pacing import jittered
 from treazure_pipeline.database import schema
 from treazure_pipeline.errors import BusyError, ConflictError, DatabaseUnavailableError
 from treazure_pipeline.ledger.leases import Leases

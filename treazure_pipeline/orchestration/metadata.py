@@ -18,7 +18,7 @@ from treazure_pipeline.database import reporting, schema
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    import pandas as pd
+    from treazure_pipeline.ledger.frames import Rows
 
 SAMPLE_ROWS = 10
 FIGURES = "figures"
@@ -50,10 +50,11 @@ def age_hours(moment: datetime | None, now: datetime | None = None) -> float:
     return 0.0 if moment is None else round(((now or datetime.now(UTC)) - moment).total_seconds() / 3600, 3)
 
 
-def sample(frame: pd.DataFrame) -> dg.MarkdownMetadataValue:
+def sample(found: Rows) -> dg.MarkdownMetadataValue:
     """Return the first rows as a Markdown table, of the columns that may be shown."""
-    shown = frame[[name for name in frame.columns if name in people.SHOWN]]
-    return table(shown.columns, shown.head(SAMPLE_ROWS).itertuples(index=False))
+    shown = [place for place, name in enumerate(found.columns) if name in people.SHOWN]
+    columns = [found.columns[place] for place in shown]
+    return table(columns, ([row[place] for place in shown] for row in found.rows[:SAMPLE_ROWS]))
 
 
 def table(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> dg.MarkdownMetadataValue:
@@ -92,7 +93,7 @@ def not_evaluated(check: str, why: str, **shown: Any) -> dg.AssetCheckResult:
 
 
 def _cell(value: Any) -> str:
-    if value is None or value != value:  # noqa: PLR0124 - NaN and NaT differ from themselves
+    if value is None:
         return ""
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M:%S}"

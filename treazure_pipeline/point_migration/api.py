@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from treazure_pipeline import phrases
 from treazure_pipeline.clients import engage_wire as wire
 from treazure_pipeline.clients import outcome
-from treazure_pipeline.clients.transport import now
+from treazure_pipeline.clients.pacing import now
 from treazure_pipeline.errors import PipelineError, RemoteError
 from treazure_pipeline.point_migration import file_store
 from treazure_pipeline.point_migration.backfill import Finding, MigrationError
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from treazure_pipeline.clients.engage import EngageClient
-    from treazure_pipeline.clients.transport import RetryPolicy
+    from treazure_pipeline.clients.pacing import RetryPolicy
     from treazure_pipeline.ledger.store import Account, Ledger
     from treazure_pipeline.point_migration.backfill import Migration
     from treazure_pipeline.point_migration.file_store import File, Request

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from datetime import datetime
 
-    from treazure_pipeline.clients.transport import RetryPolicy
+    from treazure_pipeline.clients.pacing import RetryPolicy
     from treazure_pipeline.clients.treazure import TreazureClient
     from treazure_pipeline.clients.wire import Movement
     from treazure_pipeline.ledger.store import Account, Ledger

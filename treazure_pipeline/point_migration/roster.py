@@ -33,7 +33,7 @@ from treazure_pipeline.point_migration.keys import KeyFile, KeyFinding, KeyRow, 
 if TYPE_CHECKING:
     from decimal import Decimal
 
-    from treazure_pipeline.clients.transport import RetryPolicy
+    from treazure_pipeline.clients.pacing import RetryPolicy
     from treazure_pipeline.clients.treazure import TreazureClient
     from treazure_pipeline.ledger.store import Account, Ledger
     from treazure_pipeline.point_migration.backfill import Migration, Terms

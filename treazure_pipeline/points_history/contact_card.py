@@ -26,8 +26,8 @@ from starlette.responses import JSONResponse, Response
 
 from treazure_pipeline import conventions, people
 from treazure_pipeline.clients import outcome
+from treazure_pipeline.clients.pacing import RetryPolicy
 from treazure_pipeline.clients.points_log import balance_of, oldest_first
-from treazure_pipeline.clients.transport import RetryPolicy
 from treazure_pipeline.clients.treazure import TreazureClient
 from treazure_pipeline.connections import treazure_client
 from treazure_pipeline.errors import DatabaseError, NotFoundError, PipelineError, RemoteError

@@ -132,10 +132,10 @@ def _refresh(
             with connections.for_long_reading() as ledger:
                 exported = export.export(ledger, account, config.export_url, most_seconds=left)
         state = store.state(connections.ledger, account)
-        differing = frames.history_differences(connections.ledger, account, limit=md.SAMPLE_ROWS)
-        failed = frames.history_failures(connections.ledger, account, limit=md.SAMPLE_ROWS)
-        unreadable = frames.history_unreadable(connections.ledger, account, limit=md.SAMPLE_ROWS)
-        newest = frames.points_history(connections.ledger, account, newest=md.SAMPLE_ROWS)
+        differing = frames.history_differences.rows(connections.ledger, account, limit=md.SAMPLE_ROWS)
+        failed = frames.history_failures.rows(connections.ledger, account, limit=md.SAMPLE_ROWS)
+        unreadable = frames.history_unreadable.rows(connections.ledger, account, limit=md.SAMPLE_ROWS)
+        newest = frames.points_history.rows(connections.ledger, account, newest=md.SAMPLE_ROWS)
         now = connections.ledger.now()
     counted = _figures(done, exported) | {
         "differing_outstanding": state.differing,

@@ -13,7 +13,6 @@ import psycopg
 from psycopg import sql
 
 from treazure_pipeline import private
-from treazure_pipeline.connections import open_ledger
 from treazure_pipeline.database import embedded, homes, schema
 from treazure_pipeline.database.urls import sibling
 from treazure_pipeline.errors import DatabaseUnavailableError, SettingsError
@@ -93,6 +92,8 @@ def prepare(storage: Storage) -> Instance:
     else:
         schema.check(instance.ledger_url)
     if isinstance(storage, Settings):
+        from treazure_pipeline.connections import open_ledger
+
         open_ledger(storage, instance.ledger_url).close()
     connect_dagster(instance)
     write_dagster_home(instance)

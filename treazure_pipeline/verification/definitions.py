@@ -87,7 +87,7 @@ def _verify(context: dg.AssetExecutionContext, connections: Connections, program
         run = Run.of(connections, programme, context.run.run_id)
         verified = verify(run)
         standing = rounds.standing(run.ledger, run.account)
-        outstanding = frames.differing(run.ledger, run.account, limit=md.SAMPLE_ROWS)
+        outstanding = frames.differing.rows(run.ledger, run.account, limit=md.SAMPLE_ROWS)
     counted = _figures(verified, standing)
     connections.listener.reported(counted)
     figures = story.told(context, connections.listener, verified.sentence) | md.figures(

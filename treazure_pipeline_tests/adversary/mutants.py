@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import Any
 from unittest import mock
 
-from treazure_pipeline.clients.transport import Unpaced
+from treazure_pipeline.clients.pacing import Unpaced
 
 
 @dataclass(frozen=True)

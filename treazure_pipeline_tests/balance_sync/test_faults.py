@@ -135,7 +135,7 @@ def test_an_engage_that_dies_in_the_middle_of_a_push_loses_nothing(database_url:
 
 
 def test_a_rate_limit_that_never_ends_fails_the_run_after_a_while(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("treazure_pipeline.clients.transport.SHORTEST_PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr("treazure_pipeline.clients.pacing.SHORTEST_PATIENCE_SECONDS", 0.3)
     shop.sandbox.set_fault("rate_limited", count=None, seconds=0.1)
     failed = shop.sync(complete=False)
     assert isinstance(failed.pushed.error, RateLimitedError)

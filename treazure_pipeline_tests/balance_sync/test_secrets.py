@@ -73,7 +73,7 @@ def test_a_failed_run_shows_no_secret(
     on: list[str],
     status: int,
 ) -> None:
-    monkeypatch.setattr("treazure_pipeline.clients.transport.SHORTEST_PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr("treazure_pipeline.clients.pacing.SHORTEST_PATIENCE_SECONDS", 0.2)
     caplog.set_level(logging.DEBUG)
     parameters = {"status": status} if fault == "server_error" else {}
     shop.sandbox.set_fault(fault, on=on, count=None, **parameters)

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from treazure_pipeline.clients.decoding import decode_balances
 from treazure_pipeline.clients.engage import EngageClient
 from treazure_pipeline.clients.engage_wire import encode_balances
-from treazure_pipeline.clients.transport import RetryPolicy
+from treazure_pipeline.clients.pacing import RetryPolicy
 from treazure_pipeline.clients.treazure import TreazureClient
 from treazure_pipeline.errors import NotFoundError
 from treazure_pipeline.sandbox import API_KEY, CLIENT_ID, CLIENT_SECRET, LOYALTY_ID, running_sandbox

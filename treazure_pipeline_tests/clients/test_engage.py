@@ -13,7 +13,7 @@ from treazure_pipeline import __version__
 from treazure_pipeline.clients import outcome
 from treazure_pipeline.clients.engage import EngageClient
 from treazure_pipeline.clients.engage_wire import Definition, PointAccount, encode_balances
-from treazure_pipeline.clients.transport import RetryPolicy
+from treazure_pipeline.clients.pacing import RetryPolicy
 from treazure_pipeline.errors import (
     AuthenticationError,
     InvalidAnswerError,

@@ -11,7 +11,7 @@ import pytest
 from pydantic import SecretStr
 
 from treazure_pipeline.clients.decoding import decode_balances
-from treazure_pipeline.clients.transport import RetryPolicy
+from treazure_pipeline.clients.pacing import RetryPolicy
 from treazure_pipeline.clients.treazure import TreazureClient
 from treazure_pipeline.errors import (
     ExportExpiredError,

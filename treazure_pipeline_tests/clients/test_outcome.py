@@ -16,7 +16,7 @@ from treazure_pipeline.clients import outcome, wire
 from treazure_pipeline.clients.engage import EngageClient
 from treazure_pipeline.clients.engage_wire import BalancesAnswer, encode_balances
 from treazure_pipeline.clients.outcome import Outcome
-from treazure_pipeline.clients.transport import RetryPolicy, now
+from treazure_pipeline.clients.pacing import RetryPolicy, now
 from treazure_pipeline.clients.treazure import TreazureClient
 from treazure_pipeline.errors import PermanentError, RemoteError, TooLateError
 from treazure_pipeline_tests.clients.conftest import Asked, Reply, Stub, answer

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from treazure_pipeline.clients.answers import retry_after_seconds
-from treazure_pipeline.clients.transport import VENDOR_WAITS, RetryPolicy, excerpt
+from treazure_pipeline.clients.pacing import VENDOR_WAITS, RetryPolicy
+from treazure_pipeline.clients.transport import excerpt
 from treazure_pipeline.errors import Call, RateLimitedError, TransientError
 from treazure_pipeline.people import redacted
 

@@ -14,7 +14,7 @@ import pytest
 from pydantic import SecretStr
 
 from treazure_pipeline.clients import outcome
-from treazure_pipeline.clients.transport import RetryPolicy, now
+from treazure_pipeline.clients.pacing import RetryPolicy, now
 from treazure_pipeline.clients.treazure import TreazureClient
 from treazure_pipeline.errors import (
     AuthenticationError,

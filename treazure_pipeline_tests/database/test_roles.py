@@ -17,7 +17,7 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
-from treazure_pipeline.database import schema
+from treazure_pipeline.database import schema, upgrading
 from treazure_pipeline.errors import DatabaseError
 from treazure_pipeline.ledger.store import Ledger
 from treazure_pipeline.sandbox.client import running_sandbox
@@ -178,7 +178,7 @@ def test_who_read_the_ledger_before_there_were_reporting_views_reads_those_after
     """The administrator's SQL of that time knew nothing of their schema."""
     place.administer("drop schema treazure_reporting")
     with monkeypatch.context() as an_old_version:
-        an_old_version.setattr(schema, "alembic_upgrade", lambda config, _: alembic.command.upgrade(config, "0017"))
+        an_old_version.setattr(upgrading, "alembic_upgrade", lambda config, _: alembic.command.upgrade(config, "0017"))
         schema.upgrade(place.url(OWNER))
     place.administer(
         "drop schema treazure_reporting; grant usage on schema treazure_pipeline to {0}; "

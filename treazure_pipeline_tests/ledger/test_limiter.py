@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 
-from treazure_pipeline.clients.transport import Unpaced
+from treazure_pipeline.clients.pacing import Unpaced
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.errors import RateUsedUpError
 from treazure_pipeline.ledger.limiter import Priority, SharedRate, shared_rate

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from treazure_pipeline.clients.transport import RetryPolicy
+from treazure_pipeline.clients.pacing import RetryPolicy
 from treazure_pipeline.clients.treazure import TreazureClient
 from treazure_pipeline.clients.wire import Movement
 from treazure_pipeline.errors import AuthenticationError

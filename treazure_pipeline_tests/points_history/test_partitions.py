@@ -6,7 +6,7 @@ import alembic.command
 import psycopg
 import pytest
 
-from treazure_pipeline.database import schema
+from treazure_pipeline.database import schema, upgrading
 
 ROWS = "select programme, contact, position, points_history.date_time, amount from points_history order by 2, 3"
 KIND = "select relkind::text from pg_class where oid = 'points_history'::regclass"
@@ -25,7 +25,9 @@ def ask(url: str, statement: str) -> list[tuple[Any, ...]]:
 def before(empty_database_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """A ledger of the version before, with the history of 2,000 contacts."""
     with monkeypatch.context() as the_version_before:
-        the_version_before.setattr(schema, "alembic_upgrade", lambda config, _: alembic.command.upgrade(config, "0023"))
+        the_version_before.setattr(
+            upgrading, "alembic_upgrade", lambda config, _: alembic.command.upgrade(config, "0023")
+        )
         schema.upgrade(empty_database_url)
     ask(
         empty_database_url,

@@ -9,7 +9,7 @@ import alembic.command
 import psycopg
 import pytest
 
-from treazure_pipeline.database import schema
+from treazure_pipeline.database import schema, upgrading
 from treazure_pipeline_tests.reporting.conftest import Reader
 
 DAYS = (
@@ -82,7 +82,9 @@ def test_a_ledger_that_was_there_before_opens_with_what_is_outstanding(
     empty_database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as the_version_before:
-        the_version_before.setattr(schema, "alembic_upgrade", lambda config, _: alembic.command.upgrade(config, "0017"))
+        the_version_before.setattr(
+            upgrading, "alembic_upgrade", lambda config, _: alembic.command.upgrade(config, "0017")
+        )
         schema.upgrade(empty_database_url)
     with psycopg.connect(empty_database_url) as connection:
         connection.execute(

@@ -1,0 +1,80 @@
+"""Bringing the ledger's schema to this version with Alembic.
+
+Belongs here: what needs Alembic and SQLAlchemy, whose import every command would wait for. Does not: which revision
+there is and whether this version can work with it (`schema`).
+"""
+
+from __future__ import annotations
+
+import psycopg
+import sqlalchemy as sa
+from alembic.command import upgrade as alembic_upgrade
+from alembic.config import Config
+from psycopg import sql
+from psycopg.rows import TupleRow
+
+from treazure_pipeline import conventions
+from treazure_pipeline.database import schema
+from treazure_pipeline.errors import DatabaseError
+
+# Who works on the ledger, and who may read reports already.
+_READERS = """
+select distinct pg_get_userbyid(a.grantee) from pg_class c, aclexplode(c.relacl) a
+where c.oid in (to_regclass('treazure_pipeline.balance'), to_regclass('treazure_reporting.contact_balance'))
+  and a.privilege_type = 'SELECT' and a.grantee not in (0, c.relowner)
+"""
+_MAY_CREATE = """
+select current_user, has_database_privilege(current_database(), 'create'),
+       format('create schema %%I authorization %%I;', %s::text, current_user)
+"""
+
+
+def upgrade(url: str) -> tuple[str | None, str]:
+    """Do what `schema.upgrade` says, where that is not done already."""
+    engine = sa.create_engine(
+        "postgresql+psycopg://",
+        creator=lambda: psycopg.connect(url, **schema.CONNECTION),
+        poolclass=sa.NullPool,
+        isolation_level="READ COMMITTED",
+    )
+    try:
+        with engine.begin() as transaction:
+            connection = transaction.connection.driver_connection
+            assert isinstance(connection, psycopg.Connection)
+            connection.execute(schema.facts())
+            schema.check_server(connection)
+            # One transaction for all: nothing is kept in the session, and whoever comes second finds it done.
+            connection.execute("select pg_advisory_xact_lock(%s)", [conventions.SCHEMA_LOCK])
+            _make_schema(connection, schema.SCHEMA)
+            before = schema.revision(connection)
+            if before is not None and before not in schema.revisions():
+                schema.judge(before, schema.compatible_since(connection))
+                return before, before
+            if before != schema.head():
+                _make_schema(connection, schema.REPORTING)
+                readers = connection.execute(_READERS).fetchall()
+                config = Config()
+                config.set_main_option("script_location", "treazure_pipeline.database:migrations")
+                config.attributes["connection"] = transaction
+                alembic_upgrade(config, "head")
+                for (reader,) in readers:
+                    connection.execute(schema.grant(reader))
+            return before, schema.head()
+    except sa.exc.DBAPIError as error:
+        raise schema.translated(error.orig or error) from None
+    except psycopg.Error as error:
+        raise schema.translated(error) from None
+
+
+def _make_schema(connection: psycopg.Connection[TupleRow], name: str) -> None:
+    if connection.execute("select to_regnamespace(%s)", [name]).fetchone() != (None,):
+        return
+    row = connection.execute(_MAY_CREATE, [name]).fetchone()
+    assert row is not None
+    role, may_create, theirs = row
+    if not may_create:
+        raise DatabaseError(
+            f"There is no schema {name} yet, and the database role {role} may not create it.",
+            hint=f"Have an administrator run this in that database: {theirs}",
+        )
+    connection.execute(sql.SQL("create schema {}").format(sql.Identifier(name)))
