@@ -9,7 +9,7 @@ from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psycopg
 from psycopg.types.json import Json
@@ -20,7 +20,7 @@ from treazure_pipeline.ledger.store import retried
 from treazure_pipeline.texts import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from datetime import datetime
     from decimal import Decimal
 
@@ -34,10 +34,9 @@ COLUMNS = (
     "date_time", "amount", "balance", "transaction_type", "expires_at", "comment", "operator_id", "shop_id", "pos_id",
     "receipt_nr", "properties",
 )  # fmt: skip
-_AS_MICROSECONDS = {name: f"(extract(epoch from {name}) * 1000000)::bigint" for name in ("date_time", "expires_at")}
 _OF_MONTH = (
     "programme = %(programme)s and date_time >= %(start)s::timestamp at time zone 'UTC' "
-    "and date_time < %(end)s::timestamp at time zone 'UTC'"
+    "and date_time < (%(start)s::timestamp + interval '1 month') at time zone 'UTC'"
 )
 
 
@@ -231,6 +230,18 @@ def months(ledger: Ledger, account: Account) -> list[Month]:
     return [Month(*row) for row in rows]
 
 
+class Block(NamedTuple):
+    """Rows of CSV, each ended by a line break, and how many they are."""
+
+    text: bytearray
+    rows: int
+
+    @property
+    def has_breaks(self) -> bool:
+        """Whether there is a line break in a value."""
+        return self.text.count(b"\n") != self.rows or b"\r" in self.text
+
+
 @contextmanager
 def unchanging(ledger: Ledger, account: Account, month: date) -> Iterator[Snapshot]:
     """Lend one unchanging view of a month, for an export: one month at a time, since it holds vacuum back everywhere."""
@@ -252,26 +263,33 @@ class Snapshot:
         self.month = month
 
     @contextmanager
-    def csv(self) -> Iterator[Iterator[bytes]]:
-        """Read the month in the order of time as CSV, row by row: contact, position, and `COLUMNS`.
+    def csv(self, size: int) -> Iterator[Iterator[Block]]:
+        """Read the month in the order of time as CSV: contact, position, and `COLUMNS`, in blocks of whole rows.
 
-        Times are microseconds since 1970, properties JSON texts; what is empty and unquoted is null.
+        A block ends with the row that brings it to `size` bytes. Times are ISO 8601 in UTC, properties JSON texts; what
+        is empty and unquoted is null.
         """
-        columns = ", ".join(_AS_MICROSECONDS.get(name, name) for name in COLUMNS)
         with (
             self._connection.cursor() as cursor,
             cursor.copy(
-                f"copy (select contact, position, {columns} from points_history where {_OF_MONTH} "
+                f"copy (select contact, position, {', '.join(COLUMNS)} from points_history where {_OF_MONTH} "
                 "order by date_time, contact, position) to stdout (format csv)",
-                self._bounds(),
+                {"programme": self._account.id, "start": self.month.month},
             ) as copy,
         ):
-            yield (bytes(row) for row in copy)
+            yield _blocks(copy, size)
 
-    def _bounds(self) -> dict[str, Any]:
-        start = self.month.month
-        end = date(start.year + start.month // 12, start.month % 12 + 1, 1)
-        return {"programme": self._account.id, "start": start, "end": end}
+
+def _blocks(rows: Iterable[bytes | bytearray | memoryview], size: int) -> Iterator[Block]:
+    text, count = bytearray(), 0
+    for row in rows:
+        text += row
+        count += 1
+        if len(text) >= size:
+            yield Block(text, count)
+            text, count = bytearray(), 0
+    if count:
+        yield Block(text, count)
 
 
 @retried

@@ -40,6 +40,7 @@ def test_a_good_run_shows_no_secret(
     shop: Shop, tokens: list[str], caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, logger="httpx")  # which the command line keeps quiet
     run = shop.sync()
     shown = everything_shown(caplog, capfd) + repr(run)
     assert tokens

@@ -14,8 +14,10 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
+from psycopg.rows import dict_row
 
 from treazure_pipeline.errors import SettingsError
 from treazure_pipeline.points_history import export as points_history_export
@@ -67,6 +69,57 @@ def test_every_movement_is_in_the_file_of_its_month_with_exact_points_and_utc_ti
     ]
     assert {row["programme"] for row in table.to_pylist()} == {"points"}
     assert table.column("comment").to_pylist().count("ä;\n") == 3
+
+
+_TEXTS = ["", " ", "plain", 'a "quoted" one', "a,b;c\td", "two\nlines", "two\r\nlines", "a\rb", '"', "\n", "NULL",
+          "\\N", "\\.", "ä😀\u2028\ufeff", "'; drop", "x" * 3000]  # fmt: skip
+_POINTS = ["0", "-0.10", "0.000000000000000001", "99999999999999999999.999999999999999999",
+           "-99999999999999999999.999999999999999999", "1000000000000000", "12.500"]  # fmt: skip
+_TIMES = ["0001-01-01T00:00:00Z", "1969-12-31T23:59:59.999999Z", "2026-02-28T23:59:59.999999Z", "2026-03-01T00:00:00Z",
+          "9999-12-31T23:59:59.999999Z"]  # fmt: skip
+_HOSTILE = """
+insert into points_history (programme, contact, position, date_time, amount, balance, transaction_type, expires_at,
+                            comment, operator_id, shop_id, pos_id, receipt_nr, properties)
+select {programme}, md5(n::text)::uuid, 1 + n %% 3, t, a, nullif(b, 0), c, e, nullif(c, 'plain'), c, null, c, c,
+       json_build_object(c, a)
+from (select row_number() over () as n, * from unnest(%(times)s::timestamptz[]) t, unnest(%(texts)s::text[]) c,
+      unnest(%(points)s::numeric[]) a, unnest(%(points)s::numeric[]) b,
+      unnest(array[null, '9999-12-31T23:59:59.999999Z']::timestamptz[]) e) h
+"""
+_EACH = """
+select 'points' as programme, contact::text as contact, position, {columns} from points_history
+where date_time >= %(month)s and date_time < %(month)s + interval '1 month' order by date_time, contact, position
+"""
+
+
+@pytest.mark.parametrize("block_bytes", [1, 5_000, 8 * 1024 * 1024])
+def test_a_file_holds_what_a_reading_row_by_row_gives_whatever_the_values(
+    logs: Logs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_bytes: int
+) -> None:
+    monkeypatch.setattr(points_history_export, "_BLOCK_BYTES", block_bytes)
+    times, points = (_TIMES[:3], _POINTS[:2]) if block_bytes == 1 else (_TIMES, _POINTS)
+    with logs.shop.connect() as connections:
+        account = account_of(connections)
+        with connections.ledger.transaction() as connection:
+            values = {"times": times, "texts": _TEXTS, "points": points}
+            connection.execute(_HOSTILE.format(programme=account.id), values)
+            connection.execute(
+                "insert into points_history_month select programme, date_trunc('month', date_time)::date, count(*), "
+                "now() from points_history group by 1, 2"
+            )
+        export(connections.ledger, account, str(tmp_path))
+        months = store.months(connections.ledger, account)
+        assert sum(month.rows for month in months) == len(times) * len(_TEXTS) * len(points) ** 2 * 2
+        for month in months:
+            columns = ", ".join("properties::text" if name == "properties" else name for name in store.COLUMNS)
+            with connections.ledger.reading() as connection:
+                cursor = connection.cursor(row_factory=dict_row)
+                rows = cursor.execute(_EACH.format(columns=columns), {"month": month.month}).fetchall()
+            held = pq.read_table(
+                next(tmp_path.glob(f"month={month.month.isoformat()[:7]}/*.parquet")), partitioning=None
+            )
+            assert held.schema.equals(points_history_export.SCHEMA)
+            assert held.equals(pa.Table.from_pylist(rows, schema=points_history_export.SCHEMA))
 
 
 def test_other_tools_read_the_folder_as_one_table(logs: Logs, tmp_path: Path) -> None:
