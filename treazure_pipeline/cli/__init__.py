@@ -24,7 +24,7 @@ import click
 
 from treazure_pipeline import __version__
 from treazure_pipeline.errors import BusyError
-from treazure_pipeline.terminal import output, signals
+from treazure_pipeline.terminal import output, signals, startup
 
 # In the order of the help: the module whose `command` is imported only to be run, and its first sentence.
 COMMANDS = {
@@ -87,7 +87,8 @@ class Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module, _sentence = COMMANDS[cmd_name]
-        command: click.Command = importlib.import_module(f"treazure_pipeline.{module}").command
+        with startup.importing():
+            command: click.Command = importlib.import_module(f"treazure_pipeline.{module}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002

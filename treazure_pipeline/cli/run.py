@@ -247,11 +247,12 @@ def run_balance_sync(
 ) -> dict[str, Any]:
     """Run one programme's job; return what `--json` prints, and the `exit_code`."""
     from treazure_pipeline.connections import Connections
-    from treazure_pipeline.orchestration.names import names_of
 
-    names = names_of(settings, programme)
-    job = names.of("hourly_balance_sync")
     with instance.opened() as dagster, progress(programme.name, "sending", "fetching and comparing") as advance:
+        from treazure_pipeline.orchestration.names import names_of
+
+        names = names_of(settings, programme)
+        job = names.of("hourly_balance_sync")
         with Connections(settings) as connections:
             try:
                 with connections.ledger.holding(connections.ledger.account(programme)):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from treazure_pipeline.connections import Connections, Listener
 from treazure_pipeline.errors import BusyError, PipelineError
-from treazure_pipeline.terminal import output, signals
+from treazure_pipeline.terminal import output, signals, startup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -90,10 +90,11 @@ def run_job(
     progressed: Callable[[int, int], None] | None = None,
 ) -> Ran:
     """Run a job in this process; a failure is in the result. Raises StoppedError where a signal has ended the run."""
-    from treazure_pipeline.alerts.definitions import ALERT_SENSOR
-    from treazure_pipeline.cli import visibility
-    from treazure_pipeline.definitions import build_definitions
-    from treazure_pipeline.orchestration.names import names_of
+    with startup.importing():
+        from treazure_pipeline.alerts.definitions import ALERT_SENSOR
+        from treazure_pipeline.cli import visibility
+        from treazure_pipeline.definitions import build_definitions
+        from treazure_pipeline.orchestration.names import names_of
 
     hearing = _Hearing(progressed)
 

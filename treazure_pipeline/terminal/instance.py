@@ -18,7 +18,7 @@ from treazure_pipeline.database.urls import sibling
 from treazure_pipeline.errors import DatabaseUnavailableError, SettingsError
 from treazure_pipeline.settings import Settings, Storage
 from treazure_pipeline.surroundings import dagster_unavailable, understood
-from treazure_pipeline.terminal import output
+from treazure_pipeline.terminal import output, startup
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
@@ -156,10 +156,11 @@ def opened() -> Iterator[DagsterInstance]:
         DatabaseUnavailableError: Its storage can't be used.
         SettingsError: Its dagster.yaml is not understood.
     """
-    from dagster import DagsterInstance
-
     try:
-        dagster = DagsterInstance.get()
+        with startup.importing():
+            from dagster import DagsterInstance
+
+            dagster = DagsterInstance.get()
     except Exception as error:
         if (ours := understood(error)) is not None:
             raise ours from None
