@@ -74,7 +74,7 @@ _BEFORE_FORMULA = "\u2019"
 UNPRINTABLE = r"[\x00-\x1f\x7f-\x9f\u2028\u2029]"
 _FORMULA = r"^[=+\-@\uff1d\uff0b\uff0d\uff20]"
 _AROUND = r"^[\s\u200b\u2060\ufeff]+|\s+$"
-_TO_CLEAN = rf"{UNPRINTABLE}|[{RESERVED}]|{_FORMULA}|{_AROUND}"
+_ODD = rf"{UNPRINTABLE}|{_FORMULA}|{_AROUND}"
 _NO_KEY = rf"{UNPRINTABLE}|[{RESERVED}]|^[=@]|^[+-].*[^0-9 ()./-]|{_AROUND}"
 
 
@@ -88,13 +88,12 @@ def cleaned(texts: pl.Series) -> pl.Series:
 
     Control characters and line breaks become spaces, reserved characters typographic ones, spaces at both ends go.
     """
-    texts = texts.fill_null("")
-    dirty = texts.str.contains(_TO_CLEAN).arg_true()
-    plain = (
-        texts.gather(dirty).str.replace_all(UNPRINTABLE, " ").str.replace_many(_INSTEAD).str.replace_all(_AROUND, "")
-    )
-    safe = plain.zip_with(~plain.str.contains(_FORMULA), _BEFORE_FORMULA + plain)
-    return texts.scatter(dirty, safe) if len(dirty) else texts
+    texts = texts.fill_null("").str.replace_many(_INSTEAD)
+    odd = texts.str.contains(_ODD).arg_true()
+    if odd.is_empty():
+        return texts
+    plain = texts.gather(odd).str.replace_all(UNPRINTABLE, " ").str.replace_all(_AROUND, "")
+    return texts.scatter(odd, plain.zip_with(~plain.str.contains(_FORMULA), _BEFORE_FORMULA + plain))
 
 
 def is_no_key(keys: pl.Expr) -> pl.Expr:
