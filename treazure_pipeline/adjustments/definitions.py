@@ -153,7 +153,7 @@ def _process(
 
 def _checks(ledger: Ledger) -> Iterator[dg.AssetCheckResult]:
     state = queue.figures(ledger)
-    persons = frames.adjustments(ledger, _FOR_A_PERSON, limit=md.SAMPLE_ROWS)
+    persons = frames.adjustments.rows(ledger, _FOR_A_PERSON, limit=md.SAMPLE_ROWS)
     yield dg.AssetCheckResult(
         check_name="nothing_is_uncertain",
         passed=not state.uncertain,

@@ -179,7 +179,7 @@ def _checks(programme: Programme, ledger: Ledger) -> Iterator[dg.AssetCheckResul
         else "every log that was read adds up to the account's balance",
         metadata={
             "differing": state.differing,
-            "rows": md.sample(frames.history_differences(ledger, account, limit=md.SAMPLE_ROWS)),
+            "rows": md.sample(frames.history_differences.rows(ledger, account, limit=md.SAMPLE_ROWS)),
         },
     )
     yield dg.AssetCheckResult(
@@ -192,9 +192,9 @@ def _checks(programme: Programme, ledger: Ledger) -> Iterator[dg.AssetCheckResul
         or "every log could be read, with every movement in it",
         metadata={
             "failed": state.failed,
-            "rows": md.sample(frames.history_failures(ledger, account, limit=md.SAMPLE_ROWS)),
+            "rows": md.sample(frames.history_failures.rows(ledger, account, limit=md.SAMPLE_ROWS)),
             "unreadable_movements": state.unreadable,
-            "unreadable": md.sample(frames.history_unreadable(ledger, account, limit=md.SAMPLE_ROWS)),
+            "unreadable": md.sample(frames.history_unreadable.rows(ledger, account, limit=md.SAMPLE_ROWS)),
         },
     )
 
