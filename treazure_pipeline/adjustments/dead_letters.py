@@ -40,6 +40,25 @@ class DeadLetter:
     body: str
 
 
+@dataclass(frozen=True)
+class Kind:
+    """An event type of Engage: how many deliveries of it there were, also of those that nothing acts on, and the last."""
+
+    event_type: str
+    received: int
+    last_at: datetime
+
+
+@retried
+def kinds(ledger: Ledger) -> list[Kind]:
+    """Return what Engage has delivered, by event type, the latest first."""
+    with ledger.reading() as connection:
+        cursor = connection.cursor(row_factory=class_row(Kind))
+        return cursor.execute(
+            "select event_type, received, last_at from webhook_kind order by last_at desc limit 50"
+        ).fetchall()
+
+
 @retried
 def listed(ledger: Ledger, *, numbers: Sequence[int] | None = None, limit: int) -> list[DeadLetter]:
     """Return dead letters that nobody has dealt with, newest first; of these numbers, or all."""

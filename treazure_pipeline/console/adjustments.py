@@ -35,12 +35,13 @@ WITHOUT_CREDENTIALS = (
     "This console can't look into Treazure: it was given no credentials of Treazure (TREAZURE_CLIENT_ID, "
     "TREAZURE_CLIENT_SECRET) with the addresses of both systems."
 )
-# What each outcome means to whoever decides, and how it is colored.
+# How each outcome is told, and what to do about it where a person has to decide.
 EVIDENCE = {
-    "happened": ("good", "It stands in Treazure", "Choose «It stands in Treazure» below; its balance is sent then."),
+    "happened": ("good", "It stands in Treazure", "Choose “It stands in Treazure” below; its balance is sent then."),
     "absent": ("waiting", "It does not stand in Treazure", "It may be sent again."),
     "undecided": ("bad", "Nobody can tell yet", "This is no evidence, neither for nor against: look again later."),
 }
+BY_ITSELF = "The pipeline looks for it as well and goes on by itself: there is nothing to do."
 
 Action = Literal["retry", "posted", "discard"]
 
@@ -94,7 +95,7 @@ def _one(request: Request, at: AtDesk, number: int, looked: Look | None) -> Resp
     return page(
         request, "adjustment.html", row=row, path=listing.path(at.ledger, number), look=looked,
         found=listing.found(at.ledger, number), possible=POSSIBLE, words=WORDS, can_look=can_look,
-        without="" if at.treazure else WITHOUT_CREDENTIALS, evidence=EVIDENCE,
+        without="" if at.treazure else WITHOUT_CREDENTIALS, evidence=EVIDENCE, by_itself=BY_ITSELF,
     )  # fmt: skip
 
 

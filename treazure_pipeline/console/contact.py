@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from treazure_pipeline.settings import Programme
 
 _MOST = 300
+_LATEST = 10
 # There a person may have written the reason.
 _DECIDED = {"posted", "done", "discarded"}
 
@@ -56,6 +57,27 @@ class Moment:
     kind: str
     text: str
     run: str | None
+
+
+@dataclass(frozen=True)
+class Change:
+    """How the balance came to be: so many points, what it was after them, and what that was, as this visitor may read it."""
+
+    at: datetime
+    points: Decimal
+    balance: Decimal | None
+    what: str
+
+
+@dataclass(frozen=True)
+class Told:
+    """A contact in one programme; `fetched`: its points log is there, and `changes` are its movements."""
+
+    explained: Explanation
+    verdict: str
+    fetched: bool
+    changes: list[Change]
+    timeline: list[Moment]
 
 
 @router.get("/contacts")
@@ -90,24 +112,39 @@ def show(request: Request, at: AtDesk, visitor: AsService, contact: uuid.UUID) -
     """What is known of a contact."""
     lookups.count(request, visitor)
     lookups.record(at.ledger, str(contact), by=visitor.name)
-    told = [(programme, explain(at.ledger, programme, str(contact))) for programme in at.programmes()]
-    found = [(one, timeline(at.ledger, programme, one, visitor)) for programme, one in told if one is not None]
+    explained = [(programme, explain(at.ledger, programme, str(contact))) for programme in at.programmes()]
+    found = [told(at.ledger, programme, one, visitor) for programme, one in explained if one is not None]
+    return page(request, "contact.html", contact=str(contact), found=found, most=_MOST)
+
+
+def told(ledger: Ledger, programme: Programme, explained: Explanation, visitor: Visitor) -> Told:
+    """Join what the ledger knows with the points log, newest first, in words for this visitor."""
     may_read = visitor.role >= Role.OPERATOR
-    verdicts = [one.verdict if may_read else people.public(one.verdict) for one, _ in found]
-    return page(
-        request, "contact.html", contact=str(contact), found=list(zip(found, verdicts, strict=True)), most=_MOST
+    moved = movements(ledger, programme, explained.contact)
+    events = [Moment(one.at, one.kind, _text(one, may_read=may_read), run_url(one.run_id)) for one in explained.events]
+    log = [Moment(one.at, "points_log", _movement(one, may_read=may_read), None) for one in moved]
+    return Told(
+        explained,
+        explained.verdict if may_read else people.public(explained.verdict),
+        bool(moved),
+        _changes(moved, explained, may_read=may_read)[:_LATEST],
+        sorted([*events, *log], key=lambda moment: moment.at, reverse=True)[:_MOST],
     )
 
 
-def timeline(ledger: Ledger, programme: Programme, explained: Explanation, visitor: Visitor) -> list[Moment]:
-    """Join what the ledger knows with the points log, newest first, in words for this visitor."""
-    may_read = visitor.role >= Role.OPERATOR
-    events = [Moment(one.at, one.kind, _text(one, may_read=may_read), run_url(one.run_id)) for one in explained.events]
-    moved = [
-        Moment(one.at, "points_log", _movement(one, may_read=may_read), None)
-        for one in movements(ledger, programme, explained.contact)
-    ]
-    return sorted([*events, *moved], key=lambda moment: moment.at, reverse=True)[:_MOST]
+def _changes(moved: list[Movement], explained: Explanation, *, may_read: bool) -> list[Change]:
+    """Return what changed the balance, newest first: by the points log, or else by what was observed."""
+    if moved:
+        return [
+            Change(one.at, one.amount, one.balance, ", ".join(_circumstances(one, may_read=may_read)))
+            for one in moved
+            if one.amount
+        ]
+    seen = [(one, one.facts["before"], one.facts["after"]) for one in explained.events if one.kind == "observed"]
+    return [
+        Change(one.at, Decimal(after) - Decimal(before or 0), Decimal(after), "seen in Treazure" if before else "first seen in Treazure")
+        for one, before, after in reversed(seen)
+    ]  # fmt: skip
 
 
 def _text(event: Event, *, may_read: bool) -> str:
@@ -122,12 +159,16 @@ def _text(event: Event, *, may_read: bool) -> str:
 def _movement(one: Movement, *, may_read: bool) -> str:
     facts = [f"{number(one.amount)} points"]
     facts += [f"balance {number(one.balance)}"] if one.balance is not None else []
-    facts += [people.word(one.transaction_type)] if one.transaction_type else []
+    return ", ".join([*facts, *_circumstances(one, may_read=may_read)])
+
+
+def _circumstances(one: Movement, *, may_read: bool) -> list[str]:
+    facts = [people.word(one.transaction_type)] if one.transaction_type else []
     facts += [f"shop {people.word(one.shop_id)}"] if one.shop_id else []
     facts += [f"receipt {people.word(one.receipt)}"] if one.receipt else []
     facts += [f"expires {one.expires_at:%Y-%m-%d}"] if one.expires_at else []
     facts += [people.said(one.comment)] if one.comment and may_read else []
-    return people.public(", ".join(facts)) if not may_read else ", ".join(facts)
+    return facts if may_read else [people.public(fact) for fact in facts]
 
 
 def _guid(key: str) -> str | None:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Form, HTTPException, Request
 from starlette.responses import Response
 
+from treazure_pipeline import people
 from treazure_pipeline.adjustments import dead_letters
 from treazure_pipeline.console.desk import AsOperator, AsViewer, AtDesk
 from treazure_pipeline.console.forms import MOST, Numbers, Reason, decided
@@ -25,10 +26,11 @@ router = APIRouter()
 
 @router.get("/dead-letters")
 def show(request: Request, at: AtDesk, visitor: AsViewer) -> Response:
-    """Those that nobody has dealt with; their bodies are for operators."""
+    """Those that nobody has dealt with (their bodies are for operators), and what was delivered at all."""
     rows = dead_letters.listed(at.ledger, limit=MOST)
     may_read = visitor.role >= Role.OPERATOR
-    return page(request, "dead_letters.html", rows=rows, most=MOST, may_read=may_read, words=WORDS)
+    kinds = [(people.word(one.event_type), one) for one in dead_letters.kinds(at.ledger)]
+    return page(request, "dead_letters.html", rows=rows, most=MOST, may_read=may_read, words=WORDS, kinds=kinds)
 
 
 @router.post("/dead-letters/preview")

@@ -45,7 +45,7 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=number, utc=utc, age=age, public=people.public)
+    environment.filters.update(number=number, signed=signed, utc=utc, age=age, public=people.public)
     return environment
 
 
@@ -60,6 +60,11 @@ def number(value: Decimal | int | None) -> str:
         value = value.normalize() if value else Decimal(0)
         return f"{value:,f}"
     return ABSENT if value is None else f"{value:,}"
+
+
+def signed(value: Decimal) -> str:
+    """Write a change: `number` with its sign."""
+    return f"+{number(value)}" if value > 0 else number(value)
 
 
 def utc(moment: datetime | None, never: str = ABSENT) -> str | Markup:

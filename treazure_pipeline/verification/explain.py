@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from psycopg.rows import dict_row
 
-from treazure_pipeline import people
+from treazure_pipeline import people, phrases
 from treazure_pipeline.clients.engage_wire import UNKNOWN_CONTACT
 from treazure_pipeline.ledger.store import retried
 from treazure_pipeline.verification.rounds import ROUNDS_TO_HEAL
@@ -192,7 +192,7 @@ def _sent(facts: dict[str, Any]) -> str:
     }[facts["state"]]
     if facts["refused"]:
         outcome = "Engage took the request but refused this row"
-    others = f" with {facts['rows'] - 1} others" if facts["rows"] > 1 else ""
+    others = f" with {phrases.counted(facts['rows'] - 1, 'other')}" if facts["rows"] > 1 else ""
     return (
         f"{facts['amount']} points sent in batch {facts['batch']}{others}, timeStamp {facts['time_stamp']}: {outcome}"
     )

@@ -98,7 +98,7 @@ def test_an_uncertain_one_is_settled_with_the_evidence_beside_it(
     browser = as_role("operator")
     text = shown(browser.get(f"/adjustments/{number}").text)
 
-    assert "It is uncertain" in text
+    assert " Uncertain " in text
     assert "its receipt: it stands in Treazure" in text
     assert "TILL-1 the same amount, another receipt: proves nothing" in text
     preview = browser.post("/adjustments/preview", page="/adjustments", action="retry", number=str(number))

@@ -51,12 +51,32 @@ def test_a_look_up_answers_why_with_both_balances_and_one_timeline(
     assert "12.5 points, balance 12.5, Load, shop S7, receipt «…», expires 2027-01-05" in text.replace("R-100", "«…»")
 
 
+def test_where_the_points_come_from_is_told_by_the_points_log(as_role: AsRole, contact: str) -> None:
+    text = " ".join(shown(as_role("operator").get(f"/contacts/{contact}").text).split())
+
+    assert "The latest movements of the points log in Treazure" in text
+    assert f"+12.5 12.5 Load, shop S7, receipt R-100, expires 2027-01-05, «{COMMENT}»" in text
+
+
+def test_without_a_points_log_the_changes_that_were_seen_are_told(
+    as_role: AsRole, contact: str, adjustment_shop: AdjustmentShop
+) -> None:
+    adjustment_shop.sql("delete from points_history")
+    adjustment_shop.sandbox.add_points({contact: 3})
+    adjustment_shop.sync()
+    text = " ".join(shown(as_role("service").get(f"/contacts/{contact}").text).split())
+
+    assert "The latest changes as they were observed" in text
+    assert re.search(r"\+3 [\d.,]+ seen in Treazure .* first seen in Treazure", text)
+    assert "the job refresh_points_history" in text
+
+
 def test_free_texts_are_for_operators(as_role: AsRole, contact: str) -> None:
     seen = {role: shown(as_role(role).get(f"/contacts/{contact}").text) for role in ("service", "operator", "approver")}
 
     assert "birthday" not in seen["service"]
-    assert seen["operator"].count(COMMENT) == 2
-    assert seen["approver"].count(COMMENT) == 2
+    assert seen["operator"].count(COMMENT) == 3
+    assert seen["approver"].count(COMMENT) == 3
 
 
 def test_a_comment_is_shown_as_text(as_role: AsRole, contact: str) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 
 import pytest
@@ -32,6 +33,15 @@ def test_they_are_listed_with_why_and_their_bodies_are_for_operators(as_role: As
     assert "for Anna <script>" in shown(seen["operator"])
     assert "<script" not in seen["operator"]
     assert "2 deliveries could not be read" in shown(as_role("viewer").get("/adjustments").text)
+
+
+def test_what_was_delivered_at_all_is_counted_by_event_type(as_role: AsRole, letters: AdjustmentShop) -> None:
+    letters.sql("insert into webhook_kind values ('Anna''s <type>', 1, now())")
+    text = as_role("viewer").get("/dead-letters").text
+
+    assert re.search(r"loyalty\.addPoints 2 20\d\d-", shown(text))
+    assert "Anna" not in text
+    assert "Anna's <type>" in shown(as_role("operator").get("/dead-letters").text)
 
 
 def test_one_that_can_be_read_now_goes_to_the_queue_and_the_other_stays(

@@ -50,7 +50,7 @@ def test_one_that_treazure_has_is_shown_with_its_movement_and_settled(
     browser = desk("operator")
     text = look(browser, number)
 
-    assert "It stands in Treazure: its receipt stands in the history" in text
+    assert "It stands in Treazure: its receipt stands in the history. Choose “It stands in Treazure” below" in text
     assert "its receipt" in text
     assert "for Anna" not in text.split("Evidence")[1].split("What happened")[0]
     assert adjustment_shop.sql("select state, lookups, asked, next_try from adjustment") == before
@@ -71,6 +71,17 @@ def test_one_that_treazure_does_not_have_may_be_sent_again(
     assert "It does not stand in Treazure: its receipt is not in the history. It may be sent again" in look(
         desk("operator"), number
     )
+
+
+def test_one_that_the_pipeline_still_looks_for_needs_nobody(
+    desk: Callable[[str], Browser], adjustment_shop: AdjustmentShop
+) -> None:
+    number = undecided(adjustment_shop, "lost_after")
+    adjustment_shop.sql("update adjustment set state = 'sending'")
+    text = look(desk("operator"), number)
+
+    assert "The pipeline looks for it as well and goes on by itself: there is nothing to do" in text
+    assert "Choose" not in text
 
 
 def test_where_treazure_does_not_answer_nobody_can_tell(

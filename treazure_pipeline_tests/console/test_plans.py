@@ -52,7 +52,7 @@ def test_a_held_plan_is_shown_with_why_the_largest_changes_and_a_histogram(
     assert "GUARD_MAX_SINGLE_CHANGE" in text or "single" in text or "5,0" in text
     assert "gain 1,000,000 to 10,000,000 2" in text
     for contact in shop.pending():
-        assert re.search(rf"{contact} \S+ 5,000,000 ", text)
+        assert re.search(rf"{contact} \S+ 5,000,000 \+", text)
     assert "An approver can let it through" in text
 
 
@@ -80,6 +80,7 @@ def test_letting_it_be_is_kept_with_its_reason_and_sends_nothing(as_role: AsRole
         ("approver@shop.example", "let be", "a typing error in Treazure")
     ]
     assert "approver@shop.example let it be" in shown(as_role("viewer"))
+    assert "waits for approval. Somebody has looked at it and let it be." in shown(as_role("viewer"))
     assert "typing error" not in shown(as_role("viewer"))
     assert "typing error" in shown(as_role("operator"))
 
