@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from treazure_pipeline import conventions, people, phrases, tracing
 from treazure_pipeline.adjustments import evidence, queue
 from treazure_pipeline.adjustments.look import judged
-from treazure_pipeline.balance_sync import merge
+from treazure_pipeline.balance_sync import readings
 from treazure_pipeline.balance_sync.push import push_contacts
 from treazure_pipeline.balance_sync.snapshot import read_account, reread_accounts
 from treazure_pipeline.clients import outcome
@@ -283,7 +283,7 @@ def _post(work: Work, run: Run, adjustment: Adjustment, result: Processed, *, be
     except RemoteError as error:
         _handle(work, adjustment, result, error)
         return
-    if balance is None or not merge.record_account(
+    if balance is None or not readings.record_account(
         run.ledger,
         run.account,
         adjustment.contact,

@@ -1,13 +1,13 @@
-"""From a staged export to pending balances: the merge, and observations of single accounts.
+"""From a staged export to pending balances.
 
 An observation is a statement of the master that was true at some time between `asked` and `answered`, both on the
-database's clock (I2). The merge works in sets; what it touches are the rows that the export lists.
+database's clock (I2). The merge works in sets; what it touches are the rows that the export lists. A large export is merged
+in slices of its keys, a transaction each, so that adjustments wait for one of them at most.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
@@ -19,24 +19,22 @@ from psycopg.types.json import Jsonb
 from treazure_pipeline.balance_sync import rejections, staging
 from treazure_pipeline.errors import DatabaseError
 from treazure_pipeline.ledger import batches, coverage
-from treazure_pipeline.ledger.figures import MARKS, Backlog
+from treazure_pipeline.ledger.coverage import past
+from treazure_pipeline.ledger.figures import Backlog, backlog_within
+from treazure_pipeline.ledger.rows import one
 from treazure_pipeline.ledger.store import retried
 
 if TYPE_CHECKING:
-    from datetime import datetime
     from typing import Any
 
     import psycopg
+    from psycopg.sql import Composed
 
     from treazure_pipeline.ledger.store import Account, Ledger
 
+SLICE_ROWS = 2_000_000
 _SMALL_SHARE = 0.2
-_LONGEST_LAG = 3600.0
-
-
-def _past(time: str) -> str:
-    """Say in SQL: a recorded time; one in the future was recorded by a clock that was ahead, and tells nothing of the order."""
-    return f"case when {time} <= clock_timestamp() then {time} else 'epoch' end"
+_SAMPLE_ROWS = 100_000
 
 
 @dataclass(frozen=True)
@@ -72,79 +70,152 @@ class MergeFigures:
         return self.fetched == self.accounted_for
 
 
-@retried
+class _Progress(msgspec.Struct):
+    """How far a merge has come, kept with the observation: what its slices came to, and where the next one begins.
+
+    `bounds`: the last key of each slice but the last one; `done`: slices merged.
+    """
+
+    contacts: int
+    bounds: list[str]
+    vanished: int
+    points_before: Decimal
+    backlog: Backlog
+    done: int = 0
+    superseded: int = 0
+    changed: int = 0
+    again: int = 0
+    settled: int = 0
+    points_change: Decimal = Decimal(0)
+
+    @property
+    def is_complete(self) -> bool:
+        return self.done > len(self.bounds)
+
+    @property
+    def keys(self) -> dict[str, str | None]:
+        """The keys of the next slice: after the one, up to the other; None: no end."""
+        ends = [None, *self.bounds, None]
+        return {"after": ends[self.done], "upto": ends[self.done + 1]}
+
+    def in_slice(self, table: str) -> SQL:
+        """Say in SQL that a row of a table lies in the next slice."""
+        comparisons = {"after": "and {}.contact > %(after)s::uuid", "upto": "and {}.contact <= %(upto)s::uuid"}
+        return SQL(" ".join(comparisons[end].format(table) for end, key in self.keys.items() if key is not None))
+
+    def resend(self, added: int) -> None:
+        """Count rows of a restored ledger that are pending again."""
+        self.backlog = replace(self.backlog, pending=self.backlog.pending + added)
+
+    def add(self, merged: dict[str, Any], settled: int) -> None:
+        """Count a slice."""
+        self.done += 1
+        self.settled += settled
+        self.superseded += merged["superseded"]
+        self.changed += merged["changed"]
+        self.again += merged["again"]
+        self.points_change += merged["points_change"]
+
+    def figures(self, fetched: int, rejected: int) -> MergeFigures:
+        """Return what all slices came to."""
+        pending = self.backlog.pending + self.changed - self.again - self.settled
+        return MergeFigures(
+            fetched=fetched,
+            duplicate=fetched - rejected - self.contacts,
+            rejected=rejected,
+            superseded=self.superseded,
+            unchanged=self.contacts - self.changed - self.superseded + self.settled,
+            changed=self.changed - self.settled,
+            carried_over=self.backlog.pending - self.again,
+            vanished=self.vanished,
+            points_before=self.points_before,
+            points_change=self.points_change,
+            points_after=self.points_before + self.points_change,
+            backlog=replace(self.backlog, pending=pending),
+        )
+
+
 def merge(ledger: Ledger, account: Account, observation: int, *, batch_size: int) -> MergeFigures:
-    """Record a staged export's balances as the newest known of the master, in one transaction.
+    """Record a staged export's balances as the newest known of the master.
 
     A row that differs from what is known becomes pending, in planned batches of `batch_size` rows, one request each,
     unless it is older than what is known (superseded) or overlaps with it in time (superseded too, and noted in
-    `reread`). Coverage grows in the same transaction. What is merged already is not merged again: its figures are returned.
+    `reread`). Coverage grows with the last slice. A merge that broke off goes on where it was; what is merged already is
+    not merged again: its figures are returned.
     """
-    with (
-        ledger.transaction() as connection,
-        connection.cursor(row_factory=dict_row) as cursor,
-    ):
-        batches.keep_from_claiming(connection, account)
-        batches.keep_from_folding(connection, account)
-        done = cursor.execute(
-            "select figures from observation where id = %s and state = 'merged'", (observation,)
-        ).fetchone()
-        if done is not None:
-            return msgspec.convert(done["figures"], MergeFigures)
-        table, latest = staging.table(observation), Identifier(f"latest_{observation}")
-        doubted = {"programme": account.id, "observation": observation}
-        if _one(cursor, _IS_DOUBTED, doubted)["is_doubted"]:
-            cursor.execute(SQL(_RESEND).format(stage=table), doubted)
-        known = _one(
-            cursor,
-            "select o.asked, o.answered, o.window_from, o.window_to, o.is_full, o.figures, g.points_total, "
-            "(select count(*) from pending where programme = g.id) as pending, "
-            "(select coalesce(sum(reltuples), 0) from pg_class where oid = 'ledger'::regclass) as ledger_rows "
-            "from observation o join programme g on g.id = o.programme where o.id = %s and o.state = 'staged' "
-            "for update",
-            (observation,),
-        )
-        values = {"programme": account.id, "observation": observation, "batch_size": batch_size} | known
-        stored = _one(cursor, SQL("select count(*) as n from {}").format(table))["n"]
-        fetched, rejected = known["figures"]["fetched"], known["figures"]["rejected"]
-        if stored != fetched - rejected:
-            message = f"The staged export holds {stored} of {fetched - rejected} rows (the database server crashed?)."
-            raise DatabaseError(message, hint="Run the sync again. It fetches the same window again.")
+    figures = _prepare(ledger, account, observation)
+    while figures is None:
+        figures = _merge_slice(ledger, account, observation, batch_size)
+    return figures
+
+
+@retried
+def _prepare(ledger: Ledger, account: Account, observation: int) -> MergeFigures | None:
+    """Bring the staged rows into key order and cut them into slices, or return the figures of what is merged already."""
+    with ledger.transaction() as connection, connection.cursor(row_factory=dict_row) as cursor:
+        export = _locked(cursor, observation)
+        if export["state"] == "merged":
+            return msgspec.convert(export["figures"], MergeFigures)
+        if "merging" in export["figures"]:
+            return None
+        table, latest = staging.table(observation), staging.latest(observation)
+        stored = one(cursor, SQL("select count(*) as n from {}").format(table))["n"]
+        if stored != export["figures"]["fetched"] - export["figures"]["rejected"]:
+            raise _gone(f"{stored} rows")
         cursor.execute("set local work_mem to '128MB'")
         cursor.execute(SQL(_LATEST).format(latest=latest, stage=table))
         contacts = cursor.rowcount
-        # A lookup for each row, or all of the ledger beside all rows; in key order, and never past PostgreSQL's cache.
-        other = "enable_mergejoin" if stored < _SMALL_SHARE * known["ledger_rows"] else "enable_nestloop"
-        cursor.execute(f"set local enable_hashjoin to off; set local {other} to off")
-        cursor.execute("set local max_parallel_workers_per_gather to 1; set local parallel_tuple_cost to 0")
-        cursor.execute(SQL(_COMPARE).format(latest=latest), values)
-        cursor.execute(f"set local enable_hashjoin to default; set local {other} to default")
-        compared = _one(cursor, _NOTE, values)
-        settled = _one(cursor, _MOVE, values)["settled"] if compared["again"] else 0
-        vanished = _note_vanished(cursor, latest, values) if known["is_full"] else 0
+        if contacts > SLICE_ROWS or export["is_full"]:
+            cursor.execute(SQL("analyze {} (contact)").format(latest))
+        bounds = _bounds(cursor, latest, contacts) if contacts > SLICE_ROWS else []
+        values = {"programme": account.id, "observation": observation, "answered": export["answered"]}
+        vanished = _note_vanished(cursor, latest, values) if export["is_full"] else 0
+        batches.keep_from_claiming(connection, account)
+        cursor.execute(_ANSWERED, values)
+        total = one(cursor, "select points_total from programme where id = %s", (account.id,))["points_total"]
+        _note(cursor, observation, _Progress(contacts, bounds, vanished, total, backlog_within(connection, account)))
+    return None
+
+
+@retried
+def _merge_slice(ledger: Ledger, account: Account, observation: int, batch_size: int) -> MergeFigures | None:
+    """Merge the next slice; with the last one close the merge and return its figures."""
+    with ledger.transaction() as connection, connection.cursor(row_factory=dict_row) as cursor:
+        batches.keep_from_claiming(connection, account)
+        batches.keep_from_folding(connection, account)
+        export = _locked(cursor, observation)
+        if export["state"] == "merged":
+            return msgspec.convert(export["figures"], MergeFigures)
+        progress = msgspec.convert(export["figures"]["merging"], _Progress)
+        latest = staging.latest(observation)
+        if progress.contacts and not one(cursor, SQL("select exists (select from {}) as any").format(latest))["any"]:
+            raise _gone("no rows")
+        values = {
+            "programme": account.id,
+            "observation": observation,
+            "batch_size": batch_size,
+            "longest_wait": batches.LONGEST_WAIT,
+            **export,
+            **progress.keys,
+        }
+        if one(cursor, _IS_DOUBTED, values)["is_doubted"]:
+            resend = SQL(_RESEND).format(latest=latest, in_slice=progress.in_slice("s"))
+            progress.resend(one(cursor, resend, values)["added"])
+        slices = {"in_slice": progress.in_slice("s"), "known_in_slice": progress.in_slice("l")}
+        _compare(cursor, SQL(_COMPARE).format(latest=latest, **slices), progress.contacts, values)
+        merged = one(cursor, _NOTE, values)
+        progress.add(merged, one(cursor, _MOVE, values)["settled"] if merged["again"] else 0)
+        cursor.execute(_COUNT, values | {"change": merged["points_change"], "added": merged["points_added"]})
+        cursor.execute("drop table compared")
+        if not progress.is_complete:
+            _note(cursor, observation, progress)
+            return None
         cursor.execute(SQL(rejections.RESOLVE).format(latest=latest), values)
-        if known["is_full"]:
+        if export["is_full"]:
             cursor.execute(rejections.RESOLVE_UNLISTED, values)
-        figures = MergeFigures(
-            fetched=fetched,
-            duplicate=stored - contacts,
-            rejected=rejected,
-            superseded=compared["superseded"],
-            unchanged=contacts - compared["changed"] - compared["superseded"] + settled,
-            changed=compared["changed"] - settled,
-            carried_over=known["pending"] - compared["again"],
-            vanished=vanished,
-            points_before=known["points_total"],
-            points_change=compared["points_change"],
-            points_after=known["points_total"] + compared["points_change"],
-            backlog=Backlog(
-                pending=known["pending"] + compared["changed"] - compared["again"] - settled,
-                **_one(cursor, MARKS, values),
-            ),
-        )
-        totals = {"change": figures.points_change, "added": compared["points_added"]}
-        cursor.execute(_CLOSE, values | totals | {"figures": Jsonb(msgspec.to_builtins(figures))})
-        cursor.execute(SQL("drop table {}, {}, compared").format(table, latest))
+        figures = progress.figures(export["figures"]["fetched"], export["figures"]["rejected"])
+        cursor.execute(_CLOSE, values | {"figures": Jsonb(msgspec.to_builtins(figures))})
+        cursor.execute(SQL("drop table {}, {}").format(staging.table(observation), latest))
     return figures
 
 
@@ -162,109 +233,7 @@ def merged(ledger: Ledger, account: Account, run_id: str) -> MergeFigures | None
     return msgspec.convert(row[0], MergeFigures)
 
 
-@retried
-def record_account(
-    ledger: Ledger,
-    account: Account,
-    contact: str,
-    balance: Decimal,
-    asked: datetime,
-    run_id: str,
-    *,
-    lag: float | None = None,
-    amount: Decimal = Decimal(0),
-) -> bool:
-    """Record one account's balance, read between `asked` (database clock) and now. Return True when that settled it.
-
-    False: the reading overlaps with another observation that differs, so which one is newer can't be told; read the
-    account once more. An account read before what is known is dropped as superseded (True). `lag`: it is the answer to a
-    transaction of `amount`, and for so many seconds a read may still lack it; one that shows a balance from before it
-    meanwhile is dropped too, and the account is read once more afterwards (True).
-    """
-    with (
-        ledger.transaction() as connection,
-        connection.cursor(row_factory=dict_row) as cursor,
-    ):
-        # Its caller commits durably after this, which flushes what comes before; the programme's row is free sooner.
-        cursor.execute("set local synchronous_commit to off")
-        known = _one(
-            cursor,
-            f"select clock_timestamp() as answered, {_past('g.export_answered')} as "
-            "export_answered, g.points_total from programme g where id = %s for update",
-            (account.id,),
-        )
-        batches.keep_from_settling(connection, account, contact)
-        values = {"programme": account.id, "contact": contact, "balance": balance}
-        row = cursor.execute(_KNOWN_ROW, values).fetchone()
-        differs = row is None or row["balance"] != balance
-        if differs and row is not None and row["asked"] > known["answered"]:
-            return True
-        last_seen = known["export_answered"] if row is None else max(known["export_answered"], row["answered"])
-        if differs and asked <= last_seen:
-            return False
-        lagging = row is not None and row["lags_until"] is not None and asked <= row["lags_until"]
-        outdated = list(row["outdated"]) if row is not None and lagging else []
-        if lag is None and balance in outdated and differs:
-            cursor.execute(_READ_LATER, values | {"next_try": row and row["lags_until"]})
-            return True
-        lags_until = row["lags_until"] if row is not None and lagging else None
-        if lag is not None:
-            lags_until = known["answered"] + timedelta(seconds=min(lag, _LONGEST_LAG))
-            outdated += [balance - amount, *([row["balance"]] if row is not None and differs else [])]
-        settled = row is None or row["settled"]
-        values["observation"] = _one(
-            cursor,
-            "insert into observation (programme, source, state, run_id, asked, answered, lags_until, outdated, contact, entered) "
-            "values (%s, 'account', 'merged', %s, %s, %s, %s, %s, %s, %s) returning id",
-            (
-                account.id,
-                run_id,
-                asked,
-                known["answered"],
-                lags_until,
-                outdated,
-                contact,
-                int(differs and settled),
-            ),
-        )["id"]
-        if differs:
-            before = None if row is None else row["balance"]
-            cursor.execute(_ENTER, values | {"before": before, "change": balance - (before or 0)})
-        else:
-            cursor.execute(_TOUCH, values)
-        cursor.execute(_HAS_BEEN_READ, values | {"asked": asked})
-    return True
-
-
-@retried
-def to_reread(ledger: Ledger, account: Account) -> list[str]:
-    """Return the contacts that are to be read once more now: their observations overlapped and differed."""
-    with ledger.transaction() as connection:
-        rows = connection.execute(_TO_REREAD, {"id": account.id, "longest": batches.LONGEST_WAIT})
-        return [contact for (contact,) in rows]
-
-
-@retried
-def postpone_reread(ledger: Ledger, account: Account, contact: str, reason: str, scale: float) -> None:
-    """Note that an account could not be read once more; it waits, longer each time (`scale` multiplies the waits)."""
-    with ledger.transaction() as connection:
-        connection.execute(
-            "update reread set tries = least(tries + 1, 1000), reason = %s, "
-            "next_try = clock_timestamp() + least(%s * power(2, least(tries, 20)), %s) "
-            "where programme = %s and contact = %s",
-            (reason, batches.FIRST_WAIT * scale, batches.LONGEST_WAIT * scale, account.id, contact),
-        )
-
-
-@retried
-def drop_reread(ledger: Ledger, account: Account, contact: str) -> None:
-    """Give up reading a contact once more (its account is gone in Treazure); what is known stays."""
-    with ledger.transaction() as connection:
-        connection.execute("delete from reread where programme = %s and contact = %s", (account.id, contact))
-
-
 def _note_vanished(cursor: psycopg.Cursor[dict[str, Any]], latest: Identifier, values: dict[str, Any]) -> int:
-    cursor.execute(SQL("analyze {} (contact)").format(latest))
     cursor.execute(
         SQL("delete from vanished v using {} s where v.programme = %(programme)s and v.contact = s.contact").format(
             latest
@@ -281,18 +250,74 @@ def _note_vanished(cursor: psycopg.Cursor[dict[str, Any]], latest: Identifier, v
     return cursor.rowcount
 
 
-def _one(cursor: psycopg.Cursor[dict[str, Any]], statement: Any, values: Any = None) -> dict[str, Any]:
-    row = cursor.execute(statement, values).fetchone()
+def _locked(cursor: psycopg.Cursor[dict[str, Any]], observation: int) -> dict[str, Any]:
+    row = cursor.execute(
+        "select state, asked, answered, window_from, window_to, is_full, figures from observation "
+        "where id = %s and state in ('staged', 'merged') for update",
+        (observation,),
+    ).fetchone()
     if row is None:
         message = "The observation is not staged any more: another run of the programme has taken over."
         raise DatabaseError(message, hint="Run the sync again.")
     return row
 
 
+def _gone(found: str) -> DatabaseError:
+    message = f"Of the staged export there are {found} left (the database server crashed?)."
+    return DatabaseError(message, hint="Run the sync again. It fetches the same window again.")
+
+
+def _note(cursor: psycopg.Cursor[dict[str, Any]], observation: int, progress: _Progress) -> None:
+    cursor.execute(
+        "update observation set figures = figures || %s where id = %s",
+        (Jsonb({"merging": msgspec.to_builtins(progress)}), observation),
+    )
+
+
+def _bounds(cursor: psycopg.Cursor[dict[str, Any]], latest: Identifier, contacts: int) -> list[str]:
+    """Cut the keys into slices of about SLICE_ROWS, by a sample; return the last key of each but the last slice."""
+    slices = -(-contacts // SLICE_ROWS)
+    cursor.execute(SQL("create index on {} using brin (contact)").format(latest))
+    values = {
+        "percent": min(100, 100 * _SAMPLE_ROWS / contacts),
+        "shares": [number / slices for number in range(1, slices)],
+    }
+    found = one(cursor, SQL(_BOUNDS).format(latest=latest), values)["bounds"] or []
+    return sorted(set(found))
+
+
+def _compare(
+    cursor: psycopg.Cursor[dict[str, Any]], statement: Composed, contacts: int, values: dict[str, Any]
+) -> None:
+    """Compare a slice with what is known: a lookup for each row, or all of the ledger's rows beside all of the slice's.
+
+    In key order, and never past PostgreSQL's cache.
+    """
+    known = one(cursor, "select coalesce(sum(reltuples), 0) as rows from pg_class where oid = 'ledger'::regclass")[
+        "rows"
+    ]
+    other = "enable_mergejoin" if contacts < _SMALL_SHARE * known else "enable_nestloop"
+    cursor.execute("set local work_mem to '128MB'")
+    cursor.execute(f"set local enable_hashjoin to off; set local {other} to off")
+    cursor.execute("set local max_parallel_workers_per_gather to 1; set local parallel_tuple_cost to 0")
+    cursor.execute(statement, values)
+    cursor.execute(f"set local enable_hashjoin to default; set local {other} to default")
+
+
 # One row for each contact, in key order: the lookups of neighbors are near each other, also when two processes share them.
 _LATEST = """
 create unlogged table {latest} with (parallel_workers = 1) as
 select distinct on (contact) contact, balance from {stage} order by contact, mutated_at desc nulls last, position desc
+"""
+
+_BOUNDS = """
+select percentile_disc(%(shares)s::float[]) within group (order by contact)::text[] as bounds
+from {latest} tablesample system (%(percent)s) repeatable (1)
+"""
+
+# Reads of accounts that were asked before the export was there are undecided from now on, whichever slice they fall into.
+_ANSWERED = f"""
+update programme g set export_answered = greatest({past("g.export_answered")}, %(answered)s) where id = %(programme)s
 """
 
 _IS_DOUBTED = """
@@ -303,12 +328,14 @@ from observation o join programme g on g.id = o.programme where o.id = %(observa
 # Balances that Engage is believed to hold, of a ledger that was restored since the export's times: as if read back and found
 # to differ.
 _RESEND = """
-insert into pending as p (programme, contact, master, observation, since, marked, let_through)
-select l.programme, l.contact, l.sent, l.observation, clock_timestamp(), true, case when l.sent < 0 then l.sent end
-from (select distinct contact from {stage}) s
-join ledger l on l.programme = %(programme)s and l.contact = s.contact
-order by l.contact
-on conflict (programme, contact) do update set marked = true
+with resent as (
+    insert into pending as p (programme, contact, master, observation, since, marked, let_through)
+    select l.programme, l.contact, l.sent, l.observation, clock_timestamp(), true, case when l.sent < 0 then l.sent end
+    from {latest} s join ledger l on l.programme = %(programme)s and l.contact = s.contact {in_slice}
+    order by l.contact
+    on conflict (programme, contact) do update set marked = true
+    returning xmax = 0 as is_new)
+select count(*) filter (where is_new) as added from resent
 """
 
 # By itself, as a statement that writes rows is never shared with a parallel worker. Half of it is waiting for pages.
@@ -317,14 +344,15 @@ create temporary table compared as
 select s.contact, s.balance, coalesce(p.master, l.sent) as before, p.contact is not null as was_pending,
        coalesce(p.observation, l.observation) as observation
 from {latest} s
-left join ledger l on l.programme = %(programme)s and l.contact = s.contact
+left join ledger l on l.programme = %(programme)s and l.contact = s.contact {known_in_slice}
 left join pending p on p.programme = %(programme)s and p.contact = s.contact
-where coalesce(p.master, l.sent) is distinct from s.balance
+where coalesce(p.master, l.sent) is distinct from s.balance {in_slice}
 """
 
 # A negative balance waits in `pending`, where it can be held, as well as in its planned batch.
 # `newer`: no observation of the row was answered after this one was asked, or so shortly before that a replica may lack
-# it. `recent` holds the few that were.
+# it. `recent` holds the few that were. Engage may hold something newer than what a row was marked to be sent again with: it
+# waits for its account to be read once more.
 _NOTE = """
 with recent as materialized (
     select id, asked, lags_until, outdated, answered >= %(asked)s as overlaps from observation
@@ -347,7 +375,10 @@ disputed as (
     insert into reread (programme, contact, since, next_try)
     select %(programme)s, contact, clock_timestamp(), greatest(clock_timestamp(), lags_until)
     from judged where not newer and not older
-    on conflict do nothing)
+    on conflict do nothing),
+waiting as (
+    update pending p set next_try = clock_timestamp() + %(longest_wait)s from judged j
+    where p.programme = %(programme)s and p.contact = j.contact and p.marked and j.was_pending and not j.newer and not j.older)
 select count(*) filter (where newer) as changed, count(*) filter (where newer and was_pending) as again,
        count(*) filter (where not newer) as superseded,
        coalesce(sum(balance - coalesce(before, 0)) filter (where newer), 0) as points_change,
@@ -360,7 +391,8 @@ from judged
 _MOVE = f"""
 with changed as materialized (
     select r.contact, r.after from change c, unnest(c.contacts, c.after) as r (contact, after)
-    where c.observation = %(observation)s and not c.planned),
+    where c.observation = %(observation)s and not c.planned
+      and r.contact in (select contact from compared where was_pending)),
 settled as (
     delete from pending p using changed c, ledger l
     where p.programme = %(programme)s and p.contact = c.contact
@@ -376,6 +408,11 @@ moved as (
 select count(*) as settled from settled
 """
 
+_COUNT = """
+update programme set points_total = points_total + %(change)s, points_added = points_added + %(added)s
+where id = %(programme)s
+"""
+
 _FETCHED = """tstzmultirange(case when least(%(window_to)s, %(asked)s) > %(window_from)s
         then tstzrange(%(window_from)s, least(%(window_to)s, %(asked)s)) else 'empty'::tstzrange end)"""
 
@@ -385,57 +422,6 @@ with merged as (
 update programme g set
     covered = {coverage.TRUSTED} + {_FETCHED},
     resend = resend - {_FETCHED},
-    export_answered = greatest({_past("g.export_answered")}, %(answered)s),
-    full_asked_at = case when %(is_full)s then %(asked)s else full_asked_at end,
-    points_total = points_total + %(change)s, points_added = points_added + %(added)s
+    full_asked_at = case when %(is_full)s then %(asked)s else full_asked_at end
 where id = %(programme)s
-"""
-
-_KNOWN_ROW = f"""
-select k.balance, k.settled, case when o.answered <= clock_timestamp() then o.asked else 'epoch' end as asked,
-       {_past("o.answered")} as answered, case when o.answered <= clock_timestamp() then o.lags_until end as lags_until, o.outdated
-from (
-    (select master as balance, observation, false as settled from unsettled
-     where programme = %(programme)s and contact = %(contact)s)
-    union all
-    (select sent, observation, true from ledger where programme = %(programme)s and contact = %(contact)s)
-    order by settled limit 1) k
-left join observation o on o.id = k.observation
-"""
-
-# A planned batch with an older balance of the contact is taken apart. It would be sent after the newer one.
-_ENTER = f"""
-with noted as (
-    insert into change (programme, observation, planned, contacts, before, after)
-    values (%(programme)s, %(observation)s, false, array[%(contact)s::uuid], array[%(before)s::numeric], array[%(balance)s])),
-{batches.UNPLAN.format(planned="%(contact)s = any (contacts)", rows="r.contact <> %(contact)s")},
-entered as (
-    insert into pending (programme, contact, master, observation, since)
-    values (%(programme)s, %(contact)s, %(balance)s, %(observation)s, clock_timestamp())
-    on conflict (programme, contact) do update
-    set master = excluded.master, observation = excluded.observation, changed_at = excluded.changed_at, {batches.REVIVED})
-update programme set points_total = points_total + %(change)s, points_added = points_added + greatest(%(change)s, 0)
-where id = %(programme)s
-"""
-
-_TO_REREAD = """
-select contact::text from reread
-where programme = %(id)s and not (next_try > clock_timestamp() and next_try <= clock_timestamp() + %(longest)s)
-order by since
-"""
-
-_READ_LATER = """
-insert into reread (programme, contact, since, next_try) values (%(programme)s, %(contact)s, clock_timestamp(), %(next_try)s)
-on conflict (programme, contact) do update set next_try = excluded.next_try
-"""
-
-_HAS_BEEN_READ = f"""
-with resolved as ({rejections.RESOLVE_READ})
-delete from reread where programme = %(programme)s and contact = %(contact)s
-"""
-
-_TOUCH = f"""
-with touched as (
-    update pending set observation = %(observation)s, {batches.REVIVED} where programme = %(programme)s and contact = %(contact)s)
-update ledger set observation = %(observation)s where programme = %(programme)s and contact = %(contact)s
 """

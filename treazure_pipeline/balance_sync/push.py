@@ -135,11 +135,14 @@ def _push(run: Run, *, since: Backlog | None, judgment: Judgment | None, only: S
 def push_contacts(run: Run, contacts: Sequence[str]) -> None:
     """Send the pending rows of these contacts only; needs no lock, and what is not accepted stays pending.
 
-    Each request is tried once: the next sync sends what fails.
+    Each request is tried once: the next sync sends what fails. Left to it is also what is marked to be sent again, unless
+    Treazure was asked since: Engage may hold something newer than a ledger knows of whose disk was put back.
     """
     batches.abandon(run.ledger, run.account)
     batches.fold(run.ledger, run.account)
-    sending = _Push(run, started=run.ledger.now(), backlog=None, concurrency=1, retry=replace(run.retry, waits=()))
+    sending = _Push(
+        run, started=run.ledger.now(), backlog=None, concurrency=1, retry=replace(run.retry, waits=()), doubted=False
+    )
     sending.run_only(_batches_of(contacts, run.settings.engage_batch_size))
 
 
@@ -158,6 +161,7 @@ class _Push:
         backlog: Backlog | None,
         concurrency: int,
         retry: RetryPolicy | None = None,
+        doubted: bool = True,
     ) -> None:
         self._ledger = run.ledger
         self._engage = run.engage
@@ -167,6 +171,7 @@ class _Push:
         self._run_started = started
         self._backlog = backlog
         self._retry = retry or run.retry
+        self._doubted = doubted
         self._batch_size = run.settings.engage_batch_size
         self._concurrency = concurrency
         self._lease = run.settings.engage_timeout_seconds + LEASE_MARGIN_SECONDS
@@ -345,7 +350,7 @@ class _Push:
             batch = batches.claim(
                 self._ledger, self._account, run_id=self._run_id, run_started=self._run_started, size=self._batch_size,
                 lease=self._lease, after=None if task.contacts else self._cursor, only=task.contacts or None,
-                without=() if task.contacts else list(self._taken),
+                without=() if task.contacts else list(self._taken), doubted=self._doubted,
             )  # fmt: skip
             if not task.contacts:
                 if batch is None:

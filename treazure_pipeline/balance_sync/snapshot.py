@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from treazure_pipeline import phrases
-from treazure_pipeline.balance_sync import merge, staging
+from treazure_pipeline.balance_sync import merge, readings, staging
 from treazure_pipeline.balance_sync.exports import begin_export
 from treazure_pipeline.clients.decoding import decode_balances
 from treazure_pipeline.errors import (
@@ -140,7 +140,7 @@ def reread_accounts(run: Run) -> int:
     wait that grows.
     """
     ledger, account = run.ledger, run.account
-    contacts = merge.to_reread(ledger, account)
+    contacts = readings.to_reread(ledger, account)
 
     def read(contact: str) -> None:
         try:
@@ -150,10 +150,10 @@ def reread_accounts(run: Run) -> int:
         except RemoteError as error:
             logger.warning("Contact %s can't be read again; its known balance stays. %s", contact, error)
             if isinstance(error, NotFoundError) and not run.treazure.knows(contact, run.account.loyalty_id):
-                merge.drop_reread(ledger, account, contact)
+                readings.drop_reread(ledger, account, contact)
             else:
                 answer = "no usable answer" if error.status is None else f"status {error.status}"
-                merge.postpone_reread(ledger, account, contact, answer, run.retry.scale)
+                readings.postpone_reread(ledger, account, contact, answer, run.retry.scale)
 
     with ThreadPoolExecutor(run.settings.treazure_concurrency, thread_name_prefix="reread") as threads:
         for _ in threads.map(read, contacts):
@@ -171,8 +171,8 @@ def read_account(run: Run, contact: str) -> Decimal | None:
         asked = run.ledger.now()
         balance = run.treazure.account_balance(contact, run.account.loyalty_id)
         if balance is None:
-            merge.drop_reread(run.ledger, run.account, contact)
+            readings.drop_reread(run.ledger, run.account, contact)
             break
-        if merge.record_account(run.ledger, run.account, contact, balance, asked, run.id):
+        if readings.record_account(run.ledger, run.account, contact, balance, asked, run.id):
             break
     return balance

@@ -37,20 +37,23 @@ def table(observation: int) -> Identifier:
     return Identifier(f"stage_{observation}")
 
 
+def latest(observation: int) -> Identifier:
+    """Name the table of what an observation says last of each contact, in key order, while it is merged."""
+    return Identifier(f"latest_{observation}")
+
+
 @retried
 def ask(ledger: Ledger, account: Account, window: Window, run_id: str) -> int:
     """Note that an export is about to be requested, with the database's time, and return the observation's number.
 
-    An earlier export of the programme that was never merged is given up: this one's window covers its time too.
+    An earlier export of the programme that was never merged is given up: this one's window covers its time too. One of
+    which slices were merged stays, as what its changes refer to.
     """
     with ledger.transaction() as connection:
         identity.notice_within(connection)
-        stale = connection.execute(
-            "delete from observation where programme = %s and source = 'export' and state <> 'merged' returning id",
-            (account.id,),
-        ).fetchall()
+        stale = connection.execute(_GIVE_UP, {"programme": account.id}).fetchall()
         for (number,) in stale:
-            connection.execute(SQL("drop table if exists {}").format(table(number)))
+            connection.execute(SQL("drop table if exists {}, {}").format(table(number), latest(number)))
         row = one(
             connection,
             "insert into observation (programme, source, state, run_id, asked, window_from, window_to, is_full) "
@@ -159,6 +162,16 @@ def _keep_rejected(ledger: Ledger, account: Account, observation: int, rows: Seq
         )
     return int(found[0])
 
+
+_GIVE_UP = """
+with merged_in_part as (
+    update observation o set state = 'asked' where programme = %(programme)s and state = 'staged'
+      and exists (select from change where observation = o.id) returning id),
+never_merged as (
+    delete from observation o where programme = %(programme)s and source = 'export' and state <> 'merged'
+      and not exists (select from change where observation = o.id) returning id)
+select id from merged_in_part union all select id from never_merged
+"""
 
 _KEEP = f"""
 with rows as materialized (

@@ -61,10 +61,12 @@ def claim(
     after: str | None = None,
     only: Sequence[str] | None = None,
     without: Sequence[str] = (),
+    doubted: bool = True,
 ) -> Batch | None:
     """Claim the next rows that are due, in key order, for one request that is about to be sent.
 
-    `after`: rows whose contact is greater; `only`: rows of these contacts; `without`: none of these. Left out are rows
+    `after`: rows whose contact is greater; `only`: rows of these contacts; `without`: none of these; `doubted`: also rows that
+    were marked to be sent again and whose balance was not read in Treazure since. Left out are rows
     whose present balance was refused since `run_started`, rows waiting for their next try, rows in a request under way (its `lease`, in seconds, is not
     over, or nobody has said by `abandon` that it is), and rows in an accepted one until that is folded, since sent once
     more they would be settled twice. The timeStamp is the database's clock in milliseconds, later than any given before in the programme.
@@ -73,7 +75,7 @@ def claim(
     """
     values = {
         "programme": account.id, "run_id": run_id, "run_started": run_started, "size": size, "lease": lease,
-        "after": after, "only": list(only or ()), "without": list(without),
+        "after": after, "only": list(only or ()), "without": list(without), "doubted": doubted,
     }  # fmt: skip
     statement = _CLAIM_ONLY if only is not None else _CLAIM_FIRST if after is None else _CLAIM_NEXT
     with _claiming(ledger, account) as connection:
@@ -344,6 +346,7 @@ _LIVE = "exists (select from programme g where g.id = %(programme)s and g.mode =
 _DUE = f"""
     p.programme = %(programme)s and {_LIVE} and not {HELD}
     and p.contact <> all (%(without)s::uuid[])
+    and (%(doubted)s or not p.marked or exists (select from observation o where o.id = p.observation and o.asked >= p.since))
     and not coalesce(p.refused_last between greatest(%(run_started)s, p.changed_at) and clock_timestamp(), false)
     and not exists (select from busy where busy.contact = p.contact)
 """

@@ -40,6 +40,11 @@ unnest(tstzmultirange(case when isempty(g.covered) then 'empty' else tstzrange(%
 """The times between the beginning and the end of coverage that are not covered, as a set of ranges."""
 
 
+def past(time: str) -> str:
+    """Say in SQL: a recorded time; one in the future was recorded by a clock that was ahead, and tells nothing of the order."""
+    return f"case when {time} <= clock_timestamp() then {time} else 'epoch' end"
+
+
 @dataclass(frozen=True)
 class Window:
     """Mutation times [start, end] asked of the master; `is_full`: from the programme's beginning, all accounts."""

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from datetime import datetime
     from decimal import Decimal
 
+    import psycopg
+
     from treazure_pipeline.ledger.store import Account, Ledger
 
 AUDIT_EVERY = timedelta(hours=24)
@@ -89,12 +91,17 @@ class Audit:
 def count_backlog(ledger: Ledger, account: Account) -> Backlog:
     """Count the pending rows, with marks that no concurrent writer can blur."""
     with ledger.transaction() as connection:
-        batches.keep_from_claiming(connection, account)
-        row = one(
-            connection,
-            "select (select count(*) from unsettled where programme = %(programme)s), m.* from (" + MARKS + ") m",
-            {"programme": account.id},
-        )
+        return backlog_within(connection, account)
+
+
+def backlog_within(connection: psycopg.Connection, account: Account) -> Backlog:
+    """Count the pending rows in the caller's transaction; from here on it keeps everybody from claiming."""
+    batches.keep_from_claiming(connection, account)
+    row = one(
+        connection,
+        "select (select count(*) from unsettled where programme = %(programme)s), m.* from (" + _MARKS + ") m",
+        {"programme": account.id},
+    )
     return Backlog(*row)
 
 
@@ -161,7 +168,7 @@ def audit(ledger: Ledger, account: Account, *, always: bool = False) -> Audit:
         return Audit(total, row[0], audited=True, audited_at=now)
 
 
-MARKS = """
+_MARKS = """
 with open as (
     select coalesce(min(id), (select coalesce(max(id), 0) + 1 from batch)) as first from batch
     where programme = %(programme)s and state in ('sending', 'accepted'))

@@ -6,10 +6,12 @@ import traceback
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from unittest import mock
 
 import psycopg
 from psycopg import sql
 
+from treazure_pipeline.balance_sync import merge
 from treazure_pipeline.database import schema
 from treazure_pipeline.sandbox import running_sandbox
 from treazure_pipeline_tests import roles
@@ -19,6 +21,8 @@ from treazure_pipeline_tests.adversary.mutants import without
 from treazure_pipeline_tests.adversary.oracle import Violation
 from treazure_pipeline_tests.adversary.stage import Stage
 from treazure_pipeline_tests.adversary.story import Story
+
+_SLICE_ROWS = 7
 
 
 class Player:
@@ -31,7 +35,7 @@ class Player:
         """Play one story; return what went wrong, ready to be read, or None."""
         story = Story(self._stage, seed, kinds, watchful)
         try:
-            with without(part):
+            with without(part), mock.patch.object(merge, "SLICE_ROWS", _SLICE_ROWS):
                 story.play()
         except Violation as found:
             what = str(found)

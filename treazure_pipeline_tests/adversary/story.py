@@ -11,7 +11,7 @@ from typing import Any
 from unittest import mock
 
 from treazure_pipeline.adjustments import queue
-from treazure_pipeline.balance_sync import push, staging
+from treazure_pipeline.balance_sync import merge, push, staging
 from treazure_pipeline.clients.engage import EngageClient
 from treazure_pipeline.clients.treazure import TreazureClient
 from treazure_pipeline.errors import PipelineError
@@ -48,6 +48,7 @@ _FROZEN = (
 )  # fmt: skip
 _WITHIN_AN_EXPORT: Sequence[tuple[Any, str, bool]] = (
     (TreazureClient, "request_balances", True), (staging, "stage", False), (staging, "stage", True),
+    (merge, "_merge_slice", True),
 )  # fmt: skip
 _ROUNDS = 12
 _HOUR = 3600.0

@@ -22,6 +22,7 @@ POINTS: dict[str, tuple[Any, str, bool]] = {
     "in_the_middle_of_the_export": (staging, "_keep_rejected", False),
     "between_export_and_merge": (balance_sync_merge, "merge", False),
     "in_the_middle_of_the_merge": (balance_sync_merge, "_note_vanished", True),
+    "between_slices": (balance_sync_merge, "_merge_slice", True),
     "between_merge_and_push": (snapshot, "reread_accounts", True),
     "after_a_batch_was_claimed": (push, "encode_balances", False),
     "after_a_batch_was_accepted_but_not_recorded": (batches, "accept", False),
@@ -62,6 +63,7 @@ def killed(environ: dict[str, str], point: str, nth: int = 1) -> bool:
 
 
 def _work(environ: dict[str, str], point: str, nth: int) -> None:
+    balance_sync_merge.SLICE_ROWS = 100
     die_at(point, nth, processes.die)
     with Connections(load_settings(environ)) as connections:
         account = account_of(connections)

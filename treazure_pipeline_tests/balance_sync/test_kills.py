@@ -20,6 +20,7 @@ CASES = [
     ("in_the_middle_of_the_export", 1),
     ("between_export_and_merge", 1),
     ("in_the_middle_of_the_merge", 1),
+    ("between_slices", 2),
     ("between_merge_and_push", 1),
     ("after_a_batch_was_claimed", 1),
     ("after_a_batch_was_accepted_but_not_recorded", 4),

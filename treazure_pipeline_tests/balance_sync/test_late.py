@@ -9,7 +9,7 @@ from decimal import Decimal
 
 import pytest
 
-from treazure_pipeline.balance_sync import merge as balance_sync_merge
+from treazure_pipeline.balance_sync import readings
 from treazure_pipeline.clients.engage import EngageClient
 from treazure_pipeline.clients.engage_wire import BalancesAnswer
 from treazure_pipeline_tests.balance_sync.shop import Shop, account_of, assert_in_step, fetch, merge, send
@@ -42,7 +42,7 @@ def test_what_was_claimed_before_a_standstill_is_not_sent_after_it_but_claimed_a
         def a_newer_balance_and_too_long() -> None:
             asked = connections.ledger.now()
             shop.sandbox.set_points({contact: 77})
-            assert balance_sync_merge.record_account(connections.ledger, account, contact, Decimal(77), asked, "other")
+            assert readings.record_account(connections.ledger, account, contact, Decimal(77), asked, "other")
             time.sleep(0.3)
 
         settings = connections.settings

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from treazure_pipeline.balance_sync import merge, push
+from treazure_pipeline.balance_sync import push, readings
 from treazure_pipeline.errors import PipelineError
 from treazure_pipeline.sandbox import Sandbox
 from treazure_pipeline_tests.balance_sync.dying_run import POINTS, die_at
@@ -134,7 +134,7 @@ class Life(RuleBasedStateMachine):
                 account, asked = account_of(other), other.ledger.now()
                 balance = other.treazure.account_balance(contact, account.loyalty_id)
                 assert balance is not None
-                merge.record_account(other.ledger, account, contact, balance, asked, "other")
+                readings.record_account(other.ledger, account, contact, balance, asked, "other")
                 push.push_contacts(run_of(other, account, "other"), [contact])
 
         owner, name, _ = POINTS[point]

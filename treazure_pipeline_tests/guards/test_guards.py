@@ -15,8 +15,7 @@ import dagster as dg
 import pytest
 from click.testing import CliRunner
 
-from treazure_pipeline.balance_sync import definitions, guards, plans
-from treazure_pipeline.balance_sync import merge as balance_sync_merge
+from treazure_pipeline.balance_sync import definitions, guards, plans, readings
 from treazure_pipeline.balance_sync import push as sending
 from treazure_pipeline.balance_sync.guards import Judgment, tripped
 from treazure_pipeline.balance_sync.plans import Plan, Shift
@@ -334,7 +333,7 @@ def test_a_single_adjustment_passes_while_the_mass_is_held(execute: Execute, loa
     loaded.sandbox.set_points({contact: 77})
     with loaded.connect() as connections:
         ledger, account = connections.ledger, account_of(connections)
-        assert balance_sync_merge.record_account(ledger, account, contact, Decimal(77), ledger.now(), "adjustment")
+        assert readings.record_account(ledger, account, contact, Decimal(77), ledger.now(), "adjustment")
         sending.push_contacts(run_of(connections, account, "adjustment"), [contact])
     assert loaded.in_engage(contact) == ["77"]
     assert len(loaded.pending()) == 100

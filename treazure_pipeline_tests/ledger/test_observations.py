@@ -9,7 +9,7 @@ from decimal import Decimal
 import psycopg
 import pytest
 
-from treazure_pipeline.balance_sync import merge as balance_sync_merge
+from treazure_pipeline.balance_sync import readings
 from treazure_pipeline.balance_sync.snapshot import reread_accounts
 from treazure_pipeline.clients.engage_wire import encode_balances
 from treazure_pipeline.connections import Connections
@@ -50,7 +50,7 @@ class Counter:
         began = asked or self.ledger.now()
         balance = self.connections.treazure.account_balance(self.contact, self.account.loyalty_id)
         assert balance is not None
-        return balance_sync_merge.record_account(self.ledger, self.account, self.contact, balance, began, "adjustment")  # type: ignore[arg-type]
+        return readings.record_account(self.ledger, self.account, self.contact, balance, began, "adjustment")  # type: ignore[arg-type]
 
     def claim(self, lease: float = 30) -> Batch:
         """Claim all planned rows for one request."""

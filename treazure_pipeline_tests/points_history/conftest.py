@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from treazure_pipeline.balance_sync import merge
+from treazure_pipeline.balance_sync import readings
 from treazure_pipeline.points_history.refresh import Refreshed, refresh
 from treazure_pipeline.sandbox import LOYALTY_ID
 from treazure_pipeline_tests.balance_sync.shop import Shop, account_of, new_shop, one_sandbox, shop
@@ -74,7 +74,7 @@ class Logs:
         known = Decimal(str(movements[-1]["balance"])) if balance is None else Decimal(balance)
         with self.shop.connect() as connections:
             now = connections.ledger.now()
-            assert merge.record_account(connections.ledger, account_of(connections), contact, known, now, "test")
+            assert readings.record_account(connections.ledger, account_of(connections), contact, known, now, "test")
         self.stub.on(self.history_path(contact), answer(movements))
         program = {"loyaltyPointDefinitionId": LOYALTY_ID, "balance": float(known)}
         self.stub.on(f"{BASE}/{contact}", answer({"loyaltyPrograms": [program]}))

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 
-from treazure_pipeline.balance_sync import merge as balance_sync_merge
+from treazure_pipeline.balance_sync import readings
 from treazure_pipeline.connections import Connections
 from treazure_pipeline_tests.balance_sync.shop import account_of, assert_adds_up, assert_in_step, fetch, merge, send
 from treazure_pipeline_tests.verification.verification_shop import VerificationShop
@@ -28,7 +28,7 @@ def record(connections: Connections, contact: str) -> bool:
     asked = connections.ledger.now()
     balance = connections.treazure.account_balance(contact, account.loyalty_id)
     assert balance is not None
-    return balance_sync_merge.record_account(connections.ledger, account, contact, balance, asked, "run")
+    return readings.record_account(connections.ledger, account, contact, balance, asked, "run")
 
 
 def test_it_is_sent_though_the_master_s_balance_changed_and_came_back(
