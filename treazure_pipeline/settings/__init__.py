@@ -1,0 +1,35 @@
+"""What an operator sets, read from the environment in one place and checked before any work.
+
+`models` has the settings, `values` the kinds of values, `programmes` one programme or those of the YAML file, and
+`loading` reads them. Nothing here is read at import: whoever starts something calls :func:`load_settings`.
+"""
+
+from treazure_pipeline.settings.models import load_console, load_reading, load_receiver, load_settings, load_storage
+from treazure_pipeline.settings.models import (
+    ConsoleSettings,
+    Guards,
+    MasterSettings,
+    Programme,
+    ReadingSettings,
+    ReceiverSettings,
+    Role,
+    Settings,
+    Storage,
+)
+
+__all__ = [
+    "ConsoleSettings",
+    "Guards",
+    "MasterSettings",
+    "Programme",
+    "ReadingSettings",
+    "ReceiverSettings",
+    "Role",
+    "Settings",
+    "Storage",
+    "load_console",
+    "load_reading",
+    "load_receiver",
+    "load_settings",
+    "load_storage",
+]
