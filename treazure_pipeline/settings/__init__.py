@@ -4,7 +4,7 @@
 `loading` reads them. Nothing here is read at import: whoever starts something calls :func:`load_settings`.
 """
 
-from treazure_pipeline.settings.models import load_console, load_reading, load_receiver, load_settings, load_storage
+from treazure_pipeline.settings.loading import load_console, load_reading, load_receiver, load_settings, load_storage
 from treazure_pipeline.settings.models import (
     ConsoleSettings,
     Guards,
@@ -12,10 +12,10 @@ from treazure_pipeline.settings.models import (
     Programme,
     ReadingSettings,
     ReceiverSettings,
-    Role,
     Settings,
     Storage,
 )
+from treazure_pipeline.settings.values import Role
 
 __all__ = [
     "ConsoleSettings",

@@ -6,7 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from treazure_pipeline.settings import _GUARDS, _ONE_PROGRAMME, ConsoleSettings, ReceiverSettings, Settings, _variables
+from treazure_pipeline.settings import ConsoleSettings, ReceiverSettings, Settings
+from treazure_pipeline.settings.loading import variables
+from treazure_pipeline.settings.programmes import GUARDS, ONE_PROGRAMME
 
 ROOT = Path(__file__).parent.parent.parent
 DEPLOY = ROOT / "deploy"
@@ -14,11 +16,11 @@ WITHOUT_TOOLS = "needs the extra deploy-checks: `make test` installs it"
 _FIELDS = {
     variable: model.model_fields[field]
     for model in (Settings, ReceiverSettings, ConsoleSettings)
-    for variable, field in _variables(model).items()
+    for variable, field in variables(model).items()
 }
 SECRETS = {variable for variable, field in _FIELDS.items() if "SecretStr" in repr(field.annotation)}
 _FORM_ADDRESSES = {"TREAZURE_CLIENT", "TREAZURE_ENVIRONMENT", "ENGAGE_CLIENT", "ENGAGE_STAGING"}
-PLAIN = {*_FIELDS, *_ONE_PROGRAMME, *_GUARDS, *_FORM_ADDRESSES, "DAGSTER_WEBSERVER_URL"} - SECRETS
+PLAIN = {*_FIELDS, *ONE_PROGRAMME, *GUARDS, *_FORM_ADDRESSES, "DAGSTER_WEBSERVER_URL"} - SECRETS
 SETTINGS = PLAIN | SECRETS
 
 

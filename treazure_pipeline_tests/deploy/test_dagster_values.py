@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from treazure_pipeline.settings import Settings, _variables
+from treazure_pipeline.settings import Settings
+from treazure_pipeline.settings.loading import variables
 from treazure_pipeline_tests.deploy.shipped import DEPLOY, ROOT
 
 
@@ -55,7 +56,7 @@ def test_every_setting_of_the_instance_is_carried_over(values: dict[str, Any]) -
 def test_the_code_location_has_known_settings_and_its_secrets_as_files(values: dict[str, Any]) -> None:
     [location] = values["dagster-user-deployments"]["deployments"]
     settings = {one["name"]: one["value"] for one in location["env"]}
-    known = {*_variables(Settings), "TREAZURE_LOYALTY_ID"}
+    known = {*variables(Settings), "TREAZURE_LOYALTY_ID"}
     assert {name.removesuffix("_FILE") for name in settings} <= known
     [secret] = [volume["secret"] for volume in location["volumes"]]
     files = {f"/run/secrets/treazure/{item['path']}" for item in secret["items"]}
