@@ -12,7 +12,7 @@ from treazure_pipeline.alerts import state
 from treazure_pipeline.console.access import needed
 from treazure_pipeline.console.app import build_app
 from treazure_pipeline.console.desk import Desk
-from treazure_pipeline.settings import load_console
+from treazure_pipeline.settings import Role, load_console
 from treazure_pipeline_tests.console.conftest import Browser, Console, oidc_settings
 from treazure_pipeline_tests.console.provider import Provider
 
@@ -31,6 +31,30 @@ def test_every_page_names_the_role_it_needs() -> None:
     assert len(routes()) > len(FREE)
     without = {one.path for one in routes() if needed(each.call for each in one.dependant.dependencies) is None}
     assert without == FREE
+
+
+def test_nobody_gets_a_right_without_this_list_being_changed() -> None:
+    found = {
+        f"{method} {one.path}": needed(each.call for each in one.dependant.dependencies)
+        for one in routes()
+        for method in one.methods or ()
+    }
+    lowest = {
+        Role.SERVICE: ["GET /contacts", "POST /contacts", "GET /contacts/{contact}"],
+        Role.APPROVER: [
+            "POST /plans/{programme}/{digest}/approve", "POST /plans/{programme}/{digest}/let-be", "GET /look-ups",
+        ],
+        Role.OPERATOR: ["GET /decisions", "GET /adjustments/{number}"],
+        Role.VIEWER: [
+            "GET /", "GET /plans", "GET /adjustments", "GET /dead-letters", "GET /rejections", "GET /migration",
+        ],
+    }  # fmt: skip
+    said = {route: role for role, routes_of in lowest.items() for route in routes_of}
+    others = {route: role for route, role in found.items() if route.split()[1] not in FREE and route not in said}
+
+    assert {route: found[route] for route in said} == said
+    assert others
+    assert set(others.values()) == {Role.OPERATOR}, "whatever else can be sent is for operators"
 
 
 @pytest.mark.parametrize("path", [route.path for route in routes() if "POST" in (route.methods or ())])
