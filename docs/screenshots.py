@@ -3,7 +3,8 @@
 
 Needs Chromium (the command `chromium`, or its path as the only argument). Runs `treazure-pipeline dev --sandbox` with a
 home of its own, plays some hours of shop life with a few mishaps, runs the sync after each, lets a guard trip, reads
-balances back, migrates the programme once more, and takes the pictures.
+balances back, migrates the programme once more, and takes the pictures. At last a webserver alone shows how three
+programmes look.
 """
 
 from __future__ import annotations
@@ -105,6 +106,14 @@ class Dagster:
         """Ask for something that the client has no method for."""
         answer = httpx.post(self._address, json={"query": query, "variables": variables}, timeout=60)
         return dict(answer.raise_for_status().json()["data"])
+
+    def newest(self, job: str) -> str:
+        """Return the id of the job's newest run."""
+        runs = (
+            "query ($job: String!) { runsOrError(filter: {pipelineName: $job}, limit: 1) "
+            "{ ... on Runs { results { runId } } } }"
+        )
+        return str(self.ask(runs, job=job)["runsOrError"]["results"][0]["runId"])
 
     def backfill(self) -> str:
         """Launch the migration's backfill over all shards, wait for its end, and return its id."""
@@ -225,8 +234,8 @@ def browser(chromium: str, address: str) -> Iterator[Page]:
             yield Page(wire, address)
 
 
-def pictures(page: Page) -> None:
-    """Take all pictures."""
+def pictures(page: Page, run: str) -> None:
+    """Take the pictures of a sync that went well, `run` among them."""
     IMAGES.mkdir(exist_ok=True)
     page.open("overview", "Overview", 900)
     page.run("localStorage.setItem('asset-graph-direction', JSON.stringify('vertical'))")
@@ -242,6 +251,8 @@ def pictures(page: Page) -> None:
     page.take("push-plots", 80, first, 860, page.top("points_total") - 20 - first)
     page.open("assets/balance_diff?view=checks&checkDetail=points_are_conserved", "last_summed_at", 760, 1200)
     page.take("checks", 60, 0, 1140, 760)
+    page.open(f"runs/{run}", "RUN_SUCCESS", 900)
+    page.take("run", 60, 0, 1340, 900)
 
 
 def terminal(page: Page, name: str, text: str) -> None:
@@ -270,7 +281,7 @@ def main() -> None:
             with Sandbox(f"http://127.0.0.1:{sandbox_port}") as box:
                 box.behave(max_requests_per_second=0)
                 play(box, dagster)
-                pictures(page)
+                pictures(page, dagster.newest("hourly_balance_sync"))
                 trip(box)
                 dagster.run("hourly_balance_sync")
                 page.open("assets/balance_diff?view=checks&checkDetail=guards_hold", "what_to_do", 1300, 1300)
@@ -286,12 +297,35 @@ def main() -> None:
                 drift(box, dagster)
                 page.open("assets/engage_balance_verification?view=overview", "seconds_verify", 3000, 1300)
                 page.click("Plots")
-                first = page.top("drift") - 20
-                page.take("verification-plots", 80, first, 860, page.top("master_failed") - 20 - first)
+                first = page.top("outstanding_drift") - 20
+                page.take("verification-plots", 80, first, 860, 600)
                 roster = {"ops": {"migration_roster": {"config": {"although_loaded": True}}}}
                 dagster.run("prepare_migration", roster)
                 page.open(f"runs/b/{dagster.backfill()}", "100% completed", 480, 1300)
                 page.take("backfill", 60, 0, 1240, 330)
+    three_programmes(chromium)
+
+
+def three_programmes(chromium: str) -> None:
+    """Take a picture of the groups of three programmes, two of which are migrated; nothing runs."""
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
+        listed = Path(home) / "programmes.yaml"
+        listed.write_text(
+            "- {name: club, loyalty_id: CLUB, migrated: true}\n"
+            "- {name: outlet, loyalty_id: OUTLET, definition_id: 2, migrated: true}\n"
+            "- {name: staff, loyalty_id: STAFF, definition_id: 3}\n"
+        )
+        alone = {"TREAZURE_LOYALTY_ID", "ENGAGE_DEFINITION_ID"}
+        environment = {name: value for name, value in sandbox.settings(port).items() if name not in alone}
+        environment |= {"TREAZURE_PIPELINE_PROGRAMMES": str(listed), "DAGSTER_HOME": home}
+        command = [sys.executable, "-m", "dagster_webserver", "-m", "treazure_pipeline.definitions", "-p", str(port)]
+        with running(command, environment), browser(chromium, address) as page:
+            until(lambda: httpx.get(f"{address}/server_info").is_success)
+            page.open("asset-groups", "staff_point_migration", 620)
+            page.click("Skip")
+            page.take("three-programmes", 60, 0, 1340, 620)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def list_(*, states: tuple[str, ...], limit: int, as_json: bool) -> None:
         output.print_json({"status": "ok", "states": {state: getattr(counts, state) for state in STATES},
                            "adjustments": rows, "dead_letters": letters})  # fmt: skip
         return
-    output.console().print(_verdict(counts), style="bold", soft_wrap=True)
+    output.verdict(_verdict(counts))
     for row in rows:
         points = "" if row["amount"] is None else f"  {Decimal(row['amount']):+,} points"
         _print(row, f"{row['id']}  {row['state']}{points}")

@@ -65,12 +65,6 @@ class SyncReport:
     pushed: Pushed | None = None
     sides: list[Sides] = field(default_factory=list)
 
-    @property
-    def sentence(self) -> str | None:
-        """The sentence of the last step that came to its end, None where none did."""
-        last = self.pushed or self.diff or self.snapshot
-        return None if last is None else last.sentence
-
     def figures(self, *, held: bool) -> dict[str, Any]:
         """Return window, counts, points and seconds; where the guards `held` the run back, what they kept."""
         found: dict[str, Any] = {}

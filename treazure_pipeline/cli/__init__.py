@@ -142,8 +142,13 @@ def commands(*, debug: bool) -> None:
 
     Settings are read from the environment; `treazure-pipeline doctor` says what is missing.
     """
+    handler = logging.StreamHandler()
+    if not debug:  # what Dagster has taken into the log of a run is read there
+        handler.addFilter(lambda record: not hasattr(record, "dagster_meta"))
     logging.basicConfig(
-        level=logging.DEBUG if debug else logging.WARNING, format="%(asctime)s %(levelname)s %(message)s"
+        level=logging.DEBUG if debug else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(message)s",
+        handlers=[handler],
     )
     # These write whole addresses, and what they have to say is in our own errors.
     logging.getLogger("httpx").setLevel(logging.WARNING)

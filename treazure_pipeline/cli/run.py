@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -34,7 +32,6 @@ VERIFICATION = (
     "outstanding_missing", "will_not_heal", "oldest_drift_hours", "round", "round_share", "least_lately_verified_hours",
     "master_read", "master_recorded", "master_differs", "master_failed",
 )  # fmt: skip
-_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 MIGRATING = (
     "The programme is migrating: its changes were recorded and nothing was sent. "
     "`treazure-pipeline run migration` goes on with it."
@@ -101,12 +98,7 @@ def adjustments(ctx: click.Context, *, as_json: bool) -> None:
     if as_json:
         output.print_json(result)
     else:
-        table = Table("Adjustments", "", box=None)
-        for name in ("status", *ADJUSTMENTS):
-            table.add_row(name.replace("_", " "), str(result.get(name, "")))
-        output.console().print(table)
-        if "error" in result:
-            output.error(result["error"])
+        print_results([{"programme": "adjustments", **result}], ADJUSTMENTS)
     ctx.exit(exit_code)
 
 
@@ -276,8 +268,6 @@ def _sync_figures(ran: Ran) -> dict[str, Any]:
     outcome = ran.outcome
     pushed = ran.of(Pushed)
     report = SyncReport(ran.of(Snapshot), ran.of(Diff), pushed, ran.of(list) or [])
-    if report.sentence is not None:
-        outcome["summary"] = report.sentence
     if outcome["status"] == "ok" and pushed is not None and pushed.migrating:
         outcome |= {"status": "migrating", "note": MIGRATING}
     return report.figures(held=outcome["status"] == "held") | outcome
@@ -289,17 +279,14 @@ def _shown(results: Sequence[dict[str, Any]], names: Sequence[str], *, as_json: 
 
 
 def print_results(results: Sequence[dict[str, Any]], names: Sequence[str] = FIGURES) -> None:
-    """Print what each programme came to in a sentence, then one column per programme."""
+    """Print what each programme came to in a sentence, then one column per programme with what was counted."""
     for result in results:
-        if "summary" in result:
-            output.console().print(f"{result['programme']}: {result['summary']}", style="bold", soft_wrap=True)
+        output.verdict(f"{result['programme']}: {result.get('summary', result['status'])}")
     table = Table("", *(result["programme"] for result in results), box=None)
     for name in ("status", *names):
         cells = [result.get(name) for result in results]
-        table.add_row(
-            name.replace("_", " "),
-            *map(_cell, cells),
-        )
+        if any(cell is not None for cell in cells):
+            table.add_row(name.replace("_", " "), *map(output.cell, cells))
     output.console().print(table)
     for result in results:
         if "first_send" in result:
@@ -308,14 +295,6 @@ def print_results(results: Sequence[dict[str, Any]], names: Sequence[str] = FIGU
             output.error(result["error"])
         if "note" in result:
             output.say(f"{result['programme']}: {result['note']}")
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, str) and _NUMBER.fullmatch(value):
-        return f"{Decimal(value):,}"
-    return f"{value:,}" if isinstance(value, int | float) else str("" if value is None else value)
 
 
 def _print_first_send(result: dict[str, Any]) -> None:

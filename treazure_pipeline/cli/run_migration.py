@@ -114,15 +114,14 @@ def run_migration(
 
 
 def print_migrations(results: Sequence[dict[str, Any]]) -> None:
-    """Print one column per programme."""
+    """Print what each programme's migration came to in a sentence, then one column per programme."""
+    for result in results:
+        output.verdict(f"{result['programme']}: {result.get('summary', result['status'])}")
     table = Table("Migration", *(result["programme"] for result in results), box=None)
     for name in ("status", *SHOWN):
         if any(name in result for result in results):
             cells = [result.get(name, "") for result in results]
-            table.add_row(
-                name.replace("_", " "),
-                *(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in cells),
-            )
+            table.add_row(name.replace("_", " "), *map(output.cell, cells))
     output.console().print(table)
     for result in results:
         if "error" in result:

@@ -31,6 +31,7 @@ class _Hearing(Listener):
 
     def __init__(self, progressed: Callable[[int, int], None] | None) -> None:
         self._progressed = progressed
+        self.sentences: list[str] = []
         self.reports: list[object] = []
         self.failures: list[PipelineError] = []
 
@@ -38,6 +39,10 @@ class _Hearing(Listener):
         """Pass it on."""
         if self._progressed is not None:
             self._progressed(rows, total)
+
+    def told(self, sentence: str) -> None:
+        """Keep it."""
+        self.sentences.append(sentence)
 
     def reported(self, report: object) -> None:
         """Keep it."""
@@ -50,10 +55,11 @@ class _Hearing(Listener):
 
 @dataclass(frozen=True)
 class Ran:
-    """A run that has ended: what its use cases reported, and what went wrong."""
+    """A run that has ended: what its steps said and its use cases reported, and what went wrong."""
 
     run_id: str
     success: bool
+    sentences: Sequence[str]
     reports: Sequence[object]
     failures: Sequence[PipelineError]
 
@@ -68,12 +74,14 @@ class Ran:
 
     @property
     def outcome(self) -> dict[str, Any]:
-        """`status`, `exit_code`, and `error` where it is not ok."""
+        """`status`, `exit_code`, the last step's `summary` if there is one, and `error` where it is not ok."""
         error = self.failures[-1] if self.failures else None
         waits = None if error is None else _WAITS.get(error.exit_code)
+        told = {"summary": self.sentences[-1]} if self.sentences else {}
         if self.success and waits is None:
-            return {"status": "ok", "exit_code": 0}
+            return {"status": "ok", "exit_code": 0, **told}
         return {
+            **told,
             "status": waits or ("busy" if isinstance(error, BusyError) else "failed"),
             "error": str(error) if error is not None else "The run failed; its log in Dagster says why.",
             "exit_code": error.exit_code if error is not None else 1,
@@ -104,7 +112,7 @@ def run_job(
     job = build_definitions(settings, connect).resolve_job_def(name)
     location = visibility.location(dagster, names_of(settings).of(ALERT_SENSOR))
     run_id, success = _execute(job, dagster, ops, partition, location)
-    return Ran(run_id, success, hearing.reports, hearing.failures)
+    return Ran(run_id, success, hearing.sentences, hearing.reports, hearing.failures)
 
 
 def _execute(

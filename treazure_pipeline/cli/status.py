@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 import click
 from rich.table import Table
 
+from treazure_pipeline import phrases
 from treazure_pipeline.terminal import output
+
+if TYPE_CHECKING:
+    from treazure_pipeline.adjustments.queue import QueueFigures
+    from treazure_pipeline.ledger.figures import Status
+    from treazure_pipeline.verification.rounds import Standing
 
 
 @click.command("status")
@@ -39,54 +46,79 @@ def command(*, names: tuple[str, ...], as_json: bool) -> None:
         output.print_json({"status": "ok", "programmes": programmes_found, "adjustments": asdict(queued),
                             "alerts": [asdict(alert) for alert in wrong]})  # fmt: skip
         return
-    table = Table("", *(status.programme for status, _ in found), box=None)
-    rows = [
-        {
-            "mode": status.mode,
-            "a run is under way": "yes" if running else "no",
-            "last window": f"{_time(status.window_from)} to {_time(status.window_to)}",
-            "covered without a hole until": f"{_time(status.covered_until)}{_ago(status.now, status.covered_until)}",
-            "holes in the coverage": f"{status.holes:,}",
-            "all balances asked for": f"{_time(status.full_asked)}{_ago(status.now, status.full_asked)}",
-            "pending": f"{status.pending:,}",
-            "  of these held until their next try": f"{status.held:,}",
-            "  refused by Engage": f"{status.refused:,}",
-            "  gone (unknown to Engage for 30 days)": f"{status.gone:,}",
-            "  below zero, held until approved": f"{status.negative:,}",
-            "  oldest since": f"{_time(status.oldest_pending)}{_ago(status.now, status.oldest_pending)}",
-            "a plan waits for approval": status.plan or "no",
-            "requests under way": f"{status.in_doubt:,}",
-            "rejected rows of exports": f"{status.rejected:,}",
-            "vanished from the last full export": f"{status.vanished:,}",
-            "to be read once more": f"{status.rereads:,}",
-            "  of these could not be read yet": f"{status.rereads_failed:,}",
-            "points in total": f"{status.points_total:,}",
-            "last accepted by Engage": f"{_time(status.last_sent)}{_ago(status.now, status.last_sent)}",
-            "last read back from Engage": f"{_time(standing.last_run)}{_ago(standing.now, standing.last_run)}",
-            "  all of the programme since": f"{_time(standing.read_through_from)}"
-            f"{_ago(standing.now, standing.read_through_from)}",
-            "  Engage shows another balance": f"{standing.drift:,}",
-            "  Engage has no account": f"{standing.missing:,}",
-            "  of these will not heal": f"{standing.will_not_heal:,}",
-        }
-        for (status, running), standing in zip(found, standings, strict=True)
-    ]
-    for name in rows[0]:
-        table.add_row(name, *(row[name] for row in rows))
-    output.console().print(table)
+    for (status, running), standing in zip(found, standings, strict=True):
+        output.verdict(f"{status.programme}: {_verdict(status, standing)}")
+        output.console().print(_figures(status, standing, running=running))
+        output.say("")
     for alert in wrong:
         output.say(f"Alert since {_time(alert.began)}: {alert.title}")
-    table = Table("Adjustments", "", box=None)
+    _print_adjustments(queued)
+
+
+def _verdict(status: Status, standing: Standing) -> str:
+    """Say what a person should know first: what waits, for whom, and what differs."""
+    if status.covered_until is None:
+        return "nothing has been fetched yet"
+    differing = standing.drift + standing.missing
+    found = [
+        "migrating, so nothing is sent" if status.mode == "migrating" else "",
+        f"plan {status.plan} waits for approval" if status.plan else "",
+        phrases.counted(status.holes, "hole") + " in what was fetched" if status.holes else "",
+        phrases.counted(status.pending, "balance waits", "balances wait") + " to be sent" if status.pending else "",
+        phrases.counted(status.rejected, "row is", "rows are") + " rejected" if status.rejected else "",
+        phrases.counted(differing, "balance differs", "balances differ") + " in Engage" if differing else "",
+    ]
+    return phrases.sentence(found) or f"Engage has all that is known; fetched until {_time(status.covered_until)}"
+
+
+def _figures(status: Status, standing: Standing, *, running: bool) -> Table:
+    table = Table("all times are UTC", "", box=None, header_style="dim")
+    for name, value in {
+        "mode": status.mode,
+        "a run is under way": running,
+        "last window": f"{_time(status.window_from)} to {_time(status.window_to)}",
+        "covered without a hole until": f"{_time(status.covered_until)}{_ago(status.now, status.covered_until)}",
+        "holes in the coverage": status.holes,
+        "all balances asked for": f"{_time(status.full_asked)}{_ago(status.now, status.full_asked)}",
+        "pending": status.pending,
+        "  of these held until their next try": status.held,
+        "  refused by Engage": status.refused,
+        "  gone (unknown to Engage for 30 days)": status.gone,
+        "  below zero, held until approved": status.negative,
+        "  oldest since": f"{_time(status.oldest_pending)}{_ago(status.now, status.oldest_pending)}",
+        "a plan waits for approval": status.plan or "no",
+        "requests under way": status.in_doubt,
+        "rejected rows of exports": status.rejected,
+        "vanished from the last full export": status.vanished,
+        "to be read once more": status.rereads,
+        "  of these could not be read yet": status.rereads_failed,
+        "points in total": status.points_total,
+        "last accepted by Engage": f"{_time(status.last_sent)}{_ago(status.now, status.last_sent)}",
+        "last read back from Engage": f"{_time(standing.last_run)}{_ago(standing.now, standing.last_run)}",
+        "  all of the programme since": f"{_time(standing.read_through_from)}"
+        f"{_ago(standing.now, standing.read_through_from)}",
+        "  Engage shows another balance": standing.drift,
+        "  Engage has no account": standing.missing,
+        "  of these will not heal": standing.will_not_heal,
+    }.items():
+        table.add_row(name, output.cell(value))
+    return table
+
+
+def _print_adjustments(queued: QueueFigures) -> None:
+    persons = phrases.some(uncertain=queued.uncertain, rejected=queued.rejected, dead_letters=queued.dead_letters)
+    told = f"{phrases.sentence(persons)}, for a person to look at" if persons else "nothing waits for a person"
+    output.verdict(f"adjustments: {told}")
+    table = Table("", "", box=None, show_header=False)
     for state, count in asdict(queued).items():
         if isinstance(count, int):
-            table.add_row(state.replace("_", " "), f"{count:,}")
+            table.add_row(state.replace("_", " "), output.cell(count))
     table.add_row("oldest unfinished", f"{timedelta(seconds=round(queued.oldest_seconds))}")
-    output.say("")
     output.console().print(table)
 
 
 def _time(moment: datetime | None) -> str:
-    return "never" if moment is None else f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+    return "never" if moment is None else f"{moment:%Y-%m-%d %H:%M}"
 
 
 def _ago(now: datetime, moment: datetime | None) -> str:

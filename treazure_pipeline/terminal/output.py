@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from typing import Any, TypeVar
 
 import click
@@ -16,6 +18,7 @@ from treazure_pipeline import people
 JSON = "treazure_pipeline.json"
 
 _WHOLE = 10_000
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -53,6 +56,20 @@ def progress() -> Console:
 def say(message: str) -> None:
     """Print a line of the result as it stands."""
     console().print(message, soft_wrap=True)
+
+
+def verdict(message: str) -> None:
+    """Print the line that says how things are, before the figures."""
+    console().print(message, style="bold", soft_wrap=True)
+
+
+def cell(value: object) -> str:
+    """Return a value as a table has it: thousands apart, also in numbers that are texts to stay exact."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        return f"{Decimal(value):,}"
+    return f"{value:,}" if isinstance(value, int | float | Decimal) else str("" if value is None else value)
 
 
 def error(message: str) -> None:

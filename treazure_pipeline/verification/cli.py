@@ -54,9 +54,8 @@ def _plain(one: Explanation) -> dict[str, Any]:
 
 
 def _print(one: Explanation) -> None:
-    output.say(f"{one.contact} in programme {one.programme}")
-    output.console().print(one.verdict, style="bold", soft_wrap=True)
-    output.say("All times are UTC.")
+    output.verdict(one.verdict)
+    output.say(f"{one.contact} in programme {one.programme}; all times are UTC.")
     for event in one.events:
         of = f"  (run {event.run_id[:_SHORT]})" if event.run_id else ""
         output.say(f"\n{event.at:%Y-%m-%d %H:%M:%S}  {event.kind.replace('_', ' ')}{of}")

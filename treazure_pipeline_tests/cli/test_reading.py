@@ -38,6 +38,15 @@ def test_the_database_s_address_is_enough_to_read(lived: Reader, run: Run) -> No
     assert [row["state"] for row in adjustments] == ["rejected", "done"]
 
 
+def test_status_begins_with_what_waits_and_fits_80_columns(lived: Reader, run: Run) -> None:
+    shown = run("status", TREAZURE_PIPELINE_DATABASE_URL=lived.adjustment_shop.database_url, COLUMNS="80")
+
+    lines = shown.stdout.splitlines()
+    assert lines[0].startswith("points: 2 balances wait to be sent, ")
+    assert max(map(len, lines[1:])) <= 80
+    assert "adjustments: 1 rejected, for a person to look at" in lines
+
+
 def test_reading_with_another_name_for_the_programme_does_not_rename_it(lived: Reader, run: Run) -> None:
     (status,) = printed(
         run, "status", TREAZURE_PIPELINE_DATABASE_URL=lived.adjustment_shop.database_url, PROGRAMME_NAME="other",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import dagster as dg
 import pytest
 
 from treazure_pipeline.definitions import build_definitions
-from treazure_pipeline_tests import materializations
+from treazure_pipeline_tests import materializations, processes
 from treazure_pipeline_tests.balance_sync.shop import Shop
 
 JOBS = {
@@ -80,3 +81,18 @@ def test_a_failure_begins_with_a_sentence_and_names_its_error(
     failure = event.step_failure_data.user_failure_data
     assert str(failure.description).startswith(begins)
     assert failure.metadata["error"].value == "AuthenticationError"
+
+
+def test_what_stands_in_a_run_s_log_is_not_printed_by_its_command_too(shop: Shop, tmp_path: Path) -> None:
+    (tmp_path / "dagster.yaml").write_text(
+        "python_logs: {managed_python_loggers: [treazure_pipeline], python_log_level: INFO}\n"
+    )
+    environment = {**os.environ, **shop.variables, "DAGSTER_HOME": str(tmp_path)}
+    shop.sandbox.set_fault("lost_after", count=1)
+    ran = processes.command("run", "balance-sync", environment=environment)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.splitlines()[0].startswith("points: ")
+    assert not [line for line in ran.stderr.splitlines() if "WARNING" in line or "INFO" in line]
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        (run,) = instance.get_runs()
+        assert "no complete answer" in str([entry.user_message for entry in instance.all_logs(run.run_id)])

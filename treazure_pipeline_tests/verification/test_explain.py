@@ -202,8 +202,8 @@ def test_the_command_takes_any_case_and_prints_the_timeline(
     result = call("explain", contact.upper(), DAGSTER_WEBSERVER_URL="http://dagster.example/", COLUMNS="80")
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
-    assert lines[0] == f"{contact} in programme points"
-    assert lines[1].startswith("Engage holds what Treazure has: ")
+    assert lines[0].startswith("Engage holds what Treazure has: ")
+    assert lines[1] == f"{contact} in programme points; all times are UTC."
     assert [line.split()[2] for line in lines[2:] if line.startswith("20")] == ["observed", "sent", "read"]
     assert max(len(line) for line in lines[2:]) <= 80
     assert "http://dagster.example/runs/" in result.stdout
