@@ -325,7 +325,7 @@ def three_programmes(chromium: str) -> None:
             until(lambda: httpx.get(f"{address}/server_info").is_success)
             page.open("asset-groups", "staff_point_migration", 620)
             page.click("Skip")
-            page.take("three-programmes", 60, 0, 1340, 620)
+            page.take("three-programmes", 240, 0, 1160, 620)
 
 
 if __name__ == "__main__":
