@@ -118,7 +118,7 @@ RIGHT: dict[str, Callable[[Any, Reader], None]] = {
     "Points that expire within 30 days": expiring,
     "How far both systems agree": agree,
     "What is rejected, and why": rejected,
-    "How adjustments fare": fare,
+    "How adjustments do": fare,
     "The last runs": runs,
     "Points outstanding as a DataFrame": liability_frame,
     "The largest changes of a week": largest,
