@@ -48,6 +48,9 @@ def server() -> Iterator[str]:
         shutil.rmtree(home, ignore_errors=True)
 
 
+_TOLD_EVERY = 100
+
+
 @dataclass(frozen=True)
 class _Task:
     """The seeds of one process."""
@@ -128,6 +131,12 @@ def main() -> int:
 def _report(tasks: Sequence[_Task], first: int) -> int:
     played = violations = 0
     began = time.perf_counter()
+
+    def tell() -> None:
+        took = time.perf_counter() - began
+        sys.stdout.write(f"{played} stories from seed {first}, {violations} violations, {took:.0f} s\n")
+        sys.stdout.flush()
+
     for _, what in _all(tasks):
         played += 1
         if what:
@@ -136,8 +145,9 @@ def _report(tasks: Sequence[_Task], first: int) -> int:
             sys.stdout.flush()
             if not tasks[0].keep_on:
                 break
-    took = time.perf_counter() - began
-    sys.stdout.write(f"{played} stories from seed {first}, {violations} violations, {took:.0f} s\n")
+        if played % _TOLD_EVERY == 0:
+            tell()
+    tell()
     return 1 if violations else 0
 
 
