@@ -164,16 +164,16 @@ def _compare(box: Sandbox) -> bool:
     found, report = box.differences(), box.report()
     table = Table("", "", box=None)
     for name, value in {
-        "contacts compared": f"{found['compared']:,}",
-        "differing balances": f"{found['differing']:,}",
+        "contacts compared": found["compared"],
+        "differing balances": found["differing"],
         "points in Treazure": found["treazure_total"],
         "points in Engage": found["engage_total"],
-        "members that Engage does not know (kept, tried again later)": f"{found['unknown_to_engage']:,}",
+        "members that Engage does not know (kept, tried again later)": found["unknown_to_engage"],
         "most requests in any second (Engage's clock)": report["largest_in_one_second"],
         "requests about one balance that overlapped": report["overlaps"]["count"],
         "balances sent that were older than the newest": report["stale_amounts"]["count"],
     }.items():
-        table.add_row(name, str(value))
+        table.add_row(name, output.cell(value))
     output.say("")
     output.say("What both systems hold now")
     output.console().print(table)
