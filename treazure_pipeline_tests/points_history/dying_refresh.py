@@ -22,7 +22,7 @@ POINTS: dict[str, tuple[Any, str, bool]] = {
     "when_a_log_s_new_rows_are_written": (store, "_copy", True),
     "before_a_log_s_commit": (store, "_count_months", True),
     "after_a_log_was_stored": (store, "replace", True),
-    "in_the_middle_of_a_file": (export, "_batches", True),
+    "in_the_middle_of_a_file": (export, "_table", True),
     "between_two_files": (export._Target, "write", True),  # noqa: SLF001
 }
 
