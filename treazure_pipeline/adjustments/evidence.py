@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from treazure_pipeline.adjustments.queue import SHORTEST_PREFIX, Returned
 from treazure_pipeline.clients import wire
-from treazure_pipeline.clients.points_log import lost, reaches
+from treazure_pipeline.clients.points_log import lost, reaches, sum_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -86,6 +86,8 @@ def decide(call: Call, reading: Reading, *, others: Collection[str], proved: boo
         return Verdict("undecided", f"the account can't be read: {reading.account_failure}")
     if not reaches(reading.movements, reading.balance):
         return Verdict("undecided", "the history does not reach up to the account's balance")
+    if _begins_too_late(reading, call):
+        return Verdict("undecided", "the history does not add up to the account's balance and begins after the call")
     missing = lost(reading.movements, reading.unreadable, reading.balance)
     if missing is not None:
         return Verdict("undecided", str(missing))
@@ -123,15 +125,24 @@ def returned(receipt: str, movements: Sequence[Movement]) -> Returned:
     return Returned("shortened", length) if length else Returned("absent", 0)
 
 
+def _begins_too_late(reading: Reading, call: Call) -> bool:
+    """Tell whether the call may be among the movements that a log lacks before its oldest one."""
+    if sum_of(reading.movements) == (reading.balance or 0):
+        return False
+    return all(movement.date_time >= _began(call) - _SINCE for movement in reading.movements)
+
+
+def _began(call: Call) -> datetime:
+    return min(call.since or call.asked, call.asked)
+
+
 def _may_be(movement: Movement, call: Call, others: Collection[str]) -> bool:
     """Tell whether a movement could be this call's, under a receipt that nothing explains."""
     if movement.amount != call.amount or movement.transaction_type in wire.INFORMATIONAL:
         return False
     shown = folded(movement.receipt_nr)
     since = _SINCE if shown else _SINCE_WITHOUT_RECEIPT
-    return movement.date_time >= min(call.since or call.asked, call.asked) - since and not _anothers(
-        shown, call, others
-    )
+    return movement.date_time >= _began(call) - since and not _anothers(shown, call, others)
 
 
 def _anothers(shown: str, call: Call, others: Collection[str]) -> bool:

@@ -32,7 +32,7 @@ def sum_of(movements: Sequence[Movement]) -> Decimal:
 
 def balance_of(movements: Sequence[Movement]) -> Decimal:
     """Return the balance that a log leads to: by the chain of its balances, else by the newest of `oldest_first`."""
-    ends = _ends(movements)
+    _, ends = _loose_ends(movements)
     if len(ends) == 1:
         return ends[0]
     newest = (one.balance for one in reversed(_moving(movements)) if one.balance is not None)
@@ -40,9 +40,17 @@ def balance_of(movements: Sequence[Movement]) -> Decimal:
 
 
 def reaches(movements: Sequence[Movement], balance: Decimal | None) -> bool:
-    """Tell whether a log is complete up to a balance: its amounts add up to it, or its newest movement left it."""
+    """Tell whether a log is complete up to a balance: its amounts add up to it, or its newest movement left it.
+
+    In the second case only its oldest movements may be missing, so the chain of its balances begins with the oldest
+    that is there. Where it begins with another one, a movement before that is not shown yet.
+    """
     now = balance or Decimal(0)
-    return sum_of(movements) == now or _ends(movements) == [now]
+    if sum_of(movements) == now:
+        return True
+    begins, ends = _loose_ends(movements)
+    oldest = oldest_first(_moving(movements))[:1]
+    return ends == [now] and begins == [one.balance - one.amount for one in oldest if one.balance is not None]
 
 
 def lost(movements: Sequence[Movement], unreadable: Sequence[Unreadable], balance: Decimal | None) -> Unreadable | None:
@@ -56,12 +64,15 @@ def _moving(movements: Sequence[Movement]) -> list[Movement]:
     return [movement for movement in movements if movement.transaction_type not in wire.INFORMATIONAL]
 
 
-def _ends(movements: Sequence[Movement]) -> list[Decimal]:
-    """Return the balances that a movement left and none began with: one, that of the newest, where none is missing."""
+def _loose_ends(movements: Sequence[Movement]) -> tuple[list[Decimal], list[Decimal]]:
+    """Return the balances with which a movement began and that none left, and those that one left and none began with.
+
+    One of each, that before the oldest and that of the newest, where none between them is missing.
+    """
     left: Counter[Decimal] = Counter()
     for movement in _moving(movements):
         if movement.balance is None:
-            return []
+            return [], []
         left[movement.balance] += 1
         left[movement.balance - movement.amount] -= 1
-    return list(left.elements())
+    return list((-left).elements()), list(left.elements())

@@ -55,6 +55,30 @@ def test_what_counts_as_evidence() -> None:
     assert verdict(log((5, receipt_of("an event that this ledger has lost")))) == "absent"
 
 
+@pytest.mark.parametrize(
+    ("days", "steps", "outcome"),
+    [
+        (3, [(0, 0), (10, 15)], "undecided"),
+        (3, [(8, 8), (-8, 0), (10, 15)], "undecided"),
+        (0, [(10, 15)], "undecided"),
+        (3, [(8, 8), (10, 18)], "absent"),
+        (3, [(8, 108), (10, 118)], "absent"),
+    ],
+)
+def test_a_history_that_shows_later_movements_first_proves_nothing(
+    days: int, steps: list[tuple[int, int]], outcome: str
+) -> None:
+    """The call's own movement, of 5, is not shown yet; in the last two there is none."""
+    earlier = [NOW - timedelta(days=days, hours=-place) for place in range(len(steps) - 1)]
+    moments = [*earlier, NOW + timedelta(seconds=9)]
+    movements = [
+        Movement(moment, Decimal(amount), "Load", Decimal(left), receipt_nr=f"S-{left}")
+        for moment, (amount, left) in zip(moments, steps, strict=True)
+    ]
+    reading = Reading(NOW + timedelta(hours=1), movements, Decimal(steps[-1][1]))
+    assert decide(CALL, reading, others=[OTHER], proved=True, wait=60).outcome == outcome
+
+
 def test_what_could_not_be_read_or_does_not_reach_the_account_proves_nothing() -> None:
     late = NOW + timedelta(hours=1)
     for reading in (
@@ -66,7 +90,7 @@ def test_what_could_not_be_read_or_does_not_reach_the_account_proves_nothing() -
         assert decide(CALL, reading, others=[], proved=True, wait=60).outcome == "undecided"
     found = Reading(late, log((5, RECEIPT)), account_failure="500")
     assert decide(CALL, found, others=[], proved=True, wait=60).outcome == "happened"
-    cut = Reading(late, log((9, "S-1"), (3, "S-2"))[1:], Decimal(12))
+    cut = Reading(late, log((9, "S-1"), (3, "S-2"), seconds=-90_000)[1:], Decimal(12))
     assert decide(CALL, cut, others=[], proved=True, wait=60).outcome == "absent"
 
 
@@ -78,7 +102,7 @@ def test_a_movement_that_cannot_be_read_proves_nothing_unless_it_shows_the_recei
         reading = Reading(late, movements, balance, unreadable=unreadable)
         return decide(CALL, reading, others=[OTHER], proved=True, wait=60).outcome
 
-    reached_by_the_chain = log((2, "S-0"), (3, "S-1"), (3, "S-2"))[1:]
+    reached_by_the_chain = log((2, "S-0"), (3, "S-1"), (3, "S-2"), seconds=-90_000)[1:]
     assert outcome(reached_by_the_chain, "S-0") == "undecided"
     assert outcome(reached_by_the_chain, "S-0", moves=False) == "absent"
     assert outcome(log((8, "S-1")), "S-0") == "absent"

@@ -150,6 +150,36 @@ def test_a_movement_is_lost_only_where_the_others_do_not_add_up_without_it() -> 
     assert lost(voucher.movements, voucher.unreadable, Decimal(12)) is None
 
 
+def chain(*steps: tuple[int, int], since: int = 1) -> list[Movement]:
+    """Movements of an amount that each left a balance, a day apart."""
+    moves = [
+        GOOD | {"dateTime": f"2026-03-{since + day:02}T10:00:00Z", "amount": amount, "balance": balance}
+        for day, (amount, balance) in enumerate(steps)
+    ]
+    return log(*moves).movements
+
+
+@pytest.mark.parametrize(
+    ("steps", "complete"),
+    [
+        ([(5, 5), (10, 15)], True),
+        ([(3, 103), (10, 113)], True),  # the oldest are not shown any more
+        ([(10, 15)], True),
+        ([(5, 5), (10, 22)], False),  # one of 7 between them is not shown yet
+        ([(0, 0), (10, 17)], False),
+        ([(5, 5), (-5, 0), (10, 17)], False),
+        ([(5, 105), (-5, 100), (10, 117)], False),
+        ([(5, 5), (10, 15), (7, 22)], True),
+    ],
+)
+def test_a_log_reaches_a_balance_only_where_no_movement_within_it_is_missing(
+    steps: list[tuple[int, int]], *, complete: bool
+) -> None:
+    movements = chain(*steps)
+    assert reaches(movements, Decimal(steps[-1][1])) is complete
+    assert not reaches(movements, Decimal(steps[-1][1] + 1))
+
+
 def test_the_balance_of_a_log_is_that_of_the_movement_posted_last_whatever_its_time() -> None:
     sale = GOOD | {"dateTime": "2026-03-02T10:00:00Z", "amount": 10, "balance": 15}
     late = GOOD | {"dateTime": "2026-02-01T10:00:00Z", "amount": 2, "balance": 17}

@@ -18,6 +18,7 @@ from treazure_pipeline.settings import load_settings
 from treazure_pipeline.terminal import instance
 from treazure_pipeline_tests import processes
 from treazure_pipeline_tests.balance_sync.shop import Shop
+from treazure_pipeline_tests.materializations import figures
 
 SYNC, VERIFY, PRUNE = "hourly_balance_sync", "verify_balances", "prune_history"
 MIGRATION = ("prepare_migration", "finish_migration")
@@ -54,7 +55,7 @@ class History:
         """Run the job on this instance; returns how many runs it says it has deleted."""
         job = build_definitions(self.shop.settings(**changes)).resolve_job_def(PRUNE)
         (shown,) = job.execute_in_process(instance=self.dagster).asset_materializations_for_node("ledger_history")
-        return int(str(shown.metadata["deleted_runs"].value))
+        return int(figures(shown)["deleted_runs"])
 
     def runs(self, job: str) -> set[str]:
         return set(self.dagster.get_run_ids(dg.RunsFilter(job_name=job)))
