@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from treazure_pipeline.ledger.store import Account, Ledger
 
-SLICE_ROWS = 500_000
+SLICE_ROWS = 1_000_000
 _SMALL_SHARE = 0.2
 _SAMPLE_ROWS = 100_000
 
