@@ -1,10 +1,10 @@
 # ruff: noqa: INP001 - a script, not a package
 """Remake the pictures in docs/images from real runs on the sandbox: `.venv/bin/python docs/screenshots.py`.
 
-Needs Chromium (the command `chromium`, or its path as the only argument). Runs `treazure-pipeline dev --sandbox` with a
-home of its own, plays some hours of shop life with a few mishaps, runs the sync after each, lets a guard trip, reads
-balances back, migrates the programme once more, and takes the pictures. At last a webserver alone shows how three
-programmes look.
+Needs Chromium (the command `chromium`, or its path as the only argument). Runs the sandbox, and `treazure-pipeline dev`
+on it with a home of its own, plays some hours of shop life with a few mishaps, runs the sync after each, lets a guard
+trip, reads balances back, migrates the programme once more, and takes the pictures. At last webservers alone show how
+three programmes look, and two retailers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -273,9 +273,12 @@ def main() -> None:
     command = str(Path(sys.executable).with_name("treazure-pipeline"))
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
         Path(home).chmod(0o755)  # the embedded server runs as another user where this runs as root
-        ports = ["--port", str(ui_port), "--sandbox-port", str(sandbox_port)]
-        environment = QUICK | {"TREAZURE_PIPELINE_HOME": home}
-        with running([command, "dev", "--sandbox", *ports], environment), browser(chromium, address) as page:
+        environment = sandbox.settings(sandbox_port) | QUICK | {"TREAZURE_PIPELINE_HOME": home}
+        with (
+            running([command, "sandbox", "--port", str(sandbox_port)]),
+            running([command, "dev", "--port", str(ui_port)], environment),
+            browser(chromium, address) as page,
+        ):
             until(lambda: httpx.get(f"{address}/server_info").is_success)
             dagster = Dagster(ui_port)
             with Sandbox(f"http://127.0.0.1:{sandbox_port}") as box:
@@ -286,8 +289,7 @@ def main() -> None:
                 dagster.run("hourly_balance_sync")
                 page.open("assets/balance_diff?view=checks&checkDetail=guards_hold", "what_to_do", 1300, 1300)
                 page.take("guard", 60, 0, 1240, 1300)
-                own_home = {"TREAZURE_PIPELINE_HOME": str(Path(home) / "sandbox")}  # of `dev --sandbox`
-                settings = os.environ | sandbox.settings(sandbox_port) | environment | own_home
+                settings = os.environ | environment
                 shown = subprocess.run([command, "plan"], env=settings, capture_output=True, text=True, check=True)  # noqa: S603
                 terminal(page, "plan", shown.stdout)
                 digest = shown.stdout.split("plan ")[1].split()[0]
@@ -304,12 +306,11 @@ def main() -> None:
                 page.open(f"runs/b/{dagster.backfill()}", "100% completed", 480, 1300)
                 page.take("backfill", 60, 0, 1240, 330)
     three_programmes(chromium)
+    two_retailers(chromium)
 
 
 def three_programmes(chromium: str) -> None:
     """Take a picture of the groups of three programmes, two of which are migrated; nothing runs."""
-    port = free_port()
-    address = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
         listed = Path(home) / "programmes.yaml"
         listed.write_text(
@@ -317,15 +318,43 @@ def three_programmes(chromium: str) -> None:
             "- {name: outlet, loyalty_id: OUTLET, definition_id: 2, migrated: true}\n"
             "- {name: staff, loyalty_id: STAFF, definition_id: 3}\n"
         )
-        alone = {"TREAZURE_LOYALTY_ID", "ENGAGE_DEFINITION_ID"}
-        environment = {name: value for name, value in sandbox.settings(port).items() if name not in alone}
-        environment |= {"TREAZURE_PIPELINE_PROGRAMMES": str(listed), "DAGSTER_HOME": home}
-        command = [sys.executable, "-m", "dagster_webserver", "-m", "treazure_pipeline.definitions", "-p", str(port)]
-        with running(command, environment), browser(chromium, address) as page:
-            until(lambda: httpx.get(f"{address}/server_info").is_success)
+        environment = {"TREAZURE_PIPELINE_PROGRAMMES": str(listed), "DAGSTER_HOME": home}
+        for name, value in sandbox.settings(free_port()).items():
+            if name not in {"TREAZURE_LOYALTY_ID", "ENGAGE_DEFINITION_ID"}:
+                environment[name] = value
+        with webserver(chromium, ["-m", "treazure_pipeline.definitions"], environment) as page:
             page.open("asset-groups", "staff_point_migration", 620)
             page.click("Skip")
             page.take("three-programmes", 240, 0, 1160, 620)
+
+
+def two_retailers(chromium: str) -> None:
+    """Take a picture of what two retailers have on one instance, each a code location of its own; nothing runs."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home, ExitStack() as servers:
+        locations = []
+        for tenant in ("north", "south"):
+            port = free_port()
+            environment = sandbox.settings(free_port()) | {"TREAZURE_PIPELINE_TENANT": tenant, "DAGSTER_HOME": home}
+            served = [sys.executable, "-m", "dagster", "code-server", "start", "-m", "treazure_pipeline.definitions"]
+            servers.enter_context(running([*served, "-h", "127.0.0.1", "-p", str(port)], environment))
+            locations.append(f"  - grpc_server: {{host: 127.0.0.1, port: {port}, location_name: {tenant}}}\n")
+        workspace = Path(home) / "workspace.yaml"
+        workspace.write_text("load_from:\n" + "".join(locations))
+        with webserver(chromium, ["-w", str(workspace)], {"DAGSTER_HOME": home}) as page:
+            page.open("asset-groups", "south_balance_sync", 620)
+            page.click("Skip")
+            page.take("two-retailers", 240, 0, 1160, 620)
+
+
+@contextmanager
+def webserver(chromium: str, loaded: list[str], environment: dict[str, str]) -> Iterator[Page]:
+    """Open a tab on a webserver that shows what is `loaded`, and runs nothing."""
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "dagster_webserver", *loaded, "-p", str(port)]
+    with running(command, environment), browser(chromium, address) as page:
+        until(lambda: httpx.get(f"{address}/server_info").is_success)
+        yield page
 
 
 if __name__ == "__main__":

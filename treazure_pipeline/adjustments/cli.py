@@ -17,14 +17,11 @@ from treazure_pipeline.adjustments import dead_letters as unread
 from treazure_pipeline.adjustments import queue
 from treazure_pipeline.adjustments.processing import SenselessError, sense
 from treazure_pipeline.adjustments.queue import Received
-from treazure_pipeline.connections import open_ledger
 from treazure_pipeline.errors import SettingsError
 from treazure_pipeline.ledger import frames
-from treazure_pipeline.ledger.store import Ledger
-from treazure_pipeline.settings import Settings, load_settings
 from treazure_pipeline.tables import CsvFile, Row, WrongLine, shown
-from treazure_pipeline.terminal import instance, output, user
-from treazure_pipeline.terminal.reading import reading
+from treazure_pipeline.terminal import output, user
+from treazure_pipeline.terminal.ledger import at_ledger
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,7 +47,7 @@ def command() -> None:
 @output.json_option
 def list_(*, states: tuple[str, ...], limit: int, as_json: bool) -> None:
     """Show adjustments, the newest first, and dead letters: deliveries that could not be read."""
-    with reading() as opened:
+    with at_ledger() as opened:
         ledger = opened.ledger
         rows = _rows(frames.adjustments(ledger, states or None, limit=limit))
         letters = _rows(frames.dead_letters(ledger, limit=limit))
@@ -100,15 +97,15 @@ def add(
     as_json: bool,
 ) -> None:
     """Add adjustments by hand or from a CSV file. Checks and shows them; adds those that are fine with --yes."""
-    settings = load_settings()
     given: list[Row | WrongLine] = (
         list(CsvFile(str(path), _COLUMNS, needed=("contact", "amount")).rows())
         if path
         else [Row(0, dict(zip(_COLUMNS, (contact or "", amount or "", str(definition_id), description), strict=True)))]
     )
-    with _ledger(settings) as ledger:
-        definitions = {account.definition_id: account for account in map(ledger.account, settings.programmes)}
-        refuse_long = settings.adjustment_long_description == "reject"
+    with at_ledger() as opened:
+        ledger = opened.ledger
+        definitions = {account.definition_id: account for account in opened.accounts(())}
+        refuse_long = opened.settings.adjustment_long_description == "reject"
         name = reference or f"manual-{uuid.uuid4()}"
         problems: list[str] = []
         fine: list[Decimal] = []
@@ -149,8 +146,8 @@ def retry(*, numbers: tuple[int, ...], reason: str, dead_letters: bool, as_json:
     An uncertain one may stand in Treazure already: look into its history for the receipt number first.
     """
     again = unread.read_again if dead_letters else queue.retry
-    with _ledger(load_settings()) as ledger:
-        changed = [number for number in numbers if again(ledger, number, by=user.known(), why=reason)]
+    with at_ledger() as opened:
+        changed = [number for number in numbers if again(opened.ledger, number, by=user.known(), why=reason)]
     _say_changed(changed, numbers, "read again" if dead_letters else "sent again", as_json=as_json)
 
 
@@ -164,7 +161,8 @@ def discard(*, numbers: tuple[int, ...], reason: str, posted: bool, dead_letters
     """Give up adjustments that are not finished, or say that an uncertain one stands in Treazure."""
     if posted and dead_letters:
         raise SettingsError("--posted and --dead-letters can't be used together.")
-    with _ledger(load_settings()) as ledger:
+    with at_ledger() as opened:
+        ledger = opened.ledger
         if dead_letters:
             changed = [number for number in numbers if unread.settle(ledger, number, reason, by=user.known())]
         else:
@@ -191,10 +189,6 @@ def _rows(found: pd.DataFrame) -> list[dict[str, Any]]:
         .to_json(orient="records", date_format="iso", default_handler=str)
     )
     return rows
-
-
-def _ledger(settings: Settings) -> Ledger:
-    return open_ledger(settings, instance.prepare(settings).ledger_url)
 
 
 def _verdict(counts: queue.QueueFigures) -> str:

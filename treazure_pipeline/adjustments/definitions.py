@@ -143,7 +143,7 @@ def _process(
         "for_a_person": md.sample(persons),
     }  # fmt: skip
     shown = story.told(context, connections.listener, done.sentence) | md.figures(
-        figures, "posted", "points", "oldest_hours", "seconds_process"
+        figures, "posted", "points", "seconds_process", if_any=("oldest_hours",)
     )
     if done.error is not None:
         connections.listener.failed(done.error)

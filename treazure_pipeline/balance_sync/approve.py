@@ -7,8 +7,7 @@ from datetime import timedelta
 import click
 
 from treazure_pipeline.errors import SettingsError
-from treazure_pipeline.settings import load_settings
-from treazure_pipeline.terminal import instance, output, user
+from treazure_pipeline.terminal import output, user
 
 
 @click.command("approve")
@@ -23,13 +22,12 @@ def command(*, digest: str, by: str | None, reason: str, let_be: bool, as_json: 
     Rows whose balance in Treazure has changed since then are judged again, with everything else that is pending.
     """
     from treazure_pipeline.balance_sync import plans
-    from treazure_pipeline.connections import open_ledger
+    from treazure_pipeline.terminal.ledger import at_ledger
 
-    settings = load_settings()
     if let_be and not reason.strip():
         raise SettingsError("--let-be needs a --reason: why the plan is not approved.")
-    with open_ledger(settings, instance.prepare(settings).ledger_url) as ledger:
-        lifetime = timedelta(hours=settings.approval_lifetime_hours)
+    with at_ledger() as opened:
+        ledger, lifetime = opened.ledger, timedelta(hours=opened.settings.approval_lifetime_hours)
         person = by or user.named()
         plan = (
             plans.let_be(ledger, None, digest, by=person, why=reason)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.table import Table
 
 from treazure_pipeline import private
 from treazure_pipeline.terminal import output
@@ -34,12 +33,12 @@ _BAR = 40
 def command(*, names: tuple[str, ...], path: Path | None, as_json: bool) -> None:
     """Show the plan that waits for approval, or what a push would change now. Writes nothing to the ledger."""
     from treazure_pipeline.balance_sync import plans
-    from treazure_pipeline.terminal.reading import reading
+    from treazure_pipeline.terminal.ledger import at_ledger
 
     shown: list[dict[str, Any]] = []
     if path is not None:
         private.write(path, b"programme,contact,before,after,change\r\n")
-    with reading() as opened:
+    with at_ledger() as opened:
         ledger = opened.ledger
         for programme in opened.programmes(names):
             account = ledger.find(programme)
@@ -85,15 +84,15 @@ def _print(programme: str, plan: Plan | None, picture: Picture) -> None:
             output.say(f"  {reason}")
         if plan.approved_by:
             output.say(f"  approved by {plan.approved_by}, until {plan.expires_at:%Y-%m-%d %H:%M} UTC")
-    table = Table("", "", box=None, show_header=False)
+    table = output.table("", "", show_header=False)
     for name, value in {
-        "contacts": f"{picture.rows:,}",
-        "  of these for the first time": f"{picture.new:,}",
-        "  gain points": f"{picture.gains:,}",
-        "  lose points": f"{picture.losses:,}",
-        "  are set to zero": f"{picture.zeroed:,}",
-        "points of these contacts before": f"{picture.before:,}",
-        "points of these contacts after": f"{picture.after:,}",
+        "contacts": picture.rows,
+        "  of these for the first time": picture.new,
+        "  gain points": picture.gains,
+        "  lose points": picture.losses,
+        "  are set to zero": picture.zeroed,
+        "points of these contacts before": picture.before,
+        "points of these contacts after": picture.after,
         "change of the total": f"{picture.after - picture.before:+,}",
     }.items():
         table.add_row(name, value)
@@ -101,9 +100,9 @@ def _print(programme: str, plan: Plan | None, picture: Picture) -> None:
     if not picture.rows:
         return
     most = max(count for _, count in picture.histogram)
-    table = Table("size of the change", "contacts", "", box=None)
+    table = output.table("size of the change", "contacts", "")
     for step, count in picture.histogram:
-        table.add_row(step, f"{count:,}", "█" * max(1, round(_BAR * count / most)))
+        table.add_row(step, count, "█" * max(1, round(_BAR * count / most)))
     output.console().print(table)
     _print_rows("largest changes", picture.largest)
     _print_rows("a sample", picture.sample)
@@ -112,7 +111,7 @@ def _print(programme: str, plan: Plan | None, picture: Picture) -> None:
 
 
 def _print_rows(title: str, rows: list[tuple[str, Decimal | None, Decimal]]) -> None:
-    table = Table(title, "before", "after", "change", box=None)
+    table = output.table(title, "before", "after", "change")
     for contact, before, after in rows:
-        table.add_row(contact, "new" if before is None else f"{before:,}", f"{after:,}", f"{after - (before or 0):+,}")
+        table.add_row(contact, "new" if before is None else before, after, f"{after - (before or 0):+,}")
     output.console().print(table)

@@ -238,17 +238,22 @@ def _snapshot(context: dg.AssetExecutionContext, run: Run, config: SnapshotConfi
     rejected = frames.rejections.rows(run.ledger, run.account, limit=md.SAMPLE_ROWS)
     return dg.MaterializeResult(
         metadata=story.told(context, run.connections.listener, snapshot.sentence)
-        | {
-            "window_from": dg.MetadataValue.timestamp(snapshot.window.start),
-            "window_to": dg.MetadataValue.timestamp(snapshot.window.end),
-            "full": snapshot.window.is_full,
-            "dagster/row_count": snapshot.fetched,
-            "fetched": snapshot.fetched,
-            "rejected": snapshot.rejected,
-            "seconds_export": round(snapshot.seconds, 3),
-            **({} if snapshot.clock_ahead is None else {"clock_apart_seconds": round(snapshot.clock_ahead, 1)}),
-            "rejections": md.sample(rejected),
-        }
+        | md.figures(
+            {
+                "window_from": dg.MetadataValue.timestamp(snapshot.window.start),
+                "window_to": dg.MetadataValue.timestamp(snapshot.window.end),
+                "full": snapshot.window.is_full,
+                "dagster/row_count": snapshot.fetched,
+                "fetched": snapshot.fetched,
+                "rejected": snapshot.rejected,
+                "seconds_export": round(snapshot.seconds, 3),
+                **({} if snapshot.clock_ahead is None else {"clock_apart_seconds": round(snapshot.clock_ahead, 1)}),
+                "rejections": md.sample(rejected),
+            },
+            "fetched",
+            "seconds_export",
+            if_any=("rejected",),
+        )
     )
 
 
@@ -417,7 +422,7 @@ def _figures(report: Pushed, judgment: Judgment, status: figures.Status) -> dict
         "mode": status.mode,
         **{f"seconds_{phase}": round(value, 3) for phase, value in pushed.seconds.items()},
     }
-    return md.figures(found, "sent", "pending", "oldest_pending_hours", "points_total", "data_age_hours")
+    return md.figures(found, "sent", "points_total", "data_age_hours", if_any=("pending", "oldest_pending_hours"))
 
 
 def _pending_adds_up(report: Pushed) -> dg.AssetCheckResult:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 
 import click
 
 from treazure_pipeline.balance_sync import rejections as kept
-from treazure_pipeline.connections import open_ledger
 from treazure_pipeline.errors import SettingsError
-from treazure_pipeline.ledger.store import Account, Ledger
-from treazure_pipeline.settings import load_settings
-from treazure_pipeline.terminal import instance, output, user
-from treazure_pipeline.terminal.reading import reading
+from treazure_pipeline.ledger.store import Account
+from treazure_pipeline.terminal import output, user
+from treazure_pipeline.terminal.ledger import at_ledger
 
 _SHORTEST_DIGEST = 6
 _ORIGINS = {"export": "row of an export", "engage": "refused by Engage"}
@@ -55,7 +52,7 @@ def list_(
     contact = _guid(contact)
     as_rows = as_rows or resolved or contact is not None
     results = []
-    with reading() as opened:
+    with at_ledger() as opened:
         ledger = opened.ledger
         for account in opened.accounts(names):
             groups = kept.groups(ledger, account, contact=contact, reason=reason)
@@ -98,9 +95,9 @@ def retry(
     if everything == bool(contact or reason):
         raise SettingsError("Choose what to try again with --contact or --reason, or use --all alone.")
     results = []
-    with _accounts(names) as (ledger, accounts):
-        for account in accounts:
-            done = kept.retry(ledger, account, contact=contact, reason=reason, by=user.known(), why=why)
+    with at_ledger() as opened:
+        for account in opened.accounts(names):
+            done = kept.retry(opened.ledger, account, contact=contact, reason=reason, by=user.known(), why=why)
             results.append({"programme": account.name, **asdict(done)})
     if as_json:
         output.print_json({"status": "ok", "programmes": results})
@@ -129,8 +126,11 @@ def discard(*, digest: str, names: tuple[str, ...], reason: str, as_json: bool) 
     """
     if len(digest) < _SHORTEST_DIGEST:
         raise SettingsError(f"DIGEST ({digest!r}) must have at least {_SHORTEST_DIGEST} characters.")
-    with _accounts(names) as (ledger, accounts):
-        discarded = sum(kept.discard(ledger, account, digest.lower(), reason, by=user.known()) for account in accounts)
+    with at_ledger() as opened:
+        discarded = sum(
+            kept.discard(opened.ledger, account, digest.lower(), reason, by=user.known())
+            for account in opened.accounts(names)
+        )
     if not discarded:
         raise SettingsError(
             f"No outstanding row of an export has a digest beginning with {digest!r}. "
@@ -140,14 +140,6 @@ def discard(*, digest: str, names: tuple[str, ...], reason: str, as_json: bool) 
         output.print_json({"status": "ok", "discarded": discarded})
     else:
         output.say(f"{discarded:,} discarded.")
-
-
-@contextmanager
-def _accounts(names: Sequence[str]) -> Iterator[tuple[Ledger, list[Account]]]:
-    settings = load_settings()
-    programmes = settings.chosen(names)
-    with open_ledger(settings, instance.prepare(settings).ledger_url) as ledger:
-        yield ledger, [ledger.account(programme) for programme in programmes]
 
 
 def _guid(contact: str | None) -> str | None:

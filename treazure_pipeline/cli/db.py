@@ -8,7 +8,7 @@ import click
 
 from treazure_pipeline.database import embedded, schema
 from treazure_pipeline.errors import SettingsError
-from treazure_pipeline.settings import Storage, load_settings, load_storage
+from treazure_pipeline.settings import Storage, load_ledger, load_storage
 from treazure_pipeline.terminal import instance, output
 
 
@@ -63,10 +63,15 @@ def adopt(*, as_json: bool) -> None:
     """Record that the ledger's two systems have moved to the addresses of the settings. Never for other systems."""
     from treazure_pipeline.ledger import owner
     from treazure_pipeline.ledger.store import Ledger
+    from treazure_pipeline.terminal.ledger import ready, systems_of
 
-    settings = load_settings()
-    wanted = owner.systems(settings.treazure_base_url, settings.engage_base_url)
-    with Ledger(instance.prepare(settings).ledger_url, connections=2) as ledger:
+    settings = load_ledger()
+    wanted = systems_of(settings)
+    if wanted is None:
+        raise SettingsError(
+            "Both systems' new addresses are needed.", hint="Set TREAZURE_BASE_URL and ENGAGE_BASE_URL, or their parts."
+        )
+    with Ledger(ready(settings), connections=2) as ledger:
         before = owner.adopt(ledger, wanted)
     if as_json:
         output.print_json({"status": "ok", "before": before and str(before), "after": str(wanted)})

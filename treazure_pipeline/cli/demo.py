@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.table import Table
 
 from treazure_pipeline.cli import demo_drift, demo_guards, demo_migration, sandbox
 from treazure_pipeline.cli.dev import new_log, serve
@@ -91,7 +90,7 @@ def _play(box: Sandbox, settings: Settings) -> list[dict[str, Any]]:
         title = "first load" if hour == 0 else f"hour {hour}"
         if hour:
             played = box.play_hour(share=0.04)
-            happened = ", ".join(f"{count} {what}" for what, count in next(iter(played.values())).items())
+            happened = ", ".join(f"{count:,} {what}" for what, count in next(iter(played.values())).items())
             output.note(f"Hour {hour} in the shops: {happened}")
             if hour == 1:
                 box.set_fault("lost_after", count=1)
@@ -128,13 +127,13 @@ def _give_points(box: Sandbox, settings: Settings) -> tuple[str, dict[str, Any]]
     box.apply_queue()
     (after,) = box.balances([contact])
     report = box.adjustment_report()
-    table = Table("", "before", "after", box=None)
+    table = output.table("", "before", "after")
     for system in ("treazure", "engage"):
         table.add_row(f"points of {contact} in {system.capitalize()}", member[system], after[system])
-    table.add_row("adjustments given in Engage", "", str(report["given"]))
-    table.add_row("  of these booked once in Treazure", "", str(report["once"]))
-    table.add_row("  booked more than once", "", str(report["more_than_once"]))
-    table.add_row("  description cut to 100 characters", "", "yes" if len(description) > 100 else "no")
+    table.add_row("adjustments given in Engage", "", report["given"])
+    table.add_row("  of these booked once in Treazure", "", report["once"])
+    table.add_row("  booked more than once", "", report["more_than_once"])
+    table.add_row("  description cut to 100 characters", "", len(description) > 100)
     output.say("")
     output.say("Points given in Engage")
     output.console().print(table)
@@ -162,7 +161,7 @@ def _compare(box: Sandbox) -> bool:
     """Let Engage apply what it accepted, then compare every balance of both systems."""
     box.apply_queue()
     found, report = box.differences(), box.report()
-    table = Table("", "", box=None)
+    table = output.table("", "")
     for name, value in {
         "contacts compared": found["compared"],
         "differing balances": found["differing"],
@@ -173,7 +172,7 @@ def _compare(box: Sandbox) -> bool:
         "requests about one balance that overlapped": report["overlaps"]["count"],
         "balances sent that were older than the newest": report["stale_amounts"]["count"],
     }.items():
-        table.add_row(name, output.cell(value))
+        table.add_row(name, value)
     output.say("")
     output.say("What both systems hold now")
     output.console().print(table)

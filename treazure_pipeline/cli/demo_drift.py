@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
 from treazure_pipeline.cli.run import run_balance_sync, run_verify
 from treazure_pipeline.terminal import output
 
@@ -76,18 +74,18 @@ def _make_drift(box: Sandbox, settings: Settings, programme: Programme) -> dict[
     box.set_engage_balances(dict.fromkeys(applied[:BY_HAND], "1.23"))
     box.set_engage_balances(dict.fromkeys(applied[BY_HAND : BY_HAND + REMOVED]))
     output.note(
-        f"Engage accepts {len(contacts)} balances and swallows {len(swallowed)} of them; of the others {BY_HAND} are "
-        f"changed and {REMOVED} accounts removed in Engage by hand."
+        f"Engage accepts {len(contacts):,} balances and swallows {len(swallowed):,} of them; of the others {BY_HAND} "
+        f"are changed and {REMOVED} accounts removed in Engage by hand."
     )
     return result
 
 
 def _print(steps: Sequence[tuple[str, dict[str, Any]]], differing: int) -> None:
-    table = Table("", *(title for title, _ in steps), box=None)
+    table = output.table("", *(title for title, _ in steps))
     for name in ("status", *_SHOWN):
-        table.add_row(name.replace("_", " "), *(str(result.get(name, "")) for _, result in steps))
+        table.add_row(name.replace("_", " "), *(result.get(name) for _, result in steps))
     output.say("")
-    output.say(f"What reading back from Engage found ({differing} balances differed)")
+    output.say(f"What reading back from Engage found ({differing:,} balances differed)")
     output.console().print(table)
 
 

@@ -6,8 +6,6 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
 from treazure_pipeline.balance_sync import plans
 from treazure_pipeline.balance_sync.guards import SHARES_FROM
 from treazure_pipeline.cli.run import run_balance_sync
@@ -45,7 +43,7 @@ def play(box: Sandbox, settings: Settings) -> bool:
     passed = run_balance_sync(settings, programme, {})
     output.say("")
     output.say("A guard trips, and a person approves")
-    table = Table("", "sent", "held", box=None)
+    table = output.table("", "sent", "held")
     _row(table, f"first try: {stopped['status']}", stopped)
     table.add_row(f"  plan {plan.digest}: {'; '.join(plan.reasons)}", "", "")
     _row(table, f"after its approval: {passed['status']}", passed)
@@ -53,5 +51,5 @@ def play(box: Sandbox, settings: Settings) -> bool:
     return stopped["status"] == "held" and not stopped["sent"] and passed["status"] == "ok"
 
 
-def _row(table: Table, title: str, result: dict[str, Any]) -> None:
-    table.add_row(title, f"{result.get('sent', 0):,}", f"{result.get('held', 0):,}")
+def _row(table: output.Figures, title: str, result: dict[str, Any]) -> None:
+    table.add_row(title, result.get("sent", 0), result.get("held", 0))

@@ -6,8 +6,6 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
 from treazure_pipeline.cli import sandbox
 from treazure_pipeline.cli.run import run_balance_sync
 from treazure_pipeline.cli.run_migration import run_migration
@@ -88,23 +86,23 @@ def _print(
     sent: int,
     equal: bool,
 ) -> None:
-    table = Table("", "", box=None)
+    table = output.table("", "")
     for name, value in {
-        "contacts in the roster": f"{delivered['contacts']:,}",
-        "movements fetched from their points logs": f"{delivered['movements']:,}",
-        "files delivered, with a manifest": f"{delivered['files']:,}",
-        "rows in them": f"{delivered['rows']:,}",
-        "points in them": str(delivered["points"]),
-        "findings a person should look at": f"{delivered['findings']:,}",
-        "rows that Engage imported": f"{sum(answer['imported'] for answer in imported):,}",
-        "rows that Engage refused": f"{sum(answer['refused'] for answer in imported):,}",
-        "balances read back from Engage": f"{result.get('read', 0):,}",
-        "of these equal to the cut-off": f"{result.get('equal', 0):,}",
+        "contacts in the roster": delivered["contacts"],
+        "movements fetched from their points logs": delivered["movements"],
+        "files delivered, with a manifest": delivered["files"],
+        "rows in them": delivered["rows"],
+        "points in them": delivered["points"],
+        "findings a person should look at": delivered["findings"],
+        "rows that Engage imported": sum(answer["imported"] for answer in imported),
+        "rows that Engage refused": sum(answer["refused"] for answer in imported),
+        "balances read back from Engage": result.get("read", 0),
+        "of these equal to the cut-off": result.get("equal", 0),
         "the programme is": result["programme_mode"],
-        "members that have shopped since the cut-off": f"{moved:,}",
-        "balances that the first hourly sync sent": f"{sent:,}",
-        "both systems agree": "yes" if equal else "no",
-        "seconds": f"{seconds:.0f}",
+        "members that have shopped since the cut-off": moved,
+        "balances that the first hourly sync sent": sent,
+        "both systems agree": equal,
+        "seconds": round(seconds),
     }.items():
         table.add_row(name, value)
     output.say("")

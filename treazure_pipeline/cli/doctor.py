@@ -11,7 +11,6 @@ from typing import Literal
 
 import click
 import psycopg
-from rich.table import Table
 from rich.text import Text
 
 from treazure_pipeline.adjustments import queue
@@ -83,7 +82,7 @@ def command(
         rows = [asdict(finding) for finding in findings]
         output.print_json({"status": "failed" if failed else "ok", "checks": rows})
     else:
-        table = Table("Check", "", "Detail", box=None)
+        table = output.table("Check", "", "Detail")
         for finding in findings:
             table.add_row(finding.check, Text(finding.status, _COLORS[finding.status]), finding.detail)
         output.console().print(table)
@@ -104,7 +103,7 @@ def _contract(contact: str | None, test_contact: str | None, *, as_json: bool) -
         output.print_json({"status": "failed" if wrong else "ok", "programmes": programmes})
     else:
         for name, found in lines.items():
-            table = Table(f"{name}: what", "assumed", "observed", "verdict", box=None)
+            table = output.table(f"{name}: what", "assumed", "observed", "verdict")
             for line in found:
                 cells = (f"{line.system}: {line.about}", line.assumed, line.observed)
                 table.add_row(*cells, Text(line.verdict, _VERDICTS[line.verdict]))

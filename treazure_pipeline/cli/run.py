@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.table import Table
 
 from treazure_pipeline.cli.runner import conclude, progress, report_dead_runs, run_job, seconds_of
 from treazure_pipeline.errors import BusyError
@@ -282,11 +281,11 @@ def print_results(results: Sequence[dict[str, Any]], names: Sequence[str] = FIGU
     """Print what each programme came to in a sentence, then one column per programme with what was counted."""
     for result in results:
         output.verdict(f"{result['programme']}: {result.get('summary', result['status'])}")
-    table = Table("", *(result["programme"] for result in results), box=None)
+    table = output.table("", *(result["programme"] for result in results))
     for name in ("status", *names):
         cells = [result.get(name) for result in results]
         if any(cell is not None for cell in cells):
-            table.add_row(name.replace("_", " "), *map(output.cell, cells))
+            table.add_row(name.replace("_", " "), *cells)
     output.console().print(table)
     for result in results:
         if "first_send" in result:
@@ -298,7 +297,7 @@ def print_results(results: Sequence[dict[str, Any]], names: Sequence[str] = FIGU
 
 
 def _print_first_send(result: dict[str, Any]) -> None:
-    table = Table(f"{result['programme']}: contact", "Treazure", "accepted", "Engage shows", "", box=None)
+    table = output.table(f"{result['programme']}: contact", "Treazure", "accepted", "Engage shows", "")
     for row in result["first_send"]:
-        table.add_row(*("" if value is None else str(value) for value in row.values()))
+        table.add_row(*row.values())
     output.console().print(table)

@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
 from treazure_pipeline.cli.runner import Ran, conclude, report_dead_runs, run_job, seconds_of
 from treazure_pipeline.errors import SettingsError
 from treazure_pipeline.terminal import instance, output
@@ -117,11 +115,11 @@ def print_migrations(results: Sequence[dict[str, Any]]) -> None:
     """Print what each programme's migration came to in a sentence, then one column per programme."""
     for result in results:
         output.verdict(f"{result['programme']}: {result.get('summary', result['status'])}")
-    table = Table("Migration", *(result["programme"] for result in results), box=None)
+    table = output.table("Migration", *(result["programme"] for result in results))
     for name in ("status", *SHOWN):
         if any(name in result for result in results):
             cells = [result.get(name, "") for result in results]
-            table.add_row(name.replace("_", " "), *map(output.cell, cells))
+            table.add_row(name.replace("_", " "), *cells)
     output.console().print(table)
     for result in results:
         if "error" in result:

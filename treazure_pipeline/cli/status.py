@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import click
-from rich.table import Table
+from rich.text import Text
 
 from treazure_pipeline import phrases
 from treazure_pipeline.terminal import output
@@ -29,10 +29,10 @@ def command(*, names: tuple[str, ...], as_json: bool) -> None:
     from treazure_pipeline.adjustments import queue
     from treazure_pipeline.alerts import state as alert_state
     from treazure_pipeline.ledger import figures
-    from treazure_pipeline.terminal.reading import reading
+    from treazure_pipeline.terminal.ledger import at_ledger
     from treazure_pipeline.verification import rounds
 
-    with reading() as opened:
+    with at_ledger() as opened:
         ledger, accounts = opened.ledger, opened.accounts(names)
         found = [(figures.status(ledger, account), ledger.is_running(account)) for account in accounts]
         standings = [rounds.standing(ledger, account) for account in accounts]
@@ -71,8 +71,8 @@ def _verdict(status: Status, standing: Standing) -> str:
     return phrases.sentence(found) or f"Engage has all that is known; fetched until {_time(status.covered_until)}"
 
 
-def _figures(status: Status, standing: Standing, *, running: bool) -> Table:
-    table = Table("all times are UTC", "", box=None, header_style="dim")
+def _figures(status: Status, standing: Standing, *, running: bool) -> output.Figures:
+    table = output.table("all times are UTC", "", header_style="dim")
     for name, value in {
         "mode": status.mode,
         "a run is under way": running,
@@ -86,7 +86,7 @@ def _figures(status: Status, standing: Standing, *, running: bool) -> Table:
         "  gone (unknown to Engage for 30 days)": status.gone,
         "  below zero, held until approved": status.negative,
         "  oldest since": f"{_time(status.oldest_pending)}{_ago(status.now, status.oldest_pending)}",
-        "a plan waits for approval": status.plan or "no",
+        "a plan waits for approval": Text(status.plan or "no"),
         "requests under way": status.in_doubt,
         "rejected rows of exports": status.rejected,
         "vanished from the last full export": status.vanished,
@@ -101,7 +101,7 @@ def _figures(status: Status, standing: Standing, *, running: bool) -> Table:
         "  Engage has no account": standing.missing,
         "  of these will not heal": standing.will_not_heal,
     }.items():
-        table.add_row(name, output.cell(value))
+        table.add_row(name, value)
     return table
 
 
@@ -109,11 +109,11 @@ def _print_adjustments(queued: QueueFigures) -> None:
     persons = phrases.some(uncertain=queued.uncertain, rejected=queued.rejected, dead_letters=queued.dead_letters)
     told = f"{phrases.sentence(persons)}, for a person to look at" if persons else "nothing waits for a person"
     output.verdict(f"adjustments: {told}")
-    table = Table("", "", box=None, show_header=False)
+    table = output.table("", "", show_header=False)
     for state, count in asdict(queued).items():
         if isinstance(count, int):
-            table.add_row(state.replace("_", " "), output.cell(count))
-    table.add_row("oldest unfinished", f"{timedelta(seconds=round(queued.oldest_seconds))}")
+            table.add_row(state.replace("_", " "), count)
+    table.add_row("oldest unfinished", timedelta(seconds=round(queued.oldest_seconds)))
     output.console().print(table)
 
 

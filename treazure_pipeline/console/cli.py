@@ -14,7 +14,7 @@ from treazure_pipeline.database import schema
 from treazure_pipeline.errors import PipelineError, SettingsError
 from treazure_pipeline.settings import load_console
 from treazure_pipeline.terminal import instance, output, signals
-from treazure_pipeline.terminal.reading import reading
+from treazure_pipeline.terminal.ledger import at_ledger
 
 PORT = 8788
 _CONNECTIONS = 10
@@ -43,7 +43,7 @@ def command(host: str, port: int) -> None:
     from treazure_pipeline.service.app import bind, server
 
     with (
-        reading(settings, connections=_CONNECTIONS) as opened,
+        at_ledger(settings, connections=_CONNECTIONS) as opened,
         looking(settings, opened.ledger) as treazure,
     ):
         url = instance.locate(settings).ledger_url

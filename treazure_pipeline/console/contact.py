@@ -20,7 +20,7 @@ from treazure_pipeline.console.desk import AsService, AtDesk
 from treazure_pipeline.console.pages import number, page
 from treazure_pipeline.ledger.store import retried
 from treazure_pipeline.settings import Role
-from treazure_pipeline.terminal.reading import run_url
+from treazure_pipeline.terminal.ledger import run_url
 from treazure_pipeline.verification.explain import Event, Explanation, explain
 
 if TYPE_CHECKING:

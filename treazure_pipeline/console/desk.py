@@ -18,7 +18,7 @@ from treazure_pipeline.errors import SettingsError
 from treazure_pipeline.ledger.limiter import Priority
 from treazure_pipeline.ledger.store import Account, Ledger
 from treazure_pipeline.settings import ConsoleSettings, Programme, Role
-from treazure_pipeline.terminal.reading import Reading
+from treazure_pipeline.terminal.ledger import AtLedger
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Desk:
     `treazure`: for a look at an adjustment; None where the settings give no credentials of it.
     """
 
-    reading: Reading
+    opened: AtLedger
     settings: ConsoleSettings
     check: Callable[[], None]
     treazure: TreazureClient | None = None
@@ -36,12 +36,12 @@ class Desk:
     @property
     def ledger(self) -> Ledger:
         """Where everything is."""
-        return self.reading.ledger
+        return self.opened.ledger
 
     def programmes(self) -> list[Programme]:
         """Return the programmes, none where the ledger is empty and the settings name none."""
         try:
-            return self.reading.programmes(())
+            return self.opened.programmes(())
         except SettingsError:
             return []
 

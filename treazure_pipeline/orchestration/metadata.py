@@ -67,11 +67,13 @@ def table(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> dg.MarkdownM
     return dg.MetadataValue.md("\n".join(f"| {' | '.join(line)} |" for line in lines))
 
 
-def figures(found: Mapping[str, Any], *headline: str) -> dict[str, Any]:
+def figures(found: Mapping[str, Any], *headline: str, if_any: Iterable[str] = ()) -> dict[str, Any]:
     """Return what a step counted: the `headline` by itself, so that the UI plots it, the others in one table.
 
-    What is no plain figure, such as a sample, and Dagster's own keys stay by themselves too.
+    `if_any` belongs to the headline except where it is 0, so that nothing plots a flat line while all is well. What is
+    no plain figure, such as a sample, and Dagster's own keys stay by themselves too.
     """
+    headline = (*headline, *(name for name in if_any if found[name]))
     alone = {
         name: number(value) if isinstance(value, Decimal) else value
         for name, value in found.items()

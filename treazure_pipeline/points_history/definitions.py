@@ -156,9 +156,8 @@ def _refresh(
         },
         "read",
         "movements",
-        "left",
-        "oldest_due_hours",
         "seconds_read",
+        if_any=("left", "oldest_due_hours"),
     )
     if done.error is not None:
         connections.listener.failed(done.error)

@@ -9,12 +9,10 @@ from typing import Any
 
 import click
 
-from treazure_pipeline.connections import open_ledger
 from treazure_pipeline.errors import SettingsError
-from treazure_pipeline.ledger.store import Ledger
 from treazure_pipeline.retention import contacts
-from treazure_pipeline.settings import load_settings
-from treazure_pipeline.terminal import instance, output
+from treazure_pipeline.terminal import output
+from treazure_pipeline.terminal.ledger import at_ledger
 
 WAITING = 6
 
@@ -32,8 +30,8 @@ def export(*, guid: str) -> None:
     Not part of it: files that were exported or delivered, and what Treazure and Engage keep.
     """
     contact = _contact(guid)
-    with _ledger() as ledger:
-        tables = contacts.export(ledger, contact)
+    with at_ledger() as opened:
+        tables = contacts.export(opened.ledger, contact)
     for log in tables["migration_log"]:
         log["body"] = _movements(log["body"], contact)
     click.echo(json.dumps({"contact": contact, "tables": tables}, default=str, indent=1))
@@ -52,8 +50,8 @@ def erase(ctx: click.Context, *, guid: str, by: str, why: str, as_json: bool) ->
     then the exit code is 6, and the same command is to be run again. Erase the contact in both systems first.
     """
     contact = _contact(guid)
-    with _ledger() as ledger:
-        erased = contacts.erase(ledger, contact, by=by, why=why)
+    with at_ledger() as opened:
+        erased = contacts.erase(opened.ledger, contact, by=by, why=why)
     if as_json:
         output.print_json({"status": "waiting" if erased.waiting else "ok", "contact": contact,
                            "erased": erased.blanked, "waiting": erased.waiting})  # fmt: skip
@@ -83,12 +81,3 @@ def _contact(guid: str) -> str:
         return str(uuid.UUID(guid.strip()))
     except ValueError:
         raise SettingsError("The contact must be a GUID, as both systems show it.") from None
-
-
-def _ledger() -> Ledger:
-    from treazure_pipeline.database import embedded
-
-    settings = load_settings()
-    if settings.is_embedded:
-        embedded.start(settings.home)
-    return open_ledger(settings, instance.locate(settings).ledger_url)

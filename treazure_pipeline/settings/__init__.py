@@ -4,13 +4,13 @@
 `loading` reads them. Nothing here is read at import: whoever starts something calls :func:`load_settings`.
 """
 
-from treazure_pipeline.settings.loading import load_console, load_reading, load_receiver, load_settings, load_storage
+from treazure_pipeline.settings.loading import load_console, load_ledger, load_receiver, load_settings, load_storage
 from treazure_pipeline.settings.models import (
     ConsoleSettings,
     Guards,
+    LedgerSettings,
     MasterSettings,
     Programme,
-    ReadingSettings,
     ReceiverSettings,
     Settings,
     Storage,
@@ -20,15 +20,15 @@ from treazure_pipeline.settings.values import Role
 __all__ = [
     "ConsoleSettings",
     "Guards",
+    "LedgerSettings",
     "MasterSettings",
     "Programme",
-    "ReadingSettings",
     "ReceiverSettings",
     "Role",
     "Settings",
     "Storage",
     "load_console",
-    "load_reading",
+    "load_ledger",
     "load_receiver",
     "load_settings",
     "load_storage",

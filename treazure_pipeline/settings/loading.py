@@ -15,15 +15,15 @@ from treazure_pipeline.settings import programmes as several
 from treazure_pipeline.settings import values as kinds
 from treazure_pipeline.settings.models import (
     ConsoleSettings,
+    LedgerSettings,
     MasterSettings,
     Programme,
-    ReadingSettings,
     ReceiverSettings,
     Settings,
     Storage,
 )
 
-R = TypeVar("R", bound=ReadingSettings)
+R = TypeVar("R", bound=LedgerSettings)
 
 
 def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
@@ -75,8 +75,10 @@ def load_storage(environ: Mapping[str, str] | None = None) -> Storage:
     return storage
 
 
-def load_reading(environ: Mapping[str, str] | None = None) -> ReadingSettings:
-    """Read and check what reading the ledger needs. Programmes and addresses may be missing; what is set is checked.
+def load_ledger(environ: Mapping[str, str] | None = None) -> LedgerSettings:
+    """Read and check what it takes to read the ledger, or to decide on what is in it.
+
+    Programmes and addresses may be missing; what is set is checked.
 
     Args:
         environ: As for :func:`load_settings`.
@@ -84,11 +86,11 @@ def load_reading(environ: Mapping[str, str] | None = None) -> ReadingSettings:
     Raises:
         SettingsError: As from :func:`load_settings`.
     """
-    return _reading(ReadingSettings, _given(environ), {})
+    return _reading(LedgerSettings, _given(environ), {})
 
 
 def load_console(environ: Mapping[str, str] | None = None) -> ConsoleSettings:
-    """Read and check what the console needs; the ledger's part as :func:`load_reading`.
+    """Read and check what the console needs; the ledger's part as :func:`load_ledger`.
 
     Args:
         environ: As for :func:`load_settings`.

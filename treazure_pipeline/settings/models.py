@@ -102,8 +102,8 @@ class _Programmes(Storage):
         return [known[name] for name in names] or list(self.programmes)
 
 
-class ReadingSettings(_Programmes):
-    """What reading the ledger needs: the database alone.
+class LedgerSettings(_Programmes):
+    """What it takes to read the ledger and to decide on what is in it: the database alone.
 
     Attributes:
         programmes: None where none is set: those that the ledger has.
@@ -115,6 +115,8 @@ class ReadingSettings(_Programmes):
     treazure_base_url: values.BaseUrl | None = None
     engage_base_url: values.BaseUrl | None = None
     treazure_lookup_wait_seconds: float = Field(default=60, gt=0, allow_inf_nan=False)
+    approval_lifetime_hours: float = Field(default=24, gt=0, le=24 * 30, allow_inf_nan=False)
+    adjustment_long_description: Literal["truncate", "reject"] = "truncate"
 
 
 class MasterSettings(_Programmes):
@@ -190,7 +192,7 @@ class Settings(MasterSettings):
     )
 
 
-class ConsoleSettings(ReadingSettings):
+class ConsoleSettings(LedgerSettings):
     """What the console needs: the ledger, and how people sign in. Treazure's credentials are used where they are given.
 
     Attributes:
@@ -202,7 +204,6 @@ class ConsoleSettings(ReadingSettings):
         console_proxy_addresses: From these the headers are believed, from no other.
     """
 
-    approval_lifetime_hours: float = Field(default=24, gt=0, le=24 * 30, allow_inf_nan=False)
     console_auth: Literal["none", "proxy", "oidc"] = "none"
     console_url: values.BaseUrl | None = None
     console_roles: values.Roles = Field(default_factory=dict)

@@ -9,7 +9,8 @@ from decimal import Decimal
 from typing import Any, TypeVar
 
 import click
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.table import Table
 from rich.text import Text
 
 from treazure_pipeline import people
@@ -63,8 +64,23 @@ def verdict(message: str) -> None:
     console().print(message, style="bold", soft_wrap=True)
 
 
-def cell(value: object) -> str:
-    """Return a value as a table has it: thousands apart, also in numbers that are texts to stay exact."""
+class Figures(Table):
+    """A table without lines, whose cells are values."""
+
+    def add_row(self, *cells: object, **options: Any) -> None:
+        """Add a row of values."""
+        super().add_row(*map(cell, cells), **options)
+
+
+def table(*headings: str, **options: Any) -> Figures:
+    """Return an empty table that shows each value as `cell` does."""
+    return Figures(*headings, box=None, **options)
+
+
+def cell(value: object) -> RenderableType:
+    """Return a value as a table has it: thousands apart, also in numbers that are texts to stay exact. Text stays."""
+    if isinstance(value, Text):
+        return value
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, str) and _NUMBER.fullmatch(value):

@@ -12,7 +12,7 @@ from rich.padding import Padding
 from treazure_pipeline import people
 from treazure_pipeline.errors import SettingsError
 from treazure_pipeline.terminal import output
-from treazure_pipeline.terminal.reading import reading, run_url
+from treazure_pipeline.terminal.ledger import at_ledger, run_url
 from treazure_pipeline.verification.explain import Explanation
 
 _SHORT = 8
@@ -31,7 +31,7 @@ def command(*, contact: str, names: tuple[str, ...], as_json: bool) -> None:
         guid = str(uuid.UUID(contact.strip()))
     except ValueError:
         raise SettingsError(f"{contact!r} is not a contact. It must be a GUID, as both systems show it.") from None
-    with reading() as opened:
+    with at_ledger() as opened:
         programmes = opened.programmes(names)
         told = [explain(opened.ledger, programme, guid) for programme in programmes]
     found = [one for one in told if one is not None]

@@ -93,10 +93,10 @@ def _verify(context: dg.AssetExecutionContext, connections: Connections, program
     figures = story.told(context, connections.listener, verified.sentence) | md.figures(
         counted | {"mode": run.account.mode, "differing": md.sample(outstanding)},
         "read",
-        "outstanding_drift",
         "least_lately_verified_hours",
         "round_share",
         "seconds_verify",
+        if_any=("outstanding_drift",),
     )
     yield _no_drift(verified, standing, figures["differing"])
     yield _master_agrees(verified.tally)

@@ -1,4 +1,4 @@
-"""Commands that only read the ledger need its address and nothing else."""
+"""Commands that read the ledger, or decide on what is in it, need its address and nothing else."""
 
 from __future__ import annotations
 
@@ -36,6 +36,33 @@ def test_the_database_s_address_is_enough_to_read(lived: Reader, run: Run) -> No
     assert (explained["programme"], "adjustment" in str(explained["events"])) == ("points", True)
     assert {row["contact"] for row in rejected["rows"]} == {refused, "00000000-0000-4000-8000-00000000000b"}
     assert [row["state"] for row in adjustments] == ["rejected", "done"]
+
+
+def test_the_database_s_address_is_enough_to_decide(lived: Reader, run: Run) -> None:
+    refused, _, _, given = lived.adjustment_shop.contacts(4)
+    only = {"TREAZURE_PIPELINE_DATABASE_URL": lived.adjustment_shop.database_url}
+    (rejected,) = printed(run, "rejections", "list", "--rows", **only)["programmes"]
+    (digest,) = (row["digest"] for row in rejected["rows"] if row["digest"])
+    (number,) = (
+        row["id"] for row in printed(run, "adjustments", "list", **only)["adjustments"] if row["state"] == "rejected"
+    )
+
+    assert printed(run, "rejections", "retry", "--all", **only)["programmes"][0]["refused"] == 1
+    assert printed(run, "rejections", "discard", digest, "--reason", "an old till", **only)["discarded"] == 1
+    added = printed(run, "adjustments", "add", "--contact", given, "--amount", "5", "--yes", **only)
+    assert added["added"] == 1
+    assert printed(run, "adjustments", "discard", str(number), "--reason", "a mistake", **only)["changed"] == [number]
+    assert printed(run, "contact", "erase", refused, "--by", "Sam", "--why", "asked", **only)["status"] == "ok"
+    unknown = run("approve", "0123456789ab", **only)
+    assert (unknown.returncode, "ENGAGE_API_KEY" in unknown.stderr) == (2, False)
+
+
+def test_a_ledger_is_adopted_by_the_new_addresses_of_its_systems(lived: Reader, run: Run) -> None:
+    moved = {name: SYSTEMS[name] for name in ("TREAZURE_BASE_URL", "ENGAGE_BASE_URL")}
+    moved["TREAZURE_PIPELINE_DATABASE_URL"] = lived.adjustment_shop.database_url
+
+    assert printed(run, "db", "adopt", **moved)["before"] == "loopback and loopback"
+    assert printed(run, "status", **moved)["status"] == "ok"
 
 
 def test_status_begins_with_what_waits_and_fits_80_columns(lived: Reader, run: Run) -> None:

@@ -16,7 +16,7 @@ from treazure_pipeline.console.app import build_app
 from treazure_pipeline.console.desk import Desk, looking
 from treazure_pipeline.database import schema
 from treazure_pipeline.settings import load_console
-from treazure_pipeline.terminal.reading import reading
+from treazure_pipeline.terminal.ledger import at_ledger
 from treazure_pipeline_tests.adjustments.conftest import _adjustment_sandbox, adjustment_shop, new_adjustment_shop
 from treazure_pipeline_tests.balance_sync.shop import new_shop, one_sandbox, shop
 from treazure_pipeline_tests.console.provider import CLIENT, SECRET, Provider, provider
@@ -67,7 +67,7 @@ def console(database_url: str) -> Iterator[Console]:
             def make(url: str) -> object:
                 given = {"TREAZURE_PIPELINE_DATABASE_URL": database_url, "CONSOLE_URL": url, **settings}
                 read = load_console(given)
-                opened = stack.enter_context(reading(read, connections=4))
+                opened = stack.enter_context(at_ledger(read, connections=4))
                 treazure = stack.enter_context(looking(read, opened.ledger))
                 return build_app(Desk(opened, read, partial(schema.check, database_url), treazure))
 

@@ -184,7 +184,7 @@ def test_an_explicit_window_is_fetched(execute: Execute, shop: Shop) -> None:
 def test_a_full_resync_by_config_sends_only_what_differs(execute: Execute, shop: Shop) -> None:
     execute(shop)
     result = execute(shop, config={"full_resync": True})
-    assert materializations.of(result, SNAPSHOT)["full"] is True
+    assert materializations.of(result, SNAPSHOT)["full"] == "yes"
     assert materializations.of(result, SNAPSHOT)["fetched"] == 200
     assert materializations.of(result, PUSH)["requests"] == 0
 
@@ -254,16 +254,17 @@ def test_each_step_says_in_one_sentence_what_it_came_to_in_its_log_and_on_its_ma
     assert all(check.description for check in result.get_asset_check_evaluations())
 
 
-def test_a_push_plots_five_figures_and_shows_the_others_in_one_table(execute: Execute, shop: Shop) -> None:
+def test_a_push_plots_no_flat_zeros_and_shows_the_other_figures_in_one_table(execute: Execute, shop: Shop) -> None:
     (event,) = execute(shop).asset_materializations_for_node(PUSH)
-    assert materializations.plotted(event) == {
-        "sent",
-        "pending",
-        "oldest_pending_hours",
-        "points_total",
-        "data_age_hours",
-    }
-    assert "| lost answers | 0 |" in str(event.metadata["figures"].value)
+    assert materializations.plotted(event) == {"sent", "points_total", "data_age_hours"}
+    assert "| pending | 0 |" in str(event.metadata["figures"].value)
+
+
+def test_a_snapshot_plots_what_was_rejected_only_where_something_was(execute: Execute, shop: Shop) -> None:
+    shop.sandbox.set_fault("bad_rows", raw_rows=['{"accountNumber": "x", "balance": 1}'])
+    (event,) = execute(shop).asset_materializations_for_node(SNAPSHOT)
+    (well,) = execute(shop).asset_materializations_for_node(SNAPSHOT)
+    assert materializations.plotted(event) - materializations.plotted(well) == {"rejected"}
 
 
 def test_the_tags_of_a_run_say_which_window_it_fetched_and_where_it_was_started(execute: Execute, shop: Shop) -> None:

@@ -1,4 +1,7 @@
-"""What commands read: the ledger, with nothing set but its database."""
+"""What commands that read or decide work on: the ledger, with nothing set but its database.
+
+Belongs here: whatever asks neither system. Does not: what calls one, or runs in Dagster, and so needs all settings.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,16 @@ from treazure_pipeline.database import embedded, schema
 from treazure_pipeline.errors import SettingsError
 from treazure_pipeline.ledger import owner
 from treazure_pipeline.ledger.store import Account, Ledger
-from treazure_pipeline.settings import Programme, ReadingSettings, load_reading
+from treazure_pipeline.settings import LedgerSettings, Programme, load_ledger
 from treazure_pipeline.terminal import instance
 
 
 @dataclass(frozen=True)
-class Reading:
+class AtLedger:
     """An open ledger, and the settings that say which part of it is asked for."""
 
     ledger: Ledger
-    settings: ReadingSettings
+    settings: LedgerSettings
 
     def programmes(self, names: Sequence[str]) -> list[Programme]:
         """Return the programmes of these names, or all: of the settings, else those that the ledger has.
@@ -42,7 +45,7 @@ class Reading:
 
 
 @contextmanager
-def reading(settings: ReadingSettings | None = None, *, connections: int = 2) -> Iterator[Reading]:
+def at_ledger(settings: LedgerSettings | None = None, *, connections: int = 2) -> Iterator[AtLedger]:
     """Open the ledger for what needs no system; the embedded server is started where that is used.
 
     Args:
@@ -51,17 +54,32 @@ def reading(settings: ReadingSettings | None = None, *, connections: int = 2) ->
 
     Raises:
         SettingsError: What is set is wrong, or the ledger belongs to other systems than those that are set.
-        DatabaseError: The ledger can't be used.
+        DatabaseError: The ledger can't be used, or its schema is not one of this version.
     """
-    settings = settings or load_reading()
+    settings = settings or load_ledger()
+    with Ledger(ready(settings), connections=connections) as ledger:
+        if (systems := systems_of(settings)) is not None:
+            owner.check(ledger, systems)
+        yield AtLedger(ledger, settings)
+
+
+def ready(settings: LedgerSettings) -> str:
+    """Return the ledger's URL, its schema fit for this version; the embedded server is started where that is used."""
     url = instance.locate(settings).ledger_url
     if settings.is_embedded:
+        instance.say_where(settings.home)
         embedded.start(settings.home)
         schema.upgrade(url)
-    with Ledger(url, connections=connections) as ledger:
-        if settings.treazure_base_url and settings.engage_base_url:
-            owner.check(ledger, owner.systems(settings.treazure_base_url, settings.engage_base_url))
-        yield Reading(ledger, settings)
+    else:
+        schema.check(url)
+    return url
+
+
+def systems_of(settings: LedgerSettings) -> owner.Systems | None:
+    """Return the two systems that are set, None where one is not."""
+    if settings.treazure_base_url is None or settings.engage_base_url is None:
+        return None
+    return owner.systems(settings.treazure_base_url, settings.engage_base_url)
 
 
 def run_url(run_id: str | None) -> str | None:
