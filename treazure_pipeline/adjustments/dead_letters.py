@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import psycopg
-from psycopg.rows import class_row
 
 from treazure_pipeline.adjustments.events import Event
 from treazure_pipeline.adjustments.inbox import STORE_OTHERS
 from treazure_pipeline.adjustments.queue import RECEIVE, receipt_of
 from treazure_pipeline.ledger import decisions
 from treazure_pipeline.ledger.decisions import SOMEBODY
+from treazure_pipeline.ledger.rows import records
 from treazure_pipeline.ledger.store import retried
 
 if TYPE_CHECKING:
@@ -53,10 +53,9 @@ class Kind:
 def kinds(ledger: Ledger) -> list[Kind]:
     """Return what Engage has delivered, by event type, the latest first."""
     with ledger.reading() as connection:
-        cursor = connection.cursor(row_factory=class_row(Kind))
-        return cursor.execute(
-            "select event_type, received, last_at from webhook_kind order by last_at desc limit 50"
-        ).fetchall()
+        return records(
+            connection, Kind, "select event_type, received, last_at from webhook_kind order by last_at desc limit 50"
+        )
 
 
 @retried
@@ -64,7 +63,7 @@ def listed(ledger: Ledger, *, numbers: Sequence[int] | None = None, limit: int) 
     """Return dead letters that nobody has dealt with, newest first; of these numbers, or all."""
     values = {"numbers": numbers and list(numbers), "limit": limit}
     with ledger.reading() as connection:
-        return connection.cursor(row_factory=class_row(DeadLetter)).execute(_LISTED, values).fetchall()
+        return records(connection, DeadLetter, _LISTED, values)
 
 
 def read_again(ledger: Ledger, number: int, *, by: str = SOMEBODY, why: str = "") -> bool:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from psycopg.rows import class_row
-
+from treazure_pipeline.ledger.rows import records
 from treazure_pipeline.ledger.store import retried
 
 if TYPE_CHECKING:
@@ -65,20 +64,18 @@ def listed(
     """Return adjustments in these states, or of these numbers, newest first."""
     values = {"states": states and list(states), "numbers": numbers and list(numbers), "limit": limit}
     with ledger.reading() as connection:
-        return connection.cursor(row_factory=class_row(Listed)).execute(_LISTED, values).fetchall()
+        return records(connection, Listed, _LISTED, values)
 
 
 @retried
 def path(ledger: Ledger, number: int) -> list[Step]:
     """Return the states that an adjustment was in, oldest first."""
     with ledger.reading() as connection:
-        return (
-            connection.cursor(row_factory=class_row(Step))
-            .execute(
-                "select at, state, reason, answer from adjustment_transition where adjustment = %s order by at",
-                (number,),
-            )
-            .fetchall()
+        return records(
+            connection,
+            Step,
+            "select at, state, reason, answer from adjustment_transition where adjustment = %s order by at",
+            (number,),
         )
 
 
@@ -86,7 +83,7 @@ def path(ledger: Ledger, number: int) -> list[Step]:
 def found(ledger: Ledger, number: int) -> list[Found]:
     """Return what the points log has that may be this adjustment, as far as the log was fetched; newest first."""
     with ledger.reading() as connection:
-        return connection.cursor(row_factory=class_row(Found)).execute(_FOUND, {"number": number}).fetchall()
+        return records(connection, Found, _FOUND, {"number": number})
 
 
 _LISTED = """

@@ -14,7 +14,7 @@ from psycopg.rows import class_row
 
 from treazure_pipeline.errors import BusyError
 from treazure_pipeline.ledger import coverage
-from treazure_pipeline.ledger.rows import one
+from treazure_pipeline.ledger.rows import one, records
 from treazure_pipeline.ledger.store import retried
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def untold(ledger: Ledger, target: str) -> list[Message]:
     A target that is new is told what is wrong, and nothing of what is over.
     """
     with ledger.transaction() as connection:
-        return connection.cursor(row_factory=class_row(Message)).execute(_UNTOLD, {"target": target}).fetchall()
+        return records(connection, Message, _UNTOLD, {"target": target})
 
 
 @retried
@@ -144,8 +144,7 @@ def not_told(ledger: Ledger, target: str, message: Message) -> None:
 def firing(ledger: Ledger) -> list[Message]:
     """Return what is wrong now, the oldest first."""
     with ledger.transaction() as connection:
-        cursor = connection.cursor(row_factory=class_row(Message))
-        return cursor.execute(f"select {_COLUMNS} from alert a where a.firing order by a.began, a.key").fetchall()
+        return records(connection, Message, f"select {_COLUMNS} from alert a where a.firing order by a.began, a.key")
 
 
 _COLUMNS = "a.key, a.episode, a.firing, a.began, a.ended, a.title, a.body"

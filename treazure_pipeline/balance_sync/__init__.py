@@ -1,5 +1,5 @@
-"""Case 1: the hourly balance sync, from Treazure's export through the ledger to Engage.
+"""The hourly balance sync: from Treazure's export through the ledger to Engage.
 
-`snapshot` fetches and stages an export, `merge` makes it pending balances, `guards` and `plans` decide whether they may go, `push` is the one
-path to Engage, `rejections` keeps what was refused. `definitions` shows it in Dagster.
+`snapshot` fetches an export and stages it, `merge` turns differences into pending rows, `guards` and `plans` decide whether they may be sent,
+and `push` sends them; nothing else does. `rejections` keeps what could not be read or was refused. `definitions` shows it all in Dagster.
 """

@@ -1,4 +1,4 @@
-"""``approve``: let a plan that a guard has stopped through, once."""
+"""``approve``: lets a plan that a guard has stopped be sent, once."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from treazure_pipeline.terminal import output, user
 @click.argument("digest")
 @click.option("--by", metavar="NAME", help="Who approves, for the record. Default: the user of this session.")
 @click.option("--reason", default="", metavar="TEXT", help="Why, for the record.")
-@click.option("--let-be", is_flag=True, help="Do not approve it: only note that you looked, and (needed then) why.")
+@click.option(
+    "--let-be", is_flag=True, help="Don't approve it. Only note that you looked, and why (--reason is then required)."
+)
 @output.json_option
 def command(*, digest: str, by: str | None, reason: str, let_be: bool, as_json: bool) -> None:
-    """Approve the plan with this DIGEST: the next push sends its rows, within APPROVAL_LIFETIME_HOURS.
+    """Approve the plan with this DIGEST. The next push within APPROVAL_LIFETIME_HOURS sends its rows.
 
-    Rows whose balance in Treazure has changed since then are judged again, with everything else that is pending.
+    Rows whose balance in Treazure has changed since the plan was made are judged again, with everything else that is pending.
     """
     from treazure_pipeline.balance_sync import plans
     from treazure_pipeline.terminal.ledger import at_ledger

@@ -45,9 +45,7 @@ def command(*, names: tuple[str, ...], path: Path | None, as_json: bool) -> None
             if account is None:
                 shown.append({"programme": programme.name, "plan": None, "rows": 0})
                 if not as_json:
-                    output.say(
-                        f"{programme.name}: the ledger has nothing of this programme yet. The first sync makes it."
-                    )
+                    output.say(f"{programme.name}: nothing is in the ledger yet. The first sync creates it.")
                 continue
             with ledger.reading() as connection:
                 plan = plans.open_plan(connection, account)
@@ -77,7 +75,7 @@ def _append(path: Path, programme: str, rows: Iterable[tuple[str, Decimal | None
 
 def _print(programme: str, plan: Plan | None, picture: Picture) -> None:
     if plan is None:
-        output.say(f"{programme}: nothing waits for approval. A push would change now:")
+        output.say(f"{programme}: nothing waits for approval. A push now would change:")
     else:
         output.say(f"{programme}: plan {plan.digest} of {plan.made_at:%Y-%m-%d %H:%M} UTC, {plan.state}")
         for reason in plan.reasons:
@@ -107,7 +105,7 @@ def _print(programme: str, plan: Plan | None, picture: Picture) -> None:
     _print_rows("largest changes", picture.largest)
     _print_rows("a sample", picture.sample)
     if plan is not None and plan.state == "open":
-        output.say(f"If it is right: treazure-pipeline approve {plan.digest}")
+        output.say(f"If this is right: treazure-pipeline approve {plan.digest}")
 
 
 def _print_rows(title: str, rows: list[tuple[str, Decimal | None, Decimal]]) -> None:

@@ -1,4 +1,4 @@
-"""What a person decides about the sync in Dagster's launchpad: held plans, and what was rejected or refused."""
+"""A person's decisions about the sync, made in Dagster's launchpad: held plans, and rejected or refused rows."""
 
 from datetime import timedelta
 
@@ -14,11 +14,11 @@ from treazure_pipeline.orchestration import forms
 from treazure_pipeline.orchestration.decisions import LONGEST, Decided, decision
 from treazure_pipeline.orchestration.names import Names
 
-_PROGRAMME = "The programme's name; left empty, all of them."
+_PROGRAMME = "The programme's name; if empty, all of them."
 
 
 class Approval(forms.Form):
-    """The plan that may be pushed once."""
+    """The plan to approve; it may be pushed once."""
 
     digest: str = Field(description="The plan's digest, as shown in the failed check `guards_hold`.")
     approved_by: str = Field(description="Your name, for the record.", min_length=1, max_length=200)
@@ -26,25 +26,25 @@ class Approval(forms.Form):
 
 
 class LetBe(Decided):
-    """The plan that is not approved."""
+    """The plan to leave unapproved."""
 
     digest: str = Field(description="The plan's digest, as shown in the failed check `guards_hold`.")
 
 
 class Retried(Decided):
-    """What is tried again: of a contact, with a cause, or (chosen on purpose) everything."""
+    """Which rows to try again: one contact's, those with a cause, or (only on purpose) everything."""
 
     programme: str | None = Field(default=None, description=_PROGRAMME)
-    contact: str | None = Field(default=None, description="Only this contact's, by its GUID.")
+    contact: str | None = Field(default=None, description="Only this contact's, by GUID.")
     cause: str | None = Field(default=None, description="Only rows whose cause contains this text.")
     everything: bool = Field(default=False, description="Everything that is outstanding.")
 
 
 class Discarded(Decided):
-    """Which rejected rows of exports."""
+    """Which rejected rows of exports to discard."""
 
     programme: str | None = Field(default=None, description=_PROGRAMME)
-    digests: list[str] = Field(description="The rows' digests, whole, as `rejections list --rows --json` shows them.", min_length=1)  # fmt: skip
+    digests: list[str] = Field(description="The rows' full digests, as `rejections list --rows --json` shows them.", min_length=1)  # fmt: skip
 
 
 def build_decisions(names: Names) -> list[dg.JobDefinition]:
@@ -52,7 +52,7 @@ def build_decisions(names: Names) -> list[dg.JobDefinition]:
     return [
         decision(
             names, "approve_plan", Approval, _approve, op="approve",
-            description="Approves the plan of a push that a guard has stopped. The next push sends its rows, once.",
+            description="Approves a plan that a guard has stopped. The next push sends its rows, once.",
         ),
         decision(
             names, "let_plan_be", LetBe, _let_be,
@@ -87,7 +87,7 @@ def _let_be(connections: Connections, config: LetBe) -> str:
 
 def _retry(connections: Connections, config: Retried) -> str:
     if config.everything == bool(config.contact or config.cause):
-        raise SettingsError("Nothing was done: choose a contact or a cause, or everything alone.")
+        raise SettingsError("Nothing was done: choose a contact or a cause, or only everything.")
     ledger, by, why = connections.ledger, config.decided_by, config.reason
     done = [
         rejections.retry(ledger, account, contact=config.contact, reason=config.cause, by=by, why=why)
@@ -102,7 +102,7 @@ def _retry(connections: Connections, config: Retried) -> str:
 
 def _discard(connections: Connections, config: Discarded) -> str:
     if short := [digest for digest in config.digests if len(digest) != rejections.DIGEST]:
-        raise SettingsError(f"Nothing was done: {short[0]!r:.80} is no whole digest.")
+        raise SettingsError(f"Nothing was done: {short[0]!r:.80} is not a full digest.")
     count = sum(
         rejections.discard(connections.ledger, account, digest, config.reason, by=config.decided_by)
         for account in _accounts(connections, config.programme)

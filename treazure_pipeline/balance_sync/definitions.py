@@ -1,7 +1,7 @@
 """The hourly balance sync in Dagster: snapshot → diff → push, its job, its schedule, its checks.
 
-Belongs here: asset keys, metadata, checks, what becomes of an error. Does not: how a balance gets from one system to
-the other (the other modules of this folder). See https://docs.dagster.io/guides/build/assets
+How a balance gets from one system to the other is in the other modules of this folder.
+See https://docs.dagster.io/guides/build/assets
 """
 
 from collections.abc import Callable, Iterator
@@ -38,7 +38,7 @@ Results = Iterator[dg.AssetCheckResult | dg.MaterializeResult]
 
 
 class SnapshotConfig(forms.Form):
-    """Which window of mutation times to fetch; left empty, the one that leaves no hole, and once a week all there is.
+    """Which window of mutation times to fetch. If empty: the one that leaves no hole, and once a week everything.
 
     Invalid values are refused before anything is done.
     """
@@ -56,12 +56,12 @@ class SnapshotConfig(forms.Form):
     )
 
     def check(self) -> None:
-        """Refuse what is no window."""
+        """Refuse an invalid window."""
         window_asked_for(self.window_from, self.window_to, full_resync=self.full_resync)
 
 
 class PushConfig(forms.Form):
-    """Whether to begin with a few contacts."""
+    """Whether to start with a few contacts."""
 
     limit: int | None = Field(
         default=None,
@@ -223,7 +223,7 @@ def build_balance_sync(programme: Programme, names: Names) -> dg.Definitions:
 
 @contextmanager
 def _locked(connections: Connections, programme: Programme, context: dg.AssetExecutionContext) -> Iterator[Run]:
-    """Hold the programme's lock until the run's resources are closed; show our errors as the run's failure."""
+    """Hold the programme's lock until the run's resources are closed. Our errors become the run's failure."""
     with story.step(context, connections.listener):
         run = Run.of(connections, programme, context.run.run_id)
         run.ledger.hold(run.account)
@@ -342,7 +342,7 @@ def _coverage_checks(programme: Programme, ledger: Ledger) -> Iterator[dg.AssetC
 
 
 def _push(context: dg.AssetExecutionContext, run: Run, judgment: Judgment | None, limit: int | None) -> Results:
-    """Send what is due; `judgment`: of the diff in the same run, None where the push goes alone."""
+    """Send what is due. `judgment` comes from the diff in the same run; None if only the push runs."""
     merged = merge.merged(run.ledger, run.account, run.id)
     judgment = judgment or judge(run)
     if judgment.holds_all:
@@ -395,7 +395,7 @@ def _push(context: dg.AssetExecutionContext, run: Run, judgment: Judgment | None
 
 
 def _window(status: figures.Status) -> coverage.Window | None:
-    """Return the last window that was merged: under the programme's lock, the run's own."""
+    """Return the window that was merged last. Since the run holds the programme's lock, it is its own."""
     if status.window_from is None or status.window_to is None:
         return None
     return coverage.Window(status.window_from, status.window_to)
@@ -482,9 +482,9 @@ def _outstanding_checks(programme: Programme, ledger: Ledger) -> Iterator[dg.Ass
 
 
 def hourly(job: Any, minute: int, is_busy: Callable[[Connections], bool], why: str) -> dg.ScheduleDefinition:
-    """Make a schedule that skips while a run is queued or running; `why` that does no harm.
+    """Return a schedule that skips while a run is queued or running; `why` says that this does no harm.
 
-    What only counts as running, since its process is dead, stops nothing: `is_busy` decides.
+    A run whose process has died still counts as running in Dagster, so `is_busy` decides.
     """
 
     @dg.schedule(

@@ -1,4 +1,4 @@
-"""Starts an export from Treazure. The window is by the database's clock, mutation times are by Treazure's."""
+"""Requests an export from Treazure. The window is on the database's clock, and mutation times are on Treazure's."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ if TYPE_CHECKING:
 def begin_export(
     ledger: Ledger, treazure: TreazureClient, account: Account, start: datetime, end: datetime
 ) -> tuple[str, float | None]:
-    """Have Treazure export what changed in a window; return the path, and by how many seconds its clock is ahead.
+    """Ask Treazure to export what changed in a window. Return the result's path, and by how many seconds its clock is ahead.
 
-    None where Treazure did not say what time it is. Raises ClocksApartError where the clocks are more than 5 minutes
-    apart: what the window leaves out could not be told. Also RemoteError.
+    The seconds are None if Treazure did not say what time it is. Raises ClocksApartError if the clocks are more than 5 minutes apart,
+    since the window could then miss changes, and RemoteError.
     """
     asked = ledger.now()
     begun = treazure.request_balances(account.loyalty_id, start, end)
     ahead = None if begun.clock is None else seconds_ahead(begun.clock, asked, ledger.now())
     if ahead is not None and abs(ahead) > MOST_APART.total_seconds():
         side = "ahead of" if ahead > 0 else "behind"
-        message = (
+        raise ClocksApartError(
             f"The clocks are apart: Treazure's is {abs(ahead):,.0f} seconds {side} the database's ("
             f"{begun.clock:%Y-%m-%d %H:%M:%S} against {asked:%Y-%m-%d %H:%M:%S} UTC). "
-            "Changes could be missed, so nothing was fetched."
+            "Changes could be missed, so nothing was fetched.",
+            hint="Correct the clock of the database server. The next run then goes on.",
         )
-        raise ClocksApartError(message, hint="Correct the clock of the database server. The next run then goes on.")
     return begun.path, ahead
 
 
 def seconds_ahead(clock: datetime, asked: datetime, answered: datetime) -> float:
-    """Return by how many seconds a clock is ahead (below 0: behind) that was read at some time between two of ours.
+    """Return by how many seconds another clock is ahead of ours (negative: behind).
 
-    It tells whole seconds.
+    `clock`, in whole seconds, was read at some time between `asked` and `answered`, which are on our clock.
     """
     if clock > answered:
         return (clock - answered).total_seconds()

@@ -1,6 +1,6 @@
-"""A careful first send: a few contacts are sent, and both sides are shown before anybody lets the rest go.
+"""A careful first send: a few contacts are sent, and both sides are shown before a person sends the rest.
 
-What Engage accepts is applied by a job of its own, so the accounts are read until they show it or the time is over.
+Engage applies what it has accepted later, in a job of its own. So the accounts are read until they show it or the time is up.
 """
 
 from __future__ import annotations
@@ -25,18 +25,19 @@ logger = logging.getLogger(__name__)
 
 MOST = 1000
 _WAITS = (5.0, 10.0, 20.0, 30.0)
-"""Seconds between two looks; the last one repeats."""
+"""Seconds between two readings; the last one repeats."""
 
 
 class FirstSendError(PipelineError):
-    """Engage shows another balance than it accepted."""
+    """Engage shows a different balance from the one it accepted."""
 
 
 @dataclass(frozen=True)
 class Sides:
-    """A contact of the first send. None: no account, not accepted, or not read.
+    """A contact of the first send.
 
-    `treazure`: the balance that Treazure shows now; `accepted`: what Engage accepted; `engage`: what Engage shows now.
+    `treazure` and `engage` are the balances that the systems show now, None if there is no account or it could not be read. `accepted` is
+    what Engage accepted, None if nothing.
     """
 
     contact: str
@@ -54,22 +55,22 @@ class Sides:
             return "Engage shows no account"
         if not is_same(self.engage, self.accepted, self.decimals):
             return "Engage shows another balance"
-        return "equal" if self.treazure == self.accepted else "equal; Treazure has moved on"
+        return "equal" if self.treazure == self.accepted else "equal; changed in Treazure since"
 
     def shown(self) -> dict[str, str | None]:
-        """Return contact, balances as exact texts and verdict."""
+        """Return the contact, the balances as exact text, and the verdict."""
         balances = {"treazure": self.treazure, "accepted": self.accepted, "engage": self.engage}
         texts = {side: None if balance is None else str(balance) for side, balance in balances.items()}
         return {"contact": self.contact, **texts, "verdict": self.verdict}
 
     @property
     def is_shown(self) -> bool:
-        """Whether Engage shows what it accepted; what it did not accept is not expected of it."""
+        """Whether Engage shows what it accepted. True also if it accepted nothing."""
         return self.accepted is None or self.verdict.startswith("equal")
 
 
 def compare(run: Run, contacts: Sequence[str]) -> list[Sides]:
-    """Read both sides of these contacts until Engage shows what it accepted, or ENGAGE_VERIFY_GRACE_SECONDS are over."""
+    """Read both sides of these contacts until Engage shows what it accepted, or ENGAGE_VERIFY_GRACE_SECONDS have passed."""
     patience = run.settings.engage_verify_grace_seconds
     accepted = batches.accepted_amounts(run.ledger, run.account, contacts)
     sides = [Sides(contact, accepted.get(contact), decimals=run.programme.decimals) for contact in contacts]
@@ -88,7 +89,7 @@ def compare(run: Run, contacts: Sequence[str]) -> list[Sides]:
 
 
 def require_shown(sides: Sequence[Sides], patience: float) -> None:
-    """Raise FirstSendError where Engage does not show what it accepted."""
+    """Raise FirstSendError if Engage does not show what it accepted, `patience` seconds later."""
     wrong = [one for one in sides if not one.is_shown]
     if wrong:
         first = wrong[0]

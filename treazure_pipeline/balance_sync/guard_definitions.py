@@ -1,7 +1,7 @@
 """Guards in Dagster: the blocking check between diff and push.
 
-Belongs here: how a judgment is shown. Does not: what is suspicious (`treazure_pipeline.balance_sync.guards`), or how a
-person approves (`decision_definitions`). See https://docs.dagster.io/guides/test/asset-checks
+What is suspicious is decided in `guards`, and a person approves in `decision_definitions`.
+See https://docs.dagster.io/guides/test/asset-checks
 """
 
 from dataclasses import asdict
@@ -24,7 +24,7 @@ _COLUMNS = ("contact", "before", "after")
 class Judgments(dg.IOManager):
     """Hands the judgment of a diff to the push of the same run, so that all pending rows are judged once.
 
-    Kept in the run's process; a push that finds none judges by itself.
+    They are kept in the run's process. A push that finds none makes its own.
     """
 
     def __init__(self) -> None:
@@ -35,12 +35,12 @@ class Judgments(dg.IOManager):
         self._kept[context.asset_key] = obj
 
     def load_input(self, context: dg.InputContext) -> Judgment | None:
-        """Return it to the push of that diff."""
+        """Return the judgment of a diff, or None if this process has none."""
         return self._kept.get(context.asset_key)
 
 
 def guard_check(run: Run, judgment: Judgment) -> dg.AssetCheckResult:
-    """Show a judgment with its figures, and a sample of the plan that waits where there is one."""
+    """Show a judgment with its figures, and a sample of the plan if one waits."""
     shift = judgment.shift
     shown: dict[str, Any] = asdict(shift) | {
         "reasons": "; ".join(judgment.reasons) or "none",

@@ -1,8 +1,7 @@
 """How much a push may change before a person has to approve it (I7).
 
-A guard that can't be evaluated counts as tripped. The first load of a programme passes; shares say nothing about a
-small programme, so there only the largest single change is watched. A negative balance holds its row, whatever the
-guards say.
+A guard that can't be evaluated counts as tripped. The first load of a programme always passes. Shares mean little in a small programme, so there
+only the largest single change is checked. A row with a negative balance is held, whatever the guards say.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ SHARES_FROM = 1000
 
 @dataclass(frozen=True)
 class Judgment:
-    """What the guards say of the rows that are due: `reasons` why they are kept back, and the `plan` that holds them.
+    """What the guards say about the rows that are due: `reasons` to hold them, and the `plan` they are stored in.
 
     Rows of an approved plan (`shift.approved`) are sent in any case.
     """
@@ -51,7 +50,7 @@ class Judgment:
         return told + (f"is approved for {shift.approved:,} of {shift.rows:,}" if shift.approved else "waits")
 
     def error(self) -> GuardTrippedError:
-        """Say what was kept back, and what a person can do."""
+        """Return an error that says what was held, and what a person can do."""
         assert self.plan is not None
         return GuardTrippedError(
             f"{self.shift.rows:,} rows were not pushed: {'; '.join(self.reasons)}.",
@@ -62,7 +61,7 @@ class Judgment:
 
 
 def judge(run: Run) -> Judgment:
-    """Judge what a push would change, and keep it as a plan where a guard trips or a balance is negative."""
+    """Judge what a push would change. If a guard trips or a balance is negative, store it as a plan."""
     ledger, account = run.ledger, run.account
     plans.expire(ledger, account)
     shift = plans.shift(ledger, account)
@@ -74,7 +73,7 @@ def judge(run: Run) -> Judgment:
 
 
 def tripped(shift: Shift, guards: Guards) -> list[str]:
-    """Return why these changes are suspicious, none where they are not."""
+    """Return the reasons why these changes are suspicious; empty if they are not."""
     if shift.is_first_load or not shift.rows:
         return []
     found = []
@@ -100,6 +99,6 @@ def _share(part: Decimal | int, whole: Decimal | int, most: Decimal, what: str, 
     if part == 0:
         return None
     if whole <= 0:
-        return f"a share {what}, which can't be told of a total of {whole} ({setting})"
+        return f"a share {what}, which can't be computed from a total of {whole} ({setting})"
     share = Decimal(part) / whole
     return f"{share:.1%} {what}, the limit is {most:.1%} ({setting})" if share > most else None

@@ -1,4 +1,4 @@
-"""What the Dagster UI shows of the balance sync: its tables, its rejections, both sides of a careful first send."""
+"""What the Dagster UI shows of the balance sync: columns, rejections, and both sides of a careful first send."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BALANCE_COLUMNS = dg.TableSchema(
         dg.TableColumn("contact", "uuid", "The contact's GUID, the same in both systems."),
         dg.TableColumn("balance", "numeric", "Points in Treazure at the time of the export, exact."),
         dg.TableColumn(
-            "mutated_at", "timestamptz", "When Treazure says that the account changed; UTC, may be missing."
+            "mutated_at", "timestamptz", "When the account changed, according to Treazure; UTC, may be missing."
         ),
         dg.TableColumn("position", "bigint", "The row's place in the export, from 0."),
     ]
@@ -36,7 +36,7 @@ ACCOUNT_COLUMNS = dg.TableSchema(
 
 
 def rejections(groups: Sequence[Group]) -> dict[str, dg.MetadataValue]:
-    """Return since when rejections are outstanding, and a table of them by reason."""
+    """Return a table of outstanding rejections by reason, and since when the oldest is outstanding."""
     if not groups:
         return {"by_reason": dg.MetadataValue.md("*none*")}
     return {

@@ -1,7 +1,6 @@
-"""Plans: what a push would change, how much that is, and what a person has let through (I7).
+"""Plans: what a push would change, how much that is, and what a person has approved (I7).
 
-Belongs here: the rows that a push would send, their figures, storing and approving them. Does not: how much is too much
-(`guards`). A row is let through when its newest master balance is still the one of the approved plan.
+How much is too much is decided in `guards`. A row of an approved plan is sent if its newest master balance is still the one in the plan.
 """
 
 from __future__ import annotations
@@ -35,12 +34,20 @@ _ROWS_STORED_TOGETHER = 1000
 
 @dataclass(frozen=True)
 class Shift:
-    """What sending the rows that are due would change; those of an approved plan apart.
+    """What sending the rows that are due would change, apart from those of an approved plan.
 
-    `known`: contacts of the programme that Engage has accepted before; `changed` and `zeroed`: how many of them;
-    `new`: contacts for the first time; `net`: by how many points the total that Engage holds would change from `total`;
-    `negative`: rows held since their balance is below zero; `approved`: rows that a person has let through;
-    `is_first_load`: the programme has never been loaded whole.
+    Attributes:
+        rows: How many rows that are.
+        known: Contacts of the programme that Engage has accepted before.
+        changed: How many of the known would change.
+        zeroed: How many of the known would be set to zero.
+        new: Contacts that would be sent for the first time.
+        net: By how many points the total would change.
+        total: The points that Engage holds before.
+        largest: The largest change of one balance, up or down.
+        negative: Rows held because their balance is below zero.
+        approved: Rows of an approved plan.
+        is_first_load: The programme has never been loaded completely.
     """
 
     rows: int
@@ -73,10 +80,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Picture:
-    """What a person looks at before approving: counts and totals of rows, the largest changes, a histogram, a sample.
+    """What a person looks at before approving: counts and totals, the largest changes, a histogram, a sample.
 
-    Rows are (contact, before, after); `before` is None for a contact that Engage has not had. `histogram`: rows by the
-    size of the change, from the largest loss to the largest gain.
+    Rows are (contact, before, after); `before` is None for a contact that is new to Engage. `histogram` counts rows by the size of the
+    change, from the largest loss to the largest gain.
     """
 
     rows: int
@@ -94,7 +101,7 @@ class Picture:
 
 @retried
 def shift(ledger: Ledger, account: Account) -> Shift:
-    """Say what a push would change now. Costs what is pending."""
+    """Return what a push would change now. The cost grows with what is pending."""
     with ledger.transaction() as connection, connection.cursor(row_factory=dict_row) as cursor:
         row = one(cursor, _SHIFT, {"programme": account.id})
     return Shift(**row)
@@ -102,7 +109,7 @@ def shift(ledger: Ledger, account: Account) -> Shift:
 
 @retried
 def note_loaded(ledger: Ledger, account: Account) -> None:
-    """Note that nothing is left to push, which ends the first load if the coverage reaches back to the beginning."""
+    """Note that nothing is left to push. This ends the first load if coverage reaches back to the programme's beginning."""
     with ledger.transaction() as connection:
         connection.execute(
             "update programme g set loaded_at = clock_timestamp() where id = %s and loaded_at is null "
@@ -113,9 +120,9 @@ def note_loaded(ledger: Ledger, account: Account) -> None:
 
 @retried
 def store(ledger: Ledger, account: Account, shifted: Shift, reasons: Sequence[str], *, run_id: str) -> Plan:
-    """Keep the rows that are due (where `reasons` is not empty) and those with a negative balance as the open plan.
+    """Store the rows that are due (if there are `reasons`) and those with a negative balance as the open plan.
 
-    The same rows as in the open plan make no second one; other rows replace it.
+    If the open plan has the same rows, it stays; otherwise it is replaced.
     """
     values = {
         "programme": account.id, "run_id": run_id, "all": bool(reasons), "size": _ROWS_STORED_TOGETHER,
@@ -127,7 +134,7 @@ def store(ledger: Ledger, account: Account, shifted: Shift, reasons: Sequence[st
             "update plan set state = 'replaced' where programme = %s and state = 'open' and id <> %s",
             (account.id, row[0]),
         )
-    return _plan(ledger, row[0])
+        return _read(connection, row[0])
 
 
 def _of_negative(shifted: Shift) -> list[str]:
@@ -136,14 +143,14 @@ def _of_negative(shifted: Shift) -> list[str]:
 
 @retried
 def close_open(ledger: Ledger, account: Account) -> None:
-    """Give up the open plan: what it held back is not suspicious any more."""
+    """Give up the open plan: what it held is no longer suspicious."""
     with ledger.transaction() as connection:
         connection.execute("update plan set state = 'replaced' where programme = %s and state = 'open'", (account.id,))
 
 
 @retried
 def expire(ledger: Ledger, account: Account) -> None:
-    """End approvals whose time is over; negative balances that they let through and nobody has sent are held again."""
+    """End approvals whose time is up. Negative balances that they allowed and that were not sent are held again."""
     with ledger.transaction() as connection:
         connection.execute(
             "with ended as (update plan set state = 'expired' where programme = %(programme)s and state = 'approved' "
@@ -160,37 +167,38 @@ def expire(ledger: Ledger, account: Account) -> None:
 def approve(
     ledger: Ledger, account: Account | None, digest: str, *, by: str, lifetime: timedelta, why: str = ""
 ) -> Plan:
-    """Let an open plan through once, until `lifetime` from now; `digest` may be its beginning, six digits at least.
+    """Allow an open plan to be sent once, until `lifetime` from now. The first six digits of the digest are enough.
 
-    Approving an approved plan again changes nothing. Raises SettingsError where no single open plan has this digest.
+    Approving an approved plan again changes nothing. Raises SettingsError unless exactly one open plan has this digest.
     """
     with ledger.transaction() as connection:
-        number, state = _waiting(connection, account, digest)
-        if state == "open":
-            connection.execute(_APPROVE, {"id": number, "by": by, "lifetime": lifetime})
-            decisions.note(connection, "approved", _subject(connection, number), by=by, why=why)
-    return _plan(ledger, number)
+        plan = _waiting(connection, account, digest)
+        if plan.state != "open":
+            return plan
+        connection.execute(_APPROVE, {"id": plan.id, "by": by, "lifetime": lifetime})
+        decisions.note(connection, "approved", subject(plan), by=by, why=why)
+        return _read(connection, plan.id)
 
 
 @retried
 def let_be(ledger: Ledger, account: Account | None, digest: str, *, by: str, why: str) -> Plan:
-    """Note that a person has looked at an open plan and does not approve it; it stays held until a run replaces it.
+    """Note that a person has looked at an open plan and does not approve it. It stays held until a run replaces it.
 
-    `digest` as for `approve`. Raises SettingsError where no single open plan has it.
+    `digest` and errors are as for `approve`; a plan that is approved is an error too.
     """
     with ledger.transaction() as connection:
-        number, state = _waiting(connection, account, digest)
-        if state != "open":
-            raise SettingsError("This plan does not wait any more: it was approved.")
-        decisions.note(connection, "let be", _subject(connection, number), by=by, why=why)
-    return _plan(ledger, number)
+        plan = _waiting(connection, account, digest)
+        if plan.state != "open":
+            raise SettingsError("This plan no longer waits: it was approved.")
+        decisions.note(connection, "let be", subject(plan), by=by, why=why)
+        return plan
 
 
-def _waiting(connection: Connection[Any], account: Account | None, digest: str) -> tuple[int, str]:
-    """Return number and state of the one plan, open or approved, whose digest begins so, and lock it."""
+def _waiting(connection: Connection[Any], account: Account | None, digest: str) -> Plan:
+    """Lock and return the one plan, open or approved, whose digest starts like this."""
     wanted = digest.strip().lower()
     rows = connection.execute(
-        "select id, state from plan where left(digest, length(%(digest)s)) = %(digest)s "
+        "select id from plan where left(digest, length(%(digest)s)) = %(digest)s "
         "and (%(programme)s::smallint is null or programme = %(programme)s) and length(%(digest)s) >= %(shortest)s "
         "and (state = 'open' or state = 'approved' and expires_at > clock_timestamp()) order by id for update",
         {"digest": wanted, "programme": account and account.id, "shortest": SHORTEST_DIGEST},
@@ -200,21 +208,17 @@ def _waiting(connection: Connection[Any], account: Account | None, digest: str) 
             f"{'No' if not rows else 'More than one'} plan that waits for approval has the digest {wanted!r}.",
             hint="`treazure-pipeline plan` shows the waiting plan. A newer run replaces the plan of an older one.",
         )
-    return rows[0][0], rows[0][1]
+    return _read(connection, rows[0][0])
 
 
 def subject(plan: Plan) -> str:
-    """Return what decisions call a plan."""
+    """Return how recorded decisions name a plan."""
     return f"plan {plan.digest}"
-
-
-def _subject(connection: Connection[Any], number: int) -> str:
-    return subject(_read(connection, number))
 
 
 @retried
 def mark_used(ledger: Ledger, account: Account, *, run_id: str, before: datetime) -> None:
-    """Note that a push has had the plans approved `before` it began: they let nothing through any more."""
+    """Note that a push has used the plans that were approved `before` it began. They allow nothing more."""
     with ledger.transaction() as connection:
         connection.execute(
             "update plan set state = 'used', used_at = clock_timestamp(), used_run_id = %s "
@@ -224,7 +228,7 @@ def mark_used(ledger: Ledger, account: Account, *, run_id: str, before: datetime
 
 
 def open_plan(connection: Connection[Any], account: Account) -> Plan | None:
-    """Return the plan that waits for approval, else an approved one that waits for its push, or None."""
+    """Return the plan that waits for approval, or an approved one that waits for its push, or None."""
     row = connection.execute(
         "select id from plan where programme = %s and (state = 'open' or state = 'approved' "
         "and expires_at > clock_timestamp()) order by state desc, id desc limit 1",
@@ -235,7 +239,7 @@ def open_plan(connection: Connection[Any], account: Account) -> Plan | None:
 
 @retried
 def approved_contacts(ledger: Ledger, account: Account) -> list[str]:
-    """Give every row that is planned one of its own in `pending`, and return the contacts that a person has let through."""
+    """Move all planned rows to `pending`, and return the contacts of approved plans that are due."""
     return_rows(ledger, account)
     with ledger.transaction() as connection:
         rows = connection.execute(
@@ -247,7 +251,7 @@ def approved_contacts(ledger: Ledger, account: Account) -> list[str]:
 
 
 def picture(connection: Connection[Any], account: Account, plan: Plan | None) -> Picture:
-    """Describe the rows of a stored plan, or (None) of what a push would send now. Writes nothing."""
+    """Describe the rows of a stored plan; without one, what a push would send now. Writes nothing."""
     source, values = _source(account, plan)
     with connection.cursor(row_factory=dict_row) as cursor:
         row = one(cursor, f"with {source} {_PICTURE}", values)
@@ -268,7 +272,7 @@ def _change(contact: str, before: str | None, after: str) -> tuple[str, Decimal 
 def rows(
     connection: Connection[Any], account: Account, plan: Plan | None
 ) -> Iterator[tuple[str, Decimal | None, Decimal]]:
-    """Return all rows of `picture`, in contact order, as they come from the server."""
+    """Return all rows that `picture` describes, in contact order, streamed from the server."""
     source, values = _source(account, plan)
     with connection.cursor(name="plan_rows") as cursor:
         cursor.execute(f"with {source} select contact::text, before, after from rows order by contact", values)
@@ -282,16 +286,10 @@ def _source(account: Account, plan: Plan | None) -> tuple[str, dict[str, Any]]:
 
 
 def _step(step: int) -> str:
-    """Name a class of changes: 3 is a gain of 100 and more, below 1,000; -1 a loss below 10."""
+    """Name a histogram step: 3 is a gain of 100 or more but below 1,000; -1 is a loss below 10."""
     size = abs(step)
     bounds = f"below {10**size:,}" if size <= 1 else f"{10 ** (size - 1):,} to {10**size:,}"
     return "no change" if step == 0 else f"{'gain' if step > 0 else 'loss'} {bounds}"
-
-
-@retried
-def _plan(ledger: Ledger, number: int) -> Plan:
-    with ledger.transaction() as connection:
-        return _read(connection, number)
 
 
 def _read(connection: Connection[Any], number: int) -> Plan:
@@ -311,8 +309,8 @@ approved as materialized (
     where a.programme = %(programme)s and a.state = 'approved' and a.expires_at > clock_timestamp())
 """
 
-# What a push would send: (contact, before, after). The planned batches of a merge hold what was known before. That is
-# what Engage has accepted, since a row that was pending is in none of them.
+# What a push would send: (contact, before, after). In the planned batches of a merge, `before` is what was known before the merge.
+# That is what Engage has accepted, since no planned batch contains a row that was pending.
 _ROWS = f"""
 lone as materialized (
     select p.contact, l.sent as before, p.master as after, {HELD} as held,

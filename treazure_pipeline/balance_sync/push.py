@@ -1,8 +1,7 @@
-"""The one push path: sends what is pending to Engage and records what was accepted (I2, I3, I6, I8).
+"""Sends what is pending to Engage and records what was accepted (I2, I3, I6, I8). Nothing else does.
 
-Each request takes a slot of the shared rate first, then claims its rows with the newest master balances, so that
-nothing older than the ledger is ever sent. Requests go out from a few threads; accepted batches are folded into the
-ledger meanwhile.
+Each request first takes a slot of the shared rate and then claims its rows with the newest master balances, so nothing older than the ledger is
+ever sent. Several threads send requests, while accepted batches are folded into the ledger.
 """
 
 from __future__ import annotations
@@ -47,7 +46,8 @@ _REFUSED_ALONE_BEFORE_GIVING_UP = 50
 class PushFigures:
     """What a push did: backlog + entered = sent + refused + held + pending, see `figures.Flow`.
 
-    `accepted`: rows in accepted requests (a row sent twice counts twice); `lost`: requests whose effect is unknown.
+    `accepted` counts rows in accepted requests (a row sent twice counts twice), `lost` the requests whose effect is unknown. `error` is why
+    not everything could be sent.
     """
 
     backlog: int
@@ -79,12 +79,11 @@ def push(
 ) -> PushFigures:
     """Send every pending row that is due, and return the results.
 
-    The caller holds the programme's lock. `since` is what its figures count from (default: the pending rows now); the
-    listener hears of the rows of each answered request and of all that were pending.
-    Where `judgment` has reasons, only the rows of an approved plan are sent, and the others are held; else only those
-    of the contacts in `only`, where it is given, and the others are left pending.
-    What could not be sent is left pending and `error` says why; errors of the database are raised.
-    A programme in state migrating sends nothing (I11).
+    The caller holds the programme's lock. The figures count from `since` (default: the rows pending now). The listener is told the progress
+    after each answered request.
+    If `judgment` has reasons, only the rows of an approved plan are sent, and the others are held. Otherwise, if `only` is given, only the
+    rows of these contacts are sent, and the others are left pending. A programme that is migrating sends nothing (I11).
+    What could not be sent is left pending, and the result's `error` says why. Errors of the database are raised.
     """
     with tracing.span("push balances", run_id=run.id, programme=run.account.id):
         return _push(run, since=since, judgment=judgment, only=only)
@@ -133,10 +132,10 @@ def _push(run: Run, *, since: Backlog | None, judgment: Judgment | None, only: S
 
 
 def push_contacts(run: Run, contacts: Sequence[str]) -> None:
-    """Send the pending rows of these contacts only; needs no lock, and what is not accepted stays pending.
+    """Send only the pending rows of these contacts. Needs no lock.
 
-    Each request is tried once: the next sync sends what fails. Left to it is also what is marked to be sent again, unless
-    Treazure was asked since: Engage may hold something newer than a ledger knows of whose disk was put back.
+    Each request is tried once; what is not accepted stays pending for the next sync. Rows marked to be sent again are also left to it, unless
+    Treazure was asked since: if the ledger's disk was restored, Engage may hold something newer than the ledger knows.
     """
     batches.abandon(run.ledger, run.account)
     batches.fold(run.ledger, run.account)
@@ -151,7 +150,7 @@ def _batches_of(contacts: Sequence[str], size: int) -> list[list[str]]:
 
 
 class _Push:
-    """The state that the sending threads share; `_guard` protects all of it."""
+    """The state that the sending threads share. `_guard` protects all of it, except what claims use (`_claiming`)."""
 
     def __init__(
         self,
@@ -201,7 +200,7 @@ class _Push:
         self.error: RemoteError | None = None
 
     def run(self) -> None:
-        """Go over the pending rows until none is due any more, or the push has to be given up."""
+        """Send pending rows until none is due, or the push has to give up."""
         for _ in range(_MOST_PASSES):
             accepted = self.accepted
             self._one_pass()
@@ -213,7 +212,7 @@ class _Push:
                 return
             lease = batches.lease_left(self._ledger, self._account, due=True)
             if lease:
-                logger.info("%d rows are in requests under way; waiting %.1f s for those", due, lease)
+                logger.info("%d rows are in requests under way; waiting %.1f s for them", due, lease)
                 if not self._retry.sleep(lease + 0.05):
                     return
             # A lease may also have ended a moment ago.
@@ -222,7 +221,7 @@ class _Push:
                 return
 
     def run_only(self, batches_of_contacts: Sequence[list[str]]) -> None:
-        """Send the rows of these contacts, one request for each batch."""
+        """Send the rows of these contacts, one request per batch."""
         self._tasks = [_Task(0.0, next(self._numbers), contacts, 0) for contacts in batches_of_contacts]
         self._send_all()
 
@@ -235,7 +234,7 @@ class _Push:
         self._at_work = self._concurrency
         with ThreadPoolExecutor(self._concurrency, thread_name_prefix="push") as threads:
             for _ in range(self._concurrency):
-                threads.submit(contextvars.copy_context().run, self._work)  # within the span around
+                threads.submit(contextvars.copy_context().run, self._work)  # inside the current span
             try:
                 while self._is_worth_folding():
                     self._fold()
@@ -249,7 +248,7 @@ class _Push:
         self._fold()
 
     def _is_worth_folding(self) -> bool:
-        """Wait until enough batches are accepted for a fold, True, or all threads have ended, False."""
+        """Wait until enough batches are accepted for a fold (True) or all threads have ended (False)."""
         with self._guard:
             self._guard.wait_for(lambda: not self._at_work or self._to_fold >= _FOLD_AFTER_BATCHES)
             return self._at_work > 0
@@ -278,7 +277,7 @@ class _Push:
                 self._guard.notify_all()
 
     def _next_task(self) -> _Task | None:
-        """Return what to claim next (no contacts: on from the cursor), waiting while others may still add tasks."""
+        """Return what to claim next (no contacts: whatever follows the cursor). Waits while other threads may still add tasks."""
         with self._guard:
             while not self._stopping:
                 now = time.monotonic()
@@ -305,7 +304,7 @@ class _Push:
             with self._guard:
                 self.requests += 1
             try:
-                # Later its slot, or its rows, could be somebody else's before the answer is there.
+                # If it were sent later, its slot or its rows could be somebody else's before the answer arrives.
                 with tracing.span("send batch", batch=batch.id, rows=len(batch.contacts)) as span:
                     answer = self._engage.set_balances(body, before=began + LEASE_MARGIN_SECONDS)
                     span.set(transaction_id=answer.transaction_id, refused=len(answer.refused))
@@ -362,7 +361,7 @@ class _Push:
     def _handle(self, error: RemoteError, batch: Batch, task: _Task) -> None:
         logger.warning("batch %d of %d rows: %s", batch.id, len(batch.contacts), error)
         with self._claiming:
-            self._taken.update(batch.contacts)  # from here on they are claimed by tasks of their own, not in passing
+            self._taken.update(batch.contacts)  # from now on only their own tasks claim them
         became = outcome.of(error)
         if became.blames == "row":
             batches.refuse(
@@ -402,12 +401,12 @@ class _Push:
             self._guard.notify_all()
 
     def _split(self, error: RemoteError, batch: Batch) -> None:
-        """Halve a refused batch until the bad row stands alone."""
+        """Split a refused batch in half, again and again, until the bad row is alone."""
         half = len(batch.contacts) // 2
         with self._guard:
             if half:
                 for contacts in (batch.contacts[:half], batch.contacts[half:]):
-                    # The newest half goes first: down to single rows before the next batch is split.
+                    # The newest half goes first, so one batch is split down to single rows before the next one is.
                     heapq.heappush(self._tasks, _Task(0.0, -next(self._numbers), contacts, 0))
             else:
                 self._refused_alone += 1

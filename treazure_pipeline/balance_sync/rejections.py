@@ -1,8 +1,7 @@
 """What was rejected: rows of exports that can't be understood, and balances that Engage refuses.
 
-Both resolve by themselves when their cause is gone. A person can have them tried sooner, and can discard a row of an export
-for good. Belongs here: listing, retrying, resolving. Does not: keeping a rejected row (`staging`) and a refusal
-(`ledger.batches`).
+Both resolve by themselves when the cause is gone. A person can have them tried sooner, and can discard a row of an export for good.
+Rejected rows are stored by `staging`, and refusals by `ledger.batches`.
 """
 
 from __future__ import annotations
@@ -10,12 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from psycopg.rows import class_row
-
 from treazure_pipeline import people
 from treazure_pipeline.ledger import batches, decisions
 from treazure_pipeline.ledger.decisions import SOMEBODY
-from treazure_pipeline.ledger.rows import one
+from treazure_pipeline.ledger.rows import one, records
 from treazure_pipeline.ledger.store import retried
 
 if TYPE_CHECKING:
@@ -27,12 +24,12 @@ if TYPE_CHECKING:
 
 
 DIGEST = 32
-"""Characters of a row's whole digest."""
+"""Characters of a row's full digest."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Outstanding rejections with one reason. `origin`: `export` or `engage`; `next_try` is None where nobody tries by itself."""
+    """Outstanding rejections with the same reason. `next_try` is None if they are not tried again by themselves."""
 
     origin: Literal["export", "engage"]
     reason: str
@@ -46,7 +43,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Rejection:
-    """One rejection. Of an export's row `digest` names it and `raw` is the row as it came; of a refusal `balance` was refused.
+    """One rejection: a row of an export, with its `digest` and the `raw` row as it came, or a `balance` that Engage refused.
 
     `times`: how often the row was listed, or refused.
     """
@@ -72,7 +69,7 @@ class Rejection:
 
 @dataclass(frozen=True)
 class Retried:
-    """What a retry set going: refused rows for the next push, accounts for the next run to read; and what it could not."""
+    """What the next run does after a retry: refused rows to send, accounts to read; `nameless` rows can't be retried."""
 
     refused: int
     to_read: int
@@ -80,7 +77,7 @@ class Retried:
 
 
 def most_of_engage(groups: Sequence[Group]) -> str | None:
-    """Return why most of the rows wait that Engage refused, of what `groups` returns; None where none do."""
+    """Return the reason for most of Engage's refusals among these groups, or None if there are none."""
     reason = next((group.reason for group in groups if group.origin == "engage"), None)
     return None if reason is None else people.public(reason).rstrip(".")
 
@@ -90,7 +87,7 @@ def groups(ledger: Ledger, account: Account, *, contact: str | None = None, reas
     """Return what is outstanding by origin and reason, most rows first."""
     values = _filter(account, contact, reason)
     with ledger.transaction() as connection:
-        return connection.cursor(row_factory=class_row(Group)).execute(_GROUPS, values).fetchall()
+        return records(connection, Group, _GROUPS, values)
 
 
 def rows(
@@ -102,10 +99,10 @@ def rows(
     resolved: bool = False,
     limit: int | None = None,
 ) -> list[Rejection]:
-    """Return single rejections, the latest first; with `resolved` also what is not outstanding any more."""
+    """Return single rejections, the latest first; with `resolved`, also those no longer outstanding."""
     values = _filter(account, contact, reason) | {"resolved": resolved, "limit": limit}
     with ledger.transaction() as connection:
-        return connection.cursor(row_factory=class_row(Rejection)).execute(_ROWS, values).fetchall()
+        return records(connection, Rejection, _ROWS, values)
 
 
 @retried
@@ -118,7 +115,7 @@ def retry(
     by: str = SOMEBODY,
     why: str = "",
 ) -> Retried:
-    """Have what is rejected tried by the next run, also what was gone; the count of tries is kept.
+    """Let the next run try what is rejected, even if gone. The count of tries is kept.
 
     A row of an export that names no contact (`nameless`) can only be resolved by a full export, or be discarded.
     """
@@ -131,7 +128,7 @@ def retry(
 
 @retried
 def discard(ledger: Ledger, account: Account, digest: str, note: str, *, by: str = SOMEBODY) -> int:
-    """Resolve rows of exports for good, by the first characters of their digest; return how many that were."""
+    """Discard rows of exports for good, by the first characters of their digest. Return how many there were."""
     with ledger.transaction() as connection:
         discarded = connection.execute(
             "update rejection set resolved_at = clock_timestamp(), resolved_by = 'person', note = %s "
@@ -147,26 +144,26 @@ def _filter(account: Account, contact: str | None, reason: str | None) -> dict[s
     return {"programme": account.id, "contact": contact, "reason": reason}
 
 
-# Appended to what notes a row that was rejected before: it is outstanding again, unless a person has discarded it.
+# Appended to an update of a row that was rejected before: it is outstanding again, unless a person has discarded it.
 REOPEN = """,
     since = case when rejection.resolved_by <> 'person' then now() else rejection.since end,
     resolved_at = case when rejection.resolved_by = 'person' then rejection.resolved_at end,
     resolved_by = case when rejection.resolved_by = 'person' then rejection.resolved_by end
 """
 
-# With the merge of an export: its good rows stand for the earlier bad ones of their contacts.
+# When an export is merged: its good rows replace earlier bad ones of the same contacts.
 RESOLVE = """
 update rejection r set resolved_at = clock_timestamp(), resolved_by = 'export' from {latest} s
 where r.programme = %(programme)s and r.resolved_at is null and r.observation < %(observation)s and r.contact = s.contact
 """
 
-# After that, where it was a full export: what it does not list any more is no row of Treazure's.
+# After that, if it was a full export: rows that it no longer lists are gone from Treazure.
 RESOLVE_UNLISTED = """
 update rejection set resolved_at = clock_timestamp(), resolved_by = 'full_export'
 where programme = %(programme)s and resolved_at is null and observation < %(observation)s
 """
 
-# With an account's balance, asked for after the row was rejected.
+# When an account's balance was asked for after the row was rejected.
 RESOLVE_READ = """
 update rejection set resolved_at = clock_timestamp(), resolved_by = 'account'
 where programme = %(programme)s and contact = %(contact)s and resolved_at is null and last_seen < %(asked)s

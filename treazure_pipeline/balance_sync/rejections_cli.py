@@ -1,4 +1,4 @@
-"""``rejections``: the dead letters of the balance sync in the hands of a person."""
+"""``rejections``: what a person can do about rejected and refused rows of the balance sync."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def command() -> None:
 @_contact_option
 @_reason_option
 @click.option("--rows", "as_rows", is_flag=True, help="List each row instead of a summary. Default with --contact.")
-@click.option("--all", "resolved", is_flag=True, help="List each row, resolved rows of exports too.")
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(min=1), help="So many at most.")
+@click.option("--all", "resolved", is_flag=True, help="List each row, including resolved rows of exports.")
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(min=1), help="At most this many.")
 @output.json_option
 def list_(
     *,
@@ -48,7 +48,7 @@ def list_(
     limit: int,
     as_json: bool,
 ) -> None:
-    """Show what is outstanding: by reason, with since when and the next try, or each by itself."""
+    """Show what is outstanding, by reason or row by row: since when, and when it is tried next."""
     contact = _guid(contact)
     as_rows = as_rows or resolved or contact is not None
     results = []
@@ -86,10 +86,10 @@ def list_(
 def retry(
     *, names: tuple[str, ...], contact: str | None, reason: str | None, everything: bool, why: str, as_json: bool
 ) -> None:
-    """Have the next run try again: refused rows are sent, gone ones too, and accounts of rejected rows are read.
+    """Let the next run try again: it sends refused rows, even if gone, and reads the accounts of rejected rows.
 
-    Chosen by contact, by reason, or all. A row of an export that names no contact can't be read by itself; a full
-    resync resolves it where Treazure does not list it any more.
+    Choose them by contact, by reason, or all. A row of an export that names no contact can't be read on its own. A full resync resolves it
+    once Treazure no longer lists it.
     """
     contact = _guid(contact)
     if everything == bool(contact or reason):
@@ -120,9 +120,9 @@ def retry(
 @click.option("--reason", required=True, help="Why, for the record.")
 @output.json_option
 def discard(*, digest: str, names: tuple[str, ...], reason: str, as_json: bool) -> None:
-    """End a rejected row of an export for good; DIGEST stands in `list --rows`, its first characters will do.
+    """Discard a rejected row of an export for good. `list --rows` shows its DIGEST; the first characters are enough.
 
-    The same row stays discarded when it comes again. Nothing changes for its contact.
+    If the same row comes again, it stays discarded. Nothing changes for its contact.
     """
     if len(digest) < _SHORTEST_DIGEST:
         raise SettingsError(f"DIGEST ({digest!r}) must have at least {_SHORTEST_DIGEST} characters.")

@@ -1,4 +1,4 @@
-"""What a run of the balance sync came to: the same figures for Dagster's metadata and for the command."""
+"""The results of a balance sync: the same figures for Dagster's metadata and for the command."""
 
 from __future__ import annotations
 
@@ -16,10 +16,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pushed:
-    """A push within its run: `changed` by the run's diff, `carried_over` from before or come in beside it.
+    """A push as part of its run.
 
-    `window` and `fetched` of the run's export, None where the push went alone. `why` most of the rows wait that Engage
-    refused; `plan`: the digest of the plan that keeps rows back.
+    Attributes:
+        changed: Rows that the run's diff changed.
+        carried_over: Rows that were pending before, or became so beside the run.
+        window: The window of the run's export; None if only the push ran. So is `fetched`.
+        why: The reason for most of Engage's refusals.
+        plan: The digest of the plan that keeps rows back.
     """
 
     changed: int
@@ -58,7 +62,7 @@ class Pushed:
 
 @dataclass
 class SyncReport:
-    """What `run balance-sync --json` prints of one run; a step that did not get so far is None."""
+    """What `run balance-sync --json` prints of one run. A step that was not reached is None."""
 
     snapshot: Snapshot | None = None
     diff: Diff | None = None
@@ -66,7 +70,7 @@ class SyncReport:
     sides: list[Sides] = field(default_factory=list)
 
     def figures(self, *, held: bool) -> dict[str, Any]:
-        """Return window, counts, points and seconds; where the guards `held` the run back, what they kept."""
+        """Return window, counts, points and seconds; if the guards `held` the run back, also how many rows they held."""
         found: dict[str, Any] = {}
         seconds: dict[str, float] = {}
         if self.snapshot is not None:
@@ -91,13 +95,8 @@ class SyncReport:
             seconds |= pushed.seconds
         elif held and self.diff is not None:
             merged = self.diff.figures
-            found |= {
-                "sent": 0,
-                "refused": 0,
-                "held": merged.changed + merged.carried_over,
-                "pending": 0,
-                "requests": 0,
-            }
+            held_rows = merged.changed + merged.carried_over
+            found |= {"sent": 0, "refused": 0, "held": held_rows, "pending": 0, "requests": 0}
         if self.sides:
             found["first_send"] = [side.shown() for side in self.sides]
         return found | {"seconds": {phase: round(value, 3) for phase, value in seconds.items()}}

@@ -1,4 +1,4 @@
-"""From Treazure into the ledger: fetching a snapshot and merging it. From there to Engage it goes on in `push`."""
+"""From Treazure into the ledger: fetches a snapshot and merges it. `push` then sends the differences to Engage."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ _MOST_REREADS = 3
 
 @dataclass(frozen=True)
 class Snapshot:
-    """An export that is staged in the ledger and waits for its merge; `seconds` it took.
+    """An export that is staged in the ledger and waits to be merged.
 
-    `clock_ahead`: by how many seconds Treazure's clock is ahead of the database's, None where it does not say.
+    `seconds`: how long it took. `clock_ahead`: by how many seconds Treazure's clock is ahead of the database's; None if it did not say.
     """
 
     observation: int
@@ -51,7 +51,7 @@ class Snapshot:
 
     @property
     def sentence(self) -> str:
-        """What was fetched, of which window."""
+        """What was fetched, and for which window."""
         of = "all balances, " if self.window.is_full else ""
         counts = [f"{self.fetched:,} fetched", *phrases.some(rejected=self.rejected)]
         return f"{of}{phrases.span(self.window.start, self.window.end)}: {phrases.sentence(counts)}"
@@ -59,7 +59,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Diff:
-    """A merged export; `reread`: accounts that were read once more, since two observations overlapped."""
+    """A merged export. `reread`: accounts that were read once more because two observations overlapped."""
 
     figures: MergeFigures
     reread: int
@@ -83,11 +83,11 @@ class NoSnapshotError(PipelineError):
 
 
 def take_snapshot(run: Run, window: Window) -> Snapshot:
-    """Have Treazure export the balances that changed in `window` and stage them in the ledger.
+    """Ask Treazure to export the balances that changed in `window`, and stage them in the ledger.
 
-    An export that has expired, or whose body breaks off, is requested again; other tries are the client's. Raises
-    RemoteError when it can't be had, ClocksApartError when its window could not be trusted, UntrustedExportError when
-    more than GUARD_MAX_REJECTED_SHARE of its rows can't be understood; then nothing has changed.
+    An export that has expired, or whose body breaks off, is requested again; the client retries everything else. If it raises, the ledger's
+    balances have not changed: RemoteError if the export can't be fetched, ClocksApartError if its window can't be trusted,
+    UntrustedExportError if more than GUARD_MAX_REJECTED_SHARE of its rows can't be understood.
     """
     ledger, account = run.ledger, run.account
     began = time.perf_counter()
@@ -118,8 +118,8 @@ def take_snapshot(run: Run, window: Window) -> Snapshot:
 def merge_snapshot(run: Run) -> Diff:
     """Merge the staged export into the ledger: what differs becomes pending.
 
-    Where the export overlaps in time with another observation of an account and differs, the account is read once
-    more. Raises NoSnapshotError when nothing is staged.
+    If the export overlaps in time with another observation of an account and differs from it, the account is read once more.
+    Raises NoSnapshotError if nothing is staged.
     """
     ledger, account = run.ledger, run.account
     began = time.perf_counter()
@@ -127,17 +127,19 @@ def merge_snapshot(run: Run) -> Diff:
     batches.return_rows(ledger, account)
     observation = staging.staged(ledger, account)
     if observation is None:
-        message = f"Programme {account.name!r} has no fetched snapshot to compare."
-        raise NoSnapshotError(message, hint="Materialize treazure_balance_snapshot first.")
+        raise NoSnapshotError(
+            f"Programme {account.name!r} has no fetched snapshot to compare.",
+            hint="Materialize treazure_balance_snapshot first.",
+        )
     figures = merge.merge(ledger, account, observation, batch_size=run.settings.engage_batch_size)
     return Diff(figures, reread_accounts(run), time.perf_counter() - began)
 
 
 def reread_accounts(run: Run) -> int:
-    """Read the accounts once more whose observations overlapped and differed; return how many were due.
+    """Read the accounts again whose observations overlapped and differed. Return how many were due.
 
-    One that can't be read keeps what is known of it: unknown to Treazure it is given up, else it is tried again after a
-    wait that grows.
+    If an account can't be read, its known balance stays. It is tried again after a wait that grows, unless Treazure says that there is
+    no such account.
     """
     ledger, account = run.ledger, run.account
     contacts = readings.to_reread(ledger, account)
@@ -162,9 +164,9 @@ def reread_accounts(run: Run) -> int:
 
 
 def read_account(run: Run, contact: str) -> Decimal | None:
-    """Read one account and record its balance; return it, None where the account is not in the programme.
+    """Read one account, record its balance and return it; None if the account is not in the programme.
 
-    Raises NotFoundError where Treazure says 404.
+    Raises NotFoundError if Treazure answers 404, and other RemoteErrors.
     """
     balance = None
     for _ in range(_MOST_REREADS):

@@ -1,7 +1,6 @@
-"""From an export into its staging table, row by row as it streams in. Nothing else of the ledger changes (but what is rejected).
+"""Copies an export into its staging table as it streams in, keeps rejected rows, and decides whether the export can be trusted.
 
-Belongs here: asking, copying, keeping what is rejected, and whether an export can be trusted. Does not: what its rows mean
-(`merge`).
+Nothing else in the ledger changes here. What the rows mean is decided in `merge`.
 """
 
 from __future__ import annotations
@@ -33,21 +32,21 @@ _REASONS_SHOWN = 3
 
 
 def table(observation: int) -> Identifier:
-    """Name the staging table of an observation."""
+    """Return the name of an observation's staging table."""
     return Identifier(f"stage_{observation}")
 
 
 def latest(observation: int) -> Identifier:
-    """Name the table of what an observation says last of each contact, in key order, while it is merged."""
+    """Return the name of the table with each contact's latest row of an observation, in key order, while it is merged."""
     return Identifier(f"latest_{observation}")
 
 
 @retried
 def ask(ledger: Ledger, account: Account, window: Window, run_id: str) -> int:
-    """Note that an export is about to be requested, with the database's time, and return the observation's number.
+    """Note the database's time before an export is requested, and return the observation's number.
 
-    An earlier export of the programme that was never merged is given up: this one's window covers its time too. One of
-    which slices were merged stays, as what its changes refer to.
+    An earlier export of the programme that was never merged is given up, since this one's window covers its time too. If some of its slices
+    were merged, its row stays, because changes refer to it.
     """
     with ledger.transaction() as connection:
         identity.notice_within(connection)
@@ -68,10 +67,10 @@ def ask(ledger: Ledger, account: Account, window: Window, run_id: str) -> int:
 def stage(
     ledger: Ledger, account: Account, observation: int, blocks: Iterable[BalanceBlock], *, max_rejected_share: Decimal
 ) -> tuple[int, int]:
-    """Copy an export's rows into the observation's staging table as they stream in; return (fetched, rejected).
+    """Copy an export's rows into the observation's staging table as they stream in. Return (fetched, rejected).
 
-    Unless all of `blocks` arrives the observation stays unusable: whatever `blocks` raises goes through, and nothing
-    of the ledger has changed. So it does, with UntrustedExportError, where `is_rubbish` says so; rejected rows are kept.
+    If `blocks` raises, the error is passed on and the observation stays unusable. Raises UntrustedExportError if too many rows were
+    rejected. The rejected rows are kept in any case; nothing else in the ledger has changed.
     """
     fetched = rejected = discarded = 0
     reasons: Counter[str] = Counter()
@@ -105,10 +104,10 @@ def stage(
 
 
 def is_rubbish(fetched: int, rejected: int, discarded: int, max_rejected_share: Decimal) -> bool:
-    """Tell whether too many of an export's rows were rejected for it to cover anything.
+    """Tell whether so many of an export's rows were rejected that it covers nothing.
 
-    Those that a person has `discarded` don't count. All of the others are always too many; a share of them is, from 10
-    rows on.
+    Rows that a person has discarded don't count. If all others were rejected, that is always too many; otherwise `max_rejected_share`
+    decides, from 10 rows on.
     """
     bad = rejected - discarded
     is_all = bad == fetched - discarded
@@ -116,22 +115,19 @@ def is_rubbish(fetched: int, rejected: int, discarded: int, max_rejected_share: 
 
 
 def untrusted(fetched: int, bad: int, reasons: Counter[str], max_rejected_share: Decimal) -> UntrustedExportError:
-    """Return the error for an export that `is_rubbish`, with the commonest reasons."""
+    """Return the error for an export that `is_rubbish`, with the most common reasons."""
     commonest = "; ".join(f"{reason} ({rows:,})" for reason, rows in reasons.most_common(_REASONS_SHOWN))
-    message = (
+    return UntrustedExportError(
         f"{bad:,} of the export's {fetched:,} rows can't be understood ({bad / fetched:.1%}; GUARD_MAX_REJECTED_SHARE is "
-        f"{max_rejected_share:.1%}), so nothing of it counts. The commonest reasons: {commonest}."
+        f"{max_rejected_share:.1%}), so none of it counts. The most common reasons: {commonest}.",
+        hint="See `treazure-pipeline rejections list`, or a migration's findings. The next run asks for the same time again. Have "
+        "the rows corrected in Treazure, or discard those that are of no use.",
     )
-    hint = (
-        "See `treazure-pipeline rejections list`, or a migration's findings. The next run asks for the same time again; have "
-        "the rows corrected in Treazure, or discard those that are of no use."
-    )
-    return UntrustedExportError(message, hint=hint)
 
 
 @retried
 def staged(ledger: Ledger, account: Account) -> int | None:
-    """Return the observation that is staged and waits for its merge, or None."""
+    """Return the number of the observation that is staged and waits to be merged, or None."""
     with ledger.transaction() as connection:
         row = connection.execute(
             "select id from observation where programme = %s and source = 'export' and state = 'staged'",
@@ -142,7 +138,7 @@ def staged(ledger: Ledger, account: Account) -> int | None:
 
 @retried
 def _keep_rejected(ledger: Ledger, account: Account, observation: int, rows: Sequence[RejectedRow]) -> int:
-    """Keep rejected rows; return how many of them a person has discarded."""
+    """Keep rejected rows. Return how many of them a person had discarded before."""
     columns = [
         [value.replace("\0", "\\0") if isinstance(value, str) else value for value in column]
         for column in (

@@ -10,7 +10,6 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Form, Request
-from psycopg.rows import class_row
 from starlette.responses import RedirectResponse, Response
 
 from treazure_pipeline import people
@@ -18,6 +17,7 @@ from treazure_pipeline.console import lookups
 from treazure_pipeline.console.access import Visitor
 from treazure_pipeline.console.desk import AsService, AtDesk
 from treazure_pipeline.console.pages import number, page
+from treazure_pipeline.ledger.rows import records
 from treazure_pipeline.ledger.store import retried
 from treazure_pipeline.settings import Role
 from treazure_pipeline.terminal.ledger import run_url
@@ -190,7 +190,7 @@ def movements(ledger: Ledger, programme: Programme, contact: str) -> list[Moveme
     """Return the newest movements of a contact's points log, as far as `run history` has fetched it."""
     values: dict[str, Any] = {"programme": programme.name, "contact": contact, "most": _MOST}
     with ledger.reading() as connection:
-        return connection.cursor(row_factory=class_row(Movement)).execute(_MOVEMENTS, values).fetchall()
+        return records(connection, Movement, _MOVEMENTS, values)
 
 
 _CONTACTS_OF = """

@@ -9,7 +9,6 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
 
 from fastapi import APIRouter, Request
-from psycopg.rows import class_row
 from starlette.responses import Response
 
 from treazure_pipeline.alerts import state as alerts
@@ -19,6 +18,7 @@ from treazure_pipeline.console.pages import page
 from treazure_pipeline.console.plots import Bar, Line, bars, line
 from treazure_pipeline.ledger import figures
 from treazure_pipeline.ledger.figures import Status
+from treazure_pipeline.ledger.rows import records
 from treazure_pipeline.ledger.store import retried
 from treazure_pipeline.verification import rounds
 from treazure_pipeline.verification.rounds import Standing
@@ -130,7 +130,7 @@ def show(request: Request, at: AtDesk, _: AsViewer) -> Response:
 def _history(ledger: Ledger, account: Account) -> tuple[list[SyncRun], list[tuple[date, Decimal]]]:
     values: dict[str, Any] = {"programme": account.name, "runs": RUNS, "days": DAYS}
     with ledger.reading() as connection:
-        runs = connection.cursor(row_factory=class_row(SyncRun)).execute(_RUNS, values).fetchall()
+        runs = records(connection, SyncRun, _RUNS, values)
         days: Sequence[tuple[date, Decimal]] = connection.execute(_LIABILITY, values).fetchall()
     return runs[::-1], list(days)[::-1]
 

@@ -7,12 +7,12 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request
-from psycopg.rows import class_row
 from starlette.responses import Response
 
 from treazure_pipeline.console.access import Rate, Visitor
 from treazure_pipeline.console.desk import AsApprover, AtDesk
 from treazure_pipeline.console.pages import page
+from treazure_pipeline.ledger.rows import records
 from treazure_pipeline.ledger.store import retried
 
 if TYPE_CHECKING:
@@ -55,7 +55,6 @@ def record(ledger: Ledger, contact: str | None, *, by: str) -> None:
 def latest(ledger: Ledger) -> list[Lookup]:
     """Return the latest look-ups, newest first."""
     with ledger.reading() as connection:
-        cursor = connection.cursor(row_factory=class_row(Lookup))
-        return cursor.execute(
-            "select at, looked_by, contact::text from lookup order by id desc limit %s", (_MOST,)
-        ).fetchall()
+        return records(
+            connection, Lookup, "select at, looked_by, contact::text from lookup order by id desc limit %s", (_MOST,)
+        )

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from psycopg.rows import class_row
-
+from treazure_pipeline.ledger.rows import records
 from treazure_pipeline.ledger.store import retried
 
 if TYPE_CHECKING:
@@ -42,12 +41,10 @@ def note(connection: Connection[Any], what: str, subject: str, *, by: str, why: 
 def latest(ledger: Ledger, limit: int, *, subject: str | None = None) -> list[Decision]:
     """Return the latest decisions, newest first; about one subject, or all."""
     with ledger.reading() as connection:
-        return (
-            connection.cursor(row_factory=class_row(Decision))
-            .execute(
-                "select at, decided_by, what, subject, why from decision "
-                "where %(subject)s::text is null or subject = %(subject)s order by id desc limit %(limit)s",
-                {"subject": subject, "limit": limit},
-            )
-            .fetchall()
+        return records(
+            connection,
+            Decision,
+            "select at, decided_by, what, subject, why from decision "
+            "where %(subject)s::text is null or subject = %(subject)s order by id desc limit %(limit)s",
+            {"subject": subject, "limit": limit},
         )

@@ -9,11 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from treazure_pipeline.ledger import batches
-from treazure_pipeline.ledger.rows import one
+from treazure_pipeline.ledger.rows import one, records
 from treazure_pipeline.ledger.store import retried
 from treazure_pipeline.point_migration import backfill
 
@@ -73,10 +72,8 @@ class ReadBack:
 def shards(ledger: Ledger, migration: Migration, shard: int | None = None) -> list[ShardAudit]:
     """Compare roster, files and Engage, shard by shard, or of one shard."""
     with ledger.transaction() as connection:
-        return (
-            connection.cursor(row_factory=class_row(ShardAudit))
-            .execute(_SHARDS, {"id": migration.id, "decimals": migration.decimals, "shard": shard})
-            .fetchall()
+        return records(
+            connection, ShardAudit, _SHARDS, {"id": migration.id, "decimals": migration.decimals, "shard": shard}
         )
 
 
@@ -154,14 +151,12 @@ def export_csv(ledger: Ledger, migration: Migration, what: str) -> Iterator[byte
 def probe(ledger: Ledger, migration: Migration, limit: int) -> list[ReadBack]:
     """Return a few contacts that have points in the files, spread over all."""
     with ledger.transaction() as connection:
-        return (
-            connection.cursor(row_factory=class_row(ReadBack))
-            .execute(
-                "select shard, contact::text from migration_contact where migration = %s and imported > 0 "
-                "order by md5(contact::text) limit %s",
-                (migration.id, limit),
-            )
-            .fetchall()
+        return records(
+            connection,
+            ReadBack,
+            "select shard, contact::text from migration_contact where migration = %s and imported > 0 "
+            "order by md5(contact::text) limit %s",
+            (migration.id, limit),
         )
 
 
@@ -171,20 +166,21 @@ def to_read_back(
 ) -> list[ReadBack]:
     """Return contacts that were not read since the import, or differed when they were read earlier than `before`."""
     with ledger.transaction() as connection:
-        return (
-            connection.cursor(row_factory=class_row(ReadBack))
-            .execute(
-                "select shard, contact::text from migration_contact where migration = %(id)s "
-                f"and (read_at is null or read_at < %(before)s and {_DIFFERS}) "
-                "and (%(shard)s::smallint is null or (shard, contact) > (%(shard)s, %(contact)s::uuid)) "
-                "order by shard, contact limit %(limit)s",
-                {
-                    "id": migration.id, "before": before, "limit": limit,
-                    "shard": None if after is None else after.shard, "contact": None if after is None else after.contact,
-                },
-            )
-            .fetchall()
-        )  # fmt: skip
+        return records(
+            connection,
+            ReadBack,
+            "select shard, contact::text from migration_contact where migration = %(id)s "
+            f"and (read_at is null or read_at < %(before)s and {_DIFFERS}) "
+            "and (%(shard)s::smallint is null or (shard, contact) > (%(shard)s, %(contact)s::uuid)) "
+            "order by shard, contact limit %(limit)s",
+            {
+                "id": migration.id,
+                "before": before,
+                "limit": limit,
+                "shard": None if after is None else after.shard,
+                "contact": None if after is None else after.contact,
+            },
+        )
 
 
 @retried
@@ -216,14 +212,12 @@ def read_back_left(ledger: Ledger, migration: Migration, before: datetime) -> in
 def differences(ledger: Ledger, migration: Migration, limit: int = 20) -> list[Difference]:
     """Return contacts of which Engage shows something else than was imported."""
     with ledger.transaction() as connection:
-        return (
-            connection.cursor(row_factory=class_row(Difference))
-            .execute(
-                "select contact::text, imported, read_back as shown from migration_contact "
-                f"where migration = %s and read_at is not null and {_DIFFERS} order by shard, contact limit %s",
-                (migration.id, limit),
-            )
-            .fetchall()
+        return records(
+            connection,
+            Difference,
+            "select contact::text, imported, read_back as shown from migration_contact "
+            f"where migration = %s and read_at is not null and {_DIFFERS} order by shard, contact limit %s",
+            (migration.id, limit),
         )
 
 

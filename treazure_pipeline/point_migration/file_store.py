@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
-from treazure_pipeline.ledger.rows import one
+from treazure_pipeline.ledger.rows import one, records
 from treazure_pipeline.ledger.store import retried
 from treazure_pipeline.point_migration import backfill
 from treazure_pipeline.point_migration.backfill import Finding, MigrationError
@@ -108,13 +107,11 @@ def _same(connection: psycopg.Connection, migration: Migration, shard: int, writ
 def files(ledger: Ledger, migration: Migration) -> list[File]:
     """Return the files of all shards, by name."""
     with ledger.transaction() as connection:
-        return (
-            connection.cursor(row_factory=class_row(File))
-            .execute(
-                "select shard, name, rows, total, size, sha256, state from migration_file where migration = %s order by name",
-                (migration.id,),
-            )
-            .fetchall()
+        return records(
+            connection,
+            File,
+            "select shard, name, rows, total, size, sha256, state from migration_file where migration = %s order by name",
+            (migration.id,),
         )
 
 

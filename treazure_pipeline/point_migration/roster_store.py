@@ -11,7 +11,7 @@ from psycopg.rows import class_row
 
 from treazure_pipeline.balance_sync.staging import is_rubbish, untrusted
 from treazure_pipeline.ledger.coverage import OVERLAP
-from treazure_pipeline.ledger.rows import one
+from treazure_pipeline.ledger.rows import one, records
 from treazure_pipeline.ledger.store import retried
 from treazure_pipeline.point_migration import backfill
 from treazure_pipeline.point_migration.backfill import FINDINGS_AT_ONCE, Finding
@@ -218,13 +218,11 @@ def roster_figures(ledger: Ledger, migration: Migration) -> dict[str, Any]:
 def to_read(ledger: Ledger, migration: Migration, shard: int, *, after: str | None, limit: int) -> list[ToRead]:
     """Return contacts of a shard, in order, whose log is in no part yet; those of balance mode that moved, else all."""
     with ledger.transaction() as connection:
-        return (
-            connection.cursor(row_factory=class_row(ToRead))
-            .execute(
-                _TO_READ_LOG if migration.mode == "log" else _TO_READ_BALANCE,
-                {"migration": migration.id, "shard": shard, "after": after, "limit": limit},
-            )
-            .fetchall()
+        return records(
+            connection,
+            ToRead,
+            _TO_READ_LOG if migration.mode == "log" else _TO_READ_BALANCE,
+            {"migration": migration.id, "shard": shard, "after": after, "limit": limit},
         )
 
 

@@ -132,7 +132,7 @@ def test_what_was_rejected_or_refused_is_tried_again_or_given_up(
     assert told(launch("retry_rejections", cause="balance", **WHO)) == (
         "The next run sends 0 refused balances again and reads 1 account."
     )
-    assert "no whole digest" in told(launch("discard_rejections", digests=[digest[:6]], **WHO))
+    assert "not a full digest" in told(launch("discard_rejections", digests=[digest[:6]], **WHO))
     assert told(launch("discard_rejections", programme="points", digests=[digest], **WHO)) == "1 row discarded."
     assert adjustment_shop.sql("select resolved_by from rejection") == [("person",)]
 
