@@ -72,7 +72,7 @@ def statements(url: str, base: int) -> dict[str, float]:
         ledger, (programme,) = connections.ledger, connections.settings.programmes
         account = ledger.account(programme)
         run = verification_rounds.begin(ledger, account, "run")
-        rounds, lately = verification_rounds.next_of_round, verification_rounds.sent_lately
+        rounds, lately = verification_rounds.next_of_round, verification_rounds.sent_recently
 
         def record(chunk: Chunk, shown: int | None) -> None:
             readings = [

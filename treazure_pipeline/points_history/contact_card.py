@@ -1,7 +1,7 @@
 """A contact's points log, read from Treazure, for Engage's contact card and for service staff.
 
-It must not stand in the way of the webhooks: Treazure is asked in a few threads of its own, at the sync's place in the
-shared rate (behind adjustments), once for all who ask for the same log at the same time, and every wait has an end.
+It must not delay the webhooks. So Treazure is asked in separate threads, with the sync's priority in the shared rate (after adjustments), and
+once for everybody who asks for the same log at the same time. Every wait is limited.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ _MOST_MOVEMENTS = 100_000
 _MOST_UNDER_WAY = 100
 _RETRY_SECONDS = 5
 _NUMBER = re.compile(r"[0-9]{1,9}")
-# Exact: a decimal that went through a float would show other points than there are.
+# Exact: a decimal that went through a float could show wrong points.
 _EXACT = msgspec.json.Encoder(decimal_format="number")
 
 log = logging.getLogger(__name__)
 
 
 class _RefusedError(Exception):
-    """An answer that is no log. `system` is the side that failed, where one did."""
+    """An answer without a log. `system` is the side that failed, if one did."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class _RefusedError(Exception):
         self.retry_after = retry_after
 
     def response(self) -> Response:
-        """Say it as JSON."""
+        """Return it as a JSON response."""
         content = {"error": str(self)}
         if self.system is not None:
             content["system"] = self.system
@@ -89,7 +89,7 @@ class _RefusedError(Exception):
 
 @dataclass(frozen=True)
 class _Log:
-    """A log as JSON texts, newest first; None: Treazure has no such account. `until` on the loop's clock."""
+    """A log as JSON texts, newest first; None if Treazure has no such account. `until` is on the event loop's clock."""
 
     items: list[bytes] | None
     balance: bytes
@@ -103,9 +103,9 @@ class _Page:
 
 
 class Histories:
-    """The address `/contacts/{contactId}/points-history`; use it within `opened`, in that event loop.
+    """Serves `/contacts/{contactId}/points-history`. Use it within `opened`, in the same event loop.
 
-    `url` is the ledger's, for the shared rate. `get` answers a request and returns its outcome, for the metrics.
+    `url` is the ledger's, for the shared rate. `get` answers a request, and also returns the outcome for the metrics.
     """
 
     def __init__(self, url: str, key: SecretStr, master: MasterSettings) -> None:
@@ -129,7 +129,7 @@ class Histories:
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
-        """Work for the block; nothing is connected to before the first request."""
+        """Serve requests within the block. Connects to nothing before the first request."""
         try:
             yield
         finally:
@@ -187,7 +187,7 @@ class Histories:
         return self._programmes[int(given)]
 
     async def _log(self, programme: Programme, contact: str) -> tuple[_Log, bool]:
-        """Return a log that is at most half a minute old, and whether it was fetched for this request."""
+        """Return a log that is at most 30 seconds old, and whether it was fetched for this request."""
         key = (programme.definition_id, contact)
         held = self._logs.get(key)
         if held is not None and held.until > asyncio.get_running_loop().time():
@@ -217,7 +217,7 @@ class Histories:
         return _Log(items, balance, loop.time() + CACHED_SECONDS)
 
     def _landed(self, key: tuple[int, str], task: asyncio.Task[_Log]) -> None:
-        """Keep what has arrived, the newest of it, whether or not somebody still waits."""
+        """Cache what has arrived, whether or not somebody still waits for it, and drop the oldest if there is too much."""
         del self._under_way[key]
         if task.cancelled() or task.exception() is not None:
             return
@@ -233,12 +233,12 @@ class Histories:
             self._movements -= len(gone.items or ())
 
     def _read(self, loyalty_id: str, contact: str) -> tuple[list[bytes] | None, bytes]:
-        """Ask Treazure, in a thread; the log as JSON texts, newest first, and the balance it ends with."""
+        """Ask Treazure, in a thread. Return the log as JSON texts, newest first, and the balance that it ends with."""
         treazure = self._client()
         try:
             movements = oldest_first(treazure.history(contact, loyalty_id).movements)
         except NotFoundError:
-            # Only where the account is unknown too does the contact have no log.
+            # The contact has no log only if Treazure does not know the account either.
             if treazure.knows(contact, loyalty_id):
                 raise
             return None, b""

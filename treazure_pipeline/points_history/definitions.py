@@ -1,7 +1,6 @@
 """The points history in Dagster: the asset, its job, its schedule (off by default), its checks.
 
-Belongs here: run config, metadata, checks. Does not: how a log gets into the table (`treazure_pipeline.points_history.refresh`)
-or into files (`treazure_pipeline.points_history.export`).
+`refresh` reads logs into the table, and `export` writes them to files.
 """
 
 from collections.abc import Iterator
@@ -33,7 +32,7 @@ GROUP = "points_history"
 
 
 class HistoryConfig(forms.Form):
-    """Whose logs to read, and where to write files."""
+    """Whose logs to read, and where to write files, if anywhere."""
 
     full: bool = Field(
         default=False, description="Read the logs of all contacts, not only of those whose balance changed."
@@ -42,12 +41,12 @@ class HistoryConfig(forms.Form):
         default=5.0,
         gt=0,
         le=10,
-        description="End in good order after so many hours, export included; the next run goes on.",
+        description="Stop after this many hours, including the export. The next run continues.",
     )
     export_url: str | None = Field(
         default=None,
         description=(
-            "Afterwards write Parquet files by month: a folder, or a fsspec URL such as s3://bucket/points. If "
+            "Afterwards write Parquet files by month to this folder, or fsspec URL such as s3://bucket/points. If "
             'the address has a password, take it from the environment: {"env": "NAME_OF_THE_VARIABLE"}.'
         ),
     )
@@ -216,7 +215,7 @@ def _figures(done: Refreshed, exported: "Exported | None") -> dict[str, Any]:
 
 
 def _refuse_stored(context: dg.AssetExecutionContext, url: str) -> None:
-    """Refuse a secret that the run config holds as text, where Dagster keeps and shows it."""
+    """Refuse a secret in the run config, since Dagster stores and shows it."""
     if url in str(context.run.run_config):
         raise SettingsError(
             "export_url contains a password, and Dagster stores and shows run config.",

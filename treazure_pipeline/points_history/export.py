@@ -1,7 +1,7 @@
-"""The points history as Parquet files, one a month and programme, in a folder or an object store (any fsspec URL).
+"""The points history as Parquet files, one per month and programme, in a folder or an object store (any fsspec URL).
 
-`URL/month=2026-01/PROGRAMME.parquet`: what Spark, DuckDB, Polars, pandas and BigQuery read as one table partitioned by
-month. Which file is out of date is told by the files themselves: each says of which state of its month it is.
+Spark, DuckDB, Polars, pandas and BigQuery read `URL/month=2026-01/PROGRAMME.parquet` as one table partitioned by month. Each file contains the
+state of the month it was made from, which tells whether it is out of date.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ _BLOCK_BYTES = 8 * 1024 * 1024
 
 
 class ExportError(PipelineError):
-    """The files could not be written or read; those that are there are whole."""
+    """The files could not be written or read. Those that exist are complete."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export did: months there are, files written and removed, rows written; `url` without secrets.
+    """What an export did: all months, files written and removed, rows written; `url` without secrets.
 
-    `left`: months that there was no time for.
+    `left`: months that the time was not enough for.
     """
 
     url: str
@@ -72,14 +72,14 @@ class Exported:
 
     @property
     def sentence(self) -> str:
-        """What was written where."""
+        """What was written, and where."""
         told = f"{phrases.counted(self.rows, 'row')} of {phrases.counted(self.months, 'month')} in {self.url}, "
         left = f", {phrases.counted(self.left, 'month')} left" if self.left else ""
         return f"{told}{phrases.counted(self.written, 'file')} written{left}"
 
 
 def check_url(url: str) -> None:
-    """Raise SettingsError for a URL that fsspec does not know."""
+    """Raise SettingsError if fsspec does not know this kind of URL."""
     if not url.strip():
         raise SettingsError("The export's URL is empty; give a folder, or an address such as s3://bucket/points.")
     try:
@@ -92,7 +92,7 @@ def check_url(url: str) -> None:
 
 
 def shown(url: str) -> str:
-    """Return a URL without what may be secret: the password, and the query."""
+    """Return a URL without what may be secret: the password and the query."""
     parts = urlsplit(url)
     if not parts.scheme:
         return url
@@ -101,15 +101,15 @@ def shown(url: str) -> str:
 
 
 def has_secret(url: str) -> bool:
-    """Tell whether a URL holds something that must not be stored with a run."""
+    """Tell whether a URL has a password or a query, which must not be stored with a run."""
     return bool(_secrets(url))
 
 
 def export(ledger: Ledger, account: Account, url: str, *, most_seconds: float = math.inf) -> Exported:
-    """Write the months that are not there yet as they are in the database; leave the others alone.
+    """Write the files of months that are missing or out of date, and remove those of months that are now empty.
 
-    Only reads from the ledger, so that may be a replica. A file appears under its name when it is whole. Memory does not
-    grow with the rows. No month is begun after `most_seconds`.
+    Only reads from the ledger, so it may be a replica. A file gets its name once it is complete. Memory does not grow with the rows.
+    No month is started after `most_seconds`. Raises SettingsError for an unusable URL, and ExportError.
     """
     began = time.perf_counter()
     check_url(url)
@@ -140,11 +140,11 @@ def export(ledger: Ledger, account: Account, url: str, *, most_seconds: float = 
             f"{which} can't be held by a Parquet file: points have at most {POINTS.scale} decimals there.",
             hint="Correct it in Treazure, or read that month from the table points_history.",
         ) from None
-    except Exception as error:  # noqa: BLE001 - each kind of store has errors of its own
+    except Exception as error:  # noqa: BLE001 - each kind of store has its own errors
         reason = " ".join(redacted(str(error), _secrets(url)).split())[:300]
         raise ExportError(
             f"The export to {shown(url)} failed: {type(error).__name__}: {reason}",
-            hint="Run it again: files that are whole are not written again.",
+            hint="Run it again. Files that are complete are not written again.",
         ) from None
     return Exported(
         shown(url), sum(month.rows > 0 for month in months), len(written), removed,
@@ -161,7 +161,7 @@ class _Target:
         self._programme = programme
 
     def state_of(self, month: Month) -> bytes | None:
-        """Return what a month's file says of itself, None where there is none that can be read."""
+        """Return the state that a month's file was made from; None if there is no readable file."""
         path = self._path(month)
         if not self._files.exists(path):
             return None
@@ -173,7 +173,7 @@ class _Target:
         return held
 
     def write(self, snapshot: Snapshot) -> None:
-        """Write a month under a name that readers of the folder pass over, then give it its own."""
+        """Write a month under a name that readers of the folder ignore, then rename it."""
         month = snapshot.month
         path = self._path(month)
         folder = path.rpartition("/")[0]
@@ -187,7 +187,7 @@ class _Target:
                 snapshot.csv(_BLOCK_BYTES) as blocks,
                 ThreadPoolExecutor(1) as beside,
             ):
-                # While the next block comes from the database, Arrow turns this one into a row group.
+                # While the database sends the next block, Arrow turns this one into a row group.
                 written: Future[None] | None = None
                 for block in blocks:
                     if written is not None:
@@ -202,14 +202,14 @@ class _Target:
             raise
 
     def remove(self, month: Month) -> bool:
-        """Remove the file of a month that has no movements any more."""
+        """Remove the file of a month that no longer has movements. Return whether there was one."""
         if not self._files.exists(self._path(month)):
             return False
         self._files.rm_file(self._path(month))
         return True
 
     def sweep(self) -> None:
-        """Remove what an export that was killed has left."""
+        """Remove what a killed export has left behind."""
         for part in self._files.glob(f"{self._root}/month=*/{self._part}*"):
             self._files.rm_file(part)
 
@@ -226,7 +226,7 @@ def _state(month: Month) -> bytes:
 
 
 def _table(programme: str, block: Block) -> pa.Table:
-    """Turn CSV into the schema; by Arrow, which is ten times as fast as making Python's objects first."""
+    """Convert CSV to the schema. Arrow does it ten times as fast as by way of Python objects."""
     held = [field for field in SCHEMA if field.name != "programme"]
     found = csv.read_csv(
         pa.BufferReader(block.text),

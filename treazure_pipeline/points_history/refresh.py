@@ -1,7 +1,7 @@
-"""The points log of contacts, from Treazure into the ledger's database, for the data team and for audits.
+"""Reads the points logs of contacts from Treazure into the ledger's database, for the data team and for audits.
 
-Whose log is read is found by what the ledger saw change. Each contact is read, compared with its balance, and stored
-by itself, so a run can stop anywhere: what is not stored is still due.
+A log is due when the ledger saw the contact's balance change. Each contact's log is read, compared with its balance, and stored on its own, so a
+run can stop anywhere: what is not stored is still due.
 """
 
 from __future__ import annotations
@@ -39,15 +39,20 @@ _MOST_OUTAGES_IN_A_ROW = 20
 
 @dataclass
 class Refreshed:
-    """What a run did: contacts whose log was due, read, and could not be read; `rows` written.
+    """What a run did.
 
     Attributes:
-        everybody: Whether all contacts of the programme were noted as due.
+        everybody: Whether the logs of all contacts were due.
+        due: Logs that were due.
+        read: Logs that were read.
+        failed: Logs that could not be read.
+        rows: Rows written.
+        movements: Movements in the logs that were read.
         differing: Logs read in this run that do not add up to the account's balance.
         unknown_types: Movements of types that this version does not know, by type; they are kept.
-        unreadable: Movements that can't be read; the others of their log are kept.
-        left: Contacts that are still due.
-        error: What ended the run before its time.
+        unreadable: Movements that can't be read; the rest of their log is kept.
+        left: Logs that are still due.
+        error: What ended the run early.
     """
 
     everybody: bool
@@ -85,11 +90,11 @@ def refresh(
     most_seconds: float = math.inf,
     progress: Callable[[int, int], None] | None = None,
 ) -> Refreshed:
-    """Read the log of every contact that is due, and replace its rows.
+    """Read every log that is due, and replace its rows.
 
-    A log that can't be read leaves the rows that are there, and is tried again by the next run; it stops no other.
-    `error` is set where Treazure refuses our credentials, or stays away for 20 contacts in a row: then the rest is
-    left to the next run, as it is after `most_seconds`. Errors of the database are raised.
+    If a log can't be read, its rows stay, the next run tries it again, and the others go on. The result's `error` is set if Treazure refuses
+    our credentials, or can't be reached for 20 contacts in a row. Then, and after `most_seconds`, the rest is left to the next run.
+    Errors of the database are raised.
     """
     began = time.perf_counter()
     before = ledger.now()
@@ -110,7 +115,7 @@ def refresh(
 
 
 class _Reading:
-    """One run's work on single contacts, by many threads."""
+    """A run's work on single contacts, shared by several threads."""
 
     def __init__(
         self,
@@ -132,11 +137,11 @@ class _Reading:
 
     @property
     def over(self) -> bool:
-        """Whether no more is to be begun."""
+        """Whether the run should start nothing more."""
         return self._result.error is not None or time.perf_counter() > self._deadline
 
     def take(self, due: Due) -> None:
-        """Read one contact's log and store it, or note why not."""
+        """Read one contact's log and store it, or note why that failed."""
         if self.over:
             return
         try:
@@ -148,10 +153,9 @@ class _Reading:
             self._done(read, written)
 
     def _read(self, due: Due) -> store.Read:
-        """Read a log; where it does not end with the balance known, ask for that, then for the log once more.
+        """Read a log. If it does not end with the known balance, ask for the balance, and if needed for the log again.
 
-        So that neither a balance that the ledger will only learn of, nor a movement between the two calls, looks
-        like a difference.
+        So neither a balance that the ledger does not know yet, nor a movement between two calls, looks like a difference.
         """
         balance = due.known
         asked, log = self._log_of(due)

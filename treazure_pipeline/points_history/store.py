@@ -1,6 +1,6 @@
-"""The points log of contacts: whose is to be read, the rows of those that were, and what they add up to.
+"""Points logs in the database: which are due, the rows of those that were read, and what they add up to.
 
-Belongs here: the statements. Does not: asking Treazure (`refresh`), and files (`export`).
+`refresh` asks Treazure, and `export` writes files.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import psycopg
 from psycopg.types.json import Json
 
 from treazure_pipeline.errors import PipelineError
-from treazure_pipeline.ledger.rows import one
+from treazure_pipeline.ledger.rows import one, records
 from treazure_pipeline.ledger.store import retried
 from treazure_pipeline.texts import clean
 
@@ -41,12 +41,12 @@ _OF_MONTH = (
 
 
 class UnstorableError(PipelineError):
-    """A log holds what no table can."""
+    """A log contains something that PostgreSQL can't store."""
 
 
 @dataclass(frozen=True)
 class Due:
-    """A contact whose log is to be read; `known` is the newest balance of the master, None where there is none."""
+    """A contact whose log is due. `known` is the newest master balance, None if there is none."""
 
     contact: str
     change: int
@@ -56,13 +56,13 @@ class Due:
 
 @dataclass(frozen=True)
 class Read:
-    """A contact's log as it was read from `asked` (database clock) on: oldest first, and what it adds up to.
+    """A contact's log, oldest movement first, asked for at `asked` (database's clock).
 
     Attributes:
         total: The sum of the amounts that move points.
         log_balance: The balance after the newest movement.
-        balance: The account's balance at that time, None where Treazure has no such account.
-        unreadable: The movements of the answer that can't be read.
+        balance: The account's balance at that time; None if Treazure has no such account.
+        unreadable: The movements that can't be read.
     """
 
     due: Due
@@ -76,9 +76,9 @@ class Read:
 
 @dataclass(frozen=True)
 class State:
-    """What there is of a programme's logs: movements, contacts still to be read and since when, and what is wrong.
+    """How a programme's logs stand: movements stored (`rows`), logs that are due and since when, and what is wrong.
 
-    `unreadable` counts movements, the others contacts.
+    `unreadable` counts movements; `failed` and `differing` count logs.
     """
 
     rows: int
@@ -91,7 +91,7 @@ class State:
 
 @dataclass(frozen=True)
 class Month:
-    """A month's movements and when they changed last."""
+    """How many movements a month has, and when they last changed."""
 
     month: date
     rows: int
@@ -100,11 +100,11 @@ class Month:
 
 @retried
 def note_due(ledger: Ledger, account: Account, *, everybody: bool, keep_days: int) -> bool:
-    """Note whose log is to be read: those whose balance changed since this was done last, or everybody.
+    """Note whose log is due: contacts whose balance changed since this was last done, or everybody's.
 
-    Also everybody the first time, and where that was so long ago that `change` may have lost rows since. Returns
-    whether it was everybody. A programme's changes become visible in the order of their numbers, since whoever
-    writes one holds the programme's row: so the newest one seen is a mark behind which nothing can appear.
+    It is also everybody's the first time, and after so long that `change` may have lost rows since. Returns whether it was. A programme's
+    changes become visible in the order of their numbers, since whoever writes one holds the programme's row. So nothing can appear before
+    the newest one seen.
     """
     with ledger.transaction() as connection:
         values = {"programme": account.id, "days": keep_days}
@@ -122,9 +122,9 @@ def note_due(ledger: Ledger, account: Account, *, everybody: bool, keep_days: in
 
 @retried
 def due(ledger: Ledger, account: Account, *, before: datetime, after: Due | None, limit: int) -> list[Due]:
-    """Return the next contacts after one: first those that no try has failed for, in key order.
+    """Return the next contacts after one, in key order, those that have not failed first.
 
-    Those whose last try failed since `before` (when the run began) are left to the next run.
+    Contacts that have failed since `before` (when the run began) are left to the next run.
     """
     with ledger.transaction() as connection:
         found = connection.execute(
@@ -140,7 +140,7 @@ def due(ledger: Ledger, account: Account, *, before: datetime, after: Due | None
 
 @retried
 def count_due(ledger: Ledger, account: Account, *, before: datetime) -> int:
-    """Count what `due` returns in the end."""
+    """Count all contacts that `due` will return."""
     with ledger.transaction() as connection:
         row = one(
             connection,
@@ -152,11 +152,10 @@ def count_due(ledger: Ledger, account: Account, *, before: datetime) -> int:
 
 @retried
 def replace(ledger: Ledger, account: Account, read: Read) -> int:
-    """Make a contact's rows those of its log, in one transaction; return how many rows that wrote.
+    """Replace a contact's rows with those of its log, in one transaction. Return how many rows were written.
 
-    Rows at the log's beginning that have not changed stay as they are. A log that was asked for before the one that
-    is there changes nothing. The contact stays due where a change was noted since it was taken. Raises
-    UnstorableError where PostgreSQL can't hold the log.
+    Unchanged rows at the start of the log stay as they are. A log that was asked for earlier than the stored one changes nothing. The contact
+    stays due if another change was noted meanwhile. Raises UnstorableError if PostgreSQL can't store the log.
     """
     new = [_row(movement) for movement in read.movements]
     values = {
@@ -165,7 +164,7 @@ def replace(ledger: Ledger, account: Account, read: Read) -> int:
         "unreadable": len(read.unreadable), "first": str(read.unreadable[0]) if read.unreadable else None,
     }  # fmt: skip
     with _storing(), ledger.transaction() as connection:
-        # What a crash of the server takes away is still due then.
+        # What a crash of the server loses is still due afterwards.
         connection.execute("set local synchronous_commit to off")
         if connection.execute(_NOTE_READ, values).fetchone() is None:
             return 0
@@ -195,7 +194,7 @@ def replace(ledger: Ledger, account: Account, read: Read) -> int:
 
 @retried
 def note_failure(ledger: Ledger, account: Account, contact: str, reason: str) -> None:
-    """Note why a contact's log could not be read; its rows stay, and the next run tries again."""
+    """Note why a contact's log could not be read. Its rows stay, and the next run tries again."""
     values = {"programme": account.id, "contact": contact, "reason": clean(reason)}
     with ledger.transaction() as connection:
         connection.execute(
@@ -213,7 +212,7 @@ def note_failure(ledger: Ledger, account: Account, contact: str, reason: str) ->
 
 @retried
 def state(ledger: Ledger, account: Account) -> State:
-    """Return what there is, at the cost of what is wrong or still to be done."""
+    """Return how the logs stand. The cost grows with what is due or wrong."""
     with ledger.transaction() as connection:
         row = one(connection, _STATE, {"programme": account.id})
     return State(*row)
@@ -221,30 +220,31 @@ def state(ledger: Ledger, account: Account) -> State:
 
 @retried
 def months(ledger: Ledger, account: Account) -> list[Month]:
-    """Return all months that a programme has or had movements in, in their order."""
+    """Return all months in which a programme has or had movements, in order."""
     with ledger.reading() as connection:
-        rows = connection.execute(
+        return records(
+            connection,
+            Month,
             "select month, rows, changed_at from points_history_month where programme = %s order by month",
             (account.id,),
-        ).fetchall()
-    return [Month(*row) for row in rows]
+        )
 
 
 class Block(NamedTuple):
-    """Rows of CSV, each ended by a line break, and how many they are."""
+    """Rows of CSV, each ending with a line break, and how many there are."""
 
     text: bytearray
     rows: int
 
     @property
     def has_breaks(self) -> bool:
-        """Whether there is a line break in a value."""
+        """Whether a value contains a line break."""
         return self.text.count(b"\n") != self.rows or b"\r" in self.text
 
 
 @contextmanager
 def unchanging(ledger: Ledger, account: Account, month: date) -> Iterator[Snapshot]:
-    """Lend one unchanging view of a month, for an export: one month at a time, since it holds vacuum back everywhere."""
+    """Lend an unchanging view of a month, for an export. Only one month at a time, since it keeps vacuum from cleaning up."""
     with ledger.reading() as connection:
         row = one(
             connection,
@@ -255,7 +255,7 @@ def unchanging(ledger: Ledger, account: Account, month: date) -> Iterator[Snapsh
 
 
 class Snapshot:
-    """The movements of a programme's month as they were at one moment; `month` tells of that state."""
+    """The movements of a programme's month as they were at one moment; `month` describes that state."""
 
     def __init__(self, connection: psycopg.Connection[TupleRow], account: Account, month: Month) -> None:
         self._connection = connection
@@ -264,10 +264,10 @@ class Snapshot:
 
     @contextmanager
     def csv(self, size: int) -> Iterator[Iterator[Block]]:
-        """Read the month in the order of time as CSV: contact, position, and `COLUMNS`, in blocks of whole rows.
+        """Read the month in order of time as CSV (contact, position, and `COLUMNS`), in blocks of complete rows.
 
-        A block ends with the row that brings it to `size` bytes. Times are ISO 8601 in UTC, properties JSON texts; what
-        is empty and unquoted is null.
+        A block ends with the row that brings it to `size` bytes. Times are ISO 8601 in UTC, properties are JSON, and a value that is
+        empty and unquoted is null.
         """
         with (
             self._connection.cursor() as cursor,
@@ -294,7 +294,7 @@ def _blocks(rows: Iterable[bytes | bytearray | memoryview], size: int) -> Iterat
 
 @retried
 def too_long(ledger: Ledger, account: Account, *, digits: int, decimals: int) -> tuple[str, int] | None:
-    """Return contact and position of a movement whose points have more digits than these, None without any."""
+    """Return the contact and position of a movement whose points have too many digits or decimals, or None."""
     with ledger.reading() as connection:
         found = connection.execute(
             "select contact::text, position from points_history where programme = %(programme)s "
@@ -311,8 +311,9 @@ def _storing() -> Iterator[None]:
         yield
     except psycopg.DataError as error:
         # The driver's text would quote the log.
-        message = f"PostgreSQL can't hold this log ({type(error).__name__})."
-        raise UnstorableError(message, hint="Correct the movement in Treazure.") from None
+        raise UnstorableError(
+            f"PostgreSQL can't hold this log ({type(error).__name__}).", hint="Correct the movement in Treazure."
+        ) from None
 
 
 def _row(movement: Movement) -> tuple[Any, ...]:
@@ -341,7 +342,7 @@ def _count_months(
     changed = sorted({*more, *(_month(row[0]) for row in gone)})
     more.subtract(_month(row[0]) for row in gone)
     if changed:
-        # In one order for all, so that no two transactions wait for each other.
+        # Always in the same order, so that two transactions never wait for each other.
         connection.execute(
             "insert into points_history_month (programme, month, rows, changed_at) "
             "select %s, month, rows, clock_timestamp() from unnest(%s::date[], %s::bigint[]) as m (month, rows) "

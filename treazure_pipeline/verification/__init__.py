@@ -1,1 +1,1 @@
-"""Reading balances back from Engage: `read_back` compares, `rounds` keeps whose turn it is and what differs, `explain` tells a contact's story."""
+"""Reads balances back from Engage: `read_back` compares, `rounds` knows who is next and what differs, `explain` shows why a contact has its balance."""

@@ -1,4 +1,4 @@
-"""``explain``: why a contact has its balance, as one timeline."""
+"""``explain``: why a contact has its balance, as a timeline."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from treazure_pipeline.terminal.ledger import at_ledger, run_url
 from treazure_pipeline.verification.explain import Explanation
 
 _SHORT = 8
-"""As much of a run's id as Dagster shows of it."""
+"""Dagster shows this many characters of a run's id."""
 
 
 @click.command("explain")
@@ -39,7 +39,7 @@ def command(*, contact: str, names: tuple[str, ...], as_json: bool) -> None:
         among = ", ".join(programme.name for programme in programmes)
         raise SettingsError(
             f"Nothing is known about contact {guid} in: {among}.",
-            hint="No export of Treazure and no adjustment has named it. Look it up in Treazure.",
+            hint="No export from Treazure and no adjustment has named it. Look it up in Treazure.",
         )
     if as_json:
         output.print_json({"status": "ok", "contact": guid, "programmes": [_plain(one) for one in found]})

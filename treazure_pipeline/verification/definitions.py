@@ -1,7 +1,7 @@
 """Reading balances back from Engage in Dagster: the asset, its job, its schedule, its checks.
 
-Belongs here: what a run shows and when it is started. Does not: what is read and what follows from it
-(`treazure_pipeline.verification.read_back`). See https://docs.dagster.io/guides/test/asset-checks
+What is read, and what follows from it, is in `read_back` and `rounds`.
+See https://docs.dagster.io/guides/test/asset-checks
 """
 
 from dataclasses import asdict
@@ -22,7 +22,7 @@ from treazure_pipeline.verification.read_back import Verified, verify
 from treazure_pipeline.verification.rounds import Standing, Tally
 
 GROUP = "verification"
-# What the sync has sent from minute 7 on is past the default grace time by then.
+# By then, the default grace time of what the sync sent from minute 7 on is over.
 MINUTE = 47
 
 
@@ -58,7 +58,7 @@ def build_verification(programme: Programme, names: Names) -> dg.Definitions:
         ],
         description=(
             "Balances read back from Engage: those sent recently, once the grace time is over, and the whole "
-            "programme round by round. What differs is marked for sending again. The sent balances themselves "
+            "programme, round by round. What differs is marked for sending again. The sent balances themselves "
             "are never changed."
         ),
     )  # fmt: skip
@@ -78,7 +78,7 @@ def build_verification(programme: Programme, names: Names) -> dg.Definitions:
     def is_busy(connections: Connections) -> bool:
         return connections.ledger.is_leased(rounds.lease(connections.ledger.account(programme)))
 
-    schedule = hourly(job, MINUTE, is_busy, "the next one goes on where it stopped.")
+    schedule = hourly(job, MINUTE, is_busy, "the next one continues where it stopped.")
     return dg.Definitions(assets=[engage_balance_verification], jobs=[job], schedules=[schedule])
 
 
@@ -104,7 +104,7 @@ def _verify(context: dg.AssetExecutionContext, connections: Connections, program
         connections.listener.failed(verified.error)
         raise failures.failure(
             verified.error,
-            "Engage can't be read. What was read is kept, and the next run goes on from there",
+            "Engage can't be read. What was read is kept, and the next run continues from there",
             **figures,
         )
     yield dg.MaterializeResult(metadata=figures)
@@ -137,7 +137,7 @@ def _no_drift(verified: Verified, standing: Standing, differing: dg.MarkdownMeta
     if not wrong and not tally.read and (tally.unsettled or tally.failed):
         return md.not_evaluated(
             "no_drift",
-            "no row could be read back and judged (within the grace time, on its way, or unreadable).",
+            "no row could be read back and judged (within the grace time, under way, or unreadable).",
             **found,
         )
     return dg.AssetCheckResult(

@@ -1,8 +1,7 @@
-"""Why a contact has its balance: everything the ledger knows of it, in the order of the database's clock.
+"""Why a contact has its balance: everything the ledger knows about it, in the order of the database's clock.
 
-Belongs here: finding it, and the present verdict in one sentence. Does not: printing. Nothing here writes, and one
-transaction sees all of it at the same moment. Batches, planned or sent, have no index by contact, so `explain` reads
-all of the programme's.
+Nothing here writes, and one transaction sees everything at the same moment. Batches have no index by contact, so `explain` reads all of the
+programme's batches.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened to a contact; `facts` holds its details, points as exact texts."""
+    """Something that happened to a contact. `facts` holds the details, with points as exact text."""
 
     at: datetime
     kind: str
@@ -39,7 +38,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Explanation:
-    """A contact in one programme: what Treazure has, what Engage accepted and showed last, and how it came about."""
+    """A contact in one programme: what Treazure has, what Engage accepted and last showed, and how that came about."""
 
     programme: str
     contact: str
@@ -53,7 +52,7 @@ class Explanation:
 
 @retried
 def explain(ledger: Ledger, programme: Programme, contact: str) -> Explanation | None:
-    """Explain a contact's balance; None where the ledger knows nothing of the contact in this programme."""
+    """Explain a contact's balance. None if the ledger knows nothing about the contact in this programme."""
     with ledger.reading() as connection:
         cursor = connection.cursor(row_factory=dict_row)
         found = cursor.execute(
@@ -85,14 +84,14 @@ def explain(ledger: Ledger, programme: Programme, contact: str) -> Explanation |
 
 
 def _verdict(now: dict[str, Any]) -> str:
-    """Say in one sentence how it stands."""
+    """Return the present state in one sentence."""
     sentence = _pending(now) if now["pending"] else _settled(now)
     if now["mode"] == "migrating":
         sentence += "; the programme is migrating, so nothing is sent"
     if now["adjustments"]:
         sentence += f"; adjustments not finished: {now['adjustments']}"
     if now["reread"]:
-        sentence += f"; two observations overlapped, so the account is to be read once more{_not_read(now['reread'])}"
+        sentence += f"; two observations overlapped, so the account is read once more{_not_read(now['reread'])}"
     if now["vanished"]:
         sentence += f"; the full exports since {_time(now['vanished'])} did not list it"
     return sentence + "."
@@ -109,14 +108,16 @@ def _settled(now: dict[str, Any]) -> str:
     points = _points(now["sent"])
     if now["sent"] is None:
         rejected = f": its rows in exports were rejected ({now['rejected']})" if now["rejected"] else ""
-        return f"No balance of Treazure is known{rejected}"
+        return f"No balance from Treazure is known{rejected}"
     accepted = "" if now["accepted_at"] is None else f" on {_time(now['accepted_at'])}"
     if now["verdict"] is None:
-        return f"Engage accepted {points}{accepted}, which is what Treazure has; it was not read back yet"
+        return f"Engage accepted {points}{accepted}, which is what Treazure has; it has not been read back yet"
     read = _time(now["read_at"])
     if now["accepted_at"] is not None and now["read_at"] < now["accepted_at"]:
         earlier = "" if now["verdict"] == "equal" else f"; before that it showed {_shown(now)}, on {read}"
-        return f"Engage accepted {points}{accepted}, which is what Treazure has, and was not read back since{earlier}"
+        return (
+            f"Engage accepted {points}{accepted}, which is what Treazure has; it has not been read back since{earlier}"
+        )
     if now["verdict"] == "equal":
         return f"Engage holds what Treazure has: {points}, verified on {read}"
     return f"Engage accepted {points}{accepted}, but showed {_shown(now)} when it was read on {read}"
@@ -126,7 +127,7 @@ def _pending(now: dict[str, Any]) -> str:
     change = f"{_points(now['sent'], 'nothing')} → {_points(now['master'])}"
     since = _time(now["pending_since"])
     if now["gone"]:
-        return f"Gone: {UNKNOWN_CONTACT}, for 30 days; {_points(now['master'])} are not sent any more"
+        return f"Gone: {UNKNOWN_CONTACT}, for 30 days; {_points(now['master'])} are no longer sent"
     if now["under_way"] is not None:
         return f"Under way since {since}: {change}, in request {now['under_way']}"
     if now["reason"] is not None:
@@ -223,7 +224,7 @@ _TEXTS = {
         f"a row of an export was rejected, {facts['field']} {people.said(facts['value'])}: {facts['reason']}"
         f" (seen {facts['seen']}x, last on {_time(facts['last_seen'])})"
     ),
-    "vanished": lambda facts: f"the last full export does not list it any more ({facts['balance']} points stay)",
+    "vanished": lambda facts: f"the last full export no longer lists it ({facts['balance']} points stay)",
     "adjustment": _given,
     "adjustment_state": _moved,
     "planned": _planned,
@@ -234,7 +235,7 @@ _TEXTS = {
     "read_back": _found,
 }
 
-# Kind → at, run_id, facts. Where two events have the same time, this is their order.
+# Kind → at, run_id, facts. Two events at the same time are shown in this order.
 _EVENTS = {
     "observed": """
         select c.noted_at as at, o.run_id, jsonb_build_object(

@@ -1,6 +1,6 @@
-"""Signs that somebody else moves the same points: the vendor's own middleware, or another sync that was left on.
+"""Signs that something else moves the same points: the vendor's own middleware, or another sync that was left on.
 
-Each looks at a few contacts only and changes nothing. A sign is a reason to look, no proof.
+Only a few contacts are checked, and nothing is changed. A sign is a reason to look, not a proof.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ SAMPLE = 20
 
 @dataclass(frozen=True)
 class Sign:
-    """A contact for which something does not fit, and what it is."""
+    """A contact for which something looks wrong, and what it is."""
 
     contact: str
     text: str
 
 
 def foreign_transactions(ledger: Ledger, treazure: TreazureClient, account: Account) -> list[Sign]:
-    """Find movements that repeat one of the latest adjustments and carry no receipt of ours: it may count twice."""
+    """Find movements that repeat one of the latest adjustments without a receipt of ours: it may have been counted twice."""
     with ledger.transaction() as connection:
         rows = connection.execute(
             "select contact::text, amount, comment, received_at, "
@@ -43,7 +43,7 @@ def foreign_transactions(ledger: Ledger, treazure: TreazureClient, account: Acco
         try:
             movements = treazure.history(contact, account.loyalty_id).movements
         except NotFoundError:
-            continue  # a contact that is gone tells nothing
+            continue  # nothing can be learned from a contact that is gone
         for movement in movements:
             ours = movement.receipt_nr in receipts
             same = movement.amount == amount and (movement.comment or "") == comment
@@ -73,5 +73,5 @@ def foreign_balances(
     for contact, sent in rows:
         held = engage.balance(contact, account.definition_id)
         if held is None or not is_same(held, sent, programme.decimals):
-            signs.append(Sign(contact, f"Engage shows {held}, and accepted {sent}"))
+            signs.append(Sign(contact, f"Engage shows {held}, but accepted {sent}"))
     return signs

@@ -1,7 +1,6 @@
-"""Reading balances back from Engage: accepted is not applied, and only this proves what Engage holds (I3).
+"""Reads balances back from Engage. Accepted does not mean applied; only this proves what Engage holds (I3).
 
-Belongs here: reading in turns, and when to stop. Does not: whose turn it is and what follows from a reading
-(`rounds`). What differs is sent again by the next push, like anything pending.
+`rounds` decides who is next and what follows from a reading. What differs is sent again by the next push, like anything pending.
 """
 
 from __future__ import annotations
@@ -35,16 +34,16 @@ CHUNK = 100
 MOST_CONTACTS = 100_000
 MASTER_SAMPLE = 50
 WAITS = (10.0, 30.0)
-"""Seconds between the tries of a reading: what can't be read now has its turn again."""
-_LATELY_OF_FOUR = 3
+"""Seconds between the tries of a reading. What still can't be read gets another turn later."""
+_RECENT_OF_FOUR = 3
 _FAILURES_IN_A_ROW = 20
 
 
 @dataclass(frozen=True)
 class Verified:
-    """What a run came to; with `error` it ended early, since Engage as a whole could not be read.
+    """The result of a run. With an `error`, it ended early because Engage as a whole could not be read.
 
-    Nothing is read where the programme is `migrating`.
+    If the programme is `migrating`, nothing is read.
     """
 
     tally: Tally
@@ -70,12 +69,12 @@ class Verified:
 
 
 def verify(run: Run, *, seconds: float | None = None, most_contacts: int = MOST_CONTACTS) -> Verified:
-    """Read balances back until everything has had its turn, or the time is over.
+    """Read balances back until everything has had its turn or the time is up.
 
-    Three of four chunks are rows that were sent lately, as long as there are any; every four chunks it looks for new
-    ones. What is read is kept chunk by chunk, so a run that is killed loses one at most, and the next goes on from
-    there. A failed reading is no verdict. A programme in state migrating is left alone (I11). No chunk is begun after
-    `seconds` (ENGAGE_VERIFY_SECONDS) or `most_contacts`. Raises BusyError beside another verification of the programme.
+    Three of four chunks are recently sent rows, as long as there are any; every four chunks it looks for new ones. Results are stored chunk by
+    chunk, so a killed run loses one chunk at most, and the next run continues from there. A failed reading is not a verdict. Nothing is read
+    while the programme is migrating (I11). No chunk is started after `seconds` (default: ENGAGE_VERIFY_SECONDS) or `most_contacts`.
+    Raises BusyError if another verification of the programme is under way.
     """
     began = time.monotonic()
     reading = _Verification(run, most_contacts)
@@ -87,7 +86,7 @@ def verify(run: Run, *, seconds: float | None = None, most_contacts: int = MOST_
 
 
 class _System:
-    """How readings of one system went, in many threads: when one after the other fails, it is given up."""
+    """Readings of one system by several threads. After too many failures in a row, the system is given up."""
 
     def __init__(self) -> None:
         self.error: RemoteError | None = None
@@ -96,7 +95,7 @@ class _System:
         self._guard = threading.Lock()
 
     def read(self, once: Callable[[], T]) -> T | None:
-        """Return what a reading returns; None where it failed, or was not begun since the system was given up."""
+        """Return what `once` returns; None if it failed, or if the system was given up before."""
         with self._guard:
             if self.error is not None:
                 return None
@@ -136,16 +135,16 @@ class _Verification:
 
     def _take_turns(self, number: int, threads: ThreadPoolExecutor, deadline: float) -> None:
         run = self._run
-        lately_left = round_left = True
+        recent_left = round_left = True
         looked_at = 0
         for turn in itertools.count():
             over = time.monotonic() >= deadline or looked_at >= self._most_contacts or self.engage.error is not None
-            if over or not (lately_left or round_left):
+            if over or not (recent_left or round_left):
                 return
             place = turn % 4
-            if not round_left or (place < _LATELY_OF_FOUR and (lately_left or place == 0)):
-                chunk = rounds.sent_lately(run.ledger, run.account, grace=self._grace, size=CHUNK)
-                lately_left = not chunk.is_last
+            if not round_left or (place < _RECENT_OF_FOUR and (recent_left or place == 0)):
+                chunk = rounds.sent_recently(run.ledger, run.account, grace=self._grace, size=CHUNK)
+                recent_left = not chunk.is_last
             else:
                 chunk = rounds.next_of_round(run.ledger, run.account, grace=self._grace, size=CHUNK)
                 round_left = not chunk.is_last
@@ -171,9 +170,10 @@ class _Verification:
         return self.engage.read(once)
 
     def _sample_the_master(self) -> None:
-        """Read some settled contacts from Treazure, and record what is not what the ledger knows.
+        """Read some settled contacts from Treazure, and record balances that differ from what the ledger knows.
 
-        What moved before the next window begins has been fetched: what differs without a later movement was missed.
+        Everything that moved before the start of the next window should have been fetched. So a balance that differs without a later
+        movement was missed.
         """
         run, tally = self._run, self.tally
         window = coverage.next_window(run.ledger, run.account)

@@ -1,10 +1,10 @@
-"""What Engage showed when it was read back: whose turn it is, what follows from a reading, how it stands.
+"""What Engage showed when it was read back: who is next, what follows from a reading, and how things stand.
 
-A run reads rows that were sent lately, by batch from a mark on, and goes round the whole programme by the ledger's key
-from a cursor on. A reading becomes a verdict only if the contact is settled and its row is still the one that was
-read. A verdict never touches `ledger.sent` (I3): what differs gets a `marked` row in `pending`.
+A run reads recently sent rows, batch by batch from a mark on, and the whole programme round by round, in the order of the ledger's key from a
+cursor on. A reading becomes a verdict only if the contact is settled and its row is still the one that was read. A verdict never changes
+`ledger.sent` (I3): what differs gets a `marked` row in `pending`.
 
-    lately: batch 41 ▸ 42 ▸ mark … │ accepted within the grace time or open: not yet
+    recent: batch 41 ▸ 42 ▸ mark … │ accepted within the grace time, or not yet answered: later
     round:  00… ▸ cursor … ff ▸ the next round
 """
 
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from treazure_pipeline.ledger.store import Account, Ledger
 
 NOT_OLDER_THAN = timedelta(hours=24)
-MOST_LATELY = 50_000
-"""Rows sent earlier than the former, or before so many others, are left to the rounds."""
+MOST_RECENT = 50_000
+"""Rows sent earlier than NOT_OLDER_THAN, or before this many others, are left to the rounds."""
 ROUNDS_TO_HEAL = 3
-"""A contact that differs once more after being marked so often in a row will not heal by itself."""
+"""A contact that still differs after being marked this often in a row will not heal by itself."""
 
 _BATCHES_AT_ONCE = 20
 _ALL_OF_IT = 1_000_000
@@ -46,7 +46,7 @@ _ALL_OF_IT = 1_000_000
 
 @dataclass(frozen=True)
 class Row:
-    """A contact to be read back, what Engage had accepted last, and the batch that carried it."""
+    """A contact to be read back, what Engage last accepted for it, and the batch that carried it."""
 
     contact: str
     sent: Decimal
@@ -55,17 +55,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Chunk:
-    """The contacts whose turn it is: `rows` to be read, of `passed` in all; `unsettled` ones can't be judged now.
+    """The contacts that are next: `rows` to be read, out of `passed` in all. Those that are `unsettled` can't be judged now.
 
-    `asked`: the database's clock before the reading. Recording the chunk moves the mark (`batch`, `position`) where it
-    `is_lately`, else the round's `cursor`; `is_last`: there is nothing behind it.
+    `asked` is the database's time before the reading. Recording the chunk moves the mark (`batch`, `position`) if it `is_recent`, otherwise
+    the round's `cursor`. After the chunk that `is_last`, nothing follows.
     """
 
     rows: list[Row]
     passed: int
     unsettled: int
     asked: datetime
-    is_lately: bool
+    is_recent: bool
     is_last: bool
     batch: int = 0
     position: int = 0
@@ -74,7 +74,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Reading:
-    """What Engage showed for a row (None: no account), and whether that is what it had accepted."""
+    """What Engage showed for a row (None: no account), and whether it is what it had accepted."""
 
     row: Row
     shown: Decimal | None
@@ -83,11 +83,17 @@ class Reading:
 
 @dataclass
 class Tally:
-    """What a run came to, in contacts: read = equal + drift + missing + read ones among `unsettled`.
+    """The results of a run, counted in contacts: read = equal + drift + missing + those of `unsettled` that were read.
 
-    `unsettled`: not judged, whether skipped or read in vain; `failed`: the reading failed; `healed`: equal again;
-    `marked`: to be sent again; `requests`: readings of Engage, however often each was tried. `master_*`: the sample that
-    was read from Treazure, of which `recorded` was not what the ledger knew, and `differs` should have been known.
+    Attributes:
+        unsettled: Not judged, whether or not they were read.
+        failed: The reading failed.
+        marked: To be sent again.
+        healed: Equal again.
+        requests: Readings of Engage, however often each was tried.
+        master_read: A sample that was read from Treazure.
+        master_recorded: Those of the sample that differed from what the ledger knew.
+        master_differs: Those of the sample that the ledger should have known.
     """
 
     read: int = 0
@@ -107,11 +113,16 @@ class Tally:
 
 @dataclass(frozen=True)
 class Standing:
-    """How Engage compares with what it accepted; times on the database's clock, `now` among them.
+    """How Engage compares with what it accepted. Times, including `now`, are on the database's clock.
 
-    `drift` and `missing` are outstanding, since `oldest`; `will_not_heal` of these differ after being sent again three
-    times in a row. `read_through_*`: the last round that came to its end, so that every contact known at `read_through_from`
-    was read since. `round_share`: how much of the programme the present round has passed.
+    Attributes:
+        drift: Contacts for which Engage shows a different balance.
+        missing: Contacts for which Engage has no account.
+        will_not_heal: Those of them that still differ after being sent again three times in a row.
+        oldest: Since when the oldest of them differs.
+        read_through_from: When the last finished round started; every contact known then has been read since.
+        read_through_at: When that round ended.
+        round_share: How much of the programme the present round has passed, from 0 to 1.
     """
 
     now: datetime
@@ -142,24 +153,25 @@ class Standing:
 
 
 def lease(account: Account) -> str:
-    """Name the lease of whoever verifies a programme; the sync's is another one."""
+    """Return the name of the lease of whoever verifies a programme. The sync has a different one."""
     return f"verification:{account.id}"
 
 
 def holding(ledger: Ledger, account: Account) -> AbstractContextManager[None]:
-    """Keep other verifications of the programme out, but not its sync; raises BusyError."""
-    message = f"Another verification of programme {account.name!r} is under way."
-    return ledger.lease(
-        lease(account), BusyError(message, hint="Nothing to do. It goes on where the last one stopped.")
+    """Keep other verifications of the programme out, but not its sync. Raises BusyError."""
+    busy = BusyError(
+        f"Another verification of programme {account.name!r} is under way.",
+        hint="Nothing to do. It continues where the last one stopped.",
     )
+    return ledger.lease(lease(account), busy)
 
 
 @retried
 def begin(ledger: Ledger, account: Account, run_id: str) -> int:
-    """Note that a run begins, and a round where none is under way; return the run's number."""
+    """Note that a run begins, and a round if none is under way. Return the run's number."""
     with ledger.transaction() as connection:
         values = {
-            "programme": account.id, "run_id": run_id, "not_older": NOT_OLDER_THAN, "most": MOST_LATELY,
+            "programme": account.id, "run_id": run_id, "not_older": NOT_OLDER_THAN, "most": MOST_RECENT,
             "all_of_it": _ALL_OF_IT,
         }  # fmt: skip
         connection.execute(_BEGIN, values)
@@ -183,24 +195,23 @@ def end(ledger: Ledger, run: int, tally: Tally, error: str | None) -> None:
 
 
 @retried
-def sent_lately(ledger: Ledger, account: Account, *, grace: float, size: int) -> Chunk:
-    """Return the next rows that Engage accepted longer than `grace` seconds ago, by batch from the mark on.
+def sent_recently(ledger: Ledger, account: Account, *, grace: float, size: int) -> Chunk:
+    """Return the next rows that Engage accepted more than `grace` seconds ago, by batch from the mark on.
 
-    Left out are rows that were sent again since, or read since the grace time was over. (What is unsettled is counted
-    when the round comes to it.)
+    Rows that were sent again since, or read after the grace time, are left out. Unsettled contacts are only counted by the round.
     """
     values = {"programme": account.id, "grace": grace, "size": size, "batches": _BATCHES_AT_ONCE}
     with ledger.transaction() as connection:
-        rows = connection.execute(_SENT_LATELY, values).fetchall()
+        rows = connection.execute(_SENT_RECENTLY, values).fetchall()
     if not rows:
-        return Chunk([], 0, 0, ledger.now(), is_lately=True, is_last=True)
+        return Chunk([], 0, 0, ledger.now(), is_recent=True, is_last=True)
     batch, position = rows[-1][6:8]
-    return Chunk(**_looked_at(rows) | {"unsettled": 0}, is_lately=True, is_last=False, batch=batch, position=position)
+    return Chunk(**_looked_at(rows) | {"unsettled": 0}, is_recent=True, is_last=False, batch=batch, position=position)
 
 
 @retried
 def next_of_round(ledger: Ledger, account: Account, *, grace: float, size: int) -> Chunk:
-    """Return the next rows of the round, in the order of the ledger's key; left out are those read in this round."""
+    """Return the next rows of the round, in the order of the ledger's key, without those already read in this round."""
     with ledger.transaction() as connection:
         found = one(
             connection,
@@ -211,12 +222,12 @@ def next_of_round(ledger: Ledger, account: Account, *, grace: float, size: int) 
         values = {"programme": account.id, "grace": grace, "size": size, "cursor": cursor, "started": started}
         rows = connection.execute(_FIRST_OF_ROUND if cursor is None else _NEXT_OF_ROUND, values).fetchall()
     if not rows:
-        return Chunk([], 0, 0, ledger.now(), is_lately=False, is_last=True)
-    return Chunk(**_looked_at(rows), is_lately=False, is_last=len(rows) < size, cursor=rows[-1][0])
+        return Chunk([], 0, 0, ledger.now(), is_recent=False, is_last=True)
+    return Chunk(**_looked_at(rows), is_recent=False, is_last=len(rows) < size, cursor=rows[-1][0])
 
 
 def _looked_at(rows: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
-    """Divide looked-at rows: contact, sent, batch, past its grace time, unsettled, fresh, …, now."""
+    """Sort out rows of `_LOOK`: contact, sent, batch, past_grace, unsettled, fresh, …, now."""
     wanted = [row for row in rows if row[1] is not None and not row[5]]
     settled = [Row(*row[:3]) for row in wanted if row[3] and not row[4]]
     return {"rows": settled, "passed": len(rows), "unsettled": len(wanted) - len(settled), "asked": rows[0][-1]}
@@ -224,9 +235,9 @@ def _looked_at(rows: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
 
 @retried
 def next_for_master(ledger: Ledger, account: Account, *, size: int) -> list[Row]:
-    """Return the next contacts to be compared with the master, by the ledger's key, over and over.
+    """Return the next contacts to compare with the master, in the order of the ledger's key, over and over.
 
-    Left out are unsettled ones: of the others, what was sent is the newest balance known of the master.
+    Unsettled contacts are left out. For the others, the sent balance is the newest known master balance.
     """
     with ledger.transaction() as connection:
         found = one(
@@ -254,11 +265,10 @@ def record(
     finished: bool,
     grace: float,
 ) -> None:
-    """Keep the verdicts on `readings`, mark for sending again what differs, and count it all in `tally`.
+    """Store the verdicts on `readings`, mark what differs to be sent again, and count everything in `tally`.
 
-    One transaction with the run's progress, which moves on only when the chunk was `finished`. Not judged is a contact
-    that has become unsettled, or whose row is another one by now. What is marked enters the backlog of pending rows, as an
-    observation says (I6).
+    All in one transaction with the run's progress, which only moves on if the chunk was `finished`. A contact that has become unsettled, or
+    whose row has changed since it was read, is not judged. Marked rows join the backlog of pending rows, and an observation says so (I6).
     """
     values = {
         "programme": account.id, "run_id": run_id, "asked": chunk.asked,
@@ -284,7 +294,7 @@ def record(
 
 
 def _move_on(connection: psycopg.Connection, account: Account, chunk: Chunk, grace: float) -> None:
-    if chunk.is_lately:
+    if chunk.is_recent:
         if chunk.passed:
             connection.execute(
                 "update verification_progress set batch = %s, position = %s where programme = %s",
@@ -301,7 +311,7 @@ def _move_on(connection: psycopg.Connection, account: Account, chunk: Chunk, gra
 
 @retried
 def standing(ledger: Ledger, account: Account) -> Standing:
-    """Return what is outstanding, and how far the reading has come."""
+    """Return what is outstanding, and how far the reading has got."""
     with ledger.transaction() as connection:
         cursor = connection.cursor(row_factory=class_row(Standing))
         return one(cursor, _STANDING, {"programme": account.id, "rounds": ROUNDS_TO_HEAL})
@@ -325,8 +335,8 @@ update verification_progress set round = round + 1, round_started = clock_timest
 where programme = %(programme)s and round_started is null
 """
 
-# What was accepted before the round began, and neither judged in it nor sent again, was within its grace time: the round
-# goes once more over the programme for it. A round in which no row at all could be judged has verified nothing either.
+# A row accepted before the round began, but neither judged in it nor sent again, was within its grace time. For such rows the round
+# goes over the programme once more. A round in which no row could be judged has verified nothing either.
 _END_ROUND = """
 with progress as (select * from verification_progress where programme = %(programme)s),
 skipped as (
@@ -365,7 +375,7 @@ left join verification v on v.programme = %(programme)s and v.contact = r.contac
 order by {order}
 """
 
-_SENT_LATELY = """
+_SENT_RECENTLY = """
 with progress as materialized (
     select batch, position from verification_progress where programme = %(programme)s),
 due as materialized (

@@ -77,7 +77,7 @@ def test_rows_sent_more_than_a_day_ago_are_left_to_the_rounds(verification_shop:
     with verification_shop.connect() as connections:
         account = account_of(connections)
         rounds.begin(connections.ledger, account, "run")
-        assert rounds.sent_lately(connections.ledger, account, grace=0, size=100).is_last
+        assert rounds.sent_recently(connections.ledger, account, grace=0, size=100).is_last
     assert verification_shop.verify().tally.read == 80
 
 
@@ -88,7 +88,7 @@ def test_after_a_first_load_what_was_sent_last_does_not_wait_for_all_of_it(verif
     with verification_shop.connect() as connections:
         account = account_of(connections)
         rounds.begin(connections.ledger, account, "run")
-        chunk = rounds.sent_lately(connections.ledger, account, grace=0, size=100)
+        chunk = rounds.sent_recently(connections.ledger, account, grace=0, size=100)
         assert chunk.passed == 30 + changed
     assert verification_shop.verify().tally.read == 80
 
@@ -101,9 +101,9 @@ def test_rows_behind_a_request_under_way_wait_for_it_and_are_not_forgotten(verif
     verification_shop.sql("update verification_progress set batch = 0")
     with verification_shop.connect() as connections:
         account = account_of(connections)
-        assert rounds.sent_lately(connections.ledger, account, grace=0, size=100).is_last
+        assert rounds.sent_recently(connections.ledger, account, grace=0, size=100).is_last
         verification_shop.sql("update batch set state = 'folded' where id = 1")
-        chunk = rounds.sent_lately(connections.ledger, account, grace=0, size=100)
+        chunk = rounds.sent_recently(connections.ledger, account, grace=0, size=100)
         assert len(chunk.rows) == changed
 
 
