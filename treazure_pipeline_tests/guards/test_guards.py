@@ -358,7 +358,7 @@ def test_a_guard_that_can_not_be_evaluated_counts_as_tripped() -> None:
         rows=10, known=2000, changed=1, zeroed=0, new=9, net=Decimal(50), total=Decimal(0), largest=Decimal(5),
         negative=0, approved=0, is_first_load=False,
     )  # fmt: skip
-    assert "can't be told" in tripped(nothing, Guards())[0]
+    assert "can't be computed" in tripped(nothing, Guards())[0]
     assert tripped(replace(nothing, is_first_load=True), Guards()) == []
     assert tripped(replace(nothing, total=Decimal(1000)), Guards()) == []
 
