@@ -1,4 +1,4 @@
-"""The ledger: what the points master is known to hold, what the follower accepted, and what differs.
+"""The ledger: what the points master is known to hold, what the follower has accepted, and what differs.
 
-What all capabilities stand on, in sets of SQL: plain functions over a `store.Ledger`, which know nothing of Dagster or HTTP.
+All capabilities use it. It consists of plain functions on a `store.Ledger` that work in sets of SQL and know nothing of Dagster or HTTP.
 """

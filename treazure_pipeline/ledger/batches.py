@@ -1,15 +1,14 @@
-"""Batches: what is claimed for one request to Engage, how it ended, and folding the accepted ones into the ledger.
+"""Batches: claiming rows for one request to Engage, recording how it ended, and folding accepted batches into the ledger.
 
-A batch's row holds exactly what its request carried, so acknowledging costs one flag, and a batch whose process was
-killed still tells what may have arrived. A claim reads the newest master balances (I2); the ledger's `sent` follows
-accepted batches only (I3).
+A batch's row holds exactly what its request carried. So acceptance only sets one flag, and if the process is killed, the row still tells what may
+have arrived. A claim reads the newest master balances (I2), and only accepted batches change the ledger's `sent` (I3).
 
-    sending ──2xx──▶ accepted ──fold──▶ folded        (but for rows that the answer refuses)
+    sending ──2xx──▶ accepted ──fold──▶ folded        (except rows that the answer refuses)
        ├──4xx, 429, no connection──▶ refused / failed  (without effect)
-       └──no answer, 5xx, lease over──▶ lost           (effect unknown: its rows are set again)
+       └──no answer, 5xx, lease over──▶ lost           (effect unknown: its rows are sent again)
 
-Rows come from the batches that the last merge planned, as they are, and from the table `pending`, where every row goes that
-was not accepted. A row in `pending` is newer than one that is planned or under way.
+Rows come from the batches that the last merge planned, and from the table `pending`, which gets every row that was not accepted. A row in
+`pending` is newer than one that is planned or under way.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ LONGEST_WAIT = timedelta(hours=24)
 
 @dataclass(frozen=True)
 class Batch:
-    """A claimed batch: contacts (lower-case GUIDs) and their newest balances as exact decimal texts."""
+    """A claimed batch: contacts (GUIDs in lower case) and their newest balances as exact decimal text."""
 
     id: int
     contacts: list[str]
@@ -63,15 +62,15 @@ def claim(
     without: Sequence[str] = (),
     doubted: bool = True,
 ) -> Batch | None:
-    """Claim the next rows that are due, in key order, for one request that is about to be sent.
+    """Claim the next rows that are due, in key order, for one request that is about to be sent. None if no row is due.
 
-    `after`: rows whose contact is greater; `only`: rows of these contacts; `without`: none of these; `doubted`: also rows that
-    were marked to be sent again and whose balance was not read in Treazure since. Left out are rows
-    whose present balance was refused since `run_started`, rows waiting for their next try, rows in a request under way (its `lease`, in seconds, is not
-    over, or nobody has said by `abandon` that it is), and rows in an accepted one until that is folded, since sent once
-    more they would be settled twice. The timeStamp is the database's clock in milliseconds, later than any given before in the programme.
-    Returns None when no row is due. A claim whose commit got no answer is a request that was never sent: it ends with
-    its lease.
+    Left out are rows whose present balance was refused since `run_started`, rows waiting for their next try, and rows in a request that is under
+    way or accepted but not folded yet. A request is under way until `abandon` marks it as lost, after its lease.
+    The timeStamp is the database's clock in milliseconds, and later than any before in the programme. If the answer to the commit is lost, the
+    request is never sent, and the claim ends with its lease.
+
+    The rows are claimed for `lease` seconds. `after`: only contacts after this one; `only`: only these contacts; `without`: none of these;
+    `doubted`: also rows that were marked to be sent again and whose balance has not been read in Treazure since.
     """
     values = {
         "programme": account.id, "run_id": run_id, "run_started": run_started, "size": size, "lease": lease,
@@ -84,7 +83,7 @@ def claim(
 
 @retried
 def claim_planned(ledger: Ledger, account: Account, *, run_id: str, lease: float) -> Batch | None:
-    """Claim the next batch that the last merge planned, without rows that have a newer one in `pending`; else as `claim`."""
+    """Claim the next planned batch, without rows that have a newer one in `pending`. Otherwise like `claim`."""
     while True:
         with _claiming(ledger, account) as connection:
             row = connection.execute(
@@ -95,24 +94,24 @@ def claim_planned(ledger: Ledger, account: Account, *, run_id: str, lease: float
 
 
 def keep_from_claiming(connection: psycopg.Connection, account: Account) -> None:
-    """Keep everybody from claiming rows of the programme, and from learning a balance, until the transaction ends.
+    """Keep everybody from claiming rows of the programme or recording balances until the transaction ends.
 
-    By a statement of its own: what the next one reads is as new as the lock. A claim that waits for a merge while it
-    already knows its rows would send what the merge has just replaced.
+    The lock is a separate statement, so that the next one sees everything committed before the lock was granted. Otherwise a claim that
+    waited for a merge would send what the merge has just replaced.
     """
     connection.execute("select from programme where id = %s for update", (account.id,))
 
 
 def keep_from_folding(connection: psycopg.Connection, account: Account) -> None:
-    """Keep everybody from folding batches of the programme until the transaction ends: nothing is settled."""
+    """Keep everybody from folding batches of the programme until the transaction ends."""
     connection.execute("select pg_advisory_xact_lock(%s, %s)", (conventions.FOLD_LOCKS, account.id))
 
 
 def keep_from_settling(connection: psycopg.Connection, account: Account, contact: str) -> None:
-    """Keep the contact's requests from being folded until the transaction ends; claiming is kept off.
+    """Keep the contact's requests from being folded until the transaction ends. Claiming must be locked out already.
 
-    By a statement of its own, as `keep_from_claiming`: a fold that has begun is seen by the next one, and a fold that
-    begins later sees what this transaction enters. Else both would count the row, one as sent and one as pending.
+    A separate statement, like `keep_from_claiming`: the next one sees a fold that had begun, and a later fold sees what this transaction
+    writes. Otherwise the row would be counted twice, as sent and as pending.
     """
     connection.execute(
         "select from batch where programme = %s and state in ('sending', 'accepted') and %s::uuid = any (contacts) "
@@ -143,9 +142,9 @@ def accept(
     refused: Mapping[str, str],
     scale: float,
 ) -> None:
-    """Record durably that Engage accepted a batch, but for the rows in `refused` (contact → reason).
+    """Record durably that Engage accepted a batch, except for the rows in `refused` (contact → reason).
 
-    Too late for a batch that was marked as lost meanwhile: its rows are sent again, or have been. Nothing is recorded.
+    If the batch was marked as lost meanwhile, nothing is recorded, and its rows are sent again.
     """
     with ledger.transaction() as connection:
         found = connection.execute(
@@ -164,7 +163,7 @@ def accept(
 def refuse(
     ledger: Ledger, account: Account, batch: Batch, *, request_id: str | None, reason: str, scale: float
 ) -> None:
-    """Record that Engage refused a whole batch, if not too late. A single row waits for its next try."""
+    """Record that Engage refused a whole batch, unless it was marked as lost. A single row waits for its next try."""
     with ledger.transaction() as connection:
         if not _is_under_way(connection, batch):
             return
@@ -179,9 +178,9 @@ def refuse(
 
 @retried
 def fail(ledger: Ledger, batch: Batch, *, effect_possible: bool, error: str) -> None:
-    """Record that a batch got no useful answer, if not too late; its rows stay pending.
+    """Record that a batch got no useful answer, unless it was marked as lost. Its rows stay pending.
 
-    After a lost answer the batch keeps its lease: Engage may still be at work on it.
+    If an effect is possible, the batch keeps its lease, since Engage may still be working on it.
     """
     with ledger.transaction() as connection:
         if not _is_under_way(connection, batch):
@@ -201,43 +200,43 @@ def _is_under_way(connection: psycopg.Connection, batch: Batch) -> bool:
 
 @retried
 def end_lease(ledger: Ledger, batch: Batch) -> None:
-    """Free the rows of a lost batch at once: Engage has answered (5xx), so it is no longer at work on it."""
+    """Free the rows of a lost batch at once: Engage has answered (5xx), so it is no longer working on it."""
     with ledger.transaction() as connection:
         connection.execute("update batch set lease_until = clock_timestamp() where id = %s", (batch.id,))
 
 
 @retried
 def lease_left(ledger: Ledger, account: Account, batch: Batch | None = None, *, due: bool = False) -> float:
-    """Return the seconds until the last lease of the programme's requests is over; 0 when none is under way.
+    """Return the seconds until the last lease of the programme's requests ends; 0 if none is under way.
 
-    `batch`: of this request alone; `due`: of those alone that keep a row from being sent, so not of a lost one whose
-    rows have arrived by another.
+    With `batch`, only of that request; with `due`, only of requests that keep a row from being sent.
     """
     with ledger.transaction() as connection:
-        row = connection.execute(
+        row = one(
+            connection,
             "select coalesce(extract(epoch from max(b.lease_until) - clock_timestamp()), 0)::float from batch b "
             "where b.programme = %(id)s and b.state in ('sending', 'lost') and b.lease_until > clock_timestamp() "
             "and (b.id = %(batch)s or %(batch)s::bigint is null and (not %(due)s or b.state = 'sending' or exists (select from pending p "
             f"where p.programme = b.programme and p.contact = any (b.contacts) and not {HELD})))",
             {"id": account.id, "batch": batch and batch.id, "due": due},
-        ).fetchone()
-    return 0.0 if row is None else max(0.0, row[0])
+        )
+    return max(0.0, float(row[0]))
 
 
 @retried
 def fold(ledger: Ledger, account: Account, *, at_most: int = 10_000) -> int:
-    """Carry accepted batches into the ledger in one transaction; return how many rows were settled.
+    """Write accepted batches into the ledger in one transaction. Return how many rows were settled.
 
-    A row leaves `pending` when the accepted amount is its newest master balance and was so when it was claimed; else it
-    stays, to be sent again: a balance that went elsewhere and back may be in a newer request meanwhile.
+    A row leaves `pending` if its master balance is the accepted one and has not changed since the claim. Otherwise it stays and is sent again:
+    a balance that has changed and changed back may already be in a newer request.
     """
     with ledger.transaction() as connection:
-        # What a crash of the server loses of it is folded again: the batches are still accepted.
+        # If a crash of the server loses this, the batches are still accepted, and are folded again.
         connection.execute(
             "select set_config('synchronous_commit', 'off', true), pg_advisory_xact_lock_shared(%s, %s)",
             (conventions.FOLD_LOCKS, account.id),
         )
-        # Locked by a statement of its own, so that the next one sees what was entered before the locks were given.
+        # A separate statement, so that the next one sees everything committed before the locks were granted.
         found = connection.execute(
             "select id from batch where programme = %s and state = 'accepted' order by id limit %s for update",
             (account.id, at_most),
@@ -248,7 +247,7 @@ def fold(ledger: Ledger, account: Account, *, at_most: int = 10_000) -> int:
 
 @retried
 def abandon(ledger: Ledger, account: Account) -> int:
-    """Mark requests whose lease is over and whose process never recorded an answer as lost; return how many."""
+    """Mark requests as lost whose lease has ended without a recorded answer. Return how many."""
     with ledger.transaction() as connection:
         found = connection.execute(
             "update batch set state = 'lost', error = 'its process ended without recording an answer' "
@@ -261,12 +260,12 @@ def abandon(ledger: Ledger, account: Account) -> int:
 
 @retried
 def return_rows(ledger: Ledger, account: Account) -> None:
-    """Give every row that is planned or under way a row of its own in `pending`, as a merge needs it.
+    """Copy all rows that are planned or under way to `pending`, and dissolve planned batches. A merge needs this.
 
-    What an earlier run left planned is not planned any more. Costs what an earlier run left behind.
+    The cost grows with what earlier runs have left behind.
     """
     with ledger.transaction() as connection:
-        # Locked first: what is accepted and folded meanwhile would come back.
+        # Locked first, or rows that are accepted and folded meanwhile would come back.
         found = connection.execute(
             "select id from batch where programme = %s and state = 'sending' for update", (account.id,)
         ).fetchall()
@@ -276,7 +275,7 @@ def return_rows(ledger: Ledger, account: Account) -> None:
 
 @retried
 def first_due(ledger: Ledger, account: Account, limit: int) -> list[str]:
-    """Give every row that is planned one of its own in `pending`; return the first contacts that are due, by their key."""
+    """Move all planned rows to `pending`, and return the first contacts that are due, in key order."""
     return_rows(ledger, account)
     with ledger.transaction() as connection:
         rows = connection.execute(
@@ -287,7 +286,7 @@ def first_due(ledger: Ledger, account: Account, limit: int) -> list[str]:
 
 
 def accepted_amounts(ledger: Ledger, account: Account, contacts: Sequence[str]) -> dict[str, Decimal]:
-    """Return what Engage accepted last of those of these contacts that are settled: nothing newer waits to be sent."""
+    """Return the balance that Engage last accepted for those of these contacts for which nothing newer is pending."""
     with ledger.reading() as connection:
         rows = connection.execute(
             "select l.contact::text, l.sent from ledger l where l.programme = %s and l.contact = any (%s::uuid[]) and not "
@@ -311,12 +310,12 @@ def _refusal(account: Account, batch: Batch, refused: Mapping[str, str], scale: 
 
 
 _UNCHANGED = "(p.master = r.amount and not (p.changed_at > r.claimed_at and p.changed_at <= clock_timestamp()))"
-"""Whether the row `p` of `pending` is still what the request `r` carried: nothing newer was learned since its claim.
+"""Whether the row `p` of `pending` is still what the request `r` carried: it has not changed since the claim.
 
-(Nor is a change newer that lies in the future: the clock was ahead then.)
+(A change in the future does not count, since it was recorded while the clock was ahead.)
 """
 
-# A refusal is of the amount that was sent: it is not held against one that was learned meanwhile.
+# A refusal concerns the amount that was sent, so it does not count against a newer one.
 _REFUSE = f"""
 update pending p set
     tries = least(p.tries + 1, 1000),
@@ -332,15 +331,15 @@ where p.programme = %(programme)s and p.contact = r.contact and {_UNCHANGED}
 """
 
 REVIVED = "next_try = null, gone = false"
-"""What a balance learned of the master changes of its row in `pending`: a refusal was of another amount."""
+"""What a new master balance resets in its row of `pending`: any refusal was of another amount."""
 
 HELD = """
     (p.gone or coalesce(p.next_try > clock_timestamp(), false)
      or (p.master < 0 and p.let_through is distinct from p.master))
 """
-"""Whether the row `p` of `pending` is kept back: gone, waiting for its next try, or negative without approval."""
+"""Whether the row `p` of `pending` is held: gone, waiting for its next try, or negative without approval."""
 
-# Asked within each claim, so that nothing leaves once the programme is in migration (I11).
+# Checked in each claim, so that nothing is sent once the programme is migrating (I11).
 _LIVE = "exists (select from programme g where g.id = %(programme)s and g.mode = 'live')"
 
 _DUE = f"""
@@ -401,7 +400,7 @@ unplanned_rows as (
     from unplanned u, unnest(u.contacts, u.after) as r (contact, after)
     where {rows} order by r.contact on conflict do nothing)
 """
-"""Gives the rows of these planned batches a row each in `pending` where they have none, as parts of a WITH."""
+"""Moves the rows of these planned batches to `pending`, unless they are there already. Two parts of a WITH."""
 
 _UNPLAN_ALL = f"with {UNPLAN.format(planned='true', rows='true')} select"
 

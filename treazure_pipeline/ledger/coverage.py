@@ -1,7 +1,7 @@
 """Which mutation times have been fetched, and which are asked for next (I1).
 
-Coverage ends when the last export whose result is in the ledger was requested. It uses the database's clock: an end in the
-future was recorded while that clock was ahead, nobody knows since when, and so nothing of it is trusted any more.
+Coverage ends when the last export whose result is in the ledger was requested. It uses the database's clock. An end in the future was recorded
+while that clock was ahead, nobody knows since when, so that coverage is no longer trusted at all.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 OVERLAP = timedelta(hours=2)
 MOST_APART = timedelta(minutes=5)
-"""So much may the database's clock differ from Treazure's, and from what it was before: a small part of the overlap."""
+"""How far the database's clock may be from Treazure's, and from its own past: a small part of the overlap."""
 
 BETWEEN_TRIES = timedelta(hours=6)
-"""A full resync that failed is not tried again sooner: the hourly windows go on meanwhile."""
+"""A full resync that failed is not tried again sooner. The hourly windows continue meanwhile."""
 
 _APART = f"interval '{MOST_APART.seconds} seconds'"
 TRUSTED = f"case when upper(g.covered) <= clock_timestamp() + {_APART} then g.covered else '{{}}' end"
-"""The coverage of a programme `g`; none where the clock was ahead when it was recorded."""
+"""The coverage of a programme `g`; empty if the clock was ahead when it was recorded."""
 
 COVERED_UNTIL = f"(select upper(r) from unnest({TRUSTED}) r where r @> %(beginning)s::timestamptz)"
-"""The end of unbroken coverage since the beginning; null where there is none."""
+"""The end of unbroken coverage since the beginning; null if there is none."""
 
 HOLES = f"""
 unnest(tstzmultirange(case when isempty(g.covered) then 'empty' else tstzrange(%(beginning)s, greatest(
@@ -41,13 +41,13 @@ unnest(tstzmultirange(case when isempty(g.covered) then 'empty' else tstzrange(%
 
 
 def past(time: str) -> str:
-    """Say in SQL: a recorded time; one in the future was recorded by a clock that was ahead, and tells nothing of the order."""
+    """Return SQL for a recorded time, or the epoch if it is in the future: such a time came from a clock that was ahead."""
     return f"case when {time} <= clock_timestamp() then {time} else 'epoch' end"
 
 
 @dataclass(frozen=True)
 class Window:
-    """Mutation times [start, end] asked of the master; `is_full`: from the programme's beginning, all accounts."""
+    """The mutation times [start, end] to ask the master for. `is_full`: all accounts, from the programme's beginning."""
 
     start: datetime
     end: datetime
@@ -56,7 +56,7 @@ class Window:
 
 @dataclass(frozen=True)
 class LastFull:
-    """When everything was asked for last, on the database's clock: merged since, and whatever became of it."""
+    """When everything was last asked for, on the database's clock: in an export that was merged, and in any."""
 
     now: datetime
     merged_at: datetime | None
@@ -65,7 +65,7 @@ class LastFull:
 
 @retried
 def last_full(ledger: Ledger, account: Account) -> LastFull:
-    """Return when everything was asked for last."""
+    """Return when everything was last asked for."""
     with ledger.transaction() as connection:
         row = one(
             connection,
@@ -77,9 +77,9 @@ def last_full(ledger: Ledger, account: Account) -> LastFull:
 
 @retried
 def next_window(ledger: Ledger, account: Account, *, full: bool = False) -> Window:
-    """Return the window that leaves no hole: from 2 h before the end of unbroken coverage, or now, to 2 h from now.
+    """Return the window that leaves no hole: from 2 h before the end of unbroken coverage (at the latest, now) to 2 h from now.
 
-    With no coverage from the programme's beginning on, or with `full`, it starts at that beginning.
+    With `full`, or if nothing is covered, it starts at the programme's beginning.
     """
     with ledger.transaction() as connection:
         row = one(
@@ -95,10 +95,10 @@ def next_window(ledger: Ledger, account: Account, *, full: bool = False) -> Wind
 
 @retried
 def holes(ledger: Ledger, account: Account) -> Sequence[tuple[datetime, datetime]]:
-    """Return the times not covered between the programme's beginning and the end of coverage, recomputed from the windows.
+    """Return the times between the programme's beginning and the end of coverage that no window covers.
 
-    A window that reaches further than a later one was asked at was recorded by a clock that was ahead: neither it nor
-    what came before it counts.
+    They are computed anew from the windows. A window that ends after a later one was asked for was recorded by a clock that was ahead.
+    Neither it nor anything before it counts.
     """
     with ledger.transaction() as connection:
         return connection.execute(_HOLES, {"id": account.id, "beginning": account.beginning}).fetchall()

@@ -1,4 +1,4 @@
-"""What people decided: who, when, what, about what and why, beside what it did, in the same transaction."""
+"""What people decided: who, when, what, about what, and why. Recorded in the same transaction as the effect."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from treazure_pipeline.ledger.store import Ledger
 
 SOMEBODY = "a person"
-"""Who decides where nobody has said who it is."""
+"""Who decided, if they have not said who they are."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """`what`: such as approved; `subject`: such as a plan's digest; `why`: in their words, perhaps empty."""
+    """A decision: `what`, such as "approved"; its `subject`, such as a plan's digest; `why`, which may be empty."""
 
     at: datetime
     decided_by: str
@@ -39,7 +39,7 @@ def note(connection: Connection[Any], what: str, subject: str, *, by: str, why: 
 
 @retried
 def latest(ledger: Ledger, limit: int, *, subject: str | None = None) -> list[Decision]:
-    """Return the latest decisions, newest first; about one subject, or all."""
+    """Return the latest decisions about one subject, or all, newest first."""
     with ledger.reading() as connection:
         return records(
             connection,

@@ -1,4 +1,4 @@
-"""What the ledger knows: the backlog of pending rows and where it went, coverage, totals, the state of a programme."""
+"""Figures from the ledger: the backlog of pending rows and what became of it, totals, and the state of a programme."""
 
 from __future__ import annotations
 
@@ -33,9 +33,14 @@ class Backlog:
 
 @dataclass(frozen=True)
 class Flow:
-    """Where the rows of a backlog went: backlog.pending + entered = sent + refused + held + left (I6).
+    """What became of a backlog: backlog.pending + entered = sent + refused + held + left (I6).
 
-    sent: rows settled since; refused: refused since the run began; held: waiting for their next try; left: due.
+    Attributes:
+        entered: Rows that have become pending since.
+        sent: Rows that were settled.
+        refused: Rows refused since the run began.
+        held: Rows that are held.
+        left: Rows that are due.
     """
 
     entered: int
@@ -48,9 +53,11 @@ class Flow:
 
 @dataclass(frozen=True)
 class Status:
-    """A programme at one moment; ages count from `now` (database clock, UTC).
+    """A programme at one moment, `now` (database's clock, UTC).
 
-    `negative`: rows held since their balance is below zero; `plan`: the digest of the plan that waits for approval.
+    Counts are of pending rows, except `in_doubt` (requests without a recorded answer), `rejected` (rows of exports), `vanished`, `rereads` and
+    `rereads_failed` (contacts). `negative`: rows held because their balance is below zero; `plan`: the digest of the plan that waits for
+    approval.
     """
 
     programme: str
@@ -79,7 +86,7 @@ class Status:
 
 @dataclass(frozen=True)
 class Audit:
-    """The running total beside a sum of its own over all master balances; `audited` says if that sum was made now."""
+    """The running total, and a separate sum over all master balances. `audited`: the sum was computed just now."""
 
     total: Decimal
     summed: Decimal
@@ -89,13 +96,13 @@ class Audit:
 
 @retried
 def count_backlog(ledger: Ledger, account: Account) -> Backlog:
-    """Count the pending rows, with marks that no concurrent writer can blur."""
+    """Count the pending rows, and set the marks, while nobody can write."""
     with ledger.transaction() as connection:
         return backlog_within(connection, account)
 
 
 def backlog_within(connection: psycopg.Connection, account: Account) -> Backlog:
-    """Count the pending rows in the caller's transaction; from here on it keeps everybody from claiming."""
+    """Do so in the caller's transaction, which from now on keeps everybody from claiming."""
     batches.keep_from_claiming(connection, account)
     row = one(
         connection,
@@ -107,7 +114,7 @@ def backlog_within(connection: psycopg.Connection, account: Account) -> Backlog:
 
 @retried
 def flow_since(ledger: Ledger, account: Account, backlog: Backlog, run_started: datetime) -> Flow:
-    """Say where the rows of `backlog` went, from the records of each batch and observation since."""
+    """Return what became of the rows of `backlog`, from the batches and observations recorded since."""
     with ledger.transaction() as connection:
         batches.keep_from_claiming(connection, account)
         row = one(
@@ -126,7 +133,7 @@ def flow_since(ledger: Ledger, account: Account, backlog: Backlog, run_started: 
 
 @retried
 def status(ledger: Ledger, account: Account) -> Status:
-    """Return what an operator asks first."""
+    """Return the state of a programme, as an operator needs it."""
     with ledger.transaction() as connection:
         row = one(connection, _STATUS, {"programme": account.id, "beginning": account.beginning})
     return Status(account.name, *row)
@@ -134,14 +141,14 @@ def status(ledger: Ledger, account: Account) -> Status:
 
 @retried
 def witnesses(ledger: Ledger, system: Literal["treazure", "engage"]) -> list[str]:
-    """Return a few contacts that a system should know, of whichever programme (`clients.absence`)."""
+    """Return a few contacts of any programme that a system should know (for `clients.absence`)."""
     with ledger.transaction() as connection:
         return [contact for (contact,) in connection.execute(_WITNESSES[system])]
 
 
 @retried
 def contacts(ledger: Ledger, account: Account) -> int:
-    """Count the contacts of which a balance is known, sent or not; costs what is pending, not what exists."""
+    """Count the contacts with a known balance, sent or not. The cost grows with what is pending, not with what exists."""
     with ledger.transaction() as connection:
         row = one(connection, _CONTACTS, {"programme": account.id})
     return int(row[0])
@@ -149,9 +156,9 @@ def contacts(ledger: Ledger, account: Account) -> int:
 
 @retried
 def audit(ledger: Ledger, account: Account, *, always: bool = False) -> Audit:
-    """Compare the running total of the master balances with a sum of its own.
+    """Compare the running total of the master balances with a separate sum.
 
-    The sum reads the whole programme, so it is made once a day (or with `always`), and repeated from the record between.
+    The sum reads the whole programme, so it is only computed once a day, or with `always`. In between, the running total stands for it.
     """
     with ledger.transaction() as connection:
         row = one(

@@ -1,8 +1,7 @@
 """The ledger as pandas DataFrames, for people and notebooks. Points stay `Decimal`; times are UTC.
 
-Where the rows come from stays SQL: the views `treazure_pipeline.balance` and `balance_change` hold the same for other tools.
-Each function takes the ledger first. Its `rows` answers the same question without pandas, whose import takes half a
-second: what a run shows.
+Other tools can use the views `treazure_pipeline.balance` and `balance_change`.
+Each function takes the ledger first. Its `rows` returns the same without pandas, whose import takes half a second; runs use that.
 """
 
 from __future__ import annotations
@@ -24,28 +23,28 @@ _P = ParamSpec("_P")
 
 
 class _Asked(NamedTuple):
-    """A statement, and the values in it."""
+    """A statement and its values."""
 
     statement: str
     values: dict[str, object]
 
 
 class Rows(NamedTuple):
-    """An answer of the ledger: the names of the columns, and a tuple for each row."""
+    """The names of the columns, and a tuple for each row."""
 
     columns: Sequence[str]
     rows: Sequence[tuple[Any, ...]]
 
 
 class _Question(Generic[_P]):
-    """A function whose statement and values are what the ledger is asked."""
+    """Turns a function that returns a statement and its values into one that asks the ledger."""
 
     def __init__(self, asked: Callable[_P, _Asked]) -> None:
         self._asked = asked
         update_wrapper(self, asked)
 
     def __call__(self, ledger: Ledger, *args: _P.args, **kwargs: _P.kwargs) -> pd.DataFrame:
-        import pandas as pd  # noqa: PLC0415 - half a second, which only a notebook needs to wait
+        import pandas as pd  # noqa: PLC0415 - takes half a second, and only notebooks need it
 
         found = self.rows(ledger, *args, **kwargs)
         return pd.DataFrame(found.rows, columns=list(found.columns))
@@ -56,7 +55,7 @@ class _Question(Generic[_P]):
 
 @_Question
 def balances(account: Account, contacts: Sequence[str] | None = None) -> _Asked:
-    """Return contact, master, sent, pending, pending_since, reason, next_try: one row per contact (or those asked for)."""
+    """Return contact, master, sent, pending, pending_since, reason, next_try, for all contacts or these."""
     return _Asked(
         "select coalesce(p.contact, l.contact)::text as contact, coalesce(p.master, l.sent) as master, l.sent, "
         "p.contact is not null as pending, p.since as pending_since, p.reason, p.next_try "
@@ -88,9 +87,10 @@ def changes(
     end: datetime | None = None,
     limit: int | None = None,
 ) -> _Asked:
-    """Return what was noted in [start, end), oldest first: contact, before (None: new), after, points, noted_at, source, run_id, window.
+    """Return the changes noted in [start, end), oldest first.
 
-    Costs the changes of that time, also for a few `contacts`: without a `start` it reads the whole history.
+    The columns are contact, before (None: new), after, points, noted_at, source, run_id, window_from, window_to. It reads all changes of that
+    time even for a few `contacts`; without a `start`, the whole history.
     """
     return _Asked(
         "select contact::text as contact, before, after, points, noted_at, source, run_id, window_from, window_to "
@@ -115,7 +115,7 @@ def pending(account: Account, limit: int | None = None) -> _Asked:
 
 @_Question
 def rejections(account: Account, limit: int | None = None) -> _Asked:
-    """Return the rows of exports that can't be understood and are outstanding, newest first."""
+    """Return outstanding rejected rows of exports, newest first."""
     return _Asked(
         "select contact::text as contact, field, value, reason, seen, first_seen, last_seen, raw from rejection "
         "where programme = %(id)s and resolved_at is null order by last_seen desc, digest limit %(limit)s",
@@ -146,7 +146,7 @@ def adjustments(states: Sequence[str] | None = None, limit: int | None = None) -
 
 @_Question
 def differing(account: Account, limit: int | None = None) -> _Asked:
-    """Return the contacts that Engage showed otherwise than sent when it was last read, the longest first."""
+    """Return contacts for which Engage last showed a different balance from the one sent, the longest first."""
     return _Asked(
         "select contact::text as contact, verdict, sent, shown, since, rounds, read_at from verification "
         "where programme = %(id)s and verdict <> 'equal' order by rounds desc, since, contact limit %(limit)s",
@@ -168,7 +168,7 @@ def verification_runs(account: Account, limit: int = 24 * 7) -> _Asked:
 
 @_Question
 def dead_letters(limit: int | None = None) -> _Asked:
-    """Return deliveries that could not be read and that nobody has dealt with, newest first, without their bodies."""
+    """Return dead letters that nobody has dealt with, newest first, without their bodies."""
     return _Asked(
         "select id, delivery_id, received_at, reason, length(body) as characters from dead_letter "
         "where settled_at is null order by id desc limit %(limit)s",
@@ -185,9 +185,9 @@ def points_history(
     until: datetime | None = None,
     newest: int | None = None,
 ) -> _Asked:
-    """Return movements as the table holds them, by contact and position: of these contacts, within [since, until).
+    """Return movements within [since, until), of all contacts or these, by contact and position.
 
-    With `newest` only so many, the newest ones, newest first.
+    With `newest`, return that many of the newest ones, newest first.
     """
     order = "contact, position" if newest is None else "date_time desc, contact, position desc"
     return _Asked(
@@ -214,7 +214,7 @@ def history_differences(account: Account, limit: int | None = None) -> _Asked:
 
 @_Question
 def history_failures(account: Account, limit: int | None = None) -> _Asked:
-    """Return contacts whose log could not be read the last time: contact, error, tried_at, read_at (of the rows)."""
+    """Return contacts whose log could not be read last time: contact, error, tried_at, read_at (of the stored rows)."""
     return _Asked(
         "select contact::text as contact, error, tried_at, read_at from points_history_read "
         "where programme = %(id)s and error is not null order by contact limit %(limit)s",

@@ -1,7 +1,7 @@
-"""Which server and timeline the ledger is on: another one than before means that it was restored, or failed over.
+"""Which server and timeline the ledger is on. A different one than before means that it was restored, or failed over.
 
-Then it believes less than is true. Adjustments that it knows as new may have been booked (`adjustments.queue`), and Engage may
-hold balances that it was sent after the backup: whatever changed in Treazure since then is sent again (`balance_sync.merge`).
+Then the ledger may lack what happened last. Adjustments that it takes for new may have been posted already (`adjustments.queue`), and Engage may
+hold balances that were sent after the backup. So everything that has changed in Treazure since then is sent again (`balance_sync.merge`).
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 @retried
 def notice(ledger: Ledger) -> None:
-    """Keep when the ledger was found on another server or timeline than before, and what is to be sent again since."""
+    """If the ledger is on another server or timeline than before, note when this was found and what has to be sent again."""
     with ledger.transaction() as connection:
         notice_within(connection)
 
 
 def notice_within(connection: Connection[Any]) -> None:
-    """Do so within a transaction that depends on it."""
+    """Do so in the caller's transaction."""
     connection.execute(NOTICE)
 
 

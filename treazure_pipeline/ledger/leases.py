@@ -1,9 +1,8 @@
 """Exclusive work without a session: rows with a fencing token and an end (I12).
 
-Who holds a lease renews it from a thread of its own, and every transaction of its ledger checks the token first, under a
-lock that lets renewals pass and a successor wait. So whoever stood still too long can't write any more, and nothing has
-to be kept in a session: a pooler in transaction mode may stand in front of the ledger. See Kleppmann, "How to do
-distributed locking", for fencing tokens.
+The holder renews its lease in a separate thread. Every transaction of its ledger first checks the token, with a lock that lets renewals pass and
+makes a successor wait. So a holder that stalled too long can no longer write. Nothing is kept in a session, so a pooler in transaction mode may
+be in front of the ledger. On fencing tokens, see Kleppmann, "How to do distributed locking".
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ _TAKE_SECONDS = 3
 
 
 class Leases:
-    """The leases that one ledger holds. Thread-safe; `transaction` opens a transaction that checks no token."""
+    """The leases that one ledger holds. Thread-safe. `transaction` opens a transaction that does not check tokens."""
 
     def __init__(self, transaction: Callable[[], AbstractContextManager[psycopg.Connection[TupleRow]]]) -> None:
         self._transaction = transaction
@@ -44,9 +43,9 @@ class Leases:
         self._renewer: threading.Thread | None = None
 
     def take(self, name: str, busy: BusyError) -> None:
-        """Take a lease, or raise `busy` where somebody else holds and renews it, or this ledger holds it already.
+        """Take a lease, or raise `busy` if somebody else holds and renews it, or this ledger already holds it.
 
-        One that is no longer renewed is probably that of a process that is gone: its end is waited for.
+        A lease that is no longer renewed probably belongs to a process that is gone. Then its end is waited for.
         """
         began = time.monotonic()
         while True:
@@ -67,13 +66,13 @@ class Leases:
     def _take(self, name: str, *, stale: bool) -> tuple[int | None, float]:
         """Return the token, or None and the seconds that somebody else's lease has left.
 
-        One that ends later than any can was taken before the clock was put back. Its holder, if there is one, renews it
-        soon; it is taken once it is `stale`.
+        A lease that ends impossibly late was taken before the clock was set back. If it still has a holder, it is renewed soon. Otherwise it
+        is taken once it is `stale`.
         """
         values = {"name": name, "seconds": LEASE_SECONDS, "holder": _this_process(), "former": None}
         try:
             with self._transaction() as connection:
-                # Without a lock first: somebody who holds it may be in a transaction of minutes.
+                # First without a lock, since its holder may be in a transaction that takes minutes.
                 held = connection.execute(_HELD, values).fetchone()
                 if held is not None:
                     holder, token, left = held
@@ -93,7 +92,7 @@ class Leases:
         return name in self._tokens
 
     def release(self, name: str) -> None:
-        """Give a lease back; nothing happens where it is not held, or has been lost."""
+        """Give a lease back. Does nothing if it is not held or has been lost."""
         with self._guard:
             token = self._tokens.pop(name, None)
             if token is not None:
@@ -107,18 +106,16 @@ class Leases:
             self.release(name)
 
     def check(self, connection: psycopg.Connection[TupleRow]) -> None:
-        """Raise LeaseLostError unless all leases are still held; they are until the transaction ends."""
+        """Raise LeaseLostError unless all leases are still held. They then are until the transaction ends."""
         tokens = dict(self._tokens)
         if not tokens:
             return
         values = {"names": list(tokens), "tokens": list(tokens.values())}
         found = {name for (name,) in connection.execute(_CHECK, values)}
         if lost := sorted(tokens.keys() - found):
-            message = (
-                f"Another process has taken over ({', '.join(lost)}), since this one did not renew its lease in time."
-            )
             raise LeaseLostError(
-                message, hint="Nothing is lost. The other one carries on, and this one writes nothing more."
+                f"Another process has taken over ({', '.join(lost)}), since this one did not renew its lease in time.",
+                hint="Nothing is lost. The other one carries on, and this one writes nothing more.",
             )
 
     def _renew_for_ever(self) -> None:
@@ -140,13 +137,13 @@ def _this_process() -> str:
 
 
 def _is_dead(holder: str) -> bool:
-    """Tell whether a holder was a process of this machine that has ended; of another machine nothing is known."""
+    """Tell whether a holder was a process of this machine and has ended. About other machines, nothing is known."""
     host, process, started = holder.rsplit(" ", 2)
     return bool(_host()) and host == _host() and _started(int(process)) != started
 
 
 def _host() -> str:
-    """Name this machine's run and its namespace of processes; nothing where the system doesn't tell."""
+    """Return what identifies this boot of the machine and its process namespace; empty if the system does not say."""
     try:
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:
@@ -154,7 +151,7 @@ def _host() -> str:
 
 
 def _started(process: int) -> str:
-    """When a process began, in ticks since the machine's start; nothing where there is none."""
+    """Return when a process started, in ticks since boot; "-" if there is no such process."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
@@ -166,7 +163,7 @@ select holder, token, extract(epoch from expires_at - clock_timestamp())::float8
 where name = %(name)s and expires_at > clock_timestamp()
 """
 
-# A new token waits for every transaction that has checked the former one.
+# A new token waits for every transaction that has checked the previous one.
 _TAKE = """
 insert into lease as l (name, token, holder, expires_at)
 values (%(name)s, 1, %(holder)s, clock_timestamp() + make_interval(secs => %(seconds)s))

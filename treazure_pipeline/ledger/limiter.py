@@ -1,10 +1,9 @@
 """One request budget for all processes: at most N requests in any second, by one table in PostgreSQL.
 
-N slots; a request takes one and gives it back, and a slot is free again one second after the answer to its last
-request. Whatever a request's way to the server takes, two requests of one slot arrive more than a second apart, so no
-second of the server's clock sees more than N. (Buckets of tokens let almost 2 N through in one second, and evenly
-spaced starts bunch up on the way.) Each version of a slot has a key of its own, its turn: who lost a slot can't set it
-free, and the newest version is found without a look at those that vacuum has not removed yet.
+There are N slots. A request takes one and gives it back when it is answered, and one second later the slot is free again. However long a request
+is on its way, two requests of one slot reach the server more than a second apart, so it never sees more than N in a second. (Token buckets
+let almost 2 N through in one second, and evenly spaced requests bunch up on the way.) The key of a slot includes its turn, which counts up.
+So whoever has lost a slot can't free it, and the newest version is found without reading those that vacuum has not removed yet.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _LONGEST_NAP = 0.25
 
 
 class Priority(enum.IntEnum):
-    """Who goes first while the budget is short; BACKGROUND gets half of it at most."""
+    """Who goes first when the budget is short. BACKGROUND gets half of it at most."""
 
     ADJUSTMENT = 1
     SYNC = 2
@@ -39,10 +38,10 @@ class Priority(enum.IntEnum):
 
 
 class SharedRate:
-    """A Pacer over all processes that use the same ledger and bucket.
+    """A Pacer shared by all processes that use the same ledger and bucket.
 
-    `lease` is how long, in seconds, a slot stays taken when its process dies: longer than the client's timeout.
-    Once `stop` is set, waiting for a slot ends with RunIncompleteError; after `patience` seconds with RateUsedUpError.
+    If a process dies, its slot is free again after `lease` seconds, which must be longer than the client's timeout. Waiting for a slot ends
+    with RunIncompleteError once `stop` is set, and with RateUsedUpError after `patience` seconds.
     """
 
     def __init__(
@@ -66,9 +65,9 @@ class SharedRate:
 
     @contextmanager
     def slot(self) -> Iterator[float]:
-        """Wait for a slot, and keep it until the block ends (the answer is there, or given up); lend when it was taken.
+        """Wait for a slot, and keep it until the block ends. Lends the time when it was taken (`pacing.now`).
 
-        One that somebody else has taken, since its lease had ended, is left alone.
+        If the lease had ended and somebody else has taken the slot, it is left alone.
         """
         slot, turn, began = self._take()
         try:
@@ -78,7 +77,7 @@ class SharedRate:
 
     @retried
     def pause(self, seconds: float) -> None:
-        """Keep everybody from sending for `seconds` (the server said 429 or Retry-After)."""
+        """Keep everybody from sending for `seconds`, because the server said 429 or Retry-After."""
         with self._ledger.transaction() as connection:
             connection.execute(
                 "insert into rate_hold values (%s, %s, clock_timestamp() + make_interval(secs => %s)) "
@@ -132,7 +131,7 @@ def shared_rate(
     *,
     patience: float = math.inf,
 ) -> Pacer:
-    """Return the Pacer for a budget; 0 requests a second means that there is no limit."""
+    """Return the Pacer for a budget. 0 requests per second means no limit. Otherwise as for `SharedRate`."""
     if not per_second:
         return Unpaced()
     return SharedRate(ledger, bucket, per_second, priority, lease, stop, patience=patience)

@@ -1,4 +1,4 @@
-"""Whose ledger it is: the two systems that it belongs to, noted at its first use (I13)."""
+"""Which two systems the ledger belongs to, noted when it is first used (I13)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _PORTS = {"https": 443, "http": 80}
 LOOPBACK = "loopback"
-"""All addresses of this machine are one system: a sandbox has another port at each start."""
+"""All addresses of this machine count as one system, since a sandbox has a new port at each start."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,12 @@ class Systems:
     engage: str
 
     def __str__(self) -> str:
-        """Name both for a person."""
+        """Name both, for people."""
         return f"{self.treazure} and {self.engage}"
 
     @property
     def fingerprint(self) -> str:
-        """What makes two pairs of systems the same."""
+        """The same for two pairs of the same systems."""
         return hashlib.sha256(f"{self.treazure}|{self.engage}".encode()).hexdigest()[:32]
 
 
@@ -44,7 +44,7 @@ def systems(treazure: str, engage: str) -> Systems:
 
 
 def normalized(address: str) -> str:
-    """Return an address as host, port where it is not the usual one, and path; `loopback` for this machine."""
+    """Return the host, the port if it is not the default, and the path of an address; `loopback` for this machine."""
     url = urlsplit(address)
     host = (url.hostname or "").rstrip(".").lower()
     if conventions.is_loopback(host):
@@ -55,14 +55,14 @@ def normalized(address: str) -> str:
 
 @retried
 def require(ledger: Ledger, wanted: Systems) -> None:
-    """Note whose ledger it is where nobody has yet; raise SettingsError where it belongs to other systems."""
+    """Note which systems the ledger belongs to, if not done yet. Raises SettingsError if it belongs to others."""
     with ledger.transaction() as connection:
         connection.execute(_CLAIM, (wanted.fingerprint, wanted.treazure, wanted.engage))
         _compare(connection, wanted)
 
 
 def check(ledger: Ledger, wanted: Systems) -> bool:
-    """Tell whether it is known whose ledger it is; raise SettingsError where it belongs to other systems."""
+    """Tell whether the ledger's systems have been noted. Raises SettingsError if they are others."""
     with ledger.reading() as connection:
         return _compare(connection, wanted)
 
@@ -81,7 +81,7 @@ def _compare(connection: psycopg.Connection, wanted: Systems) -> bool:
 
 @retried
 def adopt(ledger: Ledger, wanted: Systems) -> Systems | None:
-    """Note that the ledger's systems have these addresses now; return what they were."""
+    """Note that the ledger's systems now have these addresses. Return the previous ones."""
     with ledger.transaction() as connection:
         row = connection.execute("select treazure, engage from owner for update").fetchone()
         connection.execute("delete from owner")

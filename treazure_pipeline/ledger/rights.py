@@ -1,4 +1,4 @@
-"""Whether a database role may do all that runs do, found out by doing it."""
+"""Whether a database role may do everything that runs do, found out by trying."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 def prove(ledger: Ledger) -> str:
-    """Take a lease, stage a table and make a temporary one, leave nothing behind, and return the role's name.
+    """Take a lease, create a staging table and a temporary one, leave nothing behind, and return the role's name.
 
-    Raises DatabaseError that names what the role may not do.
+    Raises a DatabaseError that names what the role may not do.
     """
     with (
         ledger.lease("doctor", BusyError("Another `doctor` is running right now.")),

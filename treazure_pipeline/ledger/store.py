@@ -1,7 +1,4 @@
-"""The ledger's connections, its clock, its programmes and the leases that keep two runs apart.
-
-Belongs here: what every part of the ledger needs. Does not: any statement about balances (`batches`, `figures`).
-"""
+"""What every part of the ledger needs: its connections, its clock, its programmes, and the leases that keep two runs apart."""
 
 from __future__ import annotations
 
@@ -27,23 +24,22 @@ from treazure_pipeline.settings import Programme
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from datetime import datetime
-    from types import TracebackType
 
 logger = logging.getLogger(__name__)
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 _WAITS = (0.05, 0.2, 0.5, 2.0, 5.0, 10.0)
-"""Seconds between the tries of a transaction that met another one, or whose connection was cut."""
+"""Seconds between the tries of a transaction that conflicted with another one, or whose connection was cut."""
 
 _BEGIN = f"begin isolation level read committed; {schema.facts()}"
 _BEGIN_READING = f"begin isolation level repeatable read, read only; {schema.facts()}"
 
 
 def retried(work: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Make a function of one transaction that is tried again: what met another one, or lost its connection, may pass.
+    """Make a function of one transaction try again after a conflict or a lost connection.
 
-    For functions that may be done twice: of a commit without an answer nobody knows whether it happened.
+    It must be safe to do twice, since nobody knows whether a commit without an answer took effect.
     """
 
     @functools.wraps(work)
@@ -61,7 +57,7 @@ def retried(work: Callable[_P, _T]) -> Callable[_P, _T]:
 
 @dataclass(frozen=True)
 class Account:
-    """A programme as the ledger knows it: its number and what it pairs."""
+    """A programme as the ledger knows it: its number, what it pairs, and its mode (live or migrating)."""
 
     id: int
     name: str
@@ -72,10 +68,9 @@ class Account:
 
 
 class Ledger:
-    """The ledger in one PostgreSQL database. Thread-safe; close it, or use it as a context manager.
+    """The ledger in a PostgreSQL database. Thread-safe. Close it, or use it as a context manager.
 
-    Raises DatabaseUnavailableError where the server can't be reached and SchemaOutdatedError where its schema is not
-    the one of this version, both before any work.
+    Creating it raises DatabaseUnavailableError if the server can't be reached, and SchemaOutdatedError if the schema does not fit this version.
     """
 
     def __init__(self, url: str, *, connections: int = 12) -> None:
@@ -93,9 +88,7 @@ class Ledger:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -105,10 +98,10 @@ class Ledger:
 
     @contextmanager
     def transaction(self, *, fenced: bool = True) -> Iterator[psycopg.Connection[TupleRow]]:
-        """Lend a connection in one transaction, committed at the end of the block; a driver's error leaves as ours.
+        """Lend a connection in one transaction, committed at the end of the block. Driver errors become ours.
 
-        Raises LeaseLostError where a lease of this ledger has gone to somebody else. (`fenced=False`: that is not
-        looked at, so that a lease can be renewed and given back.)
+        Raises LeaseLostError if somebody else has taken over a lease of this ledger. `fenced=False` skips that check, so that leases can be
+        renewed and given back.
         """
         with self._lent(_BEGIN) as connection:
             if fenced:
@@ -117,34 +110,34 @@ class Ledger:
 
     @contextmanager
     def reading(self) -> Iterator[psycopg.Connection[TupleRow]]:
-        """Lend a connection in one read-only transaction: all that is read is of one moment, and nothing is written."""
+        """Lend a connection in one read-only transaction that sees everything at the same moment."""
         with self._lent(_BEGIN_READING) as connection:
             yield connection
 
     @contextmanager
     def _lent(self, begin: str) -> Iterator[psycopg.Connection[TupleRow]]:
-        """Lend a connection in a transaction that one round trip has begun; the pool ends it with the block."""
+        """Lend a connection in a transaction, begun in one round trip. The pool ends it with the block."""
         try:
             with self._pool.connection() as connection:
                 try:
                     connection.execute(begin)
                     yield connection
                 except psycopg.errors.ReadOnlySqlTransaction:
-                    connection.close()  # the server is no longer the primary: the next try asks for another one
+                    connection.close()  # the server is no longer the primary; the next try connects anew
                     raise
         except (psycopg.Error, PoolTimeout) as error:
             raise schema.translated(error) from error
 
     @retried
     def now(self) -> datetime:
-        """Return the time by the database's clock, the only clock the ledger uses (aware, UTC)."""
+        """Return the time on the database's clock, the only clock the ledger uses (aware, UTC)."""
         with self.transaction() as connection:
             row = one(connection, "select clock_timestamp()")
             return row[0]  # type: ignore[no-any-return]
 
     @retried
     def account(self, programme: Programme) -> Account:
-        """Return the programme's number in the ledger, making its row when it is new."""
+        """Return the programme as the ledger knows it, and create its row if it is new."""
         with self.transaction() as connection:
             row = connection.execute(
                 "select id, name, mode from programme where loyalty_id = %s and definition_id = %s",
@@ -157,28 +150,29 @@ class Ledger:
                     "on conflict (loyalty_id, definition_id) do update set name = excluded.name returning id, name, mode",
                     (programme.name, programme.loyalty_id, programme.definition_id),
                 )
-                # Here, since a fold that had to insert it would wait for the programme's row while it holds others.
+                # Inserted here, since a fold that did it would wait for the programme's row while it locks others.
                 connection.execute("insert into known (programme) values (%s) on conflict do nothing", (row[0],))
         number, _, mode = row
         return _account(programme, number, mode)
 
     @retried
     def programmes(self) -> list[Programme]:
-        """Return the programmes that the ledger has, in the order of their names, as far as it knows their settings."""
+        """Return the programmes in the ledger by name, with as much of their settings as it knows."""
         with self.transaction() as connection:
             rows = connection.execute(
                 "select name, loyalty_id, definition_id, lower(covered) from programme order by name"
             ).fetchall()
         return [
-            Programme(name=name, loyalty_id=loyalty_id, definition_id=definition_id)
-            if beginning is None
-            else Programme(name=name, loyalty_id=loyalty_id, definition_id=definition_id, beginning=beginning)
+            Programme(
+                name=name, loyalty_id=loyalty_id, definition_id=definition_id,
+                **({} if beginning is None else {"beginning": beginning}),
+            )
             for name, loyalty_id, definition_id, beginning in rows
-        ]
+        ]  # fmt: skip
 
     @retried
     def find(self, programme: Programme) -> Account | None:
-        """Return the programme's number in the ledger, None where it is new; writes nothing."""
+        """Return the programme as the ledger knows it, None if it is new. Writes nothing."""
         with self.transaction() as connection:
             row = connection.execute(
                 "select id, mode from programme where loyalty_id = %s and definition_id = %s",
@@ -187,22 +181,24 @@ class Ledger:
         return None if row is None else _account(programme, *row)
 
     def hold(self, account: Account) -> None:
-        """Take the lease of the programme's runs until `release` or `close`; taking it again in this ledger is free.
+        """Take the lease for the programme's runs until `release` or `close`. If this ledger holds it already, do nothing.
 
-        Raises BusyError when another run holds it.
+        Raises BusyError if another run holds it.
         """
         if not self._leases.holds(_sync(account)):
-            message = f"Another run of programme {account.name!r} is under way."
-            hint = "Nothing to do: it sends what is pending. See `treazure-pipeline status`."
-            self._leases.take(_sync(account), BusyError(message, hint=hint))
+            busy = BusyError(
+                f"Another run of programme {account.name!r} is under way.",
+                hint="Nothing to do: it sends what is pending. See `treazure-pipeline status`.",
+            )
+            self._leases.take(_sync(account), busy)
 
     def release(self, account: Account) -> None:
-        """Give the lease of the programme's runs back."""
+        """Give back the lease for the programme's runs."""
         self._leases.release(_sync(account))
 
     @contextmanager
     def holding(self, account: Account) -> Iterator[None]:
-        """Hold the lease of the programme's runs for a block."""
+        """Hold the lease for the programme's runs during a block. Raises BusyError."""
         self.hold(account)
         try:
             yield
@@ -211,7 +207,7 @@ class Ledger:
 
     @contextmanager
     def lease(self, name: str, busy: BusyError) -> Iterator[None]:
-        """Hold the lease of some other exclusive work for a block; raises `busy` where anybody holds it already."""
+        """Hold a lease for other exclusive work during a block. Raises `busy` if anybody holds it."""
         self._leases.take(name, busy)
         try:
             yield
@@ -219,17 +215,19 @@ class Ledger:
             self._leases.release(name)
 
     def is_running(self, account: Account) -> bool:
-        """Tell whether any process holds the lease of the programme's runs."""
+        """Tell whether any process holds the lease for the programme's runs."""
         return self.is_leased(_sync(account))
 
     @retried
     def is_leased(self, name: str) -> bool:
         """Tell whether any process holds a lease."""
         with self.transaction() as connection:
-            row = connection.execute(
-                "select exists (select from lease where name = %s and expires_at > clock_timestamp())", (name,)
-            ).fetchone()
-        return row is not None and bool(row[0])
+            row = one(
+                connection,
+                "select exists (select from lease where name = %s and expires_at > clock_timestamp())",
+                (name,),
+            )
+        return bool(row[0])
 
 
 def _configure(connection: psycopg.Connection[TupleRow]) -> None:

@@ -144,9 +144,9 @@ def test_the_verdict_says_in_one_sentence_how_it_stands(new_verification_shop: C
         merge(connections, account)
     assert ": nothing → 100 points; the next push sends it." in verdict(verification_shop, contact)
     verification_shop.send_pending()
-    assert "was not read back since." in verdict(verification_shop, contact) or "it has not been read back yet" in verdict(
+    assert "was not read back since." in verdict(
         verification_shop, contact
-    )
+    ) or "it has not been read back yet" in verdict(verification_shop, contact)
     verification_shop.verify()
     assert verdict(verification_shop, contact).startswith("Engage holds what Treazure has: 100 points, verified on")
     verification_shop.sandbox.set_points({contact: 135})
