@@ -1,7 +1,7 @@
-"""Whether a 404 is about the one that was asked for, or about everything (I4, I6: a failed read is no empty result).
+"""Whether a 404 is about one contact or about everything (I4, I6: a failed read is not an empty result).
 
-A gateway, a deployment under way or a wrong address answers 404 whatever is asked. So a 404 counts as "there is none"
-only where the system answers the same question about somebody else, and says 404 again afterwards.
+A gateway, a deployment under way or a wrong address answers 404 to everything. So a 404 only counts as "there is none"
+if the system answers the same question about somebody else, and then says 404 again.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 
 def nobody() -> list[str]:
-    """Return no witness: every 404 stays undecided."""
+    """Return no witnesses, so that every 404 stays undecided."""
     return []
 
 
 def is_about_one(read: Callable[[str], object], asked: str, witnesses: Callable[[], Iterable[str]]) -> bool:
-    """Tell whether a 404 that `read(asked)` has met is about `asked`.
+    """Tell whether a 404 that `read(asked)` got is about `asked`.
 
-    `witnesses` are contacts that the system should know; one that is answered is enough. Raises what `read` raises,
-    but for a 404.
+    `witnesses` are contacts that the system should know; it is enough if it knows one of them. Raises what `read`
+    raises, except for a 404.
     """
     for other in witnesses():
         if other.lower() != asked.lower() and _is_found(read, other):

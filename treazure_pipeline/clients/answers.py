@@ -1,7 +1,6 @@
-"""An answer of one of the two systems: what it is, how to speak of it, and which error it means.
+"""An answer from one of the two systems: what kind it is, how to describe it, and which error it means.
 
-Belongs here: status, headers, size and field names. Does not: what its body says (`wire`, `engage_wire`), and what
-became of the request (`outcome`).
+What the body says is read in `wire`, `engage_wire` and `movements`; what became of the request is decided in `outcome`.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ _ASK: dict[System, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A complete answer, whatever its status; `path` without the query."""
+    """A complete answer of any status; `path` is without the query."""
 
     system: System
     method: str
@@ -72,26 +71,26 @@ class Answer:
 
     @property
     def call(self) -> Call:
-        """What was asked, for an error about it."""
+        """What was asked, for an error message."""
         found = next((self.headers[name] for name in _REQUEST_ID_HEADERS if self.headers.get(name)), None)
         shown = None if found is None else re.sub(r"[^\x21-\x7e]", "?", found[:100])
         return Call(self.system, self.method, self.path, self.status, shown)
 
     @property
     def is_page(self) -> bool:
-        """Whether it is a web page: of a gateway, a proxy or a maintenance page, not of the system itself."""
+        """Whether it is a web page, and so from a gateway or a proxy and not from the system itself."""
         body = self.body.lstrip()
         is_named = "html" in self.headers.get("content-type", "").lower()
         return body.startswith(b"<") or (is_named and not body.startswith((b"{", b"[", b'"')))
 
 
 def address_hint(system: System) -> str:
-    """Say what to check where an answer is not one of the system's."""
+    """Return what to check if an answer does not come from the system itself."""
     return _HINTS[system][1]
 
 
 def failure(answer: Answer, came: str) -> RemoteError:
-    """Return the error that a status other than 2xx means; `came` says what came."""
+    """Return the error for a status other than 2xx; `came` describes the answer."""
     status, call = answer.status, answer.call
     credentials, address = _HINTS[answer.system]
     if status < 400:
@@ -101,11 +100,11 @@ def failure(answer: Answer, came: str) -> RemoteError:
     later = retry_after_seconds(answer.headers.get("retry-after"), datetime.now(UTC))
     hint: str | None
     if status == 429:
-        hint = "It is tried again later; lower the rate if this goes on."
+        hint = "It is tried again later. Lower the rate if this continues."
         return RateLimitedError("too many requests.", call, hint=hint, retry_after=later)
     if status in _TRANSIENT or status >= 500:
         hint = "This may pass; the next run tries again."
-        return TransientError(f"there came {came}.", call, hint=hint, retry_after=later)
+        return TransientError(f"the answer was {came}.", call, hint=hint, retry_after=later)
     if answer.is_page:
         return GatewayError(f"the request was refused by something in front of it, with {came}.", call, hint=address)
     if status in {401, 403}:
@@ -116,13 +115,16 @@ def failure(answer: Answer, came: str) -> RemoteError:
 
 
 def unusable(answer: Answer, what: str) -> InvalidAnswerError:
-    """Return the error for a success whose body is not what the contract says, and what came instead."""
-    message = f"the answer can't be used: {what}; there came {described(answer)}."
-    return InvalidAnswerError(message, answer.call, hint=address_hint(answer.system))
+    """Return the error for a success whose body is not what the contract says."""
+    return InvalidAnswerError(
+        f"the answer can't be used: {what}; it was {described(answer)}.",
+        answer.call,
+        hint=address_hint(answer.system),
+    )
 
 
 def read(answer: Answer, reader: Callable[[bytes], T]) -> T:
-    """Return what the body of a success says. Raises InvalidAnswerError where it is not what the contract says."""
+    """Return what `reader` reads from a success. Raises InvalidAnswerError if the body does not fit the contract."""
     try:
         return reader(answer.body)
     except WireError as error:
@@ -132,7 +134,7 @@ def read(answer: Answer, reader: Callable[[bytes], T]) -> T:
 
 
 def described(answer: Answer) -> str:
-    """Say what an answer is without quoting it: size, content type, the names of its fields, a code of an error."""
+    """Describe an answer without quoting it: size, content type, names of fields, error code."""
     kind = re.sub(r"[^\w/+.-]", "", answer.headers.get("content-type", "").partition(";")[0])[:50] or "no content type"
     if not answer.body.strip():
         return f"nothing ({kind})"
@@ -153,7 +155,7 @@ def _decoded(answer: Answer) -> Any:
 
 
 def retry_after_seconds(value: str | None, now: datetime) -> float | None:
-    """Read a `Retry-After` header, seconds or an HTTP date; at most 15 minutes, None if it can't be read."""
+    """Read a `Retry-After` header (seconds or an HTTP date) as seconds, at most 900; None if it can't be read."""
     if value is None:
         return None
     if re.fullmatch(r"\s*\d+(\.\d+)?\s*", value):
@@ -166,7 +168,7 @@ def retry_after_seconds(value: str | None, now: datetime) -> float | None:
 
 
 def http_date(value: str) -> datetime | None:
-    """Read a date of HTTP (RFC 9110, whole seconds) as an aware time; None where it is none."""
+    """Read an HTTP date (RFC 9110, whole seconds) as an aware time; None if it is not one."""
     try:
         moment = parsedate_to_datetime(value)
     except (ValueError, OverflowError):

@@ -1,10 +1,9 @@
-"""From the bytes of an export to text that PostgreSQL copies in, block by block.
+"""Converts the bytes of an export to text for PostgreSQL's COPY, block by block.
 
-An export is one JSON array, possibly of millions of rows. It is cut at row boundaries into blocks of about
-128 KiB, which stay in the processor's cache. A block is decoded by msgspec with the number's own text kept (a
-float would lose digits) and checked as columns. Where anything in a block is out of the ordinary, it is
-divided until the odd rows are alone, and only those are looked at one by one. How rows are cut into blocks
-never shows in the result.
+An export is one JSON array, possibly of millions of rows. It is cut at row boundaries into blocks of about 128 KiB,
+which fit the processor's cache. msgspec decodes a block but keeps the text of numbers (a float would lose digits), and
+the block is checked column by column. If a block contains anything unusual, it is divided until the odd rows are alone,
+and only those are checked one by one. The result does not depend on where the blocks are cut.
 """
 
 from __future__ import annotations
@@ -31,7 +30,6 @@ BLOCK_BYTES = 128 * 1024
 LONGEST_ROW_BYTES = 16 * 1024 * 1024
 
 _MISSING = r"\N"
-_BOM = b"\xef\xbb\xbf"
 _SPACE = b" \t\r\n"
 _BOUNDARY = re.compile(rb"\}[ \t\r\n]*,[ \t\r\n]*(?=\{)")
 _BOUNDARY_WINDOW = 2 * 1024
@@ -55,10 +53,13 @@ _LATER_POSITIONS = [f"{position:04}\n" for position in range(_POSITIONS)]
 class RejectedRow:
     """A row of an export that can't be used.
 
-    `position` counts the export's rows from 0. `contact` is lower-case, None where the row names none.
-    `field` is the field that is wrong ("row" where it is no object), `value` what it holds as JSON text
-    (cut to 200 characters), `reason` what was expected, `raw` the row as it came (cut to 2,000
-    characters).
+    Attributes:
+        position: The row's place in the export, from 0.
+        contact: In lower case; None if the row names none.
+        field: The name of the field that is wrong; "row" if the row is not an object.
+        value: The field's value as JSON text, cut to 200 characters.
+        reason: What was expected.
+        raw: The row as it came, cut to 2,000 characters.
     """
 
     position: int
@@ -73,9 +74,9 @@ class RejectedRow:
 class BalanceBlock:
     r"""Some consecutive rows of an export.
 
-    `copy_text` holds the good ones in PostgreSQL's COPY text format, in the export's order: contact (GUID,
-    lower-case), balance (numeric), mutated at (timestamptz or `\N`), position (from 0). `rows` counts its
-    lines, so a block stands for `rows + len(rejected)` rows of the export.
+    `copy_text` holds the good ones in PostgreSQL's COPY text format, in the export's order: contact (GUID in lower
+    case), balance (numeric), mutated at (timestamptz or `\N`), position (from 0). `rows` counts its lines, so the block
+    covers `rows + len(rejected)` rows of the export.
     """
 
     copy_text: bytes
@@ -84,15 +85,15 @@ class BalanceBlock:
 
 
 def decode_balances(chunks: Iterable[bytes], loyalty_id: str) -> Iterator[BalanceBlock]:
-    """Decode an export as it arrives, in chunks of any size; memory stays small whatever the export's size.
+    """Decode an export as it arrives, in chunks of any size. Memory stays small whatever the size of the export.
 
-    Good is a row with a GUID in `accountNumber` (else in `contactId`), a finite number, or its text, as `balance`
-    (below 10^15, at most 20 digits after the point) and either no `loyaltyPointDefinitionId` or
-    `loyalty_id`, in any case. Other rows are rejected one by one. `mutatedAt` without a zone is UTC, and
-    one that can't be read counts as missing.
+    A good row has a GUID in `accountNumber` (or else in `contactId`), a finite number or its text in `balance` (below
+    10^15, at most 20 digits after the point), and no other programme in `loyaltyPointDefinitionId` than `loyalty_id`
+    (in any case). Other rows are rejected one by one. `mutatedAt` without a zone is UTC; if it can't be read, it counts
+    as missing.
 
-    Raises `InvalidAnswerError` where the bytes are not one complete JSON array. Blocks handed out before
-    are then part of no valid export: the caller must throw them away.
+    Raises InvalidAnswerError if the bytes are not one complete JSON array. The caller must then throw away the blocks
+    it has received.
     """
     export = _Export(loyalty_id)
     try:
@@ -104,7 +105,7 @@ def decode_balances(chunks: Iterable[bytes], loyalty_id: str) -> Iterator[Balanc
 
 
 class _UnusualError(Exception):
-    """Rows that the quick way does not understand; `odd` are the places of the odd ones, where they are known."""
+    """Rows that the quick way can't handle. `odd`: the places of the odd ones, if known."""
 
     def __init__(self, odd: Sequence[int] = ()) -> None:
         super().__init__()
@@ -112,7 +113,7 @@ class _UnusualError(Exception):
 
 
 class _Export:
-    """The state between two chunks: `buffer` begins where a row (or the array's end) is expected."""
+    """The state between two chunks. `buffer` starts where a row, or the end of the array, is expected."""
 
     def __init__(self, loyalty_id: str) -> None:
         self.rows = _Rows(loyalty_id)
@@ -140,20 +141,20 @@ class _Export:
                 yield from self.take()
 
     def open(self) -> None:
-        if len(self.buffer) < len(_BOM) and _BOM.startswith(self.buffer):
+        if len(self.buffer) < len(wire.BOM) and wire.BOM.startswith(self.buffer):
             return
-        start = self.buffer.removeprefix(_BOM).lstrip(_SPACE)
+        start = self.buffer.removeprefix(wire.BOM).lstrip(_SPACE)
         if not start:
-            del self.buffer[len(_BOM) :]
+            del self.buffer[len(wire.BOM) :]
             return
         self.head = bytes(start[:200])
         if not start.startswith(b"["):
-            raise self.invalid("is no JSON array")
+            raise self.invalid("is not a JSON array")
         self.opened = True
         self.buffer = start[1:]
 
     def take(self) -> Iterator[BalanceBlock]:
-        """Turn all rows but the last ones of the buffer into a block."""
+        """Turn the rows in the buffer, except the last ones, into a block."""
         if not self.closed:
             tail = max(0, len(self.buffer) - _BOUNDARY_WINDOW)
             cut = max(_BOUNDARY.finditer(self.buffer, tail), key=re.Match.start, default=None)
@@ -169,7 +170,7 @@ class _Export:
         if self.closed and self.buffer.strip(_SPACE):
             raise self.invalid("goes on after the end of its array")
         if len(self.buffer) > LONGEST_ROW_BYTES:
-            raise self.invalid(f"is no valid JSON after its row {self.rows.position}")
+            raise self.invalid(f"is not valid JSON after its row {self.rows.position}")
         self.enough = max(BLOCK_BYTES, 2 * len(self.buffer))
 
     def finish(self) -> Iterator[BalanceBlock]:
@@ -184,12 +185,12 @@ class _Export:
         if not self.closed:
             yield from self.scan()
         if not self.closed:
-            raise self.invalid(f"is cut short, or is no valid JSON, after its row {self.rows.position}")
+            raise self.invalid(f"is cut short, or is not valid JSON, after its row {self.rows.position}")
         if self.buffer.strip(_SPACE):
             raise self.invalid("goes on after the end of its array")
 
     def scan(self) -> Iterator[BalanceBlock]:
-        """Cut complete rows off the buffer one by one, by the decoder that knows NaN and Infinity."""
+        """Cut complete rows off the buffer one by one, with the decoder that knows NaN and Infinity."""
         text = self.buffer.decode("latin-1")
         raws: list[bytes] = []
         consumed = 0
@@ -206,7 +207,7 @@ class _Export:
             if delimiter == len(text):
                 break
             if text[delimiter] not in ",]":
-                raise self.invalid(f"is no valid JSON after its row {self.rows.position + len(raws)}")
+                raise self.invalid(f"is not valid JSON after its row {self.rows.position + len(raws)}")
             raws.append(bytes(self.buffer[start:end]))
             consumed = delimiter + 1
             self.closed = text[delimiter] == "]"
@@ -217,7 +218,7 @@ class _Export:
 
 
 def _next(text: str, position: int) -> int:
-    """Return the position of the next character that is no white space."""
+    """Return the position of the next character that is not white space."""
     match = _WHITESPACE.match(text, position)
     return position if match is None else match.end()
 
@@ -226,7 +227,7 @@ _WHITESPACE = re.compile(r"[ \t\r\n]*")
 
 
 class _Number(str):
-    """A JSON number's own text, NaN and the infinities included."""
+    """The text of a JSON number, including NaN and the infinities."""
 
     __slots__ = ()
 
@@ -235,7 +236,7 @@ _TOLERANT = json.JSONDecoder(parse_float=_Number, parse_int=_Number, parse_const
 
 
 class _Judged:
-    """COPY lines of good rows (one string may hold many) and the rejected rows, in the export's order."""
+    """COPY lines of good rows (one string may hold several) and the rejected rows, in the export's order."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -243,7 +244,7 @@ class _Judged:
 
 
 class _Rows:
-    """Judges rows and counts them; `position` is that of the next row."""
+    """Judges and counts rows. `position` is that of the next row."""
 
     def __init__(self, loyalty_id: str) -> None:
         self.loyalty_id = loyalty_id.casefold()
@@ -267,7 +268,7 @@ class _Rows:
         self.decoders = [msgspec.json.Decoder(list[struct]) for struct in structs]  # type: ignore[valid-type]
 
     def block(self, array: bytes | bytearray) -> BalanceBlock | None:
-        """Judge the rows of a complete array; None where it is none."""
+        """Judge the rows of a complete array. None if it is not one."""
         try:
             text, count = self.quick(array, self.position)
         except _UnusualError as error:
@@ -282,7 +283,7 @@ class _Rows:
         return BalanceBlock(text.encode(), count)
 
     def tolerant_block(self, raws: list[bytes]) -> BalanceBlock:
-        """Judge rows that were cut apart already."""
+        """Judge rows that have been separated already."""
         judged = _Judged()
         self.divide(raws, self.position, judged)
         return self.judged_block(judged, len(raws))
@@ -292,7 +293,7 @@ class _Rows:
         return BalanceBlock("".join(judged.lines).encode(), count - len(judged.rejected), judged.rejected)
 
     def divide(self, raws: Sequence[bytes], position: int, judged: _Judged) -> None:
-        """Judge rows the quick way as far as that goes."""
+        """Judge rows the quick way as far as possible."""
         if len(raws) <= _ONE_BY_ONE:
             for place, raw in enumerate(raws):
                 self.judge(raw, position + place, judged)
@@ -305,7 +306,7 @@ class _Rows:
             judged.lines.append(text)
 
     def apart(self, raws: Sequence[bytes], position: int, odd: Sequence[int], judged: _Judged) -> None:
-        """Judge the odd rows one by one, where they are known, and what is between them the quick way again."""
+        """Judge the odd rows one by one, if they are known, and the rows between them the quick way again."""
         if not odd:
             part = -(-len(raws) // _PARTS)
             for start in range(0, len(raws), part):
@@ -319,7 +320,7 @@ class _Rows:
         self.divide(raws[start:], position + start, judged)
 
     def quick(self, array: bytes | bytearray, position: int) -> tuple[str, int]:
-        """Return the COPY text of an array whose rows are all good, and their number."""
+        """Return the COPY text of an array of good rows, and their number. Raises _UnusualError."""
         rows = self.decode(array)
         count = len(rows)
         guids = _checked_guids([row.contact for row in rows])
@@ -333,7 +334,7 @@ class _Rows:
         return "".join(cells), count
 
     def decode(self, array: bytes | bytearray) -> list[Any]:
-        """Return the rows of an array that all name the contact in the same field."""
+        """Return the rows of an array if all of them name the contact in the same field. Raises _UnusualError."""
         for decoder in self.decoders:
             try:
                 return decoder.decode(array)
@@ -344,7 +345,7 @@ class _Rows:
         raise _UnusualError
 
     def judge(self, raw: bytes, position: int, judged: _Judged) -> None:
-        """Judge one row by itself."""
+        """Judge a single row."""
         outcome = self.outcome(raw, position)
         if isinstance(outcome, str):
             judged.lines.append(outcome)
@@ -352,7 +353,7 @@ class _Rows:
             judged.rejected.append(outcome)
 
     def outcome(self, raw: bytes, position: int) -> str | RejectedRow:
-        """Return a row's COPY line, or why it is rejected."""
+        """Return a row's COPY line, or its rejection."""
         row = _TOLERANT.decode(raw.decode("utf-8", "replace"))
         if not isinstance(row, dict):
             return _rejected(raw, position, {"row": row}, "row", "a row must be a JSON object")
@@ -381,7 +382,7 @@ _SPLITTER = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 def _checked_guids(guids: list[str]) -> list[str]:
-    """Return strings in lower case, if all of them are GUIDs."""
+    """Return GUIDs in lower case. Raises _UnusualError if one of them is not a GUID."""
     if not guids:
         return guids
     # Text that is not ASCII becomes longer, or odd, and fails the checks.
@@ -400,13 +401,13 @@ def _checked_guids(guids: list[str]) -> list[str]:
 
 
 def _unquoted(raw: msgspec.Raw) -> bytes:
-    """Return a plain decimal that stands in quotes without them, anything else as it is."""
+    """Return a plain decimal without its quotes, and anything else as it is."""
     held = bytes(raw)
     return held[1:-1] if _QUOTED_NUMBER.fullmatch(held) else held
 
 
 def _checked_amounts(raws: list[msgspec.Raw]) -> list[str]:
-    """Return JSON values as their texts, if all of them are sane numbers, or texts of such, without an exponent."""
+    """Return JSON values as texts. Raises _UnusualError unless all are sane numbers or texts, without exponents."""
     joined = b"\n".join(raws)
     if b'"' in joined:
         joined = b"\n".join(map(_unquoted, raws))
@@ -421,13 +422,13 @@ def _checked_amounts(raws: list[msgspec.Raw]) -> list[str]:
 
 
 def _amount(text: str) -> str | None:
-    """Return a number's exact text without an exponent, None where it is none, or not sane."""
+    """Return a number's exact text without an exponent; None if it is not a number of points."""
     number = wire.points_of(text)
     return None if number is None else f"{number:f}"
 
 
 def _time_texts(times: list[Any]) -> list[str]:
-    """Return times as texts that PostgreSQL reads as the same microsecond whatever its settings."""
+    """Return times as texts that PostgreSQL reads as the same microsecond, whatever its settings."""
     try:
         joined = "\n".join(times).encode("ascii")
         deque(map(datetime.fromisoformat, times), maxlen=0)
@@ -443,7 +444,7 @@ def _time_texts(times: list[Any]) -> list[str]:
 
 
 def _time_text(time: object) -> str:
-    """Return one time as text, COPY's null where there is none to be read."""
+    """Return a time as text, or COPY's null if it can't be read."""
     if not isinstance(time, str):
         return _MISSING
     try:
@@ -457,7 +458,7 @@ def _time_text(time: object) -> str:
 
 
 def _position_texts(position: int, count: int) -> tuple[list[str], list[str]]:
-    """Return the tab and leading digits, and the last four digits and line end, of consecutive positions."""
+    """Return, for consecutive positions, the tab and leading digits, and the last four digits with the line end."""
     prefixes: list[str] = []
     positions: list[str] = []
     while len(positions) < count:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Self
 
 import httpx
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from pydantic import SecretStr
 
-T = TypeVar("T")
 _HEADERS = {"Content-Type": "application/json"}
 _MOST_PAGES = 1000
 
@@ -35,14 +34,13 @@ class _ApiKey(httpx.Auth):
 
 
 class EngageClient:
-    """Engage's API with one key; may be used by many threads. Close it, or use it in `with`.
+    """Engage's API with one key. May be used by several threads. Close it, or use it as a context manager.
 
-    `timeout` bounds each request, in seconds; `concurrency` is how many threads use the client at once; `witnesses` are
-    contacts that Engage should know, asked when it says 404 of another.
+    `timeout`, in seconds, limits each request; `concurrency` is how many threads use the client at once; `witnesses`
+    are contacts that Engage should know, and it is asked for them when it answers 404.
 
-    Every method raises RemoteError: TransientError (for reads after the last try), AuthenticationError where
-    the key is refused, PermanentError for another refusal, InvalidAnswerError for an answer outside the
-    contract.
+    All methods raise RemoteErrors: TransientError (for reads, after the last try), AuthenticationError if the key is
+    refused, PermanentError for any other refusal, InvalidAnswerError for an answer that does not fit the contract.
     """
 
     def __init__(
@@ -90,11 +88,11 @@ class EngageClient:
         self._http.close()
 
     def set_balances(self, body: bytes, *, before: float = math.inf) -> wire.BalancesAnswer:
-        """Send balances (`wire.encode_balances`) once: the caller paces, and repeats with the newest only.
+        """Send balances (`wire.encode_balances`) once. The caller paces, and repeats only with the newest balances.
 
         Engage accepts balances first and applies them later. A request that would go out after `before` (of
-        `transport.now`) is not sent; it raises TooLateError. After an error, its `outcome` says what happened to the
-        rows. Setting totals again is harmless.
+        `pacing.now`) is not sent, and raises TooLateError. After an error, its `outcome` says what happened to the
+        rows. Setting balances again is harmless.
         """
         path = wire.balances_path(self._version)
         answer = self._http.ask("POST", path, content=body, headers=_HEADERS, auth=self._auth, before=before)
@@ -104,9 +102,9 @@ class EngageClient:
     def add_points(self, body: bytes, idempotency_key: str, *, before: float = math.inf) -> list[wire.RefusedPoints]:
         """Add points (`wire.encode_added_points`) once, and return the rows that Engage did not take.
 
-        What would go out after `before` (of `transport.now`) is not sent: a TooLateError. Whether they were added after
-        an error says its `outcome`. Engage remembers the key for 24 hours: until then a repetition with it adds nothing
-        twice.
+        A request that would go out after `before` (of `pacing.now`) is not sent, and raises TooLateError. After an
+        error, its `outcome` says whether points were added. Engage remembers the key for 24 hours. Until then,
+        repeating the request with it adds nothing twice.
         """
         path = wire.added_points_path(self._version)
         headers = {**_HEADERS, "Idempotency-Key": idempotency_key}
@@ -118,7 +116,7 @@ class EngageClient:
         return read(self._http.checked(answer), wire.read_added_answer)
 
     def contact_count(self) -> int:
-        """Return how many contacts Engage holds: the vendor's connection check."""
+        """Return how many contacts Engage has. The vendor recommends this as a connection check."""
         return read(self._get(wire.contact_count_path(self._version)), wire.read_contact_count)
 
     def definitions(self) -> list[wire.Definition]:
@@ -134,9 +132,9 @@ class EngageClient:
         return list(found.values())
 
     def balance(self, contact_id: str, definition_id: int) -> Decimal | None:
-        """Return a contact's balance in a definition, None where Engage shows no account or does not know the contact.
+        """Return a contact's balance in a definition; None if Engage shows no account or does not know the contact.
 
-        Raises NotFoundError for a 404 that may be about everything (`absence`).
+        Raises NotFoundError for a 404 that may be about everything (see `absence`).
         """
         try:
             accounts = self.point_accounts(contact_id)
@@ -147,7 +145,7 @@ class EngageClient:
         return next((one.balance for one in accounts if one.definition_id == definition_id), None)
 
     def point_accounts(self, contact_id: str) -> list[wire.PointAccount]:
-        """Return a contact's accounts; one that Engage does not know is a NotFoundError."""
+        """Return a contact's accounts. Raises NotFoundError if Engage does not know the contact."""
         found: dict[str, wire.PointAccount] = {}
         for _ in range(_MOST_PAGES):
             params: dict[str, str | int] = {

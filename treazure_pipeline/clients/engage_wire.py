@@ -1,7 +1,7 @@
 """Every name and shape of Engage's API in one place, so that one edit here corrects a wrong assumption.
 
-Facts: developer.voyado.com and the vendor's SDK. What is **assumed** says so. Nothing else may spell out a path or a
-field of it; those of Treazure stand in `wire`.
+Sources: developer.voyado.com and the vendor's SDK. What is **assumed** is marked. No other module may contain a path or
+a field name of it. Those of Treazure are in `wire`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from treazure_pipeline import people
 from treazure_pipeline.clients.wire import EXACT, PointsError, WireError, is_points, json_of, time_text
 
 UNKNOWN_CONTACT = "Engage does not know this contact"
-"""Our words for a contact among `missingContactIds`."""
+"""Our reason for a contact in `missingContactIds`."""
 LARGEST_PAGE = 100
 _TOKEN = re.compile(r"[^\s<>{}\[\]\"]{1,200}")
 _IDS = ("transactionid", "batchid", "id")
@@ -30,10 +30,10 @@ _LONGEST_REASON = 500
 
 @dataclass(frozen=True, slots=True)
 class BalancesAnswer:
-    """What Engage said to one request of balances.
+    """Engage's answer to a request that sets balances.
 
-    Rows that are not in `refused` (contact in lower case → reason) are in Engage's queue; `transaction_id` is None
-    where the answer names none: then only reading back proves them.
+    Rows that are not in `refused` (contact in lower case → reason) are in Engage's queue. `transaction_id` is None if
+    the answer names none; then only reading back proves that they were applied.
     """
 
     transaction_id: str | None
@@ -43,7 +43,7 @@ class BalancesAnswer:
 
 @dataclass(frozen=True, slots=True)
 class AddedPoints:
-    """Points to be added to one contact's account; times as ISO 8601 texts."""
+    """Points to add to a contact's account. Times are ISO 8601 texts."""
 
     contact_id: str
     amount: Decimal
@@ -55,7 +55,7 @@ class AddedPoints:
 
 @dataclass(frozen=True, slots=True)
 class RefusedPoints:
-    """A row that Engage did not add; `amount` is None where the answer names only the contact."""
+    """A row that Engage did not add. `amount` is None if the answer names only the contact."""
 
     contact_id: str
     amount: str | None
@@ -72,7 +72,7 @@ class Definition:
 
 @dataclass(frozen=True, slots=True)
 class PointAccount:
-    """The account of one contact in one point definition, as Engage holds it; `contact_id` in lower case."""
+    """A contact's account in one point definition. `contact_id` is in lower case."""
 
     id: str
     contact_id: str
@@ -102,19 +102,19 @@ class _SentRow(msgspec.Struct, rename="camel"):
     definition_id: int
 
 
-# Made at import, in one thread, as those of `wire`.
+# Created at import, for the reason given in `wire`.
 _DEFINITIONS = msgspec.json.Decoder(list[_Definition], strict=False)
 _PAGE = msgspec.json.Decoder(_Page, strict=False)
 _SENT = msgspec.json.Decoder(list[_SentRow])
 
 
 def balances_path(version: str) -> str:
-    """Return the path that takes new balances."""
+    """Return the path for setting balances."""
     return f"/api/{version}/point-accounts/balances"
 
 
 def added_points_path(version: str) -> str:
-    """Return the path that adds points."""
+    """Return the path for adding points."""
     return f"/api/{version}/point-accounts/transactions"
 
 
@@ -124,7 +124,7 @@ def definitions_path(version: str) -> str:
 
 
 def point_accounts_path(version: str) -> str:
-    """Return the path of the point accounts, asked for by `contactId`."""
+    """Return the path of point accounts, to be asked with a `contactId`."""
     return f"/api/{version}/point-accounts"
 
 
@@ -134,9 +134,9 @@ def contact_count_path(version: str) -> str:
 
 
 def encode_balances(contacts: Sequence[str], amounts: Sequence[str], definition_id: int, time_stamp: datetime) -> bytes:
-    """Return the body that sets balances: totals that are true at `time_stamp` (aware, microseconds kept).
+    """Return the body that sets balances as they are at `time_stamp` (aware; microseconds are kept).
 
-    `contacts` are GUIDs, `amounts` exact decimal texts of the same number; both are written as they are.
+    `contacts` are GUIDs, and `amounts` as many exact decimal texts. Both are written as they are.
     """
     tail = f',"definitionId":{definition_id},"timeStamp":"{time_text(time_stamp)}"}}'
     rows = [
@@ -148,9 +148,10 @@ def encode_balances(contacts: Sequence[str], amounts: Sequence[str], definition_
 def read_balances_answer(body: bytes, sent: bytes, request_id: str | None) -> BalancesAnswer:
     """Read Engage's answer to `sent`. Raises WireError unless it says clearly what happened to every row.
 
-    Accepted is what `_taken` takes; the refused rows stand beside it, as in the answer of the sibling endpoint for
-    transactions (**assumed**). A refusal that fits no row sent, or no refused row beside error messages, leaves unknown
-    which rows were taken, and so is an error too. A missing definition refuses all rows that have it.
+    `_taken` decides whether it was accepted. Refused rows are listed as in the answer of the similar endpoint for
+    transactions (**assumed**). It is also an error if a refusal fits no row that was sent, or if there are error
+    messages but no refused rows, since it is then unknown which rows were taken. A missing definition refuses all rows
+    that have it.
     """
     answer, identifier = _taken(body)
     rows, messages, contacts, definitions = (_list(answer, name) for name in _LISTS)
@@ -180,7 +181,7 @@ def encode_added_points(rows: Sequence[AddedPoints], definition_id: int) -> byte
 
 
 def read_added_answer(body: bytes) -> list[RefusedPoints]:
-    """Read which rows Engage did not add; all others are in. Raises WireError where it doesn't say plainly."""
+    """Return the rows that Engage did not add; it has added all others. Raises WireError if the answer is unclear."""
     answer, _ = _taken(body)
     rows, messages, contacts, definitions = (_list(answer, name) for name in _LISTS)
     missing = {_contact(contact) for contact in contacts}
@@ -218,7 +219,7 @@ def read_definitions(body: bytes) -> list[Definition]:
 
 
 def read_point_accounts(body: bytes) -> tuple[list[PointAccount], int | None]:
-    """Read one page of a contact's point accounts, and how many there are in all, None where it doesn't say."""
+    """Read one page of a contact's point accounts, and how many there are in all (None if it does not say)."""
     try:
         page = _PAGE.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -258,13 +259,13 @@ def _refusals(
 
 
 def _said(messages: Sequence[object]) -> str:
-    """Quote Engage's messages, which may quote the contact's data (I9)."""
+    """Return Engage's messages, marked as possibly containing the contact's data (I9)."""
     text = " ".join("; ".join(map(str, messages)).split())[:_LONGEST_REASON]
     return people.said(people.printable(text)) if text else ""
 
 
 def _field(row: object, name: str) -> object:
-    """Return a field of a refused row by its name in lower case; a row that is no object stands for its contact."""
+    """Return a field of a refused row by its name in lower case. A row that is not an object is the contact itself."""
     return {key.lower(): value for key, value in row.items()}.get(name) if isinstance(row, dict) else row
 
 
@@ -275,10 +276,11 @@ def _contact(value: object) -> str:
 
 
 def _taken(body: bytes) -> tuple[dict[str, Any], str | None]:
-    """Return what an acceptance lists, by names in lower case, and its id, if any. Raises WireError for what is none.
+    """Return the fields of an acceptance, by names in lower case, and its id, if any. Raises WireError for others.
 
-    Accepted is an empty body, an id (bare, or as `transactionId`, `id` or `batchId`), or the lists of refusals, however
-    short; names in any case. An object that complains is none, even with an `id`: that may be the error's.
+    These mean accepted: an empty body, an id (bare, or as `transactionId`, `id` or `batchId`), or the lists of
+    refusals, even if empty; names in any case. An object that complains does not, even if it has an `id`, since that
+    may be the error's.
     """
     if not body.strip():
         return {}, None
@@ -318,5 +320,5 @@ def _list(answer: dict[str, Any], name: str) -> list[Any]:
 
 
 def is_same(shown: Decimal, sent: Decimal, decimals: int) -> bool:
-    """Tell whether a balance is what was sent, however Engage rounds to the digits that it keeps."""
+    """Tell whether a balance is what was sent, however Engage rounds it to the `decimals` that it keeps."""
     return abs(shown - sent) < Decimal(1).scaleb(-decimals)

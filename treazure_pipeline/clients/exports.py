@@ -1,7 +1,6 @@
-"""Waiting for an export of Treazure's: what each answer at its address means, and where the data are fetched from.
+"""Waits for a Treazure export: not ready, failed, gone, or there, perhaps after a redirect to a storage host.
 
-Belongs here: not ready, failed, gone, a redirect to a storage host. Does not: what the rows say (`decoding`).
-Facts: docs.treazure.cloud ("Long Running Operation" of Coupon/Batch); docs/contracts.md says what is assumed.
+Sources: docs.treazure.cloud ("Long Running Operation" of Coupon/Batch). docs/contracts.md says what is assumed.
 """
 
 from __future__ import annotations
@@ -45,21 +44,21 @@ _MOST_REDIRECTS = 4
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _LARGEST_STATUS_BYTES = 256 * 1024
 _LINK_IS_OVER = frozenset({401, 403, 410})
-"""What a storage host answers once a link that it was given has had its time: the export is asked for a new one."""
+"""What a storage host answers when a link has expired. Then Treazure is asked for a new one."""
 
 Opened = tuple[Answer, "Iterator[bytes]"]
 
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """One look at an export's address; `pieces` are the data's, where they are there."""
+    """An answer at an export's address. `pieces`: the data, if they are ready."""
 
     answer: Answer
     pieces: Iterator[bytes] | None = None
 
 
 class Exports:
-    """The results of exports; `look` opens a path of Treazure itself with a valid token, and keeps the rate."""
+    """The results of exports. `look` opens a path of Treazure with a valid token, within the rate."""
 
     def __init__(self, http: Http, look: Callable[[str, ExitStack], Opened], retry: RetryPolicy, pacer: Pacer) -> None:
         self._http = http
@@ -69,7 +68,7 @@ class Exports:
 
     @contextmanager
     def open(self, href: str) -> Iterator[Iterator[bytes]]:
-        """Wait until an export is there, then hand out its body in pieces, see `TreazureClient.open_balances`."""
+        """Wait until an export is ready, then lend its body in pieces; see `TreazureClient.open_balances`."""
         path = wire.result_path(self._http.local_path(href, "GET", wire.EXPORT_RESULT))
         began = time.monotonic()
         never_found = True
@@ -80,16 +79,16 @@ class Exports:
                     try:
                         yield seen.pieces
                     except InvalidAnswerError as error:
-                        error.call = seen.answer.call  # who reads the rows knows nothing of the answer
+                        error.call = seen.answer.call  # the reader of the rows does not know the answer
                         raise
                     return
             never_found = never_found and seen.answer.status == 404
             self._wait(seen.answer, polls, time.monotonic() - began, never_found=never_found)
 
     def _see(self, path: str, stack: ExitStack) -> _Seen:
-        """Look at the export's address once, follow where it leads, and tell whether the data are there.
+        """Look at the export's address once, follow redirects, and return what is there.
 
-        To another host no credential goes, nor to whatever that one leads to.
+        No credentials go to another host, nor to wherever it redirects.
         """
         answer, pieces = self._look(path, stack)
         url, is_home = f"{self._http.base_url}{path}", True
@@ -106,8 +105,11 @@ class Exports:
                 stack.callback(storage.close)
                 answer, pieces = stack.enter_context(storage.stream(rest))
         if answer.status in _LINK_IS_OVER and not is_home:
-            message = "the storage host does not take the link that Treazure gave."
-            raise TransientError(message, answer.call, hint="Treazure will be asked for a new link.")
+            raise TransientError(
+                "the storage host does not take the link that Treazure gave.",
+                answer.call,
+                hint="Treazure will be asked for a new link.",
+            )
         if answer.status == wire.EXPIRED:
             raise self._gone(answer)
         return self._judged(answer, pieces)
@@ -121,7 +123,7 @@ class Exports:
         return _Seen(answer)
 
     def _begun(self, answer: Answer, pieces: Iterator[bytes]) -> _Seen:
-        """Tell by the beginning of a body whether it is the array, a status, or neither."""
+        """Decide by the start of a body whether it is the array, a status, or not ready."""
         head = b""
         for piece in pieces:
             head += piece
@@ -141,15 +143,18 @@ class Exports:
         return _Seen(answer)
 
     def _require_hope(self, answer: Answer) -> bool:
-        """Tell whether an answer names a status. Raises where that is one of failure."""
+        """Tell whether an answer names a status. Raises if the status is a failure."""
         status = read(answer, wire.read_export_status)
         if status is None:
             return False
         if status.is_gone:
             raise self._gone(answer)
         if status.has_failed:
-            message = f"the export has failed: {status.name}{f', {status.reason}' if status.reason else ''}."
-            raise PermanentError(message, answer.call, hint="The next run requests a new one.")
+            raise PermanentError(
+                f"the export has failed: {status.name}{f', {status.reason}' if status.reason else ''}.",
+                answer.call,
+                hint="The next run requests a new one.",
+            )
         return True
 
     def _gone(self, answer: Answer) -> ExportExpiredError:
@@ -177,7 +182,7 @@ class Exports:
 
 
 def _start(body: bytes) -> bytes:
-    """Return the first byte that means something, empty where there is none yet."""
+    """Return the first byte after a BOM and white space; empty if there is none yet."""
     if len(body) < len(wire.BOM) and wire.BOM.startswith(body):
         return b""
     return body.removeprefix(wire.BOM).lstrip()[:1]

@@ -1,7 +1,8 @@
-"""An account's points log as Treazure answers with it: strictly and fast, and once more tolerantly where that fails.
+"""Reads an account's points log from Treazure: first strictly and fast, and if that fails, tolerantly.
 
-Treazure looks like ASP.NET, so its logs may hold what ASP.NET writes: years 1 and 9999 for no time, empty texts for
-null, numbers for texts, half a surrogate pair. A movement that can't be read even so costs that movement, not the log.
+Treazure looks like ASP.NET, so its logs may contain what ASP.NET writes: years 1 and 9999 for no time, empty texts for
+null, numbers for texts, half a surrogate pair. If a movement still can't be read, only that movement is lost, not the
+log.
 """
 
 from __future__ import annotations
@@ -21,21 +22,21 @@ from treazure_pipeline.clients.wire import INFORMATIONAL, MOVING, NO_TIME, Movem
 from treazure_pipeline.texts import clean
 
 NO_TYPE = "unknown"
-"""The type of a movement that names none."""
+"""The type of a movement without one."""
 
 _KINDS = {kind.casefold(): kind for kind in MOVING | INFORMATIONAL}
-# Control characters, which msgspec leaves in texts, and texts for points, of which it takes what is none ("1_000").
+# Control characters, which msgspec leaves in texts, and points as texts, where it accepts things like "1_000".
 _NOT_STRICT = re.compile(rb'\\u00[01]|\\[bf]|"(?:amount|balance)"\s*:\s*"')
 
-# Made at import, as those of `wire`.
+# Created at import, for the reason given in `wire`.
 _STRICT = msgspec.json.Decoder(list[Movement])
 
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A movement that can't be read: its place in the answer from 1, why, and what could be read of it.
+    """A movement that can't be read: its place in the answer, from 1, the reason, and what could be read.
 
-    `moves` is False only where its type says that it moves no points.
+    `moves` is False only if its type says that it moves no points.
     """
 
     place: int
@@ -44,26 +45,26 @@ class Unreadable:
     moves: bool
 
     def __str__(self) -> str:
-        """Say it in words, without a value of it."""
+        """Describe it without any of its values."""
         return f"movement {self.place} of the log can't be read: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """An account's movements in the order of the answer, all times in UTC, and those that can't be read."""
+    """An account's movements in the order of the answer, with times in UTC, and those that can't be read."""
 
     movements: list[Movement]
     unreadable: list[Unreadable] = field(default_factory=list)
 
 
 class _OddError(Exception):
-    """A movement that the strict way is not for, or that can't be read; the text says what is wrong with it."""
+    """A movement that can't be read, at least not strictly. The text says what is wrong."""
 
 
 def read_log(body: bytes) -> Log:
-    """Read an account's log; a time that names no zone is UTC.
+    """Read an account's log. A time without a zone is UTC.
 
-    Raises WireError where it is none, or where there are movements and none of them can be read.
+    Raises WireError if the body is not a log, or if it has movements but none of them can be read.
     """
     if _NOT_STRICT.search(body) is None:
         try:
@@ -74,7 +75,7 @@ def read_log(body: bytes) -> Log:
 
 
 def _sound(movement: Movement) -> Movement:
-    """Return a movement as everything behind relies on it. Raises _OddError."""
+    """Return a movement with valid points, UTC times and the usual spelling of its type. Raises _OddError."""
     if not is_points(movement.amount) or (movement.balance is not None and not is_points(movement.balance)):
         raise _OddError("its amount or balance is not a number of points")
     happened = _utc(movement.date_time)
@@ -88,7 +89,7 @@ def _sound(movement: Movement) -> Movement:
 
 
 def _utc(moment: datetime) -> datetime | None:
-    """Return a time in UTC, None for .NET's first and last years, which stand for no time."""
+    """Return a time in UTC; None for .NET's first and last years, which mean no time."""
     if moment.year in NO_TIME:
         return None
     return moment if moment.tzinfo is UTC else conventions.in_utc(moment)
@@ -149,7 +150,7 @@ def _number(text: str) -> Decimal:
 
 
 def _points(value: object, name: str) -> Decimal | None:
-    """Return a number of points, or its text, exactly; None for null and the empty text."""
+    """Return the exact points of a number or its text; None for null and empty text."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     points = points_of(str(value)) if isinstance(value, str | Decimal) else None
@@ -159,7 +160,7 @@ def _points(value: object, name: str) -> Decimal | None:
 
 
 def _moment(value: object, name: str) -> datetime | None:
-    """Return a time, in UTC; None for null, the empty text, and .NET's first and last years."""
+    """Return a time in UTC; None for null, empty text, and .NET's first and last years."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     if not isinstance(value, str):
@@ -186,7 +187,7 @@ def _text(value: object) -> str | None:
 
 
 def _plain(value: Any) -> Any:
-    """Return decoded JSON with clean texts and ordinary numbers; a number beyond all bounds as text."""
+    """Return decoded JSON with clean texts and ordinary numbers; a number too large for a float becomes text."""
     if isinstance(value, str):
         return clean(value)
     if isinstance(value, Decimal):

@@ -1,6 +1,6 @@
 """The outcome of a request, decided here for all senders: push, adjustments, migration, points history, retries.
 
-Pure: it looks at what was seen of a request and decides nothing else.
+It is pure, and decides nothing else.
 """
 
 from __future__ import annotations
@@ -39,10 +39,15 @@ _BLAMES: tuple[tuple[type[RemoteError], Blame], ...] = (
 class Outcome:
     """The outcome of a request.
 
-    `effect`: whether the system has acted on it. `blames`: its rows; what its path names, an account or else the
-    address; the address, or a gateway before it; the credentials; the system. `again`: it may be sent again as it is.
-    `costs_a_try`: not where the system said when to come back (I8), nor where nothing was sent. `wait`: the seconds
-    that were asked for. `at_work`: the system may act on it still, until the request's time is over.
+    Attributes:
+        effect: Whether the system has acted on it.
+        blames: What is at fault: a row; the path, which means the account it names or the address; the address or a
+            gateway; the credentials;
+            the system; or nobody.
+        again: Whether it may be sent again unchanged.
+        costs_a_try: False if the system said when to come back (I8), or if nothing was sent.
+        wait: For how many seconds the system asked us to wait.
+        at_work: Whether the system may still be working on it, until the request's timeout.
     """
 
     effect: Effect
@@ -54,7 +59,7 @@ class Outcome:
 
 
 def of(error: RemoteError | None) -> Outcome:
-    """Return the outcome of a request that ended with this error; None: it was answered as the contract says."""
+    """Return the outcome of a request that ended with this error. None: the answer fits the contract."""
     if error is None:
         return Outcome("certain")
     if isinstance(error, TransientError):

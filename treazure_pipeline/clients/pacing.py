@@ -1,7 +1,6 @@
 """When a request is made: within the shared rate, in time, and again after a failure.
 
-Belongs here: what those need to know who wait, limit or retry, without the HTTP client. Does not: what a failure means
-(`outcome`), nor the rate itself (`ledger.limiter`).
+What a failure means is decided in `outcome`. The rate itself is in `ledger.limiter`.
 """
 
 from __future__ import annotations
@@ -29,39 +28,39 @@ VENDOR_WAITS = (10.0, 30.0, 60.0, 300.0)
 PATIENCE_SECONDS = 1800.0
 SHORTEST_PATIENCE_SECONDS = 30.0
 LEASE_MARGIN_SECONDS = 5.0
-"""A claim's lease, and a slot's, is the client's timeout and this much: so long after it was taken it may be used."""
+"""A claim or slot may be used for this long after it was taken. Its lease is the client's timeout plus this."""
 
 
 class Pacer(Protocol):
     """The rate that all processes share with one system."""
 
     def slot(self) -> AbstractContextManager[float]:
-        """Wait for a slot of the shared rate, held until the answer is there; lends when it was taken (`now`)."""
+        """Wait for a slot of the shared rate, and hold it until the answer is there. Lends when it was taken."""
 
     def pause(self, seconds: float) -> None:
-        """Make everybody wait: the system asked for it."""
+        """Make everybody wait, because the system asked for it."""
 
 
 class Unpaced:
     """The pacer of a limit that is switched off."""
 
     def slot(self) -> AbstractContextManager[float]:
-        """Hand out a slot at once."""
+        """Lend a slot at once."""
         return nullcontext(now())
 
     def pause(self, seconds: float) -> None:
-        """Do nothing: the one that was told to wait waits by itself."""
+        """Do nothing. The caller waits by itself."""
 
 
 def now() -> float:
-    """Return the seconds of a clock that never goes back, and goes on while the machine sleeps, where there is one."""
+    """Return the seconds of a clock that never goes back and, if the system has one, runs while the machine sleeps."""
     return time.clock_gettime(_CLOCK)
 
 
 def in_time(pacer: Pacer, send: Callable[[float], T], before: float = math.inf) -> T:
-    """Send within a slot of the shared rate; `send` gets until when, by `now`, it may.
+    """Send within a slot of the shared rate. `send` is told until when (`now`) the request may go out.
 
-    A slot that has become too old meanwhile is not used but taken anew. Raises TooLateError once `before` is over.
+    If the slot becomes too old before that, a new one is taken. Raises TooLateError once `before` has passed.
     """
     while True:
         with pacer.slot() as taken:
@@ -73,17 +72,16 @@ def in_time(pacer: Pacer, send: Callable[[float], T], before: float = math.inf) 
 
 
 def jittered(seconds: float) -> float:
-    """Spread waits of many threads and processes by up to a tenth, upwards."""
+    """Lengthen a wait by up to a tenth, so that threads and processes don't all wake up together."""
     return seconds * random.uniform(1.0, 1.1)  # noqa: S311 - spreads load, protects nothing
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often and how late a failed call is made again; the one owner of HTTP retries.
+    """How often and how late a failed HTTP call is made again. Nothing else retries HTTP calls.
 
-    `waits` are the vendor's for background work (Voyado, "API retry policy"), in seconds, multiplied by
-    `scale`; with none of them a call has one try. `stop`, once set, ends every wait at once: the failure is
-    raised then.
+    `waits`, in seconds, are the vendor's for background work (Voyado, "API retry policy"), and are multiplied by
+    `scale`. Without any, a call has one try. Once `stop` is set, every wait ends at once and the failure is raised.
     """
 
     waits: tuple[float, ...] = VENDOR_WAITS
@@ -92,22 +90,22 @@ class RetryPolicy:
 
     @property
     def attempts(self) -> int:
-        """How many tries a call has: the first one and one after each wait."""
+        """How many tries a call has: one, and one more after each wait."""
         return len(self.waits) + 1
 
     @property
     def patience(self) -> float:
-        """Seconds for which a call puts up with being told to come back later (429, `Retry-After`)."""
+        """For how many seconds a call accepts being told to come back later (429, `Retry-After`)."""
         return max(PATIENCE_SECONDS * self.scale, SHORTEST_PATIENCE_SECONDS) if self.waits else 0.0
 
     def wait_after(self, failures: int, error: RemoteError | None = None) -> float:
-        """Return the seconds to wait after the n-th failure (from 1), no less than the system asked for."""
+        """Return the seconds to wait after the n-th failure (from 1), but no less than the system asked for."""
         asked = outcome.of(error).wait or 0.0
         ours = self.waits[min(failures, len(self.waits)) - 1] * self.scale if self.waits else 0.0
         return max(jittered(ours), asked)
 
     def sleep(self, seconds: float) -> bool:
-        """Wait; return False where the wait was, or had been, called off."""
+        """Wait. Return False if `stop` was set."""
         if self.stop is None:
             time.sleep(seconds)
             return True
@@ -116,8 +114,8 @@ class RetryPolicy:
     def call(self, attempt: Callable[[], T], *, pacer: Pacer | None = None) -> T:
         """Make an idempotent call until it succeeds, fails for good, or tries or patience are used up.
 
-        A 429, or another failure with `Retry-After`, pauses `pacer` and costs no try. An answer that can't be used is
-        not asked for again: a wrong address would be waited for. Raises what the last try raised.
+        A 429, or another failure with `Retry-After`, pauses `pacer` and costs no try. After an answer that can't be
+        used, the call is not repeated, since the address may be wrong. Raises what the last try raised.
         """
         failures = postponed = 0
         deadline = time.monotonic() + self.patience

@@ -1,6 +1,6 @@
-"""What a points log says: its order, its sum, and the balance it leads to. Pure.
+"""What a points log says: its order, its sum, and the balance that it ends with. Pure.
 
-Neither the order of an answer nor that of the times is the order of the balances: tills that were offline send their
+Neither the answer's order nor the order of the times is that of the balances, since tills that were offline send their
 movements later, with the time of the sale.
 """
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
 
 def oldest_first(movements: Sequence[Movement]) -> list[Movement]:
-    """Return a log in the order of time; those of one moment keep the answer's order, whichever way it goes."""
+    """Return a log in order of time. Movements of one moment keep the answer's order, which may be newest first."""
     newest_first = len(movements) > 1 and movements[0].date_time > movements[-1].date_time
     return sorted(reversed(movements) if newest_first else movements, key=lambda movement: movement.date_time)
 
 
 def sum_of(movements: Sequence[Movement]) -> Decimal:
-    """Return what the movements add up to; informational ones move nothing."""
+    """Return the sum of the movements, without informational ones."""
     return sum((movement.amount for movement in _moving(movements)), Decimal(0))
 
 
 def balance_of(movements: Sequence[Movement]) -> Decimal:
-    """Return the balance that a log leads to: by the chain of its balances, else by the newest of `oldest_first`."""
+    """Return the balance that a log ends with: by the chain of its balances, or else that of the newest movement."""
     _, ends = _loose_ends(movements)
     if len(ends) == 1:
         return ends[0]
@@ -40,10 +40,10 @@ def balance_of(movements: Sequence[Movement]) -> Decimal:
 
 
 def reaches(movements: Sequence[Movement], balance: Decimal | None) -> bool:
-    """Tell whether a log is complete up to a balance: its amounts add up to it, or its newest movement left it.
+    """Tell whether a log is complete up to a balance: its amounts add up to it, or its newest movement led to it.
 
-    In the second case only its oldest movements may be missing, so the chain of its balances begins with the oldest
-    that is there. Where it begins with another one, a movement before that is not shown yet.
+    In the second case, only the oldest movements may be missing, so the chain of balances starts with the oldest
+    movement in the log. If it starts with another one, a movement is not shown yet.
     """
     now = balance or Decimal(0)
     if sum_of(movements) == now:
@@ -54,7 +54,7 @@ def reaches(movements: Sequence[Movement], balance: Decimal | None) -> bool:
 
 
 def lost(movements: Sequence[Movement], unreadable: Sequence[Unreadable], balance: Decimal | None) -> Unreadable | None:
-    """Return a movement that can't be read and may have moved points, None where the others add up without it."""
+    """Return a movement that can't be read and may have moved points; None if the others add up without it."""
     if not unreadable or sum_of(movements) == (balance or 0):
         return None
     return next((one for one in unreadable if one.moves), None)
@@ -65,9 +65,9 @@ def _moving(movements: Sequence[Movement]) -> list[Movement]:
 
 
 def _loose_ends(movements: Sequence[Movement]) -> tuple[list[Decimal], list[Decimal]]:
-    """Return the balances with which a movement began and that none left, and those that one left and none began with.
+    """Return balances that a movement started from but none led to, and balances that one led to but none started from.
 
-    One of each, that before the oldest and that of the newest, where none between them is missing.
+    If no movement in between is missing, there is one of each: the balance before the oldest, and that of the newest.
     """
     left: Counter[Decimal] = Counter()
     for movement in _moving(movements):

@@ -1,6 +1,6 @@
-"""What an answer looks like, without what it says: the names and kinds of its values, for `doctor --contract`.
+"""The shape of an answer without its content: the names and kinds of its values, for `doctor --contract`.
 
-Everything here can be shown to anybody: no text, number, id or address of an answer is kept.
+Everything here can be shown to anybody. No text, number, id or address from an answer is kept.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import httpx
 
 from treazure_pipeline import conventions
 from treazure_pipeline.clients.answers import http_date
+from treazure_pipeline.clients.wire import BOM
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,14 +29,13 @@ _IDS = re.compile(
 _NAME = re.compile(r"[A-Za-z_][\w.$-]{0,40}")
 _TIME = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.(\d+))?)?(Z|[+-]\d\d:?\d\d)?)?")
 _NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
-_BOM = b"\xef\xbb\xbf"
 
 
 @dataclass
 class Seen:
-    """An answer as it came: `call` has no ids, `clock` is its `Date`, `body` is its beginning.
+    """An answer as it came. `call` has no ids, `clock` is its `Date`, and `body` is the start of it.
 
-    `redirected_to`: `this host` or `another host`, None where it is no redirect.
+    `redirected_to`: `this host` or `another host`; None if it is not a redirect.
     """
 
     call: str
@@ -48,7 +48,7 @@ class Seen:
 
     @property
     def body(self) -> bytes:
-        """The beginning of the body, decompressed."""
+        """The start of the body, decompressed."""
         if self.encoding is None:
             return bytes(self.raw)
         try:
@@ -62,7 +62,7 @@ class Seen:
         body = self.body
         if not body.strip():
             return "an empty body"
-        mark = "BOM, " if body.startswith(_BOM) else ""
+        mark = "BOM, " if body.startswith(BOM) else ""
         value = value_of(body)
         if value is None:
             is_html = body.lstrip().lower().startswith((b"<!doctype", b"<html"))
@@ -71,14 +71,14 @@ class Seen:
 
 
 class Recorder:
-    """Keeps what a client is answered, as a hook of httpx; `seen` has the newest last."""
+    """Records the answers that a client gets, as a hook of httpx. In `seen`, the newest is last."""
 
     def __init__(self) -> None:
         self.seen: list[Seen] = []
         self._host: str | None = None
 
     def __call__(self, response: httpx.Response) -> None:
-        """Note an answer, and the beginning of its body while the client reads it."""
+        """Record an answer, and the start of its body while the client reads it."""
         request = response.request
         target = response.headers.get("location") if response.is_redirect else None
         same = target is None or request.url.join(target).host == request.url.host
@@ -95,7 +95,7 @@ class Recorder:
         response.stream = _Tee(response.stream, seen.raw)
 
     def _path(self, url: httpx.URL) -> str:
-        """Name a path without ids; of another host than the first nothing but that it is one."""
+        """Return a path without ids; for any other host than the first, only that it is a storage host."""
         self._host = self._host or url.netloc.decode()
         return _IDS.sub("…", url.path) if url.netloc.decode() == self._host else "a storage host"
 
@@ -115,8 +115,8 @@ class _Tee(httpx.SyncByteStream):
 
 
 def value_of(body: bytes) -> Any:
-    """Return a body's JSON, of an array that was cut short its whole rows; None where it is no JSON."""
-    text = body.removeprefix(_BOM).decode("utf-8", "replace").strip()
+    """Return a body's JSON, or the complete rows of an array that was cut short; None if it is not JSON."""
+    text = body.removeprefix(BOM).decode("utf-8", "replace").strip()
     try:
         return json.loads(text, parse_float=Decimal)
     except ValueError:
@@ -138,17 +138,17 @@ def value_of(body: bytes) -> Any:
 
 
 def without_ids(text: str) -> str:
-    """Return a text of ours without the ids of contacts and exports in it."""
+    """Return one of our texts without the ids of contacts and exports in it."""
     return conventions.GUID.sub("…", text)
 
 
 def shape(value: Any) -> str:
-    """Return how a JSON value looks."""
+    """Return the shape of a JSON value."""
     return _merged([value])
 
 
 def _merged(values: list[Any]) -> str:
-    """Return how values that stand in one place look, each kind once."""
+    """Return the shape of the values found in one place, each kind once."""
     objects = [value for value in values if isinstance(value, dict)]
     lists = [value for value in values if isinstance(value, list)]
     kinds = {kind(value) for value in values if not isinstance(value, dict | list)}
@@ -169,7 +169,7 @@ def _merged(values: list[Any]) -> str:
 
 
 def kind(value: Any) -> str:
-    """Return the kind of a value that is no array and no object."""
+    """Return the kind of a value that is neither an array nor an object."""
     match value:
         case None:
             return "null"
@@ -198,7 +198,7 @@ def _kind_of_text(text: str) -> str:
 
 
 def fits(value: Any, pattern: Any) -> bool:
-    """Tell whether a value has the kinds of a pattern: names that must be there, a list's items, kinds divided by |."""
+    """Tell whether a value fits a pattern: an object's required names, a list's items, or kinds separated by |."""
     if isinstance(pattern, dict):
         return isinstance(value, dict) and all(
             name in value and fits(value[name], expected) for name, expected in pattern.items()

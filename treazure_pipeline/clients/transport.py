@@ -1,19 +1,18 @@
 """What both clients share: how a request is made, and how much of an answer is taken.
 
-`pacing` says when a request is made and made again, `answers` what kind of answer it is, `outcome` what it means for
-the request. Nothing here knows a path or a body of either system.
+`pacing` decides when a request is made and repeated, `answers` what kind of answer came, and `outcome` what that means
+for the request. Nothing here knows a path or a body of either system.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import re
 import time
 from contextlib import AbstractContextManager, contextmanager
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
 import httpx
@@ -39,21 +38,18 @@ if TYPE_CHECKING:
 
     from pydantic import SecretStr
 
-T = TypeVar("T")
-logger = logging.getLogger(__name__)
-
 USER_AGENT = f"treazure-pipeline/{__version__}"
 LONGEST_CONNECT_SECONDS = 10.0
 LARGEST_BODY_BYTES = 64 * 1024 * 1024
 LARGEST_STREAM_BYTES = 16 * 1024**3
 LONGEST_STREAM_SECONDS = 2 * 3600.0
-"""Limits of what a system may send us, after decompression; a stream is an export's body."""
+"""Limits on what a system may send us, after decompression. A stream is an export's body."""
 
 _GOES_OUT = frozenset({"http11.send_request_headers.started", "http11.send_request_body.started"})
 
 
 def revealed(secret: SecretStr, setting: str) -> str:
-    """Return a secret that fits into an HTTP header; a SettingsError names the setting, not the value."""
+    """Return a secret that fits into an HTTP header. Raises SettingsError, which names the setting, not the value."""
     value = secret.get_secret_value()
     if not re.fullmatch(r"[!-~]+", value):
         raise SettingsError(f"{setting} is empty, or contains white space or characters outside ASCII.")
@@ -61,13 +57,13 @@ def revealed(secret: SecretStr, setting: str) -> str:
 
 
 def excerpt(body: bytes, secrets: Sequence[str] = (), *, longest: int = 80) -> str:
-    """Return the beginning of a body for a message: one line, redacted, cut."""
+    """Return the start of a body for a message: one line, redacted, cut."""
     text = people.printable(" ".join(people.redacted(body[:20_000].decode("utf-8", "replace"), secrets).split()))
     return f"{text[:longest]}…" if len(text) > longest else text
 
 
 class _Remaining(dict[str, float]):
-    """httpx's time limits of one request, of which each phase gets what the phases before have left."""
+    """httpx's time limits for one request. Each phase gets what the earlier phases have left over."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__()
@@ -79,11 +75,11 @@ class _Remaining(dict[str, float]):
 
 
 class Http:
-    """One system behind one base URL: sends requests there only, and turns failures into our errors.
+    """Sends requests to one system behind one base URL, and turns failures into our errors.
 
-    `timeout`, in seconds, bounds a whole request; for a streamed body it bounds each wait for more bytes.
-    Answers of the paths in `impersonal` are quoted in errors: they hold nobody's data (I9).
-    Redirects are never followed. Proxies of the environment are used unless the host is this machine (I9).
+    `timeout`, in seconds, limits a whole request, or for a streamed body each wait for more bytes. Answers from the
+    paths in `impersonal` may be quoted in errors, since they contain no personal data (I9). Redirects are never
+    followed. Proxies from the environment are used unless the host is this machine (I9).
     """
 
     def __init__(
@@ -139,8 +135,8 @@ class Http:
     ) -> Answer:
         """Send one request and return its complete answer, of any status.
 
-        Raises TooLateError where it would go out after `before` (of `now`), another TransientError where it can't have
-        arrived, else NoAnswerError where no complete answer came within the timeout.
+        Raises TooLateError if it would go out after `before` (of `pacing.now`), NoAnswerError if it may have arrived
+        but no complete answer came within the timeout, and another TransientError if it can't have arrived.
         """
         limits = _Remaining(self._timeout)
         request = self._request(
@@ -165,7 +161,7 @@ class Http:
         return answer
 
     def _span(self, method: str, path: str) -> AbstractContextManager[tracing.Span]:
-        # Another host's path is a key to what lies there.
+        # On another host, the path alone may give access to the data.
         plain = None if self._shown else tracing.template(path.partition("?")[0])
         return tracing.span(f"{self.system} {method}", kind="CLIENT", method=method, path=plain)
 
@@ -175,8 +171,8 @@ class Http:
     ) -> Iterator[tuple[Answer, Iterator[bytes]]]:
         """GET a resource whose body may be large.
 
-        Hands out the answer and the body's pieces of about 1 MiB. The answer holds the body only where the
-        status is not 200; the pieces are for 200.
+        Lends the answer, and the body in pieces of about 1 MiB. If the status is not 200, the answer has the body
+        instead.
         """
         request = self._request("GET", path, extensions={"trace": self._in_time("GET", path, before)})
         with self._span("GET", path) as span, self._translated("GET", path):
@@ -194,9 +190,9 @@ class Http:
             response.close()
 
     def local_path(self, href: str, method: str, path: str) -> str:
-        """Return the path and query of a link that leads to this very system.
+        """Return the path and query of a link to this system.
 
-        Raises InvalidAnswerError, naming the host, for any other link: the credentials must not go there.
+        Raises InvalidAnswerError, which names the host, for any other link, since credentials must not go there.
         """
         try:
             link = urlsplit(href.strip())
@@ -217,16 +213,16 @@ class Http:
         return f"{local}?{link.query}" if link.query else local
 
     def is_own(self, url: str) -> bool:
-        """Tell whether a URL leads to this very system."""
+        """Tell whether a URL leads to this system."""
         try:
             return _origin(urlsplit(url)) == _origin(self._base)
         except ValueError:
             return False
 
     def elsewhere(self, url: str, answer: Answer) -> tuple[Http, str]:
-        """Return what fetches a URL of another host, without any credential, and its path and query there.
+        """Return a client for a URL on another host, without any credentials, and the path and query there.
 
-        Raises InvalidAnswerError for one with a user, or that is not https unless both hosts are this machine.
+        Raises InvalidAnswerError if the URL has a user, or is not https (unless both hosts are this machine).
         """
         try:
             link = urlsplit(url)
@@ -237,8 +233,11 @@ class Http:
             link.scheme == "http" and conventions.is_loopback(host) and conventions.is_loopback(self._base.hostname)
         )
         if not host or not port or link.username or not (link.scheme == "https" or is_plain):
-            message = f"it redirects to {host or link.scheme!r}, which is no https link without a user."
-            raise InvalidAnswerError(message, answer.call, hint="Nothing was sent there.")
+            raise InvalidAnswerError(
+                f"it redirects to {host or link.scheme!r}, which is no https link without a user.",
+                answer.call,
+                hint="Nothing was sent there.",
+            )
         other = Http(
             self.system, f"{link.scheme}://{link.netloc}", timeout=self._timeout, concurrency=1, secrets=self._secrets,
             transport=None, is_foreign=True, on_answer=self._on_answer,
@@ -246,7 +245,7 @@ class Http:
         return other, f"{link.path or '/'}{f'?{link.query}' if link.query else ''}"
 
     def checked(self, answer: Answer) -> Answer:
-        """Return an answer of status 2xx; raise what a web page, or any other status, means."""
+        """Return an answer if its status is 2xx. Raises the error that a web page, or any other status, means."""
         if not 200 <= answer.status < 300:
             raise self.failure(answer)
         if answer.is_page:
@@ -254,7 +253,7 @@ class Http:
         return answer
 
     def _in_time(self, method: str, path: str, before: float) -> Callable[[str, object], None]:
-        """Return what httpcore calls on the way: it stops a request whose time is over before it goes out."""
+        """Return a hook for httpcore that stops a request before it goes out if its time is up."""
 
         def trace(event: str, _: object) -> None:
             if event in _GOES_OUT and now() > before:
@@ -263,7 +262,7 @@ class Http:
         return trace
 
     def failure(self, answer: Answer) -> RemoteError:
-        """Return the error that a status other than 2xx means."""
+        """Return the error for a status other than 2xx."""
         return failure(answer, self._quoted(answer))
 
     def _call(self, method: str, path: str) -> Call:
@@ -273,7 +272,7 @@ class Http:
         return InvalidAnswerError(f"the answer can't be used: {what}.", self._call(method, path), hint=hint)
 
     def _quoted(self, answer: Answer) -> str:
-        """Say what came; what an answer about a contact says stands in the message, and is shown nowhere (I9)."""
+        """Describe an answer. What it says about a contact is marked, so that it is shown nowhere (I9)."""
         if not answer.body.strip():
             return described(answer)
         text = excerpt(answer.body, self._secrets, longest=300)
@@ -283,7 +282,7 @@ class Http:
         try:
             return self._client.build_request(method, f"{self.base_url}{path}", **parts)  # type: ignore[arg-type]
         except httpx.InvalidURL as error:
-            raise self._invalid(method, path, "its link is no URL") from error
+            raise self._invalid(method, path, "its link is not a URL") from error
 
     def _whole(self, response: httpx.Response, method: str, path: str, deadline: float) -> bytes:
         body = bytearray()
@@ -313,20 +312,23 @@ class Http:
         try:
             yield
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError) as error:
-            message = f"no connection to {self._base.netloc}: {self._said(error)}."
             hint = "Check the network, and the host's name in the settings."
-            raise TransientError(message, call, hint=hint, sent=False) from error
+            raise TransientError(
+                f"no connection to {self._base.netloc}: {self._said(error)}.", call, hint=hint, sent=False
+            ) from error
         except httpx.DecodingError as error:
             raise self._invalid(method, path, "its content encoding is broken") from error
         except (httpx.LocalProtocolError, httpx.UnsupportedProtocol) as error:
             # The original's text may quote a header.
-            message = f"the request could not be made ({type(error).__name__})."
-            raise PermanentError(message, call, hint=address_hint(self.system)) from None
+            raise PermanentError(
+                f"the request could not be made ({type(error).__name__}).", call, hint=address_hint(self.system)
+            ) from None
         except httpx.TransportError as error:
-            message = f"no complete answer: {self._said(error)}."
-            hint = "Whether it had its effect is unknown."
             raise NoAnswerError(
-                message, call, hint=hint, timed_out=isinstance(error, httpx.TimeoutException)
+                f"no complete answer: {self._said(error)}.",
+                call,
+                hint="Whether it took effect is unknown.",
+                timed_out=isinstance(error, httpx.TimeoutException),
             ) from error
 
     def _said(self, error: Exception) -> str:
@@ -340,7 +342,7 @@ def _origin(url: SplitResult, scheme: str = "") -> tuple[str, str | None, int | 
 
 @contextmanager
 def _named_surroundings() -> Iterator[None]:
-    """Name what of the environment httpx can't use; not its value, since a proxy's address can hold a password."""
+    """Name the environment variables that httpx can't use, but not their values, which may contain a password."""
     try:
         yield
     except (ImportError, ValueError, httpx.InvalidURL):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
 import time
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
 
     from pydantic import SecretStr
 
-logger = logging.getLogger(__name__)
-
 TOKEN_LIFE_SECONDS = 55 * 60.0
 TOKEN_MARGIN_SECONDS = 5 * 60.0
 
@@ -44,7 +41,7 @@ class _Bearer(httpx.Auth):
 
 
 class _Tokens:
-    """The current token, fetched when one is needed; many threads cause one fetch."""
+    """The current token, fetched when one is needed, and only once for all threads."""
 
     def __init__(self, fetch: Callable[[], wire.Token], clock: Callable[[], float]) -> None:
         self._fetch = fetch
@@ -72,23 +69,22 @@ class _Tokens:
 
 @dataclass(frozen=True)
 class BegunExport:
-    """An export that Treazure works on: its path, and the time on Treazure's clock (`Date`), where it said one."""
+    """A requested export: its path, and the time on Treazure's clock (`Date`), None if it did not say."""
 
     path: str
     clock: datetime | None
 
 
 class TreazureClient:
-    """Treazure's API with one OAuth client; may be used by many threads. Close it, or use it in `with`.
+    """Treazure's API with one OAuth client. May be used by several threads. Close it, or use it as a context manager.
 
-    A token is fetched when one is needed and replaced after 55 minutes (the vendor's advice; sooner where it
-    lives less than an hour). A 401 drops it, and the call is made once more with a new one. `timeout` bounds
-    each request, in seconds; `concurrency` is how many threads use the client at once; `clock` tells seconds,
-    never backwards; `witnesses` are accounts that Treazure should have, asked when it says 404 of another.
+    A token is fetched when one is needed, and replaced after 55 minutes (the vendor's advice), or sooner if it lives
+    less than an hour. After a 401 it is dropped, and the call is made once more with a new one. `timeout`, in seconds,
+    limits each request; `concurrency` is how many threads use the client at once; `clock` returns seconds and never
+    goes back; `witnesses` are accounts that Treazure should have, and it is asked for them when it answers 404.
 
-    Every method raises RemoteError: TransientError after the last try, AuthenticationError where the
-    credentials are refused, PermanentError for another refusal, InvalidAnswerError for an answer outside the
-    contract.
+    All methods raise RemoteErrors: TransientError after the last try, AuthenticationError if the credentials are
+    refused, PermanentError for any other refusal, InvalidAnswerError for an answer that does not fit the contract.
     """
 
     def __init__(
@@ -129,7 +125,7 @@ class TreazureClient:
 
     @property
     def address(self) -> str:
-        """Where it is."""
+        """The base URL."""
         return self._http.base_url
 
     def __enter__(self) -> Self:
@@ -143,13 +139,13 @@ class TreazureClient:
         self._http.close()
 
     def check(self) -> None:
-        """Log in, unless a token is at hand."""
+        """Log in, unless there is a valid token."""
         self._retry.call(self._tokens.get)
 
     def request_balances(self, loyalty_id: str, mutated_from: datetime, mutated_to: datetime) -> BegunExport:
-        """Have Treazure export the balances that changed between two aware times.
+        """Ask Treazure to export the balances that changed between two aware times.
 
-        Starting one twice, after a lost answer, is harmless. A link to another host is an InvalidAnswerError.
+        Asking twice, after a lost answer, is harmless. A link to another host is an InvalidAnswerError.
         """
         body = wire.encode_export_request(loyalty_id, mutated_from, mutated_to)
         answer = self._retry.call(lambda: self._ask("POST", wire.REQUEST_EXPORT, content=body), pacer=self._pacer)
@@ -160,25 +156,24 @@ class TreazureClient:
         )
 
     def open_balances(self, href: str) -> AbstractContextManager[Iterator[bytes]]:
-        """Wait until an export is ready, then hand out its body in pieces of about 1 MiB as they arrive.
+        """Wait until an export is ready, then lend its body in pieces of about 1 MiB as they arrive.
 
-        It is asked for at growing intervals, or when `Retry-After` says, for half an hour at most (scaled
-        like the waits). Raises ExportExpiredError where the result is gone. The pieces raise NoAnswerError
-        where the body breaks off: the caller starts again, with a new export. A redirect to a storage host is followed
-        without our token.
+        Polls at growing intervals, or when `Retry-After` says, for half an hour at most (scaled like the waits). A
+        redirect to a storage host is followed without our token. Raises ExportExpiredError if the result is gone. If
+        the body breaks off, the pieces raise NoAnswerError, and the caller starts again with a new export.
         """
         return self._exports.open(href)
 
     def account_balance(self, account: str, loyalty_id: str) -> Decimal | None:
-        """Return an account's balance now, None where the account is not in this programme.
+        """Return an account's present balance; None if the account is not in this programme.
 
-        Raises NotFoundError where Treazure says 404.
+        Raises NotFoundError if Treazure answers 404.
         """
         answer = self._retry.call(lambda: self._ask("GET", wire.account_path(account)), pacer=self._pacer)
         return read(answer, lambda received: wire.read_account_balance(received, loyalty_id))
 
     def knows(self, account: str, loyalty_id: str) -> bool:
-        """Tell whether Treazure may have this account: a 404 counts only where other accounts are found (`absence`)."""
+        """Tell whether Treazure may have this account. A 404 only counts if others are found (see `absence`)."""
 
         def ask(asked: str) -> object:
             return self.account_balance(asked, loyalty_id)
@@ -192,18 +187,18 @@ class TreazureClient:
     def post_transaction(
         self, account: str, loyalty_id: str, amount: Decimal, *, receipt: str, comment: str, before: float = math.inf
     ) -> Decimal | None:
-        """Add points, or take them where `amount` is negative, ONCE: there is no try after the first.
+        """Add points, or take them if `amount` is negative, ONCE: this is never tried again.
 
-        A call that would go out after `before` (of `transport.now`) is not made: a TooLateError. Returns the account's
-        new balance, None where the answer names none. Where the `outcome` of an error is a possible effect, only the
-        history, asked for `receipt`, tells what happened.
+        Returns the account's new balance, or None if the answer does not have it. A call that would go out after
+        `before` (of `pacing.now`) is not made, and raises TooLateError. If the `outcome` of an error is a possible
+        effect, only the history tells what happened: look for `receipt` there.
         """
         content = wire.encode_transaction(loyalty_id, amount, receipt, comment)
         answer = self._ask("POST", wire.transaction_path(account), content=content, before=before)
         return read(answer, lambda received: wire.read_transaction_balance(received, loyalty_id))
 
     def history(self, account: str, loyalty_id: str) -> movements.Log:
-        """Return an account's points log in one programme. Raises NotFoundError where Treazure says 404."""
+        """Return an account's points log in one programme. Raises NotFoundError if Treazure answers 404."""
         path = wire.history_path(account, loyalty_id)
         answer = self._retry.call(lambda: self._ask("GET", path), pacer=self._pacer)
         return read(answer, movements.read_log)
@@ -216,7 +211,7 @@ class TreazureClient:
         content: bytes | None = None,
         before: float = math.inf,
     ) -> Answer:
-        """Make one try; a 401 has a second one with a new token."""
+        """Make one try, and after a 401 a second one with a new token."""
         token = self._tokens.get()
         answer = self._once(token, method, path, content, before)
         if answer.status == 401:

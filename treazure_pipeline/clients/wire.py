@@ -1,7 +1,7 @@
 """Every name and shape of Treazure's API in one place, so that one edit here corrects a wrong assumption.
 
-Facts: docs.treazure.cloud. What is **assumed** says so. Nothing else may spell out a path or a field of it; those of
-Engage stand in `engage_wire`.
+Source: docs.treazure.cloud. What is **assumed** is marked. No other module may contain a path or a field name of it.
+Those of Engage are in `engage_wire`.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ TOKEN = "/identity/connect/token"  # noqa: S105 - a path
 SCOPE = "api_loyaltyvault"
 REQUEST_EXPORT = "/api/v1.0/LoyaltyVault/Balances/Get"
 EXPORT_RESULT = "/…/result"
-"""How messages name an export's result where its address is not at hand."""
+"""How messages name an export's result if its address is not known."""
 
 NOT_READY = frozenset({202, 204, 404, 409, 425})
-"""What an export's result may answer until it is there; 200 too, with an empty body or a status."""
+"""Possible answers until an export's result is ready; also 200 with an empty body or a status."""
 EXPIRED = 410
-"""Assumed: what it answers once it is gone."""
+"""Assumed: the answer once the result is gone."""
 
 BOM = b"\xef\xbb\xbf"
-"""May stand before any body."""
+"""Any body may start with it."""
 
 CONTACTS = ("accountNumber", "contactId")
 """Assumed: the field of an exported row that names the contact; the first one that is not null counts."""
@@ -41,7 +41,7 @@ MOVING = frozenset({"Load", "Convert", "Redeem", "Expire", "Transfer"})
 INFORMATIONAL = frozenset({"RedeemVoucher"})
 """Transaction types of the history that move no points."""
 NO_TIME = (1, 9999)
-"""Years in which .NET's first and last moments lie, which stand for no time."""
+"""The years of .NET's first and last moments, which mean no time."""
 
 _STATUSES = ("status", "state", "exportStatus")
 _FAILED = re.compile(r"fail|error|fault|cancel|abort|reject", re.IGNORECASE)
@@ -49,7 +49,7 @@ _LONGEST_REASON = 200
 _EXPORT_LINK = re.compile(r"result|export|balances", re.IGNORECASE)
 LARGEST_MAGNITUDE = 15
 MOST_FRACTION_DIGITS = 20
-"""Points beyond 10^15, or with more decimals, are nowhere accepted."""
+"""Points beyond 10^15, or with more decimals, are not accepted anywhere."""
 EXACT = msgspec.json.Encoder(decimal_format="number")
 
 
@@ -58,11 +58,11 @@ _NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,5})?")
 
 
 class WireError(ValueError):
-    """A body is not what the contract says; the text goes on after "the answer can't be used: "."""
+    """A body does not fit the contract. The text continues "the answer can't be used: "."""
 
 
 class PointsError(WireError):
-    """A number of points that is none, or beyond all bounds."""
+    """A value that is not a number of points, or is out of bounds."""
 
 
 _NULL = msgspec.Raw(b"null")
@@ -76,7 +76,7 @@ class _Token(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """An OAuth token; `expires_in` in seconds, an hour where the answer doesn't say, or says no number."""
+    """An OAuth token. `expires_in` is in seconds; an hour if the answer does not say."""
 
     access_token: str = field(repr=False)
     expires_in: float = _HOUR
@@ -84,7 +84,7 @@ class Token:
 
 class _Programme(msgspec.Struct):
     loyaltyPointDefinitionId: Any = None  # noqa: N815 - the wire's name
-    balance: msgspec.Raw = _NULL  # read only of the programme that is asked for
+    balance: msgspec.Raw = _NULL  # only decoded for the programme that is asked for
 
 
 class _Account(msgspec.Struct):
@@ -96,10 +96,10 @@ class _Balance(msgspec.Struct):
 
 
 class Movement(msgspec.Struct, rename="camel", frozen=True):
-    """A movement of points in Treazure's log; `balance` is the one after it, `amount` negative where points go.
+    """A movement of points in Treazure's log. `amount` is negative if points are taken; `balance` is the one after it.
 
-    `balance` is None where the answer names none. `expires_at` is there only where the programme expires points by the
-    date they were earned. `transaction_type` may be one that this version does not know.
+    `balance` is None if the answer has none. `expires_at` is only set if the programme's points expire by the date they
+    were earned. `transaction_type` may be one that this version does not know.
     """
 
     date_time: datetime
@@ -115,8 +115,8 @@ class Movement(msgspec.Struct, rename="camel", frozen=True):
     properties: Any = None
 
 
-# Made here, in one thread: where several meet a type for the first time, msgspec lets one of them read what another is
-# still building, and the process dies.
+# Created here, in one thread: if several threads use a type for the first time at once, msgspec lets one read what
+# another is still building, and the process dies.
 _TOKEN = msgspec.json.Decoder(_Token)
 _SECONDS = msgspec.json.Decoder(float, strict=False)
 _ACCOUNT = msgspec.json.Decoder(_Account)
@@ -130,7 +130,7 @@ def is_points(value: Decimal) -> bool:
 
 
 def points_of(text: str) -> Decimal | None:
-    """Return the exact points that the text of a number says, None where it is no number of points."""
+    """Return the exact points in a number's text; None if it is not a number of points."""
     if len(text) > _LONGEST_NUMBER or not _NUMBER.fullmatch(text.strip(" ")):
         return None
     value = Decimal(text.strip(" "))
@@ -147,17 +147,14 @@ def _points(raw: msgspec.Raw) -> Decimal:
 
 
 def time_text(moment: datetime) -> str:
-    """Return an aware time as ISO 8601 in UTC, with microseconds; a ValueError for a naive one."""
+    """Return an aware time as ISO 8601 in UTC, with microseconds. Raises ValueError for a naive one."""
     if moment.tzinfo is None:
         raise ValueError("a time without a zone")
     return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-# --- Treazure ---
-
-
 def account_path(account: str) -> str:
-    """Return the path of one account; in this integration its number is the Engage contact id."""
+    """Return the path of an account. In this integration, its number is the Engage contact id."""
     return f"/api/v1.0/LoyaltyVault/Account/{quote(account, safe='')}"
 
 
@@ -188,7 +185,7 @@ def _seconds(raw: msgspec.Raw) -> float:
 
 
 def read_export_link(body: bytes, location: str | None = None) -> str:
-    """Find the address of an export: `href` in any case, at top level or in `links`, else the `Location` header."""
+    """Return an export's address: `href` in any case, at top level or in `links`, or else the `Location` header."""
     try:
         answer = json_of(body)
     except WireError:
@@ -211,24 +208,24 @@ def read_export_link(body: bytes, location: str | None = None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ExportStatus:
-    """What an export says of itself before its data are there; `reason` is Treazure's, cut."""
+    """The status of an export whose data are not ready. `reason` is Treazure's, cut."""
 
     name: str
     reason: str = ""
 
     @property
     def has_failed(self) -> bool:
-        """Whether it will never be there."""
+        """Whether it will never be ready."""
         return bool(_FAILED.search(self.name))
 
     @property
     def is_gone(self) -> bool:
-        """Whether it was there once."""
+        """Whether it was ready once, and has expired."""
         return "expired" in self.name.lower()
 
 
 def read_export_status(body: bytes) -> ExportStatus | None:
-    """Read an object that names a status; None for every other body."""
+    """Read an object with a status; None for any other body."""
     try:
         answer = json_of(body)
     except WireError:
@@ -242,21 +239,21 @@ def read_export_status(body: bytes) -> ExportStatus | None:
 
 
 def _named(answer: object, name: str) -> Any:
-    """Return an object's field by its name in any case."""
+    """Return an object's field by name, in any case."""
     if not isinstance(answer, dict):
         return None
     return next((value for key, value in answer.items() if str(key).lower() == name.lower()), None)
 
 
 def result_path(path: str) -> str:
-    """Return the path of an export's result from that of the export; a query stays at the end."""
+    """Return the path of an export's result from the path of the export. A query stays at the end."""
     plain, question, query = path.partition("?")
     plain = plain.rstrip("/")
     return f"{plain if plain.endswith('/result') else plain + '/result'}{question}{query}"
 
 
 def read_account_balance(body: bytes, loyalty_id: str) -> Decimal | None:
-    """Return an account's exact balance in one programme, None where it is not in it."""
+    """Return an account's exact balance in one programme; None if it is not in it."""
     try:
         account = _ACCOUNT.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -268,7 +265,7 @@ def read_account_balance(body: bytes, loyalty_id: str) -> Decimal | None:
 
 
 def transaction_path(account: str) -> str:
-    """Return the path at which an account's points are added or taken."""
+    """Return the path for adding or taking an account's points."""
     return f"{account_path(account)}/Transaction"
 
 
@@ -278,7 +275,7 @@ def history_path(account: str, loyalty_id: str) -> str:
 
 
 def encode_transaction(loyalty_id: str, amount: Decimal, receipt: str, comment: str) -> bytes:
-    """Encode points to add (positive) or to take; no expiry fields, so that the programme's rules apply."""
+    """Return the body that adds points, or takes them if negative. Without expiry, the programme's rules apply."""
     movement = {"loads": [{"value": amount}]} if amount > 0 else {"redemptions": [{"value": -amount}]}
     return EXACT.encode(
         {
@@ -289,7 +286,7 @@ def encode_transaction(loyalty_id: str, amount: Decimal, receipt: str, comment: 
 
 
 def read_transaction_balance(body: bytes, loyalty_id: str) -> Decimal | None:
-    """Return the balance after a transaction: of the account's shape, or bare; None where it names none."""
+    """Return the balance after a transaction, in an account or bare; None if the answer has none."""
     try:
         bare = _BALANCE.decode(body)
     except msgspec.MsgspecError as error:
@@ -297,7 +294,7 @@ def read_transaction_balance(body: bytes, loyalty_id: str) -> Decimal | None:
     try:
         return read_account_balance(body, loyalty_id) if bare.balance == _NULL else _points(bare.balance)
     except PointsError:
-        return None  # it was taken; the balance is read
+        return None  # the transaction took place; its balance is read separately
 
 
 def _href(link: dict[str, Any]) -> str | None:
@@ -310,4 +307,4 @@ def json_of(body: bytes) -> Any:
     try:
         return msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        raise WireError("it is no JSON") from None
+        raise WireError("it is not JSON") from None
