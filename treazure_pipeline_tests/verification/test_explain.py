@@ -144,7 +144,7 @@ def test_the_verdict_says_in_one_sentence_how_it_stands(new_verification_shop: C
         merge(connections, account)
     assert ": nothing → 100 points; the next push sends it." in verdict(verification_shop, contact)
     verification_shop.send_pending()
-    assert "was not read back since." in verdict(
+    assert "has not been read back since." in verdict(
         verification_shop, contact
     ) or "it has not been read back yet" in verdict(verification_shop, contact)
     verification_shop.verify()
@@ -170,14 +170,14 @@ def test_the_verdict_says_in_one_sentence_how_it_stands(new_verification_shop: C
     verification_shop.sql("update programme set mode = 'live'")
     verification_shop.sandbox.know([contact], known=True)
     verification_shop.send_pending()
-    assert "which is what Treazure has, and was not read back since." in verdict(verification_shop, contact)
+    assert "which is what Treazure has; it has not been read back since." in verdict(verification_shop, contact)
     verification_shop.sandbox.set_engage_balances({contact: None})
     verification_shop.verify()
     assert verdict(verification_shop, contact).startswith(
         "To be sent again: 135 points, since Engage showed no account on"
     )
     verification_shop.send_pending()
-    assert "was not read back since; before that it showed no account, on" in verdict(verification_shop, contact)
+    assert "has not been read back since; before that it showed no account, on" in verdict(verification_shop, contact)
     verification_shop.sql("update batch set state = 'sending' where id = (select max(id) from batch)")
     assert "135 points → 135 points, in request" in verdict(verification_shop, contact)
 
@@ -189,7 +189,7 @@ def test_a_contact_whose_only_row_was_rejected_says_why(verification_shop: Verif
     )
     verification_shop.sync()
     assert verdict(verification_shop, STRANGER).startswith(
-        "No balance of Treazure is known: its rows in exports were rejected"
+        "No balance from Treazure is known: its rows in exports were rejected"
     )
 
 
