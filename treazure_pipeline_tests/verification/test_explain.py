@@ -158,7 +158,7 @@ def test_the_verdict_says_in_one_sentence_how_it_stands(new_verification_shop: C
     )
     verification_shop.sql("update pending set gone = true")
     assert verdict(verification_shop, contact).startswith(
-        "Gone: Engage does not know this contact, for 30 days; 135 points are not"
+        "Gone: Engage does not know this contact, for 30 days; 135 points are no longer sent"
     )
     verification_shop.sql(
         "update pending set gone = false, reason = null, next_try = null, refused_last = null, master = -5"
