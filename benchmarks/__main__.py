@@ -8,21 +8,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import databases
-import httpx
 import report
+from processes import HERE, requests, run, say, stub
 
-HERE = Path(__file__).parent
 RATE = 45
 
 
@@ -113,36 +108,6 @@ def once(kind: str, url: str, server: str, folder: str, changes: int, base: int,
         figures = run(kind, url, database, **environment)
         figures["scans"] = databases.sequential_scans(database) - scans
     return what | figures | {"requests": requests(url) - sent}
-
-
-def run(kind: str, *arguments: str, **environment: str) -> dict[str, Any]:
-    """Run measure.py in a process of its own and return what it printed last."""
-    done = subprocess.run(
-        [sys.executable, HERE / "measure.py", kind, *arguments],
-        env=os.environ | environment, cwd=HERE.parent, stdout=subprocess.PIPE, text=True, check=True,
-    )  # fmt: skip
-    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return figures
-
-
-@contextmanager
-def stub(changes: int, base: int) -> Iterator[str]:
-    """Start the stub of both systems; yield its URL."""
-    command = [sys.executable, str(HERE / "stub.py"), str(changes), str(base)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
-        process.terminate()
-
-
-def requests(url: str) -> int:
-    """Return how many requests have set balances at the stub."""
-    return int(httpx.get(f"{url}/sent").text)
-
-
-def say(line: str) -> None:
-    """Tell how far things are."""
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -67,6 +67,14 @@ def cloned(url: str, base: int) -> Iterator[str]:
             connection.execute("drop database measured with (force)")
 
 
+def made(url: str, name: str) -> str:
+    """Return the URL of an empty database on the same server, made where it is missing."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        if not connection.execute("select from pg_database where datname = %s", [name]).fetchone():
+            connection.execute(SQL("create database {}").format(Identifier(name)))
+    return sibling(url, name)
+
+
 def sequential_scans(url: str) -> int:
     """Return how often the ledger has been read from end to end."""
     with psycopg.connect(url) as connection:
@@ -76,6 +84,13 @@ def sequential_scans(url: str) -> int:
         ).fetchone()
     assert row is not None
     return int(row[0])
+
+
+def an_hour_later(url: str) -> None:
+    """Move the next tries of refused balances as if an hour had passed."""
+    with psycopg.connect(url) as connection:
+        connection.execute(SQL("set search_path to {}").format(Identifier(schema.SCHEMA)))
+        connection.execute("update pending set next_try = next_try - interval '1 hour'")
 
 
 def _template(base: int) -> Identifier:

@@ -105,31 +105,42 @@ def plain(stub: str, path: str) -> dict[str, Any]:
     }
 
 
+def environment(stub: str, database: str) -> dict[str, str]:
+    """Return the environment's settings for the stub; it says what limit holds at Engage."""
+    return {
+        **os.environ,
+        "FULL_RESYNC_CRON": "off",  # no hour is measured in which everything is read
+        "TREAZURE_MAX_REQUESTS_PER_SECOND": "0",
+        # Guards judge every run; what is measured here would trip them.
+        "GUARD_MAX_CHANGED_SHARE": "1",
+        "GUARD_MAX_TOTAL_SHARE": "1000",
+        "TREAZURE_BASE_URL": stub,
+        "TREAZURE_CLIENT_ID": "benchmark",
+        "TREAZURE_CLIENT_SECRET": "benchmark",
+        "TREAZURE_LOYALTY_ID": members.LOYALTY_ID,
+        "ENGAGE_BASE_URL": stub,
+        "ENGAGE_API_KEY": "benchmark",
+        "TREAZURE_PIPELINE_DATABASE_URL": database,
+    }
+
+
 def settings(stub: str, database: str) -> Any:
-    """Return the product's settings for the stub; the environment says what limit holds at Engage."""
+    """Return the product's settings for the stub."""
     from treazure_pipeline.settings import load_settings
 
-    return load_settings(
-        {
-            **os.environ,
-            "FULL_RESYNC_CRON": "off",  # no hour is measured in which everything is read
-            "TREAZURE_MAX_REQUESTS_PER_SECOND": "0",
-            # Guards judge every run; what is measured here would trip them.
-            "GUARD_MAX_CHANGED_SHARE": "1",
-            "GUARD_MAX_TOTAL_SHARE": "1000",
-            "TREAZURE_BASE_URL": stub,
-            "TREAZURE_CLIENT_ID": "benchmark",
-            "TREAZURE_CLIENT_SECRET": "benchmark",
-            "TREAZURE_LOYALTY_ID": members.LOYALTY_ID,
-            "ENGAGE_BASE_URL": stub,
-            "ENGAGE_API_KEY": "benchmark",
-            "TREAZURE_PIPELINE_DATABASE_URL": database,
-        }
-    )
+    return load_settings(environment(stub, database))
 
 
 def pipeline(stub: str, database: str) -> dict[str, Any]:
-    """The domain code without Dagster, called as the assets call it."""
+    """The domain code without Dagster, called as the assets call it; all that is fetched has changed."""
+    figures = sync(stub, database)
+    if not figures["changed"] == figures["sent"] == figures["fetched"]:
+        raise SystemExit(f"Not what a measurement should do: {figures}")
+    return figures
+
+
+def sync(stub: str, database: str) -> dict[str, Any]:
+    """The same, whatever is fetched."""
     from treazure_pipeline.balance_sync.guards import judge
     from treazure_pipeline.balance_sync.push import push
     from treazure_pipeline.balance_sync.snapshot import merge_snapshot, take_snapshot
@@ -148,10 +159,12 @@ def pipeline(stub: str, database: str) -> dict[str, Any]:
             judged = time.perf_counter() - judging
             pushed = push(run, since=diff.figures.backlog, judgment=judgment)
     ended = time.perf_counter()
-    if pushed.error is not None or not diff.figures.changed == pushed.sent == snapshot.fetched:
-        raise SystemExit(f"Not what a measurement should do: {diff.figures} {pushed}")
+    if pushed.error is not None:
+        raise pushed.error
     return {
         "seconds": ended - began,
+        "fetched": snapshot.fetched,
+        "changed": diff.figures.changed,
         "sent": pushed.sent,
         "phases": {"export": snapshot.seconds, "merge": diff.seconds + judged, "push": pushed.seconds["push"]},
         "fold": pushed.seconds["fold"],
@@ -174,8 +187,22 @@ def job(stub: str, database: str) -> dict[str, Any]:
     return {"seconds": seconds}
 
 
+def dlt(stub: str, folder: str) -> dict[str, Any]:
+    """(c) dlt; benchmarks/peer_dlt.py says how it is set up."""
+    import peer_dlt
+
+    return peer_dlt.run(stub, Path(folder))
+
+
+def drt(stub: str, folder: str) -> dict[str, Any]:
+    """(d) drt-core on DuckDB; benchmarks/peer_drt.py says how it is set up."""
+    import peer_drt
+
+    return peer_drt.run(stub, Path(folder))
+
+
 if __name__ == "__main__":
-    kinds = {function.__name__: function for function in (floor, state, plain, pipeline, job)}
+    kinds = {function.__name__: function for function in (floor, state, plain, pipeline, sync, job, dlt, drt)}
     figures = kinds[sys.argv[1]](sys.argv[2], sys.argv[3])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     print(json.dumps(figures | {"peak_mb": peak / 1e6}))

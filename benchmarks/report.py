@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-BEGIN = "<!-- results: written by `make bench` -->"
+BEGIN = "<!-- results: written by the benchmark -->"
 END = "<!-- end of results -->"
 PHASES = ("export", "merge", "push")
 
@@ -38,24 +38,18 @@ class Results:
         return float(self.of(kind, changes, base, rate)["seconds"])
 
     @property
+    def repeats(self) -> int:
+        """How often each was measured."""
+        return sum((run["kind"], run["changes"]) == ("job", 0) for run in self.runs)
+
+    @property
     def sizes(self) -> list[tuple[int, int]]:
         """The (changes, base) with changes."""
         return sorted({(run["changes"], run["base"]) for run in self.runs if run["changes"]}, key=lambda s: s[::-1])
 
     def markdown(self) -> str:
         """Return all of it as Markdown."""
-        return "\n".join([*self.machine(), "", *self.table(), "", *self.limited(), "", *self.targets()])
-
-    def machine(self) -> list[str]:
-        """What it ran on."""
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-        repeats = sum((run["kind"], run["changes"]) == ("job", 0) for run in self.runs)
-        python = platform.python_version()
-        cores = os.cpu_count()
-        return [
-            f"{cores} cores, {memory:.0f} GB of memory, {platform.system()}, Python {python}; "
-            + (f"medians of {repeats} runs." if repeats > 1 else "one run each.")
-        ]
+        return "\n".join([*machine(self.repeats), "", *self.table(), "", *self.limited(), "", *self.targets()])
 
     def table(self) -> list[str]:
         """Times, ratios and memory at every size."""
@@ -128,10 +122,7 @@ class Results:
 
     def write(self, docs: Path) -> None:
         """Put the results into docs/benchmarks.md, between its markers, and draw the plot."""
-        page = docs / "benchmarks.md"
-        head, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-        _, _, tail = rest.partition(END)
-        page.write_text(f"{head}{BEGIN}\n\n{self.markdown()}\n\n{END}{tail}", encoding="utf-8")
+        write_between(docs / "benchmarks.md", self.markdown())
         self.plot(docs / "benchmarks.svg")
 
     def plot(self, path: Path) -> None:
@@ -159,3 +150,21 @@ class Results:
         axes[0].set_ylabel("seconds")
         axes[-1].legend(fontsize=8, frameon=False)
         figure.savefig(path, metadata={"Date": None})
+
+
+def machine(repeats: int) -> list[str]:
+    """What it ran on."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    python = platform.python_version()
+    cores = os.cpu_count()
+    return [
+        f"{cores} cores, {memory:.0f} GB of memory, {platform.system()}, Python {python}; "
+        + (f"medians of {repeats} runs." if repeats > 1 else "one run each.")
+    ]
+
+
+def write_between(page: Path, text: str) -> None:
+    """Put results into a page, between its markers."""
+    head, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    page.write_text(f"{head}{BEGIN}\n\n{text}\n\n{END}{tail}", encoding="utf-8")
