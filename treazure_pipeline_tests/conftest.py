@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -20,6 +21,9 @@ from treazure_pipeline.database import embedded, schema
 from treazure_pipeline_tests import roles
 from treazure_pipeline_tests.databases import Copies, Databases
 
+# What is imported stays: to look through it for garbage, again and again, takes longer than many tests.
+gc.disable()
+
 _SETTINGS = ("DAGSTER_", "ENGAGE_", "PROGRAMME_", "TREAZURE_")
 
 
@@ -30,6 +34,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             name == "_homes" or name.endswith("sandbox") for name in item.fixturenames
         ):
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 # Whoever starts the tests in the background may have had signals ignored, and what they start would ignore them too.

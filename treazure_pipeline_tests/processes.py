@@ -24,19 +24,7 @@ from typing import Any
 from treazure_pipeline.cli import main
 
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(
-    [
-        "treazure_pipeline.cli",
-        "treazure_pipeline.cli.doctor",
-        "treazure_pipeline.cli.run",
-        "treazure_pipeline.definitions",
-        "treazure_pipeline_tests.adjustments.victim",
-        "treazure_pipeline_tests.points_history.dying_refresh",
-        "treazure_pipeline_tests.point_migration.victim",
-        "treazure_pipeline_tests.balance_sync.dying_run",
-        "treazure_pipeline_tests.verification.dying_verification",
-    ]
-)
+_FORKS.set_forkserver_preload(["treazure_pipeline_tests.preloaded"])
 
 
 def free_port() -> int:

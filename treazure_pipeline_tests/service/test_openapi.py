@@ -3,12 +3,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import schemathesis
 from hypothesis import given, settings
 
 from treazure_pipeline_tests.service.conftest import Running, signed
+
+if TYPE_CHECKING:
+    import schemathesis
 
 
 def test_the_receiver_keeps_to_its_openapi_document(receiver: Running) -> None:
@@ -28,6 +30,8 @@ def test_the_receiver_keeps_to_its_openapi_document(receiver: Running) -> None:
 
 
 def test_signed_deliveries_keep_to_the_openapi_document(receiver: Running) -> None:
+    import schemathesis  # noqa: PLC0415 - no other test should wait for it
+
     document = schemathesis.openapi.from_url(f"{receiver.url}/openapi.json")
 
     @settings(max_examples=50, deadline=None)
