@@ -15,12 +15,13 @@ from psycopg.sql import SQL, Identifier
 
 from treazure_pipeline.database import embedded, schema
 
+MEMBERS = SQL("(select generate_series(1, {base}) as n) members")  # a function in `from` would be stored whole first
 _FILL = SQL("""
 insert into programme (name, loyalty_id, definition_id, covered, export_answered, points_total, audited_at, loaded_at)
 select 'points', {loyalty_id}, 1, tstzmultirange(tstzrange('2000-01-01', now() - interval '1 hour')),
-       now() - interval '1 hour', coalesce(sum({balance}), 0), now(), now() from generate_series(1, {base}) n;
+       now() - interval '1 hour', coalesce(sum({balance}), 0), now(), now() from {members};
 insert into known select 1, {base};
-insert into ledger select 1, {contact}, {balance}, 0, 0 from generate_series(1, {base}) n order by 2;
+insert into ledger select 1, {contact}, {balance}, 0, 0 from {members} order by 2;
 """)
 
 
@@ -50,6 +51,7 @@ def fill(url: str, base: int) -> None:
                 contact=SQL(members.CONTACT_SQL),
                 balance=SQL(members.BEFORE_SQL),
                 base=base,
+                members=MEMBERS.format(base=base),
             )
         )
         connection.execute("vacuum (analyze, freeze)")

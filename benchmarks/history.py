@@ -10,6 +10,7 @@ import argparse
 import resource
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import psycopg
 from databases import running_server
@@ -29,7 +30,8 @@ _FILL = """
 insert into points_history (programme, contact, position, date_time, amount, balance, transaction_type, shop_id,
                             receipt_nr, comment)
 select {programme}, md5((n / 10)::text)::uuid, 1000 + n %% 10, '2024-01-01'::timestamptz + n %% 365 * interval '1 day',
-       10.25, n %% 1000, 'Load', 'shop-' || n %% 50, 'R-' || n, 'Purchase' from generate_series(1, %s) n
+       10.25, n %% 1000, 'Load', 'shop-' || n %% 50, 'R-' || n, 'Purchase'
+from (select generate_series(1, %s) as n) movements
 """
 _COUNT = """
 insert into points_history_month select {programme}, date_trunc('month', date_time)::date, count(*), now()
@@ -56,9 +58,7 @@ def main() -> None:
             sandbox.forget()
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute(f"set search_path to {schema.SCHEMA}")
-            connection.execute(_FILL.format(programme=account.id), [chosen.movements])
-            connection.execute(_COUNT.format(programme=account.id))
-            connection.execute("analyze points_history")
+            fill(connection, account, chosen.movements)
         with (
             tempfile.TemporaryDirectory() as folder,
             Connections(_settings(sandbox.base_url, url, 0)) as connections,
@@ -71,6 +71,13 @@ def main() -> None:
                   f"{done.rows / done.seconds:,.0f} a second; peak {peak} MB, {before} MB before")  # fmt: skip
             again = export(connections.ledger, account, folder)
             print(f"again, nothing changed: {again.written} files written in {again.seconds * 1000:.0f} ms")
+
+
+def fill(connection: psycopg.Connection[Any], account: Account, movements: int) -> None:
+    """Make so many movements over a year."""
+    connection.execute(_FILL.format(programme=account.id), [movements])
+    connection.execute(_COUNT.format(programme=account.id))
+    connection.execute("analyze points_history")
 
 
 def _settings(address: str, url: str, limit: int) -> Settings:
