@@ -101,10 +101,16 @@ select g.name, count(u.contact), count(*) filter (where u.held), count(*) filter
 from programme g left join unsettled u on u.programme = g.id group by g.name
 """
 
+# From the end of the index, slot by slot: what comes before a slot's newest version are those that vacuum hasn't removed.
 _LIMITS = """
-select split_part(bucket, ':', 1), sum(requests),
-       (array_agg(slots order by set_at desc) filter (where slot = 0))[1]
-from rate_slot group by 1
+with recursive newest as (
+    (select bucket, slot, requests, slots, set_at from rate_slot order by bucket desc, slot desc, turn desc limit 1)
+    union all
+    select r.* from newest n, lateral (
+        select x.bucket, x.slot, x.requests, x.slots, x.set_at from rate_slot x
+        where (x.bucket, x.slot) < (n.bucket, n.slot) order by x.bucket desc, x.slot desc, x.turn desc limit 1) r)
+select split_part(bucket, ':', 1), sum(requests), (array_agg(slots order by set_at desc) filter (where slot = 0))[1]
+from newest group by 1
 """
 
 _ALERTS = "select key, firing::integer from alert"

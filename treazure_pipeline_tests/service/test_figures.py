@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from treazure_pipeline.ledger.limiter import Priority, SharedRate
 from treazure_pipeline.ledger.store import Ledger
+from treazure_pipeline.service.figures import _LIMITS
 from treazure_pipeline_tests.service.conftest import Running, serving
 
 pytestmark = pytest.mark.slow
@@ -92,6 +93,22 @@ def test_requests_of_all_processes_are_counted_next_to_their_limit(running: Runn
         "treazure_requests_total": 3,
         "treazure_requests_per_second_limit": 20,
     }
+
+
+def test_limits_are_read_without_the_versions_that_vacuum_could_not_remove(running: Running) -> None:
+    with psycopg.connect(running.database_url) as old, psycopg.connect(running.database_url, autocommit=True) as other:
+        old.execute("set transaction isolation level repeatable read")
+        old.execute("select from pg_class")
+        other.execute("set search_path to treazure_pipeline")
+        other.execute("insert into rate_slot (bucket, slot, free_at, slots) "
+                      "select 'engage:0123', n, now(), 20 from generate_series(0, 19) n")  # fmt: skip
+        for _ in range(500):
+            other.execute("update rate_slot set requests = requests + 1, turn = turn + 1")
+
+        (plan,) = other.execute(f"explain (analyze, buffers, format json) {_LIMITS}").fetchone() or ([{}],)
+
+    assert plan[0]["Plan"]["Shared Hit Blocks"] + plan[0]["Plan"]["Shared Read Blocks"] < 200
+    assert figures(running, "system", "engage")["treazure_requests_total"] == 20 * 500
 
 
 def test_a_scrape_that_the_ledger_does_not_answer_in_time_costs_its_numbers_only(running: Running) -> None:
