@@ -1,7 +1,7 @@
-"""Run launchers: one gives every run a host of its own, a process with its own home and working directory.
+"""Run launchers: one gives every run a host of its own, a process with its own home, working directory and network.
 
-When the run has ended they are gone, as a pod's disk is; what it printed stays in a file beside them. The other one has
-no hosts to give: its runs start and come to nothing.
+When the run has ended they are gone, as a pod's disk is; what it printed stays in a file beside them. Hosts share the
+machine's network where it can't make others. The other launcher has no hosts to give: its runs come to nothing.
 """
 
 from __future__ import annotations
@@ -9,8 +9,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Any, Self
 
 import dagster as dg
@@ -18,14 +21,26 @@ from dagster._core.launcher import LaunchRunContext, RunLauncher
 from dagster._grpc.types import ExecuteRunArgs
 from dagster._serdes import ConfigurableClass, ConfigurableClassData
 
-HOST = "host"
+from treazure_pipeline_tests import networks
+from treazure_pipeline_tests.networks import Network
+
+HOST, NETWORK = "host", "network"
+
+
+def network(process: int | str = "self") -> str:
+    """Name the network that a process is in."""
+    return str(Path(f"/proc/{process}/ns/net").readlink())
 
 
 class HostLauncher(RunLauncher, ConfigurableClass):
-    """Starts each run in a folder of its own below `folder`; the run's tag `host` says which."""
+    """Starts each run in a folder of its own below `folder`; the run's tags `host` and `network` say where.
 
-    def __init__(self, folder: str, inst_data: ConfigurableClassData | None = None) -> None:
+    Of the outside its network sees what listens at `ports` of this machine's own address.
+    """
+
+    def __init__(self, folder: str, ports: Sequence[int], inst_data: ConfigurableClassData | None = None) -> None:
         self._folder = Path(folder)
+        self._reach = {port: partial(networks.outside, port) for port in ports}
         self._inst_data = inst_data
         self._hosts: dict[str, subprocess.Popen[bytes]] = {}
         super().__init__()  # type: ignore[no-untyped-call]
@@ -38,12 +53,12 @@ class HostLauncher(RunLauncher, ConfigurableClass):
     @classmethod
     def config_type(cls) -> Any:
         """What dagster.yaml says of it."""
-        return {"folder": dg.StringSource}
+        return {"folder": dg.StringSource, "ports": [int]}
 
     @classmethod
     def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]) -> Self:
         """Make it as dagster.yaml says."""
-        return cls(config_value["folder"], inst_data)
+        return cls(**config_value, inst_data=inst_data)
 
     def launch_run(self, context: LaunchRunContext) -> None:
         """Start a host."""
@@ -57,10 +72,16 @@ class HostLauncher(RunLauncher, ConfigurableClass):
         ).get_command_args()
         places = {"HOME": str(host), "TMPDIR": str(host), "TREAZURE_PIPELINE_HOME": str(host / "home")}
         places["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-        self._hosts[run.run_id] = subprocess.Popen(
-            ["sh", "-c", '"$@" > "$PWD.log" 2>&1; rm -rf "$PWD"', "host", *command], cwd=host, env=os.environ | places,
-            stdin=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
+        with ExitStack() as stack:
+            start = stack.enter_context(Network(self._reach)).start if networks.POSSIBLE else subprocess.Popen
+            process = stack.enter_context(start(
+                ["sh", "-c", '"$@" > "$PWD.log" 2>&1; rm -rf "$PWD"', "host", *command], cwd=host,
+                env=os.environ | places, stdin=subprocess.DEVNULL, start_new_session=True,
+            ))  # fmt: skip
+            if networks.POSSIBLE:
+                self._instance.add_run_tags(run.run_id, {NETWORK: network(process.pid)})
+            self._hosts[run.run_id] = process
+            Thread(target=stack.pop_all().close, daemon=True).start()
 
     def terminate(self, run_id: str) -> bool:
         """End a host."""

@@ -14,22 +14,27 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import pytest
 
 _CLONE_NEWNET, _SIOCSIFFLAGS, _IFF_UP = 0x40000000, 0x8914, 0x1
 LOCAL = "127.0.0.1"
 
-needs_networks = pytest.mark.skipif(
-    sys.platform != "linux"
-    or os.geteuid() != 0
-    or subprocess.run(["unshare", "--net", "true"], stderr=subprocess.DEVNULL, check=False).returncode != 0,
-    reason="network namespaces need root on Linux",
+POSSIBLE = (
+    sys.platform == "linux"
+    and os.geteuid() == 0
+    and subprocess.run(["unshare", "--net", "true"], stderr=subprocess.DEVNULL, check=False).returncode == 0
 )
+needs_networks = pytest.mark.skipif(not POSSIBLE, reason="network namespaces need root on Linux")
+
+
+def outside(port: int) -> socket.socket:
+    """Reach what listens at this machine's own address."""
+    return socket.create_connection((LOCAL, port))
 
 
 class Network:
@@ -61,9 +66,10 @@ class Network:
             listener.close()
         self._inside.shutdown()
 
-    def start(self, command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-        """Start a process on the host."""
-        return self._inside.submit(subprocess.Popen, command, env=environment, stdout=subprocess.DEVNULL).result()
+    def start(self, command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+        """Start a process on the host, with the options of Popen."""
+        started: Future[subprocess.Popen[bytes]] = self._inside.submit(lambda: subprocess.Popen(command, **options))
+        return started.result()
 
     def cut(self) -> None:
         """Let nothing through any more; connections stand still, as they do when a cable is pulled."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import time
 from collections.abc import Callable
 from functools import partial
@@ -16,7 +17,7 @@ import sqlalchemy as sa
 from treazure_pipeline.errors import BusyError
 from treazure_pipeline_tests.balance_sync.shop import Shop, assert_in_step
 from treazure_pipeline_tests.cli.conftest import COMMAND
-from treazure_pipeline_tests.networks import LOCAL, Network, needs_networks
+from treazure_pipeline_tests.networks import LOCAL, Network, needs_networks, outside
 
 DATABASE = 5432
 
@@ -69,8 +70,11 @@ def test_a_sync_whose_host_is_cut_off_is_taken_over_and_does_no_harm_when_it_is_
         "TREAZURE_PIPELINE_DATABASE_URL": from_the_host(database_url),
         "DAGSTER_POSTGRES_URL": from_the_host(empty_database_url),
     }  # fmt: skip
-    reach = {vendors: partial(socket.create_connection, (LOCAL, vendors)), DATABASE: partial(server, database_url)}
-    with Network(reach) as network, network.start([*COMMAND, "run", "balance-sync"], environment) as cut_off:
+    reach = {vendors: partial(outside, vendors), DATABASE: partial(server, database_url)}
+    with (
+        Network(reach) as network,
+        network.start([*COMMAND, "run", "balance-sync"], env=environment, stdout=subprocess.DEVNULL) as cut_off,
+    ):
         try:
             while shop.sandbox.report()["requests"]["set_balances"] < before + 3:
                 assert cut_off.poll() is None

@@ -8,10 +8,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import dagster as dg
 import pytest
@@ -19,11 +20,12 @@ import yaml
 
 from treazure_pipeline.sandbox import LOYALTY_ID, WEBHOOK_SECRET, Sandbox, sandbox_process
 from treazure_pipeline.terminal.processes import Family
-from treazure_pipeline_tests import hosts
+from treazure_pipeline_tests import hosts, networks
 from treazure_pipeline_tests.adjustments.adjustment_shop import AdjustmentShop, assert_each_once
 from treazure_pipeline_tests.balance_sync.shop import assert_in_step
 from treazure_pipeline_tests.cli.conftest import COMMAND
 from treazure_pipeline_tests.dagster_ui import dagster_ui
+from treazure_pipeline_tests.networks import LOCAL
 from treazure_pipeline_tests.poolers import pooler
 
 ROOT = Path(__file__).parents[2]
@@ -80,25 +82,25 @@ class Cluster:
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
+    with socket.create_server((LOCAL, 0)) as server:
         return int(server.getsockname()[1])
 
 
 def answers(port: int) -> bool:
     with socket.socket() as client:
-        return client.connect_ex(("127.0.0.1", port)) == 0
+        return client.connect_ex((LOCAL, port)) == 0
 
 
-def dagster_home(folder: Path, port: int) -> Path:
+def dagster_home(folder: Path, port: int, outside: Sequence[int]) -> Path:
     """The instance as it is shipped, with the launcher of hosts, and the code location as a server."""
     folder.mkdir()
     settings = yaml.safe_load((ROOT / "dagster.yaml").read_text())
     settings["run_launcher"] = {
         "module": hosts.__name__,
         "class": hosts.HostLauncher.__name__,
-        "config": {"folder": str(folder.parent / "hosts")},
+        "config": {"folder": str(folder.parent / "hosts"), "ports": list(outside)},
     }
-    server = {"host": "127.0.0.1", "port": port, "location_name": "treazure_pipeline"}
+    server = {"host": LOCAL, "port": port, "location_name": "treazure_pipeline"}
     (folder / "dagster.yaml").write_text(yaml.safe_dump(settings))
     (folder / "workspace.yaml").write_text(yaml.safe_dump({"load_from": [{"grpc_server": server}]}))
     return folder
@@ -108,13 +110,16 @@ def dagster_home(folder: Path, port: int) -> Path:
 def cluster(
     database_url: str, empty_database_url: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Cluster]:
-    port = free_port()
-    dagster = dagster_home(tmp_path / "dagster", port)
-    code_server = ["code-server", "start", "-h", "127.0.0.1", "-p", str(port), "-m", "treazure_pipeline.definitions"]
+    port, database_port = free_port(), free_port()
+    code_server = ["code-server", "start", "-h", LOCAL, "-p", str(port), "-m", "treazure_pipeline.definitions"]
     with (
-        pooler(database_url, home) as through,
+        pooler(database_url, home, listen_addr=LOCAL, listen_port=database_port) as by_socket,
         sandbox_process("--members", "300", "--set", "apply_delay=0", "--set", "export_polls=0") as sandbox,
     ):
+        vendors = urlsplit(sandbox.base_url).port
+        assert vendors is not None
+        dagster = dagster_home(tmp_path / "dagster", port, [vendors, database_port])
+        through = by_socket.set(host=LOCAL, port=database_port, query={})
         shop = AdjustmentShop(sandbox, through.render_as_string(hide_password=False))
         shop.environ |= {
             "MIGRATION_SHARDS": str(len(SHARDS)),
@@ -181,4 +186,6 @@ def test_a_migration_a_sync_adjustments_verification_and_history_run_with_each_r
 
     runs = cluster.instance.get_runs()
     assert len({run.tags[hosts.HOST] for run in runs}) == len(runs) >= 9
+    if networks.POSSIBLE:
+        assert hosts.network() not in {run.tags[hosts.NETWORK] for run in runs}
     cluster.wait(lambda: not any(Path(run.tags[hosts.HOST]).exists() for run in runs))
