@@ -170,6 +170,7 @@ _HINT = "Check that PostgreSQL runs, has room, and that TREAZURE_PIPELINE_DATABA
 _HINTS = {
     "SSL": "Switch TLS on in the server. Where the way to it is safe without, add sslmode=disable to the URL.",
     "No space left": "Make room on the disk of the server; nothing is lost, and the next run goes on.",
+    "lock timeout": "A long transaction holds a table (pg_stat_activity shows which). Try again when it is over.",
     "password": "Correct the user and password in TREAZURE_PIPELINE_DATABASE_URL, or in the file that holds them.",
 }
 

@@ -6,6 +6,8 @@ there is and whether this version can work with it (`schema`).
 
 from __future__ import annotations
 
+import time
+
 import psycopg
 import sqlalchemy as sa
 from alembic.command import upgrade as alembic_upgrade
@@ -17,6 +19,8 @@ from treazure_pipeline import conventions
 from treazure_pipeline.database import schema
 from treazure_pipeline.errors import DatabaseError
 
+_TRIES = 12
+_PAUSE_SECONDS = 1
 # Who works on the ledger, and who may read reports already.
 _READERS = """
 select distinct pg_get_userbyid(a.grantee) from pg_class c, aclexplode(c.relacl) a
@@ -30,7 +34,11 @@ select current_user, has_database_privilege(current_database(), 'create'),
 
 
 def upgrade(url: str) -> tuple[str | None, str]:
-    """Do what `schema.upgrade` says, where that is not done already."""
+    """Do what `schema.upgrade` says, where that is not done already.
+
+    One revision a transaction, so that none keeps others from a table while the next one waits for its own; an empty
+    ledger gets all at once. Nobody waits for a revision that waits for a lock: after some seconds it lets them pass.
+    """
     engine = sa.create_engine(
         "postgresql+psycopg://",
         creator=lambda: psycopg.connect(url, **schema.CONNECTION),
@@ -38,32 +46,54 @@ def upgrade(url: str) -> tuple[str | None, str]:
         isolation_level="READ COMMITTED",
     )
     try:
-        with engine.begin() as transaction:
-            connection = transaction.connection.driver_connection
-            assert isinstance(connection, psycopg.Connection)
-            connection.execute(schema.facts())
-            schema.check_server(connection)
-            # One transaction for all: nothing is kept in the session, and whoever comes second finds it done.
-            connection.execute("select pg_advisory_xact_lock(%s)", [conventions.SCHEMA_LOCK])
-            _make_schema(connection, schema.SCHEMA)
-            before = schema.revision(connection)
-            if before is not None and before not in schema.revisions():
-                schema.judge(before, schema.compatible_since(connection))
-                return before, before
-            if before != schema.head():
-                _make_schema(connection, schema.REPORTING)
-                readers = connection.execute(_READERS).fetchall()
-                config = Config()
-                config.set_main_option("script_location", "treazure_pipeline.database:migrations")
-                config.attributes["connection"] = transaction
-                alembic_upgrade(config, "head")
-                for (reader,) in readers:
-                    connection.execute(schema.grant(reader))
-            return before, schema.head()
+        before, reached = _patiently(engine)
+        while reached != schema.head() and reached in schema.revisions():
+            _, reached = _patiently(engine)
     except sa.exc.DBAPIError as error:
         raise schema.translated(error.orig or error) from None
     except psycopg.Error as error:
         raise schema.translated(error) from None
+    return before, reached
+
+
+def _patiently(engine: sa.Engine) -> tuple[str | None, str]:
+    tries = 0
+    while True:
+        tries += 1
+        try:
+            return _step(engine)
+        except (psycopg.Error, sa.exc.DBAPIError) as error:
+            cause = getattr(error, "orig", error)
+            if tries == _TRIES or not isinstance(cause, psycopg.errors.LockNotAvailable):
+                raise
+        time.sleep(_PAUSE_SECONDS)
+
+
+def _step(engine: sa.Engine) -> tuple[str | None, str]:
+    """Apply the next revision; return the one before and the one reached, the same if there was nothing to do."""
+    with engine.begin() as transaction:
+        connection = transaction.connection.driver_connection
+        assert isinstance(connection, psycopg.Connection)
+        connection.execute(schema.facts(lock_timeout="5s"))
+        schema.check_server(connection)
+        # Nothing is kept in the session, and whoever comes second finds it done.
+        connection.execute("select pg_advisory_xact_lock(%s)", [conventions.SCHEMA_LOCK])
+        _make_schema(connection, schema.SCHEMA)
+        before = schema.revision(connection)
+        if before is not None and before not in schema.revisions():
+            schema.judge(before, schema.compatible_since(connection))
+            return before, before
+        if before == schema.head():
+            return before, before
+        _make_schema(connection, schema.REPORTING)
+        readers = connection.execute(_READERS).fetchall()
+        config = Config()
+        config.set_main_option("script_location", "treazure_pipeline.database:migrations")
+        config.attributes["connection"] = transaction
+        alembic_upgrade(config, "+1" if before else "head")
+        for (reader,) in readers:
+            connection.execute(schema.grant(reader))
+        return before, str(schema.revision(connection))
 
 
 def _make_schema(connection: psycopg.Connection[TupleRow], name: str) -> None:
