@@ -47,8 +47,10 @@ def upgrade(url: str) -> tuple[str | None, str]:
     )
     try:
         before, reached = _patiently(engine)
-        while reached != schema.head() and reached in schema.revisions():
-            _, reached = _patiently(engine)
+        done = before == reached
+        while not done:
+            found, reached = _patiently(engine)
+            done = found == reached
     except sa.exc.DBAPIError as error:
         raise schema.translated(error.orig or error) from None
     except psycopg.Error as error:
