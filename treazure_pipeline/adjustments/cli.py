@@ -1,4 +1,4 @@
-"""``adjustments``: the queue in the hands of a person."""
+"""``adjustments``: what a person can do with the queue."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def command() -> None:
 
 @command.command("list")
 @click.option("--state", "states", multiple=True, type=click.Choice(STATES), help="Only these (repeatable).")
-@click.option("--limit", default=50, show_default=True, help="The newest so many.")
+@click.option("--limit", default=50, show_default=True, help="At most this many, the newest.")
 @output.json_option
 def list_(*, states: tuple[str, ...], limit: int, as_json: bool) -> None:
-    """Show adjustments, the newest first, and dead letters: deliveries that could not be read."""
+    """Show adjustments, newest first, and dead letters, which are deliveries that could not be read."""
     with at_ledger() as opened:
         ledger = opened.ledger
         rows = _rows(frames.adjustments(ledger, states or None, limit=limit))
@@ -68,7 +68,7 @@ def list_(*, states: tuple[str, ...], limit: int, as_json: bool) -> None:
 
 @command.command()
 @click.option("--contact", help="The contact's GUID.")
-@click.option("--amount", help="Points to add; negative to take.")
+@click.option("--amount", help="Points to add; negative to take points away.")
 @click.option("--definition-id", type=int, default=1, show_default=True, help="Engage's point definition.")
 @click.option("--description", default="", help="The text Treazure shows, cut to 100 characters.")
 @click.option(
@@ -96,7 +96,7 @@ def add(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Add adjustments by hand or from a CSV file. Checks and shows them; adds those that are fine with --yes."""
+    """Add adjustments by hand or from a CSV file. Without --yes, they are only checked and shown."""
     given: list[Row | WrongLine] = (
         list(CsvFile(str(path), _COLUMNS, needed=("contact", "amount")).rows())
         if path
@@ -143,7 +143,7 @@ def add(
 def retry(*, numbers: tuple[int, ...], reason: str, dead_letters: bool, as_json: bool) -> None:
     """Send rejected or uncertain adjustments again.
 
-    An uncertain one may stand in Treazure already: look into its history for the receipt number first.
+    An uncertain one may be in Treazure already, so first look for its receipt number in the history.
     """
     again = unread.read_again if dead_letters else queue.retry
     with at_ledger() as opened:
@@ -154,11 +154,11 @@ def retry(*, numbers: tuple[int, ...], reason: str, dead_letters: bool, as_json:
 @command.command()
 @click.argument("numbers", nargs=-1, type=int, required=True)
 @click.option("--reason", required=True, help="Why, for the record.")
-@click.option("--posted", is_flag=True, help="Treazure has it; nothing more to do.")
+@click.option("--posted", is_flag=True, help="Treazure has them; nothing more is posted.")
 @click.option("--dead-letters", is_flag=True, help="The numbers are those of dead letters. They stay stored.")
 @output.json_option
 def discard(*, numbers: tuple[int, ...], reason: str, posted: bool, dead_letters: bool, as_json: bool) -> None:
-    """Give up adjustments that are not finished, or say that an uncertain one stands in Treazure."""
+    """Give up adjustments that are not finished, or record that an uncertain one is in Treazure."""
     if posted and dead_letters:
         raise SettingsError("--posted and --dead-letters can't be used together.")
     with at_ledger() as opened:
@@ -192,7 +192,7 @@ def _rows(found: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _verdict(counts: queue.QueueFigures) -> str:
-    """Say what waits for a person, then how many there are in each state."""
+    """Return what waits for a person, and how many adjustments are in each state."""
     persons = phrases.some(uncertain=counts.uncertain, rejected=counts.rejected, dead_letters=counts.dead_letters)
     told = f"{phrases.sentence(persons)} wait for a person." if persons else "Nothing waits for a person."
     states = phrases.some(**{state: getattr(counts, state) for state in STATES})
@@ -200,7 +200,7 @@ def _verdict(counts: queue.QueueFigures) -> str:
 
 
 def _print(row: dict[str, Any], title: str) -> None:
-    """Print a row as a few lines that fit any terminal: a title, then what else is known, by name."""
+    """Print a row as a few lines that fit any terminal: a title, then the other values with their names."""
     output.say(f"\n{title}")
     for name, value in row.items():
         if name not in ("id", "state", "amount") and value is not None and value != "":
@@ -209,7 +209,7 @@ def _print(row: dict[str, Any], title: str) -> None:
 
 
 def _payload(row: Row | WrongLine) -> dict[str, Any]:
-    """Return a row as the payload that Engage would send. Raises SenselessError for what is no plain number."""
+    """Return a row as the payload that Engage would send. Raises SenselessError for anything but plain numbers."""
     if isinstance(row, WrongLine):
         raise SenselessError(row.advice)
     amount, definition = row.fields["amount"].strip(" "), row.fields["definition_id"].strip(" ") or "1"

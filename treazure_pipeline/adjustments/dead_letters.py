@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """A delivery that nobody has dealt with; `body` as it came, empty once TEXT_RETENTION_DAYS are over."""
+    """A delivery that nobody has dealt with. `body` is as it came, and empty after TEXT_RETENTION_DAYS."""
 
     id: int
     delivery_id: str
@@ -42,7 +42,7 @@ class DeadLetter:
 
 @dataclass(frozen=True)
 class Kind:
-    """An event type of Engage: how many deliveries of it there were, also of those that nothing acts on, and the last."""
+    """An event type of Engage, whether or not anything acts on it: how many deliveries there were, and when the last came."""
 
     event_type: str
     received: int
@@ -51,7 +51,7 @@ class Kind:
 
 @retried
 def kinds(ledger: Ledger) -> list[Kind]:
-    """Return what Engage has delivered, by event type, the latest first."""
+    """Return what Engage has delivered by event type, the latest first; at most 50."""
     with ledger.reading() as connection:
         return records(
             connection, Kind, "select event_type, received, last_at from webhook_kind order by last_at desc limit 50"
@@ -60,20 +60,20 @@ def kinds(ledger: Ledger) -> list[Kind]:
 
 @retried
 def listed(ledger: Ledger, *, numbers: Sequence[int] | None = None, limit: int) -> list[DeadLetter]:
-    """Return dead letters that nobody has dealt with, newest first; of these numbers, or all."""
+    """Return dead letters that nobody has dealt with, newest first: these numbers, or all."""
     values = {"numbers": numbers and list(numbers), "limit": limit}
     with ledger.reading() as connection:
         return records(connection, DeadLetter, _LISTED, values)
 
 
 def read_again(ledger: Ledger, number: int, *, by: str = SOMEBODY, why: str = "") -> bool:
-    """Read a dead letter once more, and queue the adjustment that it asks for, once however often it was delivered.
+    """Read a dead letter again, and queue the adjustment that it asks for, once however often it was delivered.
 
-    False, and nothing changes, where it still can't be read, its body is gone, or there is none of this number.
+    If it still can't be read, its body is gone, or there is no such number, return False and change nothing.
     """
     try:
         return _read_again(ledger, number, by=by, why=why)
-    except psycopg.DataError:  # PostgreSQL can't hold a part of it, which is why it is one
+    except psycopg.DataError:  # PostgreSQL can't store some of it, which made it a dead letter
         return False
 
 
@@ -96,7 +96,7 @@ def _read_again(ledger: Ledger, number: int, *, by: str, why: str) -> bool:
 
 @retried
 def settle(ledger: Ledger, number: int, reason: str, *, by: str = SOMEBODY) -> bool:
-    """Note that nothing more is to be done about a dead letter, by a person's decision; it is kept. False: there is none."""
+    """Note a person's decision to do nothing more about a dead letter. It is kept. Return False if there is none."""
     with ledger.transaction() as connection:
         return _settle(connection, number, "discarded", by=by, why=reason)
 
@@ -112,7 +112,7 @@ def _settle(connection: Connection[Any], number: int, what: str, *, by: str, why
 
 
 def _queue(connection: Connection[Any], event: Event) -> None:
-    """Store an event as the receiver would, under another id where its own belongs to an event that asks for something else."""
+    """Store an event as the receiver would, under another id if its own belongs to an event that asks for something else."""
     connection.execute(
         RECEIVE,
         {"event_id": event.id, "delivery_id": event.delivery_id, "payload": event.payload, "receipt": receipt_of(event.id)},

@@ -1,4 +1,4 @@
-"""What a person decides about the queue in Dagster's launchpad: adjustments and dead letters, tried again or given up."""
+"""A person's decisions about adjustments and dead letters, made in Dagster's launchpad: try again, or give up."""
 
 from functools import partial
 
@@ -21,7 +21,7 @@ class Discarded(Adjustments):
     """Which adjustments, and whether Treazure has them."""
 
     posted: bool = Field(
-        default=False, description="They stand in Treazure already: nothing more is posted, and their balance is sent."
+        default=False, description="They are in Treazure already: nothing more is posted, and their balance is sent."
     )
 
 
@@ -36,11 +36,11 @@ def build_decisions(names: Names) -> list[dg.JobDefinition]:
     return [
         decision(
             names, "retry_adjustments", Adjustments, _retry,
-            description="Sends rejected or uncertain adjustments to Treazure again. One that stands there already would count twice: look first.",
+            description="Sends rejected or uncertain adjustments to Treazure again. One that is there already would count twice, so look first.",
         ),
         decision(
             names, "discard_adjustments", Discarded, _discard,
-            description="Gives up adjustments that are not under way, or says that uncertain ones stand in Treazure.",
+            description="Gives up adjustments that are not under way, or records that uncertain ones are in Treazure.",
         ),
         decision(
             names, "retry_dead_letters", DeadLetters, _read_again,
@@ -48,7 +48,7 @@ def build_decisions(names: Names) -> list[dg.JobDefinition]:
         ),
         decision(
             names, "discard_dead_letters", DeadLetters, _settle,
-            description="Says that nothing more is to be done about deliveries that could not be read. They are kept.",
+            description="Records that nothing more is to be done about deliveries that could not be read. They are kept.",
         ),
     ]  # fmt: skip
 

@@ -1,7 +1,7 @@
-"""What a verified delivery is: an adjustment to queue, a dead letter to keep, or something only to count.
+"""Decides what a verified delivery is: an adjustment to queue, a dead letter to keep, or an event that is only counted.
 
-Engage spells its events in several ways: names in any case, `id` or `eventId`, numbers also as texts.
-An adjustment's payload is stored in one spelling, so that the same event is the same whichever way it comes.
+Engage writes its events in several ways: names in any case, `id` or `eventId`, numbers also as texts. An adjustment's payload is stored in one
+form, so that the same event is recognized however it is written.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ from treazure_pipeline.texts import clean, clean_all
 ADJUSTMENT = "loyalty.addPoints"
 
 LONGEST_ID = 255
-"""Characters of an id; ids are unique keys, and no index takes endless ones. Svix's have 31."""
-_DEPTH = 64  # of nested JSON: far beyond any event's, far below what a parser, PostgreSQL's too, has a stack for
+"""Characters of an id. Ids are unique keys, and an index only takes limited ones. Svix's have 31."""
+_DEPTH = (
+    64  # of nested JSON: far more than any event has, and far less than fills the stack of a parser, also PostgreSQL's
+)
 _DIGITS = 10_000  # of a number in JSON
 _LONG_NUMBER = re.compile(rf"[0-9]{{{_DIGITS + 1}}}")
 _STRINGS_AND_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*+"|[\[{]|[\]}]', re.DOTALL)
@@ -43,7 +45,7 @@ class _DeadError(Exception):
 
 
 def _refused(constant: str) -> Any:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not JSON")
 
 
 _JSON = json.JSONDecoder(parse_float=Decimal, parse_int=Decimal, parse_constant=_refused)
@@ -55,13 +57,13 @@ class Event:
     """A verified delivery.
 
     Attributes:
-        delivery_id: The sender's, the same at each try.
-        id: What makes two deliveries the same event: the body's own id, else the delivery's.
-        kind: The event type, where there is one.
-        payload: An adjustment's payload as JSON text, in our spelling (no number of it has been through a float).
-        dead: Why it is to be kept as a dead letter.
-        body: All of it.
-        trace: The span of its arrival; None where traces are off.
+        delivery_id: The sender's id for the delivery, the same at each try.
+        id: Identifies the event: the body's own id, or else the delivery's.
+        kind: The event type; None if there is no usable one.
+        payload: An adjustment's payload as JSON text, in our form; its numbers are exact.
+        dead: Why it is a dead letter; None if it is not.
+        body: The whole body.
+        trace: The span of its arrival; None if traces are off.
     """
 
     delivery_id: str
@@ -74,7 +76,7 @@ class Event:
 
     @classmethod
     def read(cls, delivery_id: str, body: bytes) -> Self:
-        """Read a delivery whose signature is right; whatever it holds, this finds a place for it."""
+        """Read a delivery whose signature is right. Whatever it contains, it becomes an event."""
         text = body.decode()
         kind, event_id, payload, dead = None, delivery_id, None, None
         try:
@@ -89,19 +91,24 @@ class Event:
 
     @property
     def other_id(self) -> str:
-        """What names an adjustment whose id has been used for another one: the id and what is asked for."""
+        """The id to use if another adjustment has the same one: the id and a digest of what is asked for."""
         asked = json.loads(self.payload or "{}", parse_float=Decimal, parse_int=Decimal)
         values = [asked.get(name) for name in ("contactId", *_NUMBERS)]
         digest = hashlib.sha256(repr([_same(value) for value in values]).encode()).hexdigest()
         return f"{self.id}#{digest[:16]}"
 
     def unstorable(self) -> Event:
-        """The same as a dead letter, since PostgreSQL can't hold a part of it (a number beyond all bounds)."""
-        return replace(self, kind=None, payload=None, dead=self.dead or "The event holds what no database can keep.")
+        """Return it as a dead letter, because PostgreSQL can't store some of it, such as a huge number."""
+        return replace(
+            self,
+            kind=None,
+            payload=None,
+            dead=self.dead or "The event contains something that the database can't store.",
+        )
 
 
 def _spelled(found: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """Return an object with these names in our spelling; where one stands there twice, the one in ours counts."""
+    """Return an object with these names in our spelling. If a name is there twice, the one in our spelling counts."""
     result: dict[str, Any] = {}
     for name, value in found.items():
         ours = names.get(name.casefold(), name)
@@ -111,7 +118,7 @@ def _spelled(found: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, An
 
 
 def _object(text: str) -> dict[str, Any]:
-    """Return the body's object. Raises _DeadError where it is none, or one that no database could hold."""
+    """Return the body's object. Raises _DeadError if it is not an object, or one that no database could store."""
     if is_too_deep(text):
         raise _DeadError(f"It is nested more than {_DEPTH} levels deep.")
     if _LONG_NUMBER.search(text):
@@ -133,20 +140,20 @@ def _kind(value: object) -> str:
 
 def _require_open(encrypted: object) -> None:
     if str(encrypted).casefold() == "true":
-        raise _DeadError("The payload is encrypted: switch end-to-end encryption off at the endpoint in Engage.")
+        raise _DeadError("The payload is encrypted. Switch off end-to-end encryption for the endpoint in Engage.")
 
 
 def _id(value: object) -> str | None:
-    """Return an id, which may be a number; None where there is none."""
+    """Return an id, which may be a number; None if there is none."""
     if isinstance(value, Decimal):
         return f"{value:f}"
     return value if isinstance(value, str) and value else None
 
 
 def _payload(event_id: str, found: object) -> str:
-    """Return an adjustment's payload as JSON text: names in our spelling, numbers as numbers, clean texts."""
+    """Return an adjustment's payload as JSON text, with names in our spelling, numbers as numbers, and clean texts."""
     if not isinstance(found, dict):
-        raise _DeadError("The payload is no object.")
+        raise _DeadError("The payload is not an object.")
     if len(event_id) > LONGEST_ID or clean(event_id) != event_id:
         raise _DeadError(f"The event's id has more than {LONGEST_ID} characters, or some that an id can't have.")
     payload = _spelled(clean_all(found), _PAYLOAD)
@@ -161,7 +168,7 @@ def _payload(event_id: str, found: object) -> str:
 
 
 def _same(value: object) -> str:
-    """Return the same text for the same number however it is written."""
+    """Return the same text for the same number, however it is written."""
     return str(value.normalize()) if isinstance(value, Decimal) else str(value)
 
 

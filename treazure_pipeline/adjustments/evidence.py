@@ -1,7 +1,6 @@
-"""The outcome of an adjustment, from what has been read (I4): it happened, it did not, or it is still undecided.
+"""Decides from what has been read whether an adjustment happened, did not happen, or is undecided (I4).
 
-Pure: reads nothing, writes nothing. Belongs here: what counts as evidence. Does not: when to look, and what to do then
-(`processing`).
+It is pure: it reads and writes nothing. When to look, and what to do then, is in `processing`.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ if TYPE_CHECKING:
     from treazure_pipeline.clients.wire import Movement
 
 _OURS = re.compile(r"ve[a-z2-7]{10,24}")
-# A movement of the same amount and without a receipt of ours is held against a call this long before it: tills that
-# were offline send theirs with the time of the sale, and a movement without any receipt can be anybody's.
+# A movement of the same amount without a receipt of ours may be the call's even if it is dated this long before it: tills that were
+# offline send theirs with the time of the sale, and a movement without any receipt can be anybody's.
 _SINCE = timedelta(days=1)
 _SINCE_WITHOUT_RECEIPT = timedelta(days=30)
 
@@ -34,9 +33,9 @@ Outcome = Literal["happened", "absent", "undecided"]
 
 @dataclass(frozen=True)
 class Call:
-    """What is looked for. `asked`: no call began later; `called`: this ledger knows of one, or can't rule one out.
+    """The call to look for. `asked`: no call began later; `called`: the ledger knows of one, or can't rule one out.
 
-    `since`: no call began before; it stays the same from look to look.
+    `since`: no call began earlier. It stays the same from look to look.
     """
 
     receipt: str
@@ -48,9 +47,9 @@ class Call:
 
 @dataclass(frozen=True)
 class Reading:
-    """What two reads gave, the history first. `failure`: why one has nothing to say; `asked`: when the history was.
+    """What was read: the history, asked for at `asked`, and then the account's balance.
 
-    `unreadable`: movements of the history that can't be read.
+    `failure` and `account_failure`: why they could not be read. `unreadable`: movements of the history that can't be read.
     """
 
     asked: datetime
@@ -63,7 +62,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The outcome of a call, and how it is known."""
+    """The outcome of a call, and the reason."""
 
     outcome: Outcome
     reason: str
@@ -72,14 +71,14 @@ class Verdict:
 def decide(call: Call, reading: Reading, *, others: Collection[str], proved: bool, wait: float) -> Verdict:  # noqa: PLR0911 - a table
     """Return the outcome of `call`.
 
-    `others`: the receipts of the contact's other adjustments; `proved`: receipts are known to come back from this
-    Treazure; `wait`: so many seconds after a call its effect stands in the history at the latest.
+    `others`: the receipts of the contact's other adjustments; `proved`: receipts are known to come back from this Treazure; `wait`: the effect
+    of a call is in the history within this many seconds.
     """
     if reading.failure is not None:
         return Verdict("undecided", f"the history can't be read: {reading.failure}")
     shown = [movement.receipt_nr for movement in reading.movements] + [one.receipt for one in reading.unreadable]
     if any(stands_for(receipt, call.receipt, others) for receipt in shown):
-        return Verdict("happened", "its receipt stands in the history")
+        return Verdict("happened", "its receipt is in the history")
     if reading.asked < call.asked + timedelta(seconds=wait):
         return Verdict("undecided", "the history was read too soon after the call")
     if reading.account_failure is not None:
@@ -101,12 +100,12 @@ def decide(call: Call, reading: Reading, *, others: Collection[str], proved: boo
 
 
 def folded(receipt: str | None) -> str:
-    """Return a receipt as it is compared: without case and white space."""
+    """Return a receipt for comparison: without case and white space."""
     return "".join((receipt or "").split()).casefold()
 
 
 def stands_for(shown: str | None, receipt: str, others: Collection[str]) -> bool:
-    """Tell whether a receipt in the history is this one, whole or as a long beginning that no other one has."""
+    """Tell whether a receipt in the history is this one: whole, or as a long prefix that no other one has."""
     found, whole = folded(shown), folded(receipt)
     if found == whole:
         return True
@@ -116,7 +115,7 @@ def stands_for(shown: str | None, receipt: str, others: Collection[str]) -> bool
 
 
 def returned(receipt: str, movements: Sequence[Movement]) -> Returned:
-    """Return how the receipt of a posted adjustment came back in the history that holds it."""
+    """Return how the receipt of a posted adjustment came back in the history."""
     whole = folded(receipt)
     shown = [folded(movement.receipt_nr) for movement in movements]
     length = max((len(found) for found in shown if whole.startswith(found)), default=0)
@@ -126,7 +125,7 @@ def returned(receipt: str, movements: Sequence[Movement]) -> Returned:
 
 
 def _begins_too_late(reading: Reading, call: Call) -> bool:
-    """Tell whether the call may be among the movements that a log lacks before its oldest one."""
+    """Tell whether the call may be among the movements that are missing before the oldest one."""
     if sum_of(reading.movements) == (reading.balance or 0):
         return False
     return all(movement.date_time >= _began(call) - _SINCE for movement in reading.movements)
@@ -137,7 +136,7 @@ def _began(call: Call) -> datetime:
 
 
 def _may_be(movement: Movement, call: Call, others: Collection[str]) -> bool:
-    """Tell whether a movement could be this call's, under a receipt that nothing explains."""
+    """Tell whether a movement could be this call's, with a receipt that nothing else explains."""
     if movement.amount != call.amount or movement.transaction_type in wire.INFORMATIONAL:
         return False
     shown = folded(movement.receipt_nr)
@@ -146,7 +145,7 @@ def _may_be(movement: Movement, call: Call, others: Collection[str]) -> bool:
 
 
 def _anothers(shown: str, call: Call, others: Collection[str]) -> bool:
-    """Tell whether a receipt is another event's: one that is known, or one of our make that this ledger has lost."""
+    """Tell whether a receipt is another event's: a known one, or one of our format that this ledger has lost."""
     if any(stands_for(shown, other, ()) for other in others):
         return not folded(call.receipt).startswith(shown)
     return _OURS.fullmatch(shown) is not None and not folded(call.receipt).startswith(shown)

@@ -1,7 +1,7 @@
-"""The receiver's side of the database: events in, the queue's depth and the balance of an adjustment out.
+"""The receiver's access to the database: stores events, and reads the queue's depth and an adjustment's balance.
 
-Events that arrive while a commit is on its way share the next one. That costs no waiting, makes the count by event
-type exact without a row that every request would queue for, and stores more than a commit a request would.
+Events that arrive during a commit share the next one. Nobody waits longer for that, more events can be stored than with one commit each, and the
+count by event type is exact although requests don't queue for its row.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from treazure_pipeline.database import schema
 from treazure_pipeline.errors import DatabaseError, DatabaseUnavailableError
 from treazure_pipeline.texts import clean
 
-# A request is answered this long after its body was read at the latest (the sender waits for 15 s) ...
+# A request is answered at the latest this long after its body was read (the sender waits for 15 s) ...
 STORE_SECONDS = 5.0
-# ... so PostgreSQL gives up before that, and what it stores late is only ever stored, never acknowledged.
+# ... so PostgreSQL gives up earlier. What it may still store late is not acknowledged.
 _STATEMENT_TIMEOUT = "4s"
 _LARGEST_BATCH = 100
 _POLL_SECONDS = 0.2
@@ -36,9 +36,9 @@ T = TypeVar("T")
 Stored = Literal["stored", "repeated", "counted", "dead_letter"]
 
 _FACTS = schema.facts(statement_timeout=_STATEMENT_TIMEOUT, lock_timeout=_STATEMENT_TIMEOUT)
-# What a scrape asks waits for nobody.
+# The queries of a scrape don't wait for locks.
 _FACTS_OF_A_SCRAPE = schema.facts(statement_timeout="2s", lock_timeout="500ms")
-# One statement, so one round trip and one commit for all that has arrived; in the order in which it arrived.
+# One statement, and so one round trip and one commit for everything that has arrived, in order of arrival.
 _STORE = """
 with event as (
     select * from unnest(
@@ -95,7 +95,7 @@ class _Waiting:
 
 
 class Store:
-    """Stores events and reads the queue; use it within `opened`, in the event loop that opened it."""
+    """Stores events and reads the queue. Use it within `opened`, in the same event loop."""
 
     def __init__(self, url: str) -> None:
         self._pending: asyncio.Queue[_Pending] = asyncio.Queue()
@@ -105,13 +105,13 @@ class Store:
             min_size=1,
             max_size=4,
             timeout=3,
-            # A pool that goes on trying by itself waits longer and longer; given up, the next request tries at once.
+            # A pool that keeps trying waits longer and longer. If it gives up, the next request tries at once.
             reconnect_timeout=2,
             kwargs=schema.CONNECTION
             | {
                 "autocommit": True,
                 "connect_timeout": 3,
-                # A server that is gone without a word is noticed within seconds.
+                # A server that disappears is noticed within seconds.
                 "tcp_user_timeout": 5000,
                 "keepalives_idle": 5,
                 "keepalives_interval": 2,
@@ -152,9 +152,9 @@ class Store:
             raise DatabaseUnavailableError("The ledger's database takes too long.") from None
 
     async def balance(self, event_id: str, until: float) -> str | None:
-        """Wait for an adjustment until a time of the loop's clock.
+        """Wait for an adjustment until a time on the event loop's clock.
 
-        Returns the exact balance that Treazure answered with, or None where there is none by then or will be none.
+        Return the exact balance that Treazure answered with, or None if there is none by then, or never will be.
         """
         waiting = self._waiting.get(event_id)
         if waiting is None:
@@ -166,7 +166,7 @@ class Store:
         return waiting.balance.result() if waiting.balance.done() else None
 
     async def check(self) -> None:
-        """Raise DatabaseUnavailableError or SchemaOutdatedError unless events can be stored: it stores none of them."""
+        """Raise DatabaseUnavailableError or SchemaOutdatedError unless events can be stored. Stores nothing."""
         try:
             rows = await self._read("select version_num from alembic_version")
             await self._read(_STORE, _values([]))
@@ -177,7 +177,7 @@ class Store:
         schema.judge(found, (await self._read(schema.COMPATIBLE_SINCE))[0][0] if is_newer else None)
 
     async def depth(self) -> dict[str, tuple[int, float]]:
-        """Return for each state of unfinished adjustments how many there are and the age of the oldest in seconds."""
+        """Return how many unfinished adjustments are in each state, and the age of the oldest in seconds."""
         found = {state: (count, age) for state, count, age in await self._read(_DEPTH, [list(UNFINISHED)])}
         return {state: found.get(state, (0, 0.0)) for state in UNFINISHED}
 
@@ -186,7 +186,7 @@ class Store:
         return int((await self._read(_DEAD_LETTERS))[0][0])
 
     async def figures(self, statement: str) -> list[TupleRow]:
-        """Read for metrics, within two seconds; raises as `check` does."""
+        """Read rows for metrics, within two seconds. Raises as `check` does."""
         return await self._read(statement.encode(), facts=_FACTS_OF_A_SCRAPE)
 
     async def _read(
@@ -196,7 +196,7 @@ class Store:
         *,
         facts: LiteralString = _FACTS,
     ) -> list[TupleRow]:
-        """Raise DatabaseUnavailableError where the database can't be used; programming errors pass."""
+        """Read rows. Raises DatabaseUnavailableError if the database can't be used."""
         try:
             async with asyncio.timeout(STORE_SECONDS):
                 return await self._connected(partial(self._do, statement, values, facts=facts))
@@ -212,7 +212,7 @@ class Store:
         *,
         facts: LiteralString = _FACTS,
     ) -> list[TupleRow]:
-        """Do a statement in a transaction with its facts, all in one round trip: nothing is kept in the session."""
+        """Execute a statement in its own transaction, with its settings, in one round trip. Nothing stays in the session."""
         async with self._pool.connection() as connection:
             try:
                 async with connection.pipeline():
@@ -222,7 +222,7 @@ class Store:
                     await connection.execute("commit")
                 return await cursor.fetchall()
             except psycopg.errors.ReadOnlySqlTransaction:
-                await connection.close()  # the server is no longer the primary: the next try asks for another one
+                await connection.close()  # the server is no longer the primary; the next try connects anew
                 raise
 
     async def _write_for_ever(self) -> None:
@@ -233,7 +233,7 @@ class Store:
             await self._write([pending for pending in batch if not pending.stored.done()])
 
     async def _write(self, batch: list[_Pending]) -> None:
-        """Store a batch, whole or not at all, and tell everyone who waits for it. Never raises."""
+        """Store a batch, all or nothing, and tell everyone who waits for it. Never raises."""
         try:
             async with asyncio.timeout(STORE_SECONDS):
                 results = await self._connected(partial(self._insert, [pending.event for pending in batch]))
@@ -249,7 +249,7 @@ class Store:
                     pending.stored.set_result(result)
 
     async def _write_apart(self, batch: list[_Pending]) -> bool:
-        """Store events one by one, since one of them can't be stored as it is; False where there is no other way."""
+        """Store events one by one, since one of them can't be stored as it is. Return False if nothing more can be done."""
         if len(batch) == 1:
             unstorable = batch[0].event.unstorable()
             if unstorable == batch[0].event:
@@ -260,13 +260,13 @@ class Store:
         return True
 
     async def _connected(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Do something that may be done twice, once more where its connection turns out to be lost."""
+        """Do something that may be done twice, and do it again if its connection turns out to be lost."""
         try:
             return await work()
         except psycopg.Error as error:
             if not _worth_a_second_try(error):
                 raise
-            # The others that were open then are as useless.
+            # The other open connections are probably lost too.
             await self._pool.check()
             return await work()
 
@@ -288,9 +288,9 @@ class Store:
         return outcomes
 
     async def _insert_others(self, events: Sequence[Event]) -> set[str]:
-        """Store what came under the id of an event that asked for something else; return the ids that it has now.
+        """Store events under another id if their own belongs to an event that asks for something else. Return these ids.
 
-        Afterwards and for these few only: whoever took the id, in this batch or in another receiver, is there by now.
+        This happens afterwards, and only for these few. By now, whoever took the id, in this batch or in another receiver, has been stored.
         """
         values = {
             "ids": [event.id for event in events],
@@ -335,7 +335,7 @@ async def _configure(connection: psycopg.AsyncConnection[TupleRow]) -> None:
 
 
 def _worth_a_second_try(error: psycopg.Error) -> bool:
-    """Whether a connection was lost, perhaps long ago while it was idle, or two receivers met in a deadlock."""
+    """Tell whether a connection was lost, perhaps while it was idle, or two receivers were in a deadlock."""
     if error.sqlstate is None:
         return isinstance(error, psycopg.OperationalError) and not isinstance(error, PoolTimeout)
     return error.sqlstate.startswith("57P") or error.sqlstate in ("40P01", "25006")

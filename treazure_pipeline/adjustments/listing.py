@@ -1,4 +1,4 @@
-"""Adjustments as people look at them: a list by state, and one with its whole path."""
+"""Adjustments for people to look at: a list by state, and one with all its states."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Listed:
 
 @dataclass(frozen=True)
 class Step:
-    """A state that was entered: when, why, and what Treazure answered."""
+    """A state that an adjustment entered: when, why, and what Treazure answered."""
 
     at: datetime
     state: str
@@ -48,7 +48,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Found:
-    """A movement of the contact's points log with this receipt, or with this amount since shortly before the call."""
+    """A movement in the contact's points log with the same receipt, or with the same amount since a day before the call."""
 
     at: datetime
     amount: Decimal
@@ -61,7 +61,7 @@ class Found:
 def listed(
     ledger: Ledger, *, states: Sequence[str] | None = None, numbers: Sequence[int] | None = None, limit: int
 ) -> list[Listed]:
-    """Return adjustments in these states, or of these numbers, newest first."""
+    """Return adjustments in these states, or with these numbers, newest first."""
     values = {"states": states and list(states), "numbers": numbers and list(numbers), "limit": limit}
     with ledger.reading() as connection:
         return records(connection, Listed, _LISTED, values)
@@ -81,7 +81,7 @@ def path(ledger: Ledger, number: int) -> list[Step]:
 
 @retried
 def found(ledger: Ledger, number: int) -> list[Found]:
-    """Return what the points log has that may be this adjustment, as far as the log was fetched; newest first."""
+    """Return movements in the points log, as far as it was fetched, that may be this adjustment, newest first."""
     with ledger.reading() as connection:
         return records(connection, Found, _FOUND, {"number": number})
 

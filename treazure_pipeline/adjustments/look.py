@@ -1,7 +1,6 @@
-"""A look into Treazure at one adjustment: its history, then its account, and what the two say of it (I4).
+"""Looks up an adjustment in Treazure: reads the history, then the account, and asks `evidence` what they say (I4).
 
-Belongs here: putting what is known of an adjustment and what was read before `evidence`, for processing and for a
-person who looks. Does not: what counts as evidence (`evidence`), or what is done about it (`processing`).
+Both processing and a person who looks use this. What is done about the verdict is in `processing`.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ if TYPE_CHECKING:
     from treazure_pipeline.clients.wire import Movement
     from treazure_pipeline.ledger.store import Ledger
 
-_REPLAYED = timedelta(days=30)  # what a restored ledger has lost may be sent again so long after
+_REPLAYED = timedelta(days=30)  # for this long, Engage may send again what a restored ledger has lost
 _SHOWN_BEFORE = timedelta(days=1)
 _MOST_SHOWN = 50
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A movement of the history, and how it stands to the adjustment: `its receipt`, `another's receipt`, or none of both."""
+    """A movement of the history. `says`: what it has in common with the adjustment, such as "its receipt"; may be empty."""
 
     movement: Movement
     says: str
@@ -36,7 +35,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Look:
-    """What a person's look found: the verdict that processing would come to now, and what it rests on, newest first."""
+    """What a person's look found: the verdict that processing would reach now, and the movements it is based on, newest first."""
 
     reading: Reading
     verdict: Verdict
@@ -44,7 +43,7 @@ class Look:
 
 
 def call_of(adjustment: Adjustment) -> Call:
-    """Return what is looked for: the call of a claimed adjustment, or one that may have been made."""
+    """Return the call to look for: the one of a claimed adjustment, or one that may have been made."""
     assert adjustment.asked is not None
     return evidence.Call(adjustment.receipt, adjustment.amount, adjustment.asked,
                          called=adjustment.restored or (adjustment.tries > 0 and not adjustment.look_first),
@@ -52,7 +51,7 @@ def call_of(adjustment: Adjustment) -> Call:
 
 
 def judged(ledger: Ledger, address: str, adjustment: Adjustment, reading: Reading, *, wait: float) -> Verdict:
-    """Return what a reading says of an adjustment; `wait`: so many seconds after a call its effect shows at the latest."""
+    """Return the verdict on an adjustment. `wait`: the effect of a call shows within this many seconds."""
     call = call_of(adjustment)
     returned = queue.receipts_of(ledger, address)
     return evidence.decide(
@@ -62,7 +61,7 @@ def judged(ledger: Ledger, address: str, adjustment: Adjustment, reading: Readin
 
 
 def look(ledger: Ledger, treazure: TreazureClient, adjustment: Adjustment, loyalty_id: str, *, wait: float) -> Look:
-    """Look for an adjustment in Treazure now, and change nothing. What can't be read is said in the verdict."""
+    """Look for an adjustment in Treazure now, and change nothing. If something can't be read, the verdict says so."""
     identity.notice(ledger)
     asked = ledger.now()
     try:
@@ -81,7 +80,7 @@ def look(ledger: Ledger, treazure: TreazureClient, adjustment: Adjustment, loyal
 
 
 def _shown(adjustment: Adjustment, reading: Reading) -> list[Seen]:
-    """Return the movements that a person weighs: since shortly before the call, and whatever could be this one."""
+    """Return the movements for a person to judge: those since a day before the call, and any that could be this one."""
     call = call_of(adjustment)
     begin = min(call.since or call.asked, call.asked) - _SHOWN_BEFORE
     seen = [Seen(one, _says(one, adjustment)) for one in reading.movements]

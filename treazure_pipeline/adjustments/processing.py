@@ -1,6 +1,6 @@
-"""From the queue of adjustments to Treazure, exactly once, and back to Engage as the new balance (I4, I5).
+"""Posts adjustments from the queue to Treazure, exactly once, and sends the new balances to Engage (I4, I5).
 
-Threads post; one thread pushes what they have posted, many rows a request, so that Engage's rate is no bottleneck.
+Several threads post. One thread pushes what they have posted, many rows per request, so that Engage's rate is not a bottleneck.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ _LOOK_EVERY = 0.25
 
 
 class SenselessError(ValueError):
-    """An event that can't be an adjustment; the text names the field, its value and what is expected."""
+    """An event that can't be an adjustment. The text names the field, its value and what is expected."""
 
 
 @dataclass
 class Processed:
-    """What a run did with the queue, in adjustments.
+    """What a run did, counted in adjustments. `error` is what ended it early.
 
-    `shortened`: queued ones whose description was cut; `looked_up`: looks into a history after a lost answer.
+    `shortened`: queued ones whose description was cut; `looked_up`: looks at a history after a lost answer.
     """
 
     queued: int = 0
@@ -76,7 +76,7 @@ class Processed:
 
     @property
     def sentence(self) -> str:
-        """What was posted, and what waits for what."""
+        """What was posted, and what waits or needs a person."""
         points = f" ({self.points:+,} points)" if self.posted else ""
         moved = [f"{self.posted:,} posted to Treazure{points}", f"{self.done:,} set in Engage"]
         left = [
@@ -88,7 +88,7 @@ class Processed:
         return "; ".join(part for part in (told, phrases.sentence(left)) if part)
 
     def count(self, **more: int | Decimal) -> None:
-        """Add to the figures; safe in threads."""
+        """Add to the figures. Thread-safe."""
         with self._guard:
             for name, value in more.items():
                 setattr(self, name, getattr(self, name) + value)
@@ -96,9 +96,9 @@ class Processed:
 
 @dataclass(frozen=True)
 class Work:
-    """What processing works with. `runs`: each programme's, by the number of its account; those in migration wait (I11).
+    """What processing works with. `runs` has one run per programme, by the account's number; those that are migrating wait (I11).
 
-    `linger`: seconds to wait for more events once there was one, since the next run takes seconds to start.
+    `linger`: how many seconds to wait for more events after one, since the next run takes seconds to start.
     """
 
     connections: Connections
@@ -108,17 +108,17 @@ class Work:
 
     @property
     def live(self) -> list[Run]:
-        """The programmes that are not in migration."""
+        """The runs of programmes that are not migrating."""
         return [run for run in self.runs.values() if run.account.mode == "live"]
 
     @property
     def ledger(self) -> Ledger:
-        """Where the queue is."""
+        """The ledger, which has the queue."""
         return self.connections.ledger
 
     @property
     def settings(self) -> Settings:
-        """What the operator set."""
+        """The settings."""
         return self.connections.settings
 
     @property
@@ -128,12 +128,12 @@ class Work:
 
     @property
     def lookup_wait(self) -> float:
-        """Seconds after a call without an answer until its effect is looked for."""
+        """After how many seconds to look for the effect of a call without an answer."""
         return self.settings.treazure_lookup_wait_seconds
 
 
 def work_of(connections: Connections, programmes: Sequence[Programme], run_id: str, *, linger: float = 0.0) -> Work:
-    """Gather what processing needs; the connections should have the adjustments' priority."""
+    """Return what processing needs. The connections should have the adjustments' priority."""
     runs = [Run.of(connections, programme, run_id) for programme in programmes]
     return Work(connections, run_id, {run.account.id: run for run in runs}, linger)
 
@@ -141,8 +141,8 @@ def work_of(connections: Connections, programmes: Sequence[Programme], run_id: s
 def process(work: Work) -> Processed:
     """Judge what was received, post what is due, and set the new balances in Engage, until nothing more is due.
 
-    A failure of one adjustment is its own: it waits, is rejected or becomes uncertain, and the others go on. `error`
-    is set where Treazure refuses our credentials, which ends the run. Errors of the database are raised.
+    If one adjustment fails, it waits, is rejected or becomes uncertain, and the others go on. If Treazure refuses our credentials, the run
+    ends and the result's `error` is set. Errors of the database are raised.
     """
     last_start = time.monotonic() + _LINGER_NO_LONGER
     result = Processed()
@@ -185,7 +185,7 @@ def _post_all(work: Work, result: Processed) -> None:
 
 
 def judge(work: Work, result: Processed) -> None:
-    """Queue every received event that makes sense, and reject the others with a reason."""
+    """Queue every received event that is valid, and reject the others with a reason."""
     definitions = {run.account.definition_id: run.account for run in work.runs.values()}
     refuse_long = work.settings.adjustment_long_description == "reject"
     while events := queue.received(work.ledger):
@@ -202,7 +202,7 @@ def judge(work: Work, result: Processed) -> None:
 
 
 def sense(event: Received, definitions: Mapping[int, Account], *, refuse_long: bool) -> dict[str, Any]:
-    """Return what an event asks for: account, contact, amount, description, comment. Raises SenselessError."""
+    """Return what an event asks for: account, contact, amount, description and comment. Raises SenselessError."""
     if event.unreadable is not None:
         raise SenselessError(event.unreadable)
     payload = event.payload
@@ -233,7 +233,7 @@ def sense(event: Received, definitions: Mapping[int, Account], *, refuse_long: b
 
 
 def exact_amount(value: object) -> Decimal:
-    """Return an amount of points as JSON gave it, exactly. Raises SenselessError for what is none."""
+    """Return an amount of points from JSON exactly. Raises SenselessError if it is not a valid one."""
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         raise SenselessError(f"amount ({people.value(value)}) must be a number.")
     try:
@@ -250,7 +250,7 @@ def exact_amount(value: object) -> Decimal:
 
 
 def _work(work: Work, result: Processed, posted: threading.Event) -> None:
-    # A call begins within one timeout of its claim, and its effect is looked for the whole wait after that at least.
+    # A call begins within one timeout of its claim, and nobody looks for its effect until the whole wait after that is over.
     timeout = work.settings.treazure_timeout_seconds
     lease = timeout + max(timeout, work.lookup_wait) + LEASE_MARGIN_SECONDS
     while result.error is None and not (work.retry.stop is not None and work.retry.stop.is_set()):
@@ -297,7 +297,12 @@ def _post(work: Work, run: Run, adjustment: Adjustment, result: Processed, *, be
             read_account(run, adjustment.contact)
         except RemoteError:
             _posted(
-                work, adjustment, result, balance, "Treazure has taken it; its account can't be read yet", reread=True
+                work,
+                adjustment,
+                result,
+                balance,
+                "Treazure has taken it, but its account can't be read yet",
+                reread=True,
             )
             return
     _posted(work, adjustment, result, balance, f"Treazure answered with the balance {balance}")
@@ -332,7 +337,7 @@ def _handle(work: Work, adjustment: Adjustment, result: Processed, error: Remote
 
 
 def _may_know(work: Work, adjustment: Adjustment) -> bool:
-    """Tell whether Treazure may have the account: only its own word that it has not counts."""
+    """Tell whether Treazure may have the account. Only Treazure itself can say that it has not."""
     try:
         run = work.runs[adjustment.programme]
         return run.treazure.knows(adjustment.contact, run.account.loyalty_id)
@@ -341,11 +346,11 @@ def _may_know(work: Work, adjustment: Adjustment) -> bool:
 
 
 def _look_up(work: Work, run: Run, adjustment: Adjustment, result: Processed) -> None:
-    """Find out the outcome of a call without an answer. What can't be decided is uncertain, never guessed."""
+    """Find out the outcome of a call without an answer. If it can't be decided, it is uncertain, never guessed."""
     result.count(looked_up=1)
     try:
         reading = _read(run, adjustment)
-    except RemoteError as error:  # nothing was looked at, so no look is counted
+    except RemoteError as error:  # nothing was read, so no look is counted
         queue.settle(work.ledger, adjustment, "sending", reason=str(error), wait=work.lookup_wait * _WAIT_GROWS,
                      run_id=work.run_id)  # fmt: skip
         result.count(waiting=1)
@@ -370,9 +375,9 @@ def _look_up(work: Work, run: Run, adjustment: Adjustment, result: Processed) ->
 
 
 def _read(run: Run, adjustment: Adjustment) -> evidence.Reading:
-    """Read the history and, after it, the account; failures are in it.
+    """Read the history and then the account. The result includes failures.
 
-    Raises AuthenticationError and, for one that was never called, what passes with Treazure's outage: it only waits.
+    Raises AuthenticationError and, for an adjustment that was never called, errors that may pass: then it only waits.
     """
     asked = run.ledger.now()
     try:
@@ -401,7 +406,7 @@ def _undecided(work: Work, adjustment: Adjustment, result: Processed, reason: st
 
 
 def prove_receipts(work: Work, *, every: float = _PROVE_EVERY) -> None:
-    """Now and then, check in the history whether the receipt of the latest posted adjustment came back."""
+    """From time to time, check in the history how the receipt of the latest posted adjustment came back."""
     wait = max(work.lookup_wait, work.settings.treazure_timeout_seconds)
     for run in work.live:
         sample = queue.to_prove(run.ledger, run.account, run.treazure.address, wait=wait, every=every)
@@ -414,12 +419,14 @@ def prove_receipts(work: Work, *, every: float = _PROVE_EVERY) -> None:
                 logger.warning("Whether receipts come back could not be checked. %s", error)
                 continue
             returned = evidence.returned(receipt, movements)
-            if returned.length or reaches(movements, balance):  # a history that lags says nothing of what it lacks
+            if returned.length or reaches(
+                movements, balance
+            ):  # a history that lags proves nothing about what is missing
                 queue.keep_receipts(run.ledger, run.treazure.address, returned)
 
 
 def _read_again(work: Work) -> None:
-    """Read accounts once more that are due for it, those of posted adjustments among them."""
+    """Read accounts that are due to be read again, also those of posted adjustments."""
     for run in work.live:
         try:
             reread_accounts(run)
@@ -428,7 +435,7 @@ def _read_again(work: Work) -> None:
 
 
 def _push_posted(work: Work, result: Processed, posted: threading.Event, over: threading.Event) -> None:
-    """Set the balances of posted adjustments in Engage, as many as there are in one request, until the work is over."""
+    """Set the balances of posted adjustments in Engage, all that there are in one request, until the work is over."""
     last = False
     while not last:
         posted.wait()

@@ -1,13 +1,12 @@
-"""The queue of adjustments: what Engage asks to be added in Treazure, each exactly once (I4, I5).
+"""The queue of adjustments that Engage asks us to post to Treazure, each exactly once (I4, I5).
 
     received ──▶ queued ──▶ sending ──▶ posted ──▶ done
         └──▶ rejected  ◀──────┤  (refused by Treazure, or invalid)
-                              ├──▶ queued  (without effect, or absent from the history: tried again, in its place)
+                              ├──▶ queued  (no effect, or not in the history: tried again, in its place)
                               └──▶ uncertain ──▶ queued, posted, discarded (a person's decision)
 
-`sending` is stored, with the receipt number, before Treazure is called; what is found in that state after its lease is
-looked up in the history by its receipt. Adjustments of one contact go one at a time, in the order in which they
-arrived; one that waits holds back its contact only.
+`sending` is stored, with the receipt number, before Treazure is called. An adjustment still in that state after its lease is looked up in the
+history by its receipt. Adjustments of one contact are posted one at a time, in order of arrival. One that waits holds back only its contact.
 """
 
 from __future__ import annotations
@@ -41,19 +40,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Returned:
-    """How a receipt came back in the history: how many of its characters identify it there."""
+    """How a receipt came back in the history: whole, shortened or absent, and how many of its characters."""
 
     found: str
     length: int
 
     @property
     def identifies(self) -> bool:
-        """Whether what comes back tells one receipt from another."""
+        """Whether enough characters come back to tell receipts apart."""
         return self.length >= SHORTEST_PREFIX
 
 
 SHORTEST_PREFIX = 12
-"""So many characters of a receipt identify it: two letters and 50 bits."""
+"""This many characters of a receipt identify it: two letters and 50 bits."""
 
 UNFINISHED = ("received", "queued", "sending", "posted", "uncertain")
 
@@ -67,9 +66,9 @@ values (%(event_id)s, %(delivery_id)s, 'webhook', %(payload)s, %(receipt)s) on c
 
 @dataclass(frozen=True)
 class Received:
-    """An event that nobody has judged yet; `payload`: the event's own, as Engage sent it, its numbers exact.
+    """An event that has not been judged yet. `payload` is as Engage sent it, with exact numbers.
 
-    `unreadable`: why the stored event is invalid; the payload is empty then.
+    `unreadable`: why the stored event is invalid; its payload is then empty.
     """
 
     id: int
@@ -79,10 +78,17 @@ class Received:
 
 @dataclass(frozen=True)
 class Adjustment:
-    """A claimed adjustment. `state` is the one it was claimed in; `asked`: when Treazure was called last.
+    """A claimed adjustment.
 
-    `lease_until` names the claim: whoever holds an older one decides nothing any more. `look_first`: to be looked up before
-    its call; `restored`: the ledger that knew of its call may be lost; `others`: the receipts of the contact's others.
+    Attributes:
+        state: The state in which it was claimed.
+        tries: How often Treazure was called.
+        lookups: How often the history was looked at since the last call.
+        asked: When Treazure was last called.
+        lease_until: Identifies the claim. The holder of an older one can't decide anything.
+        look_first: It has to be looked up before its call.
+        restored: The ledger was restored or failed over, so a call may be unknown to it.
+        others: The receipts of the contact's other adjustments.
     """
 
     id: int
@@ -105,7 +111,7 @@ class Adjustment:
 
 @dataclass(frozen=True)
 class QueueFigures:
-    """How many adjustments are in each state, the age in seconds of the oldest unfinished one, and what is due."""
+    """How many adjustments are in each state, the age of the oldest unfinished one in seconds, and how many are due."""
 
     received: int
     queued: int
@@ -121,19 +127,19 @@ class QueueFigures:
 
     @property
     def adjustments(self) -> int:
-        """All of them, finished or not."""
+        """All adjustments, finished or not."""
         finished = self.done + self.rejected + self.discarded
         return finished + self.received + self.queued + self.sending + self.posted + self.uncertain
 
 
 def receipt_of(event_id: str) -> str:
-    """Return the receipt number of an event: the same for the same event, 26 characters, different for any other."""
+    """Return the receipt number of an event: 26 characters, always the same for it, and different for any other."""
     return "VE" + base64.b32encode(hashlib.sha256(event_id.encode()).digest()).decode()[:24]
 
 
 @retried
 def add(ledger: Ledger, event_id: str, payload: Mapping[str, Any]) -> bool:
-    """Put an adjustment by hand into the queue; return False when this event is there already."""
+    """Add an adjustment to the queue by hand. Return False if this event is there already."""
     with ledger.transaction() as connection:
         statement = RECEIVE.replace("'webhook'", "'manual'")
         exact = msgspec.json.Encoder(decimal_format="number").encode(payload).decode()
@@ -143,7 +149,7 @@ def add(ledger: Ledger, event_id: str, payload: Mapping[str, Any]) -> bool:
 
 @retried
 def received(ledger: Ledger, limit: int = 1000) -> list[Received]:
-    """Return events that nobody has judged yet, in the order of their arrival."""
+    """Return events that have not been judged yet, in order of arrival."""
     with ledger.transaction() as connection:
         rows = connection.execute(
             "select id, payload::text from adjustment where state = 'received' order by id limit %s", (limit,)
@@ -152,22 +158,22 @@ def received(ledger: Ledger, limit: int = 1000) -> list[Received]:
 
 
 def _read(number: int, payload: str) -> Received:
-    """Read an event as it is stored; whatever that is, the others are read too."""
+    """Read a stored event. If it can't be read, the result says why, so that the others are still read."""
     try:
         found = json.loads(payload, parse_float=Decimal, parse_int=_whole)
     except (ValueError, ArithmeticError, RecursionError) as error:
         return Received(number, {}, f"The payload can't be read ({type(error).__name__}).")
-    return Received(number, found) if isinstance(found, dict) else Received(number, {}, "The payload is no object.")
+    return Received(number, found) if isinstance(found, dict) else Received(number, {}, "The payload is not an object.")
 
 
 def _whole(digits: str) -> int | Decimal:
-    """Return a whole number; as a Decimal where it is longer than what Python makes an int of."""
+    """Return a whole number, as a Decimal if it is too long to convert to an int."""
     return int(digits) if len(digits) <= _LONGEST_INT else Decimal(digits)
 
 
 @contextmanager
 def judging(ledger: Ledger) -> Iterator[Connection[Any]]:
-    """One transaction, and few round trips, for the verdicts on many events."""
+    """Lend one transaction with few round trips for the verdicts on many events."""
     with ledger.transaction() as connection, connection.pipeline():
         yield connection
 
@@ -182,7 +188,7 @@ def accept(
     description: str,
     comment: str,
 ) -> None:
-    """Queue an event that makes sense; `comment` is what Treazure gets of its description."""
+    """Queue a valid event. `comment` is the description as Treazure gets it."""
     verdicts.execute(
         _ACCEPT,
         {
@@ -198,7 +204,7 @@ def accept(
 
 
 def reject(verdicts: Connection[Any], event: Received, reason: str) -> None:
-    """Reject an invalid event; it is kept and can be retried."""
+    """Reject an invalid event. It is kept and can be retried."""
     verdicts.execute(_REJECT, {"id": event.id, "reason": reason})
 
 
@@ -206,12 +212,12 @@ def reject(verdicts: Connection[Any], event: Received, reason: str) -> None:
 def claim(
     ledger: Ledger, accounts: Sequence[Account], *, lease: float, lookup_wait: float, first_after: float = 300.0
 ) -> Adjustment | None:
-    """Claim the next adjustment that is due and not held back; None when there is none.
+    """Claim the next adjustment that is due and not held back, or return None.
 
-    A queued one becomes `sending` durably, before Treazure is called. One in `sending` is claimed for a look into the
-    history, `lookup_wait` seconds after its call and again after every look; one in `posted` for setting its balance.
-    `lease`, in seconds, outlasts the call; `accounts` are the live programmes. One of which nothing has been heard for more
-    than `first_after` seconds, or that was received before the ledger was restored or failed over, is looked up first.
+    A queued one becomes `sending` durably before Treazure is called. One in `sending` is claimed for a look at the history, `lookup_wait`
+    seconds after its call and again after each look. `lease`, in seconds, must be longer than the call; `accounts` are the live programmes.
+    One that was received, called or looked up more than `first_after` seconds ago, or received before the ledger was restored or failed
+    over, is looked up first.
     """
     with ledger.transaction() as connection:
         identity.notice_within(connection)
@@ -228,9 +234,9 @@ def claim(
 
 @retried
 def unclaimed(ledger: Ledger, number: int) -> Adjustment | None:
-    """Return an adjustment for a look that changes nothing, whatever its state; None where it names no contact or amount.
+    """Return an adjustment in any state, for a look that changes nothing; None if it has no contact or amount.
 
-    Whether Treazure was called is taken for granted once there was a try, also one from before a person's retry.
+    If there was a try, even before a person's retry, it is assumed that Treazure was called.
     """
     with ledger.reading() as connection:
         return connection.cursor(row_factory=class_row(Adjustment)).execute(_UNCLAIMED, {"number": number}).fetchone()
@@ -250,11 +256,10 @@ def settle(
     reread: bool = False,
     run_id: str | None = None,
 ) -> bool:
-    """Move a claimed adjustment on to `state`, or keep it there for `wait` seconds; the transition is recorded.
+    """Move a claimed adjustment to `state`, or keep it there for `wait` seconds. The transition is recorded.
 
-    False, and nothing happens, where the claim is over and somebody else has the adjustment: what its holder knows may
-    be old. Only that it is posted can't grow old, and so holds against anybody who has not found it yet. `reread`: its
-    account is to be read, since its new balance is not known.
+    If the claim is over and somebody else has the adjustment, do nothing and return False, since what the holder knows may be out of date. Only
+    "posted" stays true, so it is always recorded. `reread`: the account has to be read, since its new balance is not known.
     """
     with ledger.transaction() as connection:
         settled = connection.execute(
@@ -287,7 +292,7 @@ def settle(
 
 @retried
 def receipts_of(ledger: Ledger, address: str) -> Returned | None:
-    """Return whether receipts come back in the history of the Treazure at an address; None: not checked yet."""
+    """Return how receipts come back in the history of the Treazure at an address; None if not checked yet."""
     with ledger.transaction() as connection:
         row = connection.execute("select found, length from receipts where address = %s", (address,)).fetchone()
     return None if row is None else Returned(*row)
@@ -295,7 +300,7 @@ def receipts_of(ledger: Ledger, address: str) -> Returned | None:
 
 @retried
 def keep_receipts(ledger: Ledger, address: str, returned: Returned) -> None:
-    """Record whether a receipt came back in the history of the Treazure at an address."""
+    """Record how a receipt came back in the history of the Treazure at an address."""
     with ledger.transaction() as connection:
         connection.execute(
             "insert into receipts (address, found, length) values (%s, %s, %s) on conflict (address) do update "
@@ -306,9 +311,9 @@ def keep_receipts(ledger: Ledger, address: str, returned: Returned) -> None:
 
 @retried
 def to_prove(ledger: Ledger, account: Account, address: str, *, wait: float, every: float) -> tuple[str, str] | None:
-    """Return contact and receipt of the latest adjustment that Treazure answered, unless receipts were looked for lately.
+    """Return the contact and receipt of the latest adjustment that Treazure answered; None if checked within `every` seconds.
 
-    `wait`: so many seconds after its call it stands in the history.
+    `wait`: an adjustment is in the history this many seconds after its call.
     """
     with ledger.transaction() as connection:
         row = connection.execute(
@@ -354,7 +359,7 @@ def retry(ledger: Ledger, number: int, *, by: str = SOMEBODY, why: str = "") -> 
 
 @retried
 def discard(ledger: Ledger, number: int, reason: str, *, posted: bool, by: str = SOMEBODY) -> bool:
-    """Give up an adjustment that is not under way, or say that it stands in Treazure (`posted`), by a person's decision."""
+    """Carry out a person's decision to give up an adjustment that is not under way, or that it is in Treazure (`posted`)."""
     with ledger.transaction() as connection:
         state = "posted" if posted else "discarded"
         changed = connection.execute(
@@ -372,7 +377,7 @@ def discard(ledger: Ledger, number: int, reason: str, *, posted: bool, by: str =
 
 @retried
 def finish_posted(ledger: Ledger, run_id: str | None = None) -> int:
-    """Mark posted adjustments as done whose balance Engage has accepted; return how many."""
+    """Mark posted adjustments as done if Engage has accepted their balance. Return how many."""
     with ledger.transaction() as connection:
         row = one(connection, _FINISH, {"run_id": run_id})
     return int(row[0])
@@ -380,7 +385,7 @@ def finish_posted(ledger: Ledger, run_id: str | None = None) -> int:
 
 @retried
 def postpone_posted(ledger: Ledger, wait: float) -> None:
-    """Let what Engage has not accepted yet wait; whoever sends pending rows, the hourly sync too, finishes it."""
+    """Let adjustments wait whose balance Engage has not accepted. Whoever sends it, also the hourly sync, finishes them."""
     with ledger.transaction() as connection:
         connection.execute(
             "update adjustment set reason = 'Engage has not accepted its balance yet', "
@@ -391,7 +396,7 @@ def postpone_posted(ledger: Ledger, wait: float) -> None:
 
 @retried
 def is_due(ledger: Ledger, *, lookup_wait: float) -> bool:
-    """Tell whether a run would find something to do; costs what is unfinished, however much is finished."""
+    """Tell whether a run would find something to do. The cost grows only with what is unfinished."""
     with ledger.transaction() as connection:
         row = connection.execute(f"select exists (select {_TO_DO})", {"lookup_wait": lookup_wait}).fetchone()
     return row is not None and bool(row[0])
@@ -399,7 +404,7 @@ def is_due(ledger: Ledger, *, lookup_wait: float) -> bool:
 
 @retried
 def figures(ledger: Ledger, *, lookup_wait: float = 0.0) -> QueueFigures:
-    """Count the whole queue, finished adjustments too."""
+    """Count the whole queue, including finished adjustments."""
     with ledger.transaction() as connection:
         row = one(connection, _FIGURES, {"lookup_wait": lookup_wait})
     return QueueFigures(*row)

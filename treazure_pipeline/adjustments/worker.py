@@ -1,4 +1,4 @@
-"""``worker``: processes adjustments as they arrive, for those whose runs take long to start."""
+"""``worker``: processes adjustments as they arrive, for when Dagster's runs take too long to start."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ WAIT_AFTER_FAILURE_SECONDS = 10.0
 
 @click.command("worker")
 def command() -> None:
-    """Process adjustments as they arrive, until stopped; Dagster is not needed.
+    """Process adjustments as they arrive, until stopped. Dagster is not needed.
 
-    Any number may run, on any hosts, and the sensor's job beside them: each adjustment counts once.
+    Any number of workers may run, on any hosts, also beside the sensor's job. Each adjustment still counts once.
     """
     from treazure_pipeline.connections import Connections
     from treazure_pipeline.ledger.limiter import Priority
@@ -44,7 +44,7 @@ def command() -> None:
 
 
 def _turn(connections: Connections) -> float:
-    """Process what is due; return how many seconds to wait before the next look."""
+    """Process what is due. Return how many seconds to wait before the next look."""
     from treazure_pipeline.adjustments import queue
     from treazure_pipeline.adjustments.processing import process, work_of
 
@@ -57,7 +57,7 @@ def _turn(connections: Connections) -> float:
     except SettingsError:
         raise
     except PipelineError as error:
-        # What could not be done is due again; a database or a system that is away comes back.
+        # What could not be done is due again later, when the database or the system is back.
         logger.warning("%s", error)
         return WAIT_AFTER_FAILURE_SECONDS
     logger.info("%d posted, %d done, %d rejected, %d uncertain", done.posted, done.done, done.rejected, done.uncertain)

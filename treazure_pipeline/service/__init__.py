@@ -1,6 +1,6 @@
-"""The service: an ASGI application that stores what Engage sends, durably, before it answers.
+"""An ASGI application that durably stores what Engage sends before it answers.
 
-It judges nothing but the signature: what an adjustment comes to is the queue's and the job's. It knows nothing of
-Dagster and needs neither system, so it can run on a host of its own with the database and the signing secret alone.
-Only where points logs are switched on (`history`) does it read from Treazure.
+It only judges the signature; the rest happens later, in the queue and its job. It knows nothing about Dagster and needs neither system, so it can
+run on its own host with just the database and the signing secret. It only reads from Treazure if points logs are switched on
+(HISTORY_API_KEY).
 """

@@ -1,4 +1,4 @@
-"""The application's addresses, and the server that runs it."""
+"""The application's routes, and the server that runs it."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class _RefusedError(Exception):
 
 
 class Receiver:
-    """The handlers. `answer_within` is how many seconds after its arrival a delivery may wait for its balance.
+    """The handlers. A delivery may wait up to `answer_within` seconds after its arrival for its balance.
 
-    Without `histories` nobody may read a contact's points log.
+    Without `histories`, nobody may read a contact's points log.
     """
 
     def __init__(self, store: Store, verifier: Verifier, answer_within: float, histories: Histories | None) -> None:
@@ -56,7 +56,7 @@ class Receiver:
         self._metrics = Metrics(store)
 
     async def deliver(self, request: Request) -> Response:
-        """Take a delivery: answer 2xx once it is stored, anything else means that the sender has to try again."""
+        """Take a delivery. Any answer but 2xx, which means that it is stored, makes the sender try again."""
         began = asyncio.get_running_loop().time()
         with tracing.span("webhook", kind="SERVER") as span:
             try:
@@ -95,12 +95,12 @@ class Receiver:
         if self._answer_within > 0 and stored in {"stored", "repeated"}:
             balance = await self._store.balance(event.id, began + self._answer_within)
             if balance is not None:
-                # Written as it is: a JSON number of Python's would pass through a float.
+                # Written as text, since Python's JSON numbers would go through a float.
                 return stored, Response(f'{{"balance": {balance}}}', media_type="application/json")
         return stored, JSONResponse({"status": stored}, 202)
 
     async def history(self, request: Request) -> Response:
-        """Give a contact's points log to whoever has the key."""
+        """Return a contact's points log to whoever has the key."""
         began = asyncio.get_running_loop().time()
         if self._histories is None:
             outcome = "off"
@@ -114,7 +114,7 @@ class Receiver:
         return response
 
     async def health(self, request: Request) -> Response:  # noqa: ARG002 - Starlette's signature
-        """Answer as long as the process does."""
+        """Answer as long as the process is up."""
         return JSONResponse({"status": "ok"})
 
     async def ready(self, request: Request) -> Response:  # noqa: ARG002
@@ -128,20 +128,20 @@ class Receiver:
         return JSONResponse({"status": "ok"})
 
     async def metrics(self, request: Request) -> Response:  # noqa: ARG002
-        """Give Prometheus its numbers."""
+        """Return the metrics for Prometheus."""
         return Response(await self._metrics.render(), media_type="text/plain; version=0.0.4")
 
     async def openapi(self, request: Request) -> Response:  # noqa: ARG002
-        """Describe all of this."""
+        """Return the OpenAPI document."""
         return JSONResponse(document())
 
 
 def build_app(
     url: str, secrets: Iterable[str], answer_within: float = 0, histories: Histories | None = None
 ) -> Starlette:
-    """The receiver on the ledger at `url`, for deliveries signed with any of the secrets (`whsec_…`).
+    """Return the receiver for the ledger at `url` and deliveries signed with any of the secrets (`whsec_…`).
 
-    It starts without the database, and answers 503 until that is there.
+    It also starts without the database, and answers 503 until that is there.
     """
     store = Store(url)
     receiver = Receiver(store, Verifier(secrets), answer_within, histories)
@@ -150,7 +150,7 @@ def build_app(
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         async with store.opened(), nullcontext() if histories is None else histories.opened():
             yield
-        await asyncio.to_thread(tracing.flush)  # uvicorn ends the process by the signal that it got
+        await asyncio.to_thread(tracing.flush)  # uvicorn ends the process with the signal that it got
 
     routes = [
         Route("/webhooks/engage", receiver.deliver, methods=["POST"]),
@@ -166,9 +166,9 @@ def build_app(
 
 
 def bind(host: str, port: int) -> tuple[socket.socket, str]:
-    """A listening socket (port 0: any free one) and the URL it has; raises OSError.
+    """Return a listening socket (port 0: any free one) and its URL. Raises OSError.
 
-    The protocol is named since asyncio sets TCP_NODELAY only then, without which every answer takes 40 ms.
+    asyncio only sets TCP_NODELAY if the socket names its protocol. Without it, every answer takes 40 ms.
     """
     family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -180,7 +180,7 @@ def bind(host: str, port: int) -> tuple[socket.socket, str]:
 
 
 def server(app: ASGIApp, limits: Limits = LIMITS) -> uvicorn.Server:
-    """A server for the application; run it on a socket of `bind`. SIGTERM and SIGINT end it after its last request."""
+    """Return a server for the application, to be run on a socket from `bind`. SIGTERM and SIGINT end it after its last request."""
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -199,7 +199,7 @@ def server(app: ASGIApp, limits: Limits = LIMITS) -> uvicorn.Server:
 
 
 async def _read(request: Request) -> bytes:
-    """Return the body; too large or too slow ones are not kept, nor read to their end."""
+    """Return the body. Stops reading one that is too large or too slow, and raises _RefusedError."""
     too_large = _RefusedError(413, "too_large", f"The body has more than {LIMITS.body} bytes.")
     announced = request.headers.get("content-length", "0")
     if not announced.isdecimal() or int(announced) > LIMITS.body_thrown_away:

@@ -1,4 +1,4 @@
-"""``receiver``: the webhook receiver, until it is stopped."""
+"""``receiver``: runs the webhook receiver until it is stopped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PORT = 8787
 
 
 def command_line(*arguments: str) -> list[str]:
-    """The command line of the receiver's own process; its first line of output is its address."""
+    """Return the command line of a receiver process. The first line of its output is its address."""
     return [sys.executable, "-m", "treazure_pipeline.cli", "receiver", *arguments]
 
 
@@ -26,14 +26,14 @@ def command_line(*arguments: str) -> list[str]:
 def command(host: str, port: int) -> None:
     """Receive Engage's webhooks: POST /webhooks/engage stores adjustments for `run adjustments`.
 
-    With HISTORY_API_KEY it also gives points logs: GET /contacts/CONTACT/points-history. Beside these are /healthz,
-    /readyz, /metrics and /openapi.json. SIGTERM ends it when its last request is answered.
+    With HISTORY_API_KEY it also serves points logs: GET /contacts/CONTACT/points-history. There are also /healthz,
+    /readyz, /metrics and /openapi.json. SIGTERM ends it once its last request is answered.
     """
     from treazure_pipeline.points_history.contact_card import Histories
     from treazure_pipeline.service.app import bind, build_app, server
 
     settings = load_receiver()
-    # An external server may be down for now: deliveries are refused until it is back, and /readyz says why.
+    # An external server may be down. Deliveries are refused until it is back, and /readyz says why.
     found = instance.prepare(settings) if settings.is_embedded else instance.locate(settings)
     secrets = [secret.get_secret_value() for secret in settings.engage_webhook_secret]
     histories = None
@@ -46,11 +46,11 @@ def command(host: str, port: int) -> None:
         raise PipelineError(f"The receiver can't listen on {host}, port {port}: {error.strerror}.") from None
     output.say(f"{url}/webhooks/engage")
     running = server(app)
-    # The server ends in order at SIGINT and SIGTERM and raises them again then; a closed terminal is to do the same.
+    # The server shuts down cleanly on SIGINT and SIGTERM, and raises them again afterwards. A closed terminal does the same.
     signal.signal(signal.SIGHUP, lambda _, frame: running.handle_exit(signal.SIGTERM, frame))
     try:
         asyncio.run(running.serve(sockets=[listener]))
-    except signals.StoppedError as stopped:  # as asked, its last request answered: nothing to say
+    except signals.StoppedError as stopped:  # stopped as asked, after its last request: nothing to report
         raise click.exceptions.Exit(stopped.exit_code) from None
     if not running.started:
         raise PipelineError("The receiver did not start.", hint="Its output is above.")

@@ -1,7 +1,7 @@
-"""What the ledger says of itself at a scrape: the sync of each programme, what was read back, the limits, the alerts.
+"""Metrics from the ledger: the sync of each programme, what was read back, the limits, the alerts.
 
-A scrape never hurts the queue: a question has two seconds, and is asked again only after twenty times as long as its
-answer took. One that is not answered in time has no numbers, since old ones would look like a sync that stands still.
+A scrape must not hurt the queue. A query may take two seconds, and is only repeated after twenty times as long as it took. If it takes too long,
+there are no numbers, since old ones would look as if the sync stood still.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _PAUSE_GROWS = 20
 
 @dataclass
 class _Question:
-    """A statement whose rows are a label and a number for each metric: name and what it says."""
+    """A statement whose rows are a label and a number for each metric. `metrics`: name → help text."""
 
     statement: str
     label: LiteralString
@@ -47,27 +47,27 @@ class _Question:
 
 
 class Figures(Collector):
-    """Collects for Prometheus what `read` has found."""
+    """Gives Prometheus what `read` has found."""
 
     def __init__(self) -> None:
         self._questions = [_Question(statement, label, metrics, []) for statement, label, metrics in _QUESTIONS]
 
     def describe(self) -> list[Metric]:
-        """Name nothing beforehand."""
+        """Return no names in advance."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Give what was read last."""
+        """Return what was last read."""
         for question in self._questions:
             yield from question.families()
 
     def forget(self) -> None:
-        """Give nothing until it is read again: the database is away."""
+        """Return nothing until it is read again, because the database can't be reached."""
         for question in self._questions:
             question.rows, question.due = [], 0.0
 
     async def read(self, store: Store) -> None:
-        """Ask what is due. Never raises for the database's sake."""
+        """Make the queries that are due. Never raises errors of the database."""
         for question in self._questions:
             began = time.monotonic()
             if began < question.due:
@@ -80,7 +80,7 @@ class Figures(Collector):
             question.due = ended + max(_SHORTEST_PAUSE_SECONDS, _PAUSE_GROWS * (ended - began))
 
 
-# The beginning of a programme is a setting, which is not known here: coverage is unbroken since its own first time.
+# The programme's beginning is a setting and not known here, so coverage counts as starting at its own first time.
 _PROGRAMMES = f"""
 select g.name, extract(epoch from (select upper(r) from unnest({coverage.TRUSTED}) r order by r limit 1)),
        (select greatest(count(*) - 1, 0) from unnest({coverage.TRUSTED}) r),
@@ -120,14 +120,14 @@ _QUESTIONS: tuple[tuple[str, LiteralString, dict[str, str]], ...] = (
         _PROGRAMMES,
         "programme",
         {
-            "treazure_sync_covered_timestamp_seconds": "Until when Treazure's changes are in the ledger without a gap.",
-            "treazure_sync_holes": "Times between covered ones that no export has covered.",
-            "treazure_migrating": "1 while the programme is in a migration: it sends nothing.",
-            "treazure_points": "Points outstanding: the sum of all balances that Treazure is known to have.",
+            "treazure_sync_covered_timestamp_seconds": "Treazure's changes up to this time are in the ledger without a gap.",
+            "treazure_sync_holes": "Gaps in coverage: times that no export has covered.",
+            "treazure_migrating": "1 while the programme is migrating and sends nothing.",
+            "treazure_points": "Points outstanding: the sum of all balances known from Treazure.",
             "treazure_contacts": "Contacts whose balance Engage has accepted at least once.",
-            "treazure_rejected_rows": "Rows of exports that can't be understood and were not replaced by a good one.",
-            "treazure_plans_waiting": "Plans that wait for a person, since a guard has tripped.",
-            "treazure_drift_contacts": "Contacts for which Engage showed another balance than it had accepted.",
+            "treazure_rejected_rows": "Rows of exports that can't be understood and have not been replaced by a good one.",
+            "treazure_plans_waiting": "Plans that wait for a person because a guard has tripped.",
+            "treazure_drift_contacts": "Contacts for which Engage showed a different balance from the one it accepted.",
             "treazure_drift_lasting_contacts": "Those among them that did not heal in three rounds.",
             "treazure_missing_contacts": "Contacts read back that Engage does not have.",
         },
@@ -136,20 +136,20 @@ _QUESTIONS: tuple[tuple[str, LiteralString, dict[str, str]], ...] = (
         _PENDING,
         "programme",
         {
-            "treazure_pending_contacts": "Contacts whose balance waits for Engage's acceptance.",
-            "treazure_held_contacts": "Those among them that are kept back: next try later, below zero, or gone.",
+            "treazure_pending_contacts": "Contacts whose balance Engage has not accepted yet.",
+            "treazure_held_contacts": "Those among them that are held: waiting for the next try, below zero, or gone.",
             "treazure_gone_contacts": "Those among them that Engage has not known for 30 days.",
             "treazure_refused_contacts": "Those among them that Engage refused and that are still tried.",
-            "treazure_pending_oldest_seconds": "For how long the oldest of those that are not held has waited.",
+            "treazure_pending_oldest_seconds": "How long the oldest one that is not held has waited.",
         },
     ),
     (
         _LIMITS,
         "system",
         {
-            "treazure_requests_total": "Requests within the shared rate, of all processes.",
-            "treazure_requests_per_second_limit": "How many a second may be made, as the last to send had it set.",
+            "treazure_requests_total": "Requests within the shared rate, from all processes.",
+            "treazure_requests_per_second_limit": "Requests allowed per second, as set by the last process that sent.",
         },
     ),
-    (_ALERTS, "alert", {"treazure_alert_firing": "1 while the pipeline's own alert of this key goes on."}),
+    (_ALERTS, "alert", {"treazure_alert_firing": "1 while the pipeline's own alert with this key is firing."}),
 )

@@ -1,7 +1,7 @@
-"""What one sender may take of the receiver: all of its limits, and the connections that keep to them.
+"""How much of the receiver a sender may use: all limits, and the connections that keep to them.
 
-Whoever reaches a limit loses, others are served: a new connection takes the place of one that only waits. Bodies are
-read in `app`, events judged in `adjustments.events`.
+Only whoever reaches a limit is cut off; a new connection takes the place of one that only waits. Bodies are read in `app`, and events are judged
+in `adjustments.events`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-# The part of an IPv6 address that one subscriber has for himself.
+# The part of an IPv6 address that belongs to one subscriber.
 _SUBSCRIBER_BITS = 64
 
 
@@ -24,13 +24,13 @@ class Limits:
     """Sizes in bytes, times in seconds.
 
     Attributes:
-        connections: Open at once; fewer than the files that a process may usually open (1,024).
-        connections_of_one: Of one address. A proxy in front is one address too.
+        connections: Open at once; fewer than the number of files that a process may usually open (1,024).
+        connections_of_one: From one address. A proxy in front is one address too.
         header: A request's first line and all of its headers.
-        body: The largest body that is kept; `body_thrown_away` is how much more is read, since a sender that still
-            writes would not see the answer.
-        body_time: For all of a body.
-        request_time: From a request's first byte, or the connection's begin, to the last byte of its answer.
+        body: The largest body that is accepted.
+        body_thrown_away: A larger body is read up to this size, since a sender that is still writing would not see the answer.
+        body_time: For a whole body.
+        request_time: From a request's first byte, or the start of the connection, to the last byte of its answer.
         idle_time: Between two requests; longer than proxies keep connections.
     """
 
@@ -56,7 +56,7 @@ class _Crowd:
         self._count = 0
 
     def admit(self, new: Guarded) -> bool:
-        """Count a new connection in; where there is no room, the one that waits longest goes. False: none waits."""
+        """Admit a new connection. If there is no room, the one that has waited longest is cut. Return False if none waits."""
         rivals: set[Guarded] = set()
         if len(self._open[new.address]) >= self._limits.connections_of_one:
             rivals = self._open[new.address]
@@ -72,7 +72,7 @@ class _Crowd:
         return True
 
     def leave(self, gone: Guarded) -> None:
-        """Count a connection out, once."""
+        """Remove a connection, unless done already."""
         of_address = self._open[gone.address]
         if gone in of_address:
             of_address.remove(gone)
@@ -82,7 +82,7 @@ class _Crowd:
 
 
 class Guarded(H11Protocol):
-    """A connection within the limits. uvicorn's own time limit begins with the first answer only."""
+    """A connection within the limits. uvicorn's own time limit only starts after the first answer."""
 
     crowd: _Crowd
     limits: Limits
@@ -92,12 +92,12 @@ class Guarded(H11Protocol):
 
     @property
     def waits(self) -> bool:
-        """Whether no request is being answered: nothing has come, or not all of its headers."""
+        """Whether no request is being answered, because none has come, or not all of its headers."""
         cycle = self.cycle  # None at first, whatever its type says
         return cycle is None or cycle.response_complete  # type: ignore[redundant-expr]
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin, unless there is no room."""
+        """Start, unless there is no room."""
         super().connection_made(transport)
         self.address = _subscriber(transport.get_extra_info("peername"))
         self.since = self.loop.time()
@@ -107,13 +107,13 @@ class Guarded(H11Protocol):
             transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Take what comes; a request begins with its first byte."""
+        """Take data. A request's time starts with its first byte."""
         if self._deadline is None:
             self._limit_time()
         super().data_received(data)
 
     def on_response_complete(self) -> None:
-        """Wait for the next request, unless it is here, the last one still comes, or its answer is not taken."""
+        """Wait for the next request without a limit, unless it is here, or the last one or its answer is not finished."""
         super().on_response_complete()
         self.since = self.loop.time()
         self._unlimit_time()
@@ -121,11 +121,11 @@ class Guarded(H11Protocol):
             self._limit_time()
 
     def timeout_keep_alive_handler(self) -> None:
-        """End at once: a peer that takes nothing would never let it end in good order."""
+        """Cut the connection at once, since a peer that reads nothing would never let it close cleanly."""
         self.end()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Make room."""
+        """Make room for another connection."""
         self._unlimit_time()
         self.crowd.leave(self)
         super().connection_lost(exc)
@@ -145,12 +145,12 @@ class Guarded(H11Protocol):
 
 
 def guarded(limits: Limits) -> type[Guarded]:
-    """Return the protocol of a server's connections, which share the limits."""
+    """Return the protocol for a server's connections, which share the limits."""
     return type("Guarded", (Guarded,), {"limits": limits, "crowd": _Crowd(limits)})
 
 
 def _subscriber(peer: Any) -> str:
-    """Return what stands for one sender: an IPv4 address, or the network of an IPv6 one."""
+    """Return what identifies a sender: an IPv4 address, or the network of an IPv6 address."""
     try:
         address = ipaddress.ip_address(peer[0].partition("%")[0])
     except (TypeError, IndexError, AttributeError, ValueError):

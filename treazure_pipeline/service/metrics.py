@@ -1,4 +1,4 @@
-"""What Prometheus reads from the receiver, in a registry of its own."""
+"""What Prometheus reads from the receiver."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15)
 
 
 class Metrics:
-    """Deliveries and histories by outcome and duration, the depth of the queue, and what the ledger says of itself."""
+    """Deliveries and histories by outcome and duration, the depth of the queue, and figures from the ledger."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -51,7 +51,7 @@ class Metrics:
         )
         self._oldest = Gauge(
             "treazure_adjustments_oldest_seconds",
-            "Age of the oldest unfinished adjustment by state, 0 without any.",
+            "Age of the oldest unfinished adjustment by state; 0 if there is none.",
             ["state"],
             registry=registry,
         )
@@ -62,7 +62,7 @@ class Metrics:
         registry.register(self._figures)
 
     async def render(self) -> bytes:
-        """Return all of it in Prometheus' text format; the queue is read every few seconds at most."""
+        """Return everything in Prometheus' text format. The database is read every few seconds at most."""
         async with self._reading:
             if self._read_at is None or time.monotonic() - self._read_at > _CACHED_SECONDS:
                 await self._read()
@@ -75,7 +75,7 @@ class Metrics:
             self._dead_letters.set(await self._store.dead_letters())
         except (DatabaseError, psycopg.Error):
             self._reachable.set(0)
-            # An old number would look like a queue that stands still.
+            # An old number would look as if the queue stood still.
             self._depth.clear()
             self._oldest.clear()
             self._dead_letters.set(math.nan)

@@ -30,16 +30,16 @@ def _status(*values: str) -> dict[str, Any]:
 
 
 _DELIVER = {
-    "summary": "Take a delivery of Voyado Engage, signed by Svix over the raw body",
+    "summary": "Take a delivery from Voyado Engage, signed by Svix over the raw body",
     "operationId": "deliver",
     "parameters": [
         _header(
             "svix-id",
-            "The delivery; the same each time that it is tried again. All three headers may also be called `webhook-…`",
+            "The delivery's id; the same when it is tried again. All three headers may also be called `webhook-…`",
             "^[!-~]{1,255}$",
         ),
         _header("svix-timestamp", "Seconds since 1970; at most 5 minutes off", "^[0-9]{1,11}$"),
-        _header("svix-signature", "One or more signatures, parted by spaces", f"^{_SIGNATURE}( {_SIGNATURE})*$"),
+        _header("svix-signature", "One or more signatures, separated by spaces", f"^{_SIGNATURE}( {_SIGNATURE})*$"),
     ],
     "requestBody": {
         "required": True,
@@ -70,8 +70,8 @@ _DELIVER = {
             _status("stored", "repeated", "counted", "dead_letter"),
         ),
         "400": _answer("The headers or the body can't be read", _ERROR),
-        "401": _answer("Not signed with a secret of ours, or too old, or from the future", _ERROR),
-        "408": _answer("The body did not come in time", _ERROR),
+        "401": _answer("Not signed with one of our secrets, too old, or from the future", _ERROR),
+        "408": _answer("The body did not arrive in time", _ERROR),
         "413": _answer("The body is too large", _ERROR),
         "503": _answer("It could not be stored: try again later", _ERROR),
     },
@@ -94,7 +94,7 @@ _MOVEMENT = {
     "required": ["dateTime", "amount", "transactionType", "balance"],
     "properties": {
         "dateTime": _TIME,
-        "amount": {"type": "number", "description": "Exact; negative where points go"},
+        "amount": {"type": "number", "description": "Exact; negative if points are taken"},
         "transactionType": {**_TEXT, "description": "Load, Convert, Redeem, Expire, Transfer, RedeemVoucher, ..."},
         "balance": {"type": "number", "description": "After the movement"},
         "expiresAt": {"type": ["string", "null"], "format": "date-time"},
@@ -142,21 +142,21 @@ _HISTORY = {
             "name": "contactId", "in": "path", "required": True, "description": "The contact's GUID",
             "schema": {"type": "string", "pattern": f"^{conventions.GUID_PATTERN}$"},
         },
-        _query("definitionId", "Engage's point definition; required where there are several",
+        _query("definitionId", "Engage's point definition; required if there are several",
                {"type": "integer", "minimum": 1, "maximum": 999999999}),
-        _query("offset", "Movements to pass over", {"type": "integer", "minimum": 0, "maximum": 999999999}),
+        _query("offset", "Movements to skip", {"type": "integer", "minimum": 0, "maximum": 999999999}),
         _query("count", "Movements in a page",
                {"type": "integer", "minimum": 1, "maximum": LARGEST_COUNT, "default": DEFAULT_COUNT}),
         {"name": "If-None-Match", "in": "header", "required": False, "description": "ETags known", "schema": _TEXT},
     ],
     "responses": {
         "200": {**_answer("One page of the log", _LOG), "headers": _CACHING},
-        "304": {"description": "The page is the one known by its ETag", "headers": _CACHING},
-        "400": _answer("No GUID, or a number that is none or too large", _FAILURE),
+        "304": {"description": "The page with this ETag has not changed", "headers": _CACHING},
+        "400": _answer("The id is not a GUID, or a number is invalid or too large", _FAILURE),
         "401": _answer("The key is missing or wrong", _FAILURE),
         "404": _answer("Treazure has no such account, there is no such definition, or histories are off", _FAILURE),
         "502": _answer("Treazure refused, failed, or answered badly", _FAILURE),
-        "503": _answer("Treazure's rate is used up, or the database is not there: try again later", _FAILURE),
+        "503": _answer("Treazure's rate is used up, or the database can't be reached: try again later", _FAILURE),
         "504": _answer("Treazure did not answer in time", _FAILURE),
     },
 }  # fmt: skip

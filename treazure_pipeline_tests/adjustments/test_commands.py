@@ -185,7 +185,7 @@ def test_dead_letters_are_listed_with_their_reason_until_a_person_has_dealt_with
     assert adjustment_shop.deliver('"no object"').is_success
     code, said = call("list")
     [letter] = said["dead_letters"]
-    assert (code, letter["reason"]) == (0, "The payload is no object.")
+    assert (code, letter["reason"]) == (0, "The payload is not an object.")
     assert letter["characters"] > 0
     assert call("discard", str(letter["id"]), "--dead-letters", "--posted", "--reason", "x")[0] == 2
     for changed in ([letter["id"]], []):

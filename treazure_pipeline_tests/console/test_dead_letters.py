@@ -28,7 +28,7 @@ def test_they_are_listed_with_why_and_their_bodies_are_for_operators(as_role: As
     seen = {role: as_role(role).get("/dead-letters").text for role in ("viewer", "operator")}
 
     assert letters.sql("select count(*) from dead_letter") == [(2,)]
-    assert "The payload is no object." in shown(seen["viewer"])
+    assert "The payload is not an object." in shown(seen["viewer"])
     assert "Anna" not in seen["viewer"]
     assert "for Anna <script>" in shown(seen["operator"])
     assert "<script" not in seen["operator"]

@@ -50,7 +50,7 @@ def test_one_that_treazure_has_is_shown_with_its_movement_and_settled(
     browser = desk("operator")
     text = look(browser, number)
 
-    assert "It stands in Treazure: its receipt stands in the history. Choose “It stands in Treazure” below" in text
+    assert "It stands in Treazure: its receipt is in the history. Choose “It stands in Treazure” below" in text
     assert "its receipt" in text
     assert "for Anna" not in text.split("Evidence")[1].split("What happened")[0]
     assert adjustment_shop.sql("select state, lookups, asked, next_try from adjustment") == before
