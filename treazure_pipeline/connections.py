@@ -1,6 +1,6 @@
-"""Everything that a piece of work needs of the outside, made from the settings once and closed together.
+"""The ledger and the clients that a piece of work needs, made once from the settings and closed together.
 
-Assets, commands and benchmarks get their ledger and clients here; none of them builds one of its own.
+Assets, commands and benchmarks get them here and never make their own.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from treazure_pipeline.ledger.store import Ledger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import TracebackType
 
     from treazure_pipeline.clients.pacing import Pacer
     from treazure_pipeline.errors import PipelineError
@@ -34,26 +33,26 @@ if TYPE_CHECKING:
 
 
 class Listener:
-    """Hears of a run's work, for those who see the run only through Dagster. This one makes nothing of it."""
+    """Is told about a run's work, for callers who only see the run through Dagster. This one ignores it all."""
 
     def progressed(self, rows: int, total: int) -> None:
-        """So many more rows of so many are done."""
+        """Some more `rows` out of `total` are done."""
 
     def told(self, sentence: str) -> None:
-        """A step says in one sentence what it came to."""
+        """A step has described its result in one sentence."""
 
     def reported(self, report: object) -> None:
-        """A use case has come to its end, or as far as it could."""
+        """A use case has ended, or got as far as it could."""
 
     def failed(self, error: PipelineError) -> None:
-        """What ends the run, or keeps rows back."""
+        """An error has ended the run, or holds rows back."""
 
 
 class Connections:
-    """A ledger and both clients, each opened when it is first asked for. Close it, or use it as a context manager.
+    """A ledger and both clients, each opened when first used. Close it, or use it as a context manager.
 
-    Made for one piece of work: `priority` is its place in the shared rates, `waits` are those between the tries of a
-    call. Setting `stop` ends them all.
+    It is made for one piece of work. `priority` is its place in the shared rates, and `waits` are the seconds between
+    the tries of a call. Setting `stop` ends all waits.
     """
 
     def __init__(
@@ -74,9 +73,7 @@ class Connections:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -88,7 +85,7 @@ class Connections:
 
     @cached_property
     def ledger(self) -> Ledger:
-        """The ledger at its URL; the embedded server is never started here, but by the commands."""
+        """The ledger. The embedded server is not started here, but by the commands."""
         given = self.settings.database_url
         url = given.get_secret_value() if given is not None else embedded.running_url(self.settings.home)
         if url is None:
@@ -101,7 +98,7 @@ class Connections:
 
     @contextmanager
     def for_long_reading(self) -> Iterator[Ledger]:
-        """Lend the ledger's replica where the settings name one, else the ledger: a long snapshot holds vacuum back."""
+        """Lend the ledger's replica if there is one, since a long snapshot holds back vacuum; otherwise the ledger."""
         settings = self.settings
         if settings.replica_url is None:
             yield self.ledger
@@ -133,7 +130,7 @@ class Connections:
 
     @cached_property
     def engage_pacer(self) -> Pacer:
-        """The budget of the API key, over all processes that use it."""
+        """The rate of the API key, shared by all processes that use it."""
         settings = self.settings
         return shared_rate(
             self.ledger,
@@ -147,7 +144,7 @@ class Connections:
 
 @dataclass(frozen=True)
 class Run:
-    """A piece of work on one programme: with what, for whom, and under which id it is kept (Dagster's run id)."""
+    """A piece of work on one programme, with its connections and its id (Dagster's run id)."""
 
     connections: Connections
     programme: Programme
@@ -156,17 +153,17 @@ class Run:
 
     @classmethod
     def of(cls, connections: Connections, programme: Programme, run_id: str) -> Run:
-        """Return the run's work as the ledger has the programme now: live, or migrating."""
+        """Return the run, with the programme as it is in the ledger now: live, or migrating."""
         return cls(connections, programme, connections.ledger.account(programme), run_id)
 
     @property
     def settings(self) -> Settings:
-        """What the operator set."""
+        """The settings."""
         return self.connections.settings
 
     @property
     def ledger(self) -> Ledger:
-        """Where balances, batches and leases are."""
+        """The ledger."""
         return self.connections.ledger
 
     @property
@@ -186,7 +183,7 @@ class Run:
 
 
 def open_ledger(settings: Settings, url: str, *, connections: int = 2) -> Ledger:
-    """Open the ledger at `url`; raises SettingsError where it belongs to other systems than those of the settings."""
+    """Open the ledger at `url`. Raises SettingsError if it belongs to other systems than those in the settings."""
     ledger = Ledger(url, connections=connections)
     try:
         owner.require(ledger, owner.systems(settings.treazure_base_url, settings.engage_base_url))
@@ -199,7 +196,7 @@ def open_ledger(settings: Settings, url: str, *, connections: int = 2) -> Ledger
 def treazure_client(
     settings: MasterSettings, ledger: Ledger, retry: RetryPolicy, priority: Priority, *, patience: float = math.inf
 ) -> TreazureClient:
-    """Return a client of the points master within the rate that all share; `patience` is `SharedRate`'s."""
+    """Return a client of the points master within the shared rate. `patience`: see `SharedRate`."""
     return TreazureClient(
         settings.treazure_base_url,
         settings.treazure_client_id,

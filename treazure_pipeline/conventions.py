@@ -1,7 +1,6 @@
 """Conventions that several folders rely on, each stated once.
 
-Belongs here: what both systems and the ledger agree on. Does not: anything that only one folder needs. The movement
-types of Treazure are in `clients.wire`.
+What only one folder needs is not here. Treazure's movement types are in `clients.wire`.
 """
 
 from __future__ import annotations
@@ -12,12 +11,12 @@ from ipaddress import ip_address
 
 GUID_PATTERN = "[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 GUID = re.compile(GUID_PATTERN, re.ASCII)
-"""A contact's id as both systems write it: upper and lower case mean the same."""
+"""A contact's id as both systems write it; case does not matter."""
 
 SCHEMA_LOCK = 7_281_001
-"""Advisory lock of the transaction that changes the ledger's schema."""
+"""The advisory lock of the transaction that changes the ledger's schema."""
 FOLD_LOCKS = 7_281_003
-"""Class of the advisory locks that keep folds and merges apart; the second key is the programme's number."""
+"""The class of advisory locks that keep folds and merges apart. The second key is the programme's number."""
 
 
 def is_loopback(host: str | None) -> bool:
@@ -29,7 +28,7 @@ def is_loopback(host: str | None) -> bool:
 
 
 def in_utc(moment: datetime) -> datetime:
-    """Return a time in UTC, and aware. A time without a zone is taken to be UTC.
+    """Return an aware time in UTC. A time without a zone counts as UTC.
 
     Raises:
         OverflowError: The time has no counterpart in UTC between the years 1 and 9999.

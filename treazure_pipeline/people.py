@@ -1,10 +1,9 @@
-"""What may be shown of people, and how texts that others wrote are shown without harm (I9).
+"""What may be shown about people, and how to show other people's texts safely (I9).
 
-Of a member, logs, errors, alerts and Dagster show the contact id. Whatever others wrote (a body, a comment, a value
-that can't be understood) stands in a message between « and » (`said`). The ledger keeps it, for those who may read it
-and for TEXT_RETENTION_DAYS; everything else shows the message without it (`public`).
-
-Belongs here: these decisions, for texts of any kind. Secrets are taken out of them here too (`redacted`).
+Logs, errors, alerts and Dagster only show a member's contact id. In messages, anything written by others (a body, a
+comment, a value that can't be understood) is put between « and » (`said`). The ledger keeps it for TEXT_RETENTION_DAYS,
+for those who may read it. Everywhere else, the message is shown without it (`public`). Secrets are removed here too
+(`redacted`).
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ SHOWN = frozenset({
     "since", "first_seen", "last_seen", "next_try", "noted_at",
     "received_at", "read_at", "tried_at", "date_time", "mutated_at", "window_from", "window_to",
 })  # fmt: skip
-"""The columns that samples of the ledger may show outside of it; every other column stays away."""
+"""The columns of the ledger that samples may show elsewhere, for example in Dagster."""
 
 _SAID = re.compile("«[^»]*(?:»|$)")
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
-# Where Markdown or an HTML parser would see more than a character. GUIDs, numbers and times stay as they are.
+# Where Markdown or HTML would see more than a character. GUIDs, numbers and times are not affected.
 _MARKUP = re.compile(r"[\\`*_\[\]<>|~$&#!@]|(?<=:)//|www\.")
 _LINES = {"\n", "\t"}
 _LOOKS_SECRET = re.compile(
@@ -39,12 +38,12 @@ _LOOKS_SECRET = re.compile(
 
 
 def said(text: str) -> str:
-    """Quote, within a message of ours, what others wrote."""
+    """Quote what others wrote, for use in our messages."""
     return f"«{text.replace('«', '<').replace('»', '>')}»"
 
 
 def value(given: object) -> str:
-    """Show an invalid value: null, booleans and numbers as they are, everything else quoted."""
+    """Return an invalid value for a message: null, booleans and numbers as they are, anything else quoted."""
     shown = printable(f"{given!r:.100}")
     return shown if given is None or isinstance(given, int | float | Decimal) else said(shown)
 
@@ -55,12 +54,12 @@ def public(message: str) -> str:
 
 
 def word(text: str) -> str:
-    """Return a name that a system gave, such as a type; what is no single plain word is quoted as others' text."""
+    """Return a name from a system, such as a type. If it is not a single plain word, it is quoted."""
     return text if _WORD.fullmatch(text) else said(printable(text[:60]))
 
 
 def printable(text: str) -> str:
-    """Return text that moves no cursor, colors nothing and reverses no line: such characters show as �."""
+    """Return text without terminal sequences and other control characters, which are shown as �."""
     if text.isprintable():
         return text
     return "".join(
@@ -69,7 +68,7 @@ def printable(text: str) -> str:
 
 
 def markdown(text: str) -> str:
-    """Return text as Markdown that shows nothing but the text, on one line."""
+    """Return text as one line of Markdown that shows just the text."""
     return _MARKUP.sub(lambda found: "".join(f"\\{one}" for one in found[0]), " ".join(printable(text).split()))
 
 

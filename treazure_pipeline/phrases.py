@@ -1,4 +1,4 @@
-"""Numbers, spans of time and lists as a sentence has them: what reports tell people is put together from these."""
+"""Numbers, time spans and lists in the form that sentences of reports use."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def counted(number: int, one: str, many: str | None = None) -> str:
 
 
 def span(start: datetime, end: datetime) -> str:
-    """Return a span in UTC: times of day within one day, else dates with times."""
+    """Return a span in UTC: times of day if it is within one day, otherwise dates with times."""
     start, end = start.astimezone(UTC), end.astimezone(UTC)
     if start.date() == end.date():
         return f"{start:%H:%M}{_TO}{end:%H:%M}"
@@ -27,5 +27,5 @@ def some(**counts: int) -> list[str]:
 
 
 def sentence(parts: Iterable[str]) -> str:
-    """Return the parts that say something, separated by commas."""
+    """Return the parts that are not empty, separated by commas."""
     return ", ".join(part for part in parts if part)

@@ -1,6 +1,6 @@
-"""Files with people's data: for their owner alone, whatever the umask: 0600, and folders 0700.
+"""Creates files with people's data so that only their owner can read them, whatever the umask: 0600, and folders 0700.
 
-Local ones only; what lies on another host has the rights of that store.
+This only applies to local files. Other stores have their own access rights.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def folder(path: Path) -> None:
-    """Make a folder of ours and its parents, and close it to others where it was open."""
+    """Make one of our folders and its parents. If it was open to others, close it."""
     _make(path)
-    with suppress(PermissionError):  # another user's, who has decided
+    with suppress(PermissionError):  # it belongs to another user, who decides
         path.chmod(0o700)
 
 
@@ -36,7 +36,7 @@ def write(path: Path, body: bytes | memoryview) -> None:
 
 
 def make_folder(system: Any, path: str) -> None:
-    """Make a folder of fsspec's file system where there is none; one that is there is its owner's decision."""
+    """Make a folder in an fsspec file system, if there is none. An existing one is left as it is."""
     if _is_local(system):
         _make(Path(path))
     else:
@@ -44,13 +44,13 @@ def make_folder(system: Any, path: str) -> None:
 
 
 def make_file(system: Any, path: str) -> None:
-    """Make an empty file of fsspec's local file system, so that what is written to it is private from the beginning."""
+    """Make an empty file if the fsspec file system is local, so that it is private from the start."""
     if _is_local(system):
         write(Path(path), b"")
 
 
 def _is_local(system: Any) -> bool:
-    from fsspec.implementations.local import LocalFileSystem  # noqa: PLC0415 - who writes no such file need not wait
+    from fsspec.implementations.local import LocalFileSystem  # noqa: PLC0415 - slow, and only needed by those who write such files
 
     return isinstance(system, LocalFileSystem)
 

@@ -1,6 +1,6 @@
-"""Errors of what the product runs on, in a sentence: the disk, rights on files, Dagster's storage.
+"""Explains errors from the environment that can occur anywhere: the disk, file permissions, Dagster's storage.
 
-What clients and ledger meet they name themselves (`treazure_pipeline.errors`); this is for what can come from anywhere.
+The clients and the ledger explain their own errors (`treazure_pipeline.errors`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from treazure_pipeline.errors import DatabaseUnavailableError, PipelineError
 
-_NO_ROOM = ("There is no room left on the disk", "Make room, and do it again; nothing is lost.")
+_NO_ROOM = ("There is no room left on the disk", "Make room, and try again; nothing is lost.")
 _NO_RIGHT = ("This user may not do that with a file", "Give it the right, or choose another folder.")
 _TOO_MANY = ("The system gives this process no more files or connections", "Raise its limit (ulimit -n).")
 _KNOWN = {
@@ -27,7 +27,7 @@ _KNOWN = {
 
 
 def understood(error: BaseException) -> PipelineError | None:
-    """Return what an error says for the operator, None where it is a mistake of ours."""
+    """Return an error for the operator; None if it is a bug of ours."""
     return next((ours for each in _causes(error) if (ours := _named(each)) is not None), None)
 
 
@@ -42,7 +42,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 def _named(error: BaseException) -> PipelineError | None:
     if isinstance(error, PipelineError):
         return error
-    # The ledger goes without SQLAlchemy, but for its upgrade; where nobody has imported it, the error is not its own.
+    # Except for upgrades, the ledger does without SQLAlchemy. If it was not imported, the error can't be its own.
     if (alchemy := sys.modules.get("sqlalchemy")) is not None and isinstance(error, alchemy.exc.DBAPIError):
         return dagster_unavailable(error.orig or error)
     if isinstance(error, OSError) and error.errno in _KNOWN:
@@ -54,7 +54,7 @@ def _named(error: BaseException) -> PipelineError | None:
 
 
 def dagster_unavailable(reason: BaseException | str) -> DatabaseUnavailableError:
-    """Return the error of Dagster's storage that can't be used."""
+    """Return the error for when Dagster's storage can't be used."""
     return DatabaseUnavailableError(
         f"Dagster's storage can't be used: {' '.join(str(reason).split()).rstrip('.')}.",
         hint="Run `treazure-pipeline db upgrade`, or check DAGSTER_POSTGRES_URL and the rights of its role.",

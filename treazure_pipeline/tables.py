@@ -1,7 +1,4 @@
-"""Tables that a person made, often with a spreadsheet: read line by line, nothing guessed, every line accounted for.
-
-Belongs here: encoding, separator, headings, fields of a line. Does not: what the values mean.
-"""
+"""Reads tables that people made, often with a spreadsheet: line by line, without guessing or skipping any."""
 
 from __future__ import annotations
 
@@ -30,18 +27,18 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-"""In this order: the mark of UTF-32 begins with that of UTF-16."""
+"""The order matters: the mark of UTF-32 starts with that of UTF-16."""
 
 
 class Row(NamedTuple):
-    """A line's values by column, exactly as the file has them; a column that the file lacks is empty."""
+    """A line's values by column, exactly as in the file. A column that the file lacks is empty."""
 
     line: int
     fields: Mapping[str, str]
 
 
 class WrongLine(NamedTuple):
-    """A line that can't be taken apart: what it says, and what to do."""
+    """A line that can't be split into fields: its text, and what to do."""
 
     line: int
     value: str
@@ -50,9 +47,10 @@ class WrongLine(NamedTuple):
 
 @dataclass(frozen=True)
 class CsvFile:
-    """A CSV file by its path or fsspec URL; commas, semicolons or tabs, UTF-8, UTF-16 or UTF-32.
+    """A CSV file, by path or fsspec URL, with commas, semicolons or tabs, in UTF-8, UTF-16 or UTF-32.
 
-    `columns`: the headings that name each column, without case, spaces and `_`. Those in `needed` must be there.
+    `columns`: the possible headings of each column, in lower case, without spaces and `_`. Those in `needed` are
+    required.
     """
 
     source: str
@@ -65,10 +63,10 @@ class CsvFile:
         return self.source.rstrip("/").rpartition("/")[2].partition("?")[0]
 
     def rows(self) -> Iterator[Row | WrongLine]:
-        """Yield every line but the empty ones.
+        """Yield every line that is not empty.
 
         Raises:
-            SettingsError: It can't be read, or its first line is no heading of these columns.
+            SettingsError: It can't be read, or its first line does not name these columns.
         """
         try:
             with fsspec.open(self.source, "rb") as opened:
@@ -93,7 +91,7 @@ class CsvFile:
             except csv.Error:
                 yield WrongLine(number, shown(line), "Close the quote that this line opens, or leave it out.")
             except UnicodeEncodeError:
-                yield WrongLine(number, shown(line), "Save the file as CSV in UTF-8: this line is not in it.")
+                yield WrongLine(number, shown(line), "Save the file as CSV in UTF-8; this line is not UTF-8.")
             else:
                 if len(values) == len(names):
                     yield Row(number, dict.fromkeys(self.columns, "") | dict(zip(names, values, strict=True)))
@@ -118,7 +116,7 @@ class CsvFile:
 
 
 def shown(value: str) -> str:
-    """Return a value as it can be printed and kept: what is invisible becomes visible, long ones are cut."""
+    """Return a value for printing and keeping: invisible characters become visible, and long values are cut."""
     return repr(value[:_LONGEST_SHOWN])[1:-1]
 
 

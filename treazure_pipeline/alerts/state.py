@@ -1,7 +1,6 @@
-"""What alerts need of the database: how each programme and the queue stand, and what was told to whom.
+"""What alerts need from the database: how each programme and the queue stand, and what was told to whom.
 
-Belongs here: the figures and the memory of alerts. Does not: what is wrong enough to be told, and the telling
-(`treazure_pipeline.alerts`).
+What is worth an alert is decided in `notify`, which also sends it.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Health:
-    """A programme at `now` (database clock, UTC).
+    """A programme at `now` (database's clock, UTC).
 
-    `covered_until` is None until the first load; `plan` is the digest of the plan that waits for approval;
-    `rejected` counts outstanding rows of exports, `refused` rows that Engage refuses and that are still tried.
+    `covered_until` is None until the first load. `plan` is the digest of the plan that waits for approval. `rejected` counts outstanding rows
+    of exports, and `refused` the rows that Engage refuses and that are still tried.
     """
 
     now: datetime
@@ -45,10 +44,10 @@ class Health:
 
 @dataclass(frozen=True)
 class Queue:
-    """The adjustments at `now`. `waiting` are on their way to Treazure, in programmes that are live.
+    """The adjustments at `now`. `waiting` counts those on their way to Treazure in live programmes.
 
-    What an uncertain adjustment of the same contact holds back is not among them; `last_delivery` is None where no
-    event of `loyalty.addPoints` was ever delivered.
+    It leaves out adjustments held back by an uncertain one of the same contact. `last_delivery` is None if no `loyalty.addPoints` event was
+    ever delivered.
     """
 
     now: datetime
@@ -61,7 +60,7 @@ class Queue:
 
 @dataclass(frozen=True)
 class Message:
-    """A change of state that a target has not been told. `firing`: it has begun, else it is over."""
+    """A change of state that a target has not been told. If it is not `firing`, it is over."""
 
     key: str
     episode: int
@@ -74,7 +73,7 @@ class Message:
 
 @retried
 def health(ledger: Ledger, account: Account) -> Health:
-    """Return how a programme stands. Costs what is pending."""
+    """Return how a programme stands. The cost grows with what is pending."""
     with ledger.transaction() as connection:
         cursor = connection.cursor(row_factory=class_row(Health))
         return one(cursor, _HEALTH, {"programme": account.id, "beginning": account.beginning})
@@ -82,14 +81,14 @@ def health(ledger: Ledger, account: Account) -> Health:
 
 @retried
 def queue(ledger: Ledger) -> Queue:
-    """Return how the queue of adjustments stands. Costs what is unfinished."""
+    """Return how the queue of adjustments stands. The cost grows with what is unfinished."""
     with ledger.transaction() as connection:
         return one(connection.cursor(row_factory=class_row(Queue)), _QUEUE)
 
 
 @contextmanager
 def evaluating(ledger: Ledger) -> Iterator[bool]:
-    """Be the only one that evaluates, for the block; yields False where another process does already."""
+    """Be the only process that evaluates during the block. Lends False if another one already does."""
     with ExitStack() as stack:
         try:
             stack.enter_context(ledger.lease("alerts", BusyError("Another process is evaluating the alerts.")))
@@ -109,9 +108,9 @@ def record(ledger: Ledger, firing: Sequence[tuple[str, str, str]]) -> None:
 
 @retried
 def untold(ledger: Ledger, target: str) -> list[Message]:
-    """Return the changes of state that a target has not been told, in their order.
+    """Return the changes of state that a target has not been told, in order.
 
-    A target that is new is told what is wrong, and nothing of what is over.
+    A new target is only told what is wrong now.
     """
     with ledger.transaction() as connection:
         return records(connection, Message, _UNTOLD, {"target": target})
@@ -119,7 +118,7 @@ def untold(ledger: Ledger, target: str) -> list[Message]:
 
 @retried
 def told(ledger: Ledger, target: str, message: Message) -> None:
-    """Record that a message has been taken by a target."""
+    """Record that a target has taken a message."""
     with ledger.transaction() as connection:
         connection.execute(
             "insert into alert_told (key, target, episode, firing, told_at) "
@@ -131,7 +130,7 @@ def told(ledger: Ledger, target: str, message: Message) -> None:
 
 @retried
 def not_told(ledger: Ledger, target: str, message: Message) -> None:
-    """Record that a target did not take a message; it stays due, also when the alert is over meanwhile."""
+    """Record that a target did not take a message. It stays due, even if the alert ends meanwhile."""
     with ledger.transaction() as connection:
         connection.execute(
             "insert into alert_told (key, target, episode, firing, failed) values (%s, %s, %s, false, 1) "

@@ -1,7 +1,7 @@
-"""Checks that only read the ledger: each can be run by itself, after a repair, without a request to either system.
+"""Checks that only read the ledger. Each can be run on its own after a repair, without a request to either system.
 
-Belongs here: when they run. Does not: what they look at, which each capability decides (`definitions`). A check of what
-one run has done (that its rows add up, say) stays with the asset, which yields its result.
+Each capability decides what they check (`definitions`). A check of what one run did (for example, that its rows add up)
+stays with the asset, which yields the result.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,14 +18,14 @@ from treazure_pipeline.orchestration import failures
 
 @dataclass(frozen=True)
 class LedgerChecks:
-    """The checks of an asset that `look` evaluates; `described` has the name and the description of each."""
+    """An asset's checks, which `look` evaluates. `described`: name → description."""
 
     asset: dg.AssetKey
     described: Mapping[str, str]
     look: Callable[[Ledger], Iterable[dg.AssetCheckResult]]
 
     def definition(self) -> dg.AssetChecksDefinition:
-        """Return them for Dagster, which runs them after the asset, and each by itself when asked to."""
+        """Return them for Dagster, which runs them after the asset, or on their own when asked to."""
 
         @dg.multi_asset_check(
             name="__".join([*self.asset.path, "checks"]),
@@ -45,7 +45,7 @@ class LedgerChecks:
 
     @contextmanager
     def also_if_it_fails(self, context: dg.AssetExecutionContext, connections: Connections) -> Iterator[None]:
-        """Evaluate them although the asset's step, this block, fails: Dagster would skip them then."""
+        """Evaluate them even if the asset's step, this block, fails. Dagster would skip them."""
         try:
             yield
         except dg.Failure:

@@ -1,7 +1,7 @@
-"""Jobs with which a person decides in Dagster's launchpad what commands and the console decide, by the same functions.
+"""Jobs for decisions in Dagster's launchpad. They call the same functions as the commands and the console.
 
-Belongs here: how such a job asks, and what it shows. Does not: what is decided (each capability's
-`decision_definitions`). See https://docs.dagster.io/guides/operate/configuration/run-configuration
+What can be decided is in each capability's `decision_definitions`.
+See https://docs.dagster.io/guides/operate/configuration/run-configuration
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from treazure_pipeline.orchestration import forms, story
 from treazure_pipeline.orchestration.names import Names, at_most
 
 DECISION = {"treazure_pipeline/decision": "1"}
-"""Marks these jobs: a person waits for the answer, so that no alert tells of a failed one."""
+"""Marks these jobs. A person waits for the answer, so a failed one raises no alert."""
 
 LONGEST = 500
 
@@ -24,7 +24,7 @@ C = TypeVar("C", bound=forms.Form)
 
 
 class Decided(forms.Form):
-    """Who decides, and why; both are kept with the decision."""
+    """Who decides, and why. Both are recorded with the decision."""
 
     decided_by: str = Field(description="Your name, for the record.", min_length=1, max_length=200)
     reason: str = Field(description="Why, for the record.", min_length=1, max_length=LONGEST)
@@ -39,9 +39,9 @@ def decision(
     description: str,
     op: str | None = None,
 ) -> dg.JobDefinition:
-    """Return the job `name`, which has `carry_out` decide what `config` says, and shows the sentence that it returns.
+    """Return the job `name`, which calls `carry_out` with what `config` says, and shows the sentence that it returns.
 
-    What can't be done is the run's failure, in one sentence.
+    If it can't be done, the run fails with one sentence.
     """
 
     @dg.op(name=op or f"decide_{name}", description=description, config_schema=forms.schema(config))
@@ -63,11 +63,11 @@ def decision(
 
 
 def each(numbers: Sequence[int], change: Callable[[int], bool], done: str) -> str:
-    """Change each of these; return what was done for which. Raises SettingsError where it could be done for none."""
+    """Change each of these, and return what was done for which. Raises SettingsError if it was done for none."""
     changed = [number for number in dict.fromkeys(numbers) if change(number)]
     others = [str(number) for number in dict.fromkeys(numbers) if number not in changed]
     if not changed:
-        raise SettingsError(f"Nothing was done: none of {', '.join(others) or 'them'} is in a state for this.")
+        raise SettingsError(f"Nothing was done: none of {', '.join(others) or 'them'} is in a state that allows this.")
     told = f"{', '.join(map(str, changed))}: {done}."
     return told + (f" Their state does not allow it: {', '.join(others)}." if others else "")
 

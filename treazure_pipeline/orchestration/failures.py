@@ -1,7 +1,4 @@
-"""What a run in Dagster says when it fails.
-
-Belongs here: an error as the run's failure. Does not: what an error says of itself (`treazure_pipeline.errors`).
-"""
+"""Turns an error into the failure of a Dagster run. What errors say is in `treazure_pipeline.errors`."""
 
 import traceback
 from collections.abc import Iterator
@@ -16,7 +13,7 @@ from treazure_pipeline.surroundings import understood
 
 
 def failure(error: PipelineError, sentence: str | None = None, **shown: Any) -> dg.Failure:
-    """Return an error of ours as the step's failure: the sentence stands first, what to do after it."""
+    """Return one of our errors as the step's failure: first the sentence, then what to do."""
     said = str(error) if sentence is None else f"{sentence}. {error}"
     return dg.Failure(said, metadata={"error": type(error).__name__, **shown}, allow_retries=False)
 
@@ -25,13 +22,13 @@ def failure(error: PipelineError, sentence: str | None = None, **shown: Any) -> 
 def shown(listener: Listener) -> Iterator[None]:
     """Show an error within the block as the run's failure, which no retry policy repeats.
 
-    Of a mistake of ours only its kind and where it happened: nobody has seen to it that its text holds nobody's data.
+    For a bug, only its kind and place are shown, since its text might contain personal data.
     """
     try:
         yield
     except dg.Failure:
         raise
-    except Exception as error:  # noqa: BLE001 - whatever it is becomes the failure
+    except Exception as error:  # noqa: BLE001 - any error becomes the failure
         name = type(error).__name__
         if (ours := understood(error)) is not None:
             listener.failed(ours)

@@ -1,8 +1,8 @@
-"""Forms of the launchpad that are checked before there is a run: what is wrong is refused in a sentence.
+"""Launchpad forms that are checked before there is a run. If something is wrong, one sentence says so.
 
-Dagster checks the types of run config when a run is asked for, and the rules of a `dg.Config` only when a step starts,
-which is a failed run. So a form's rules are checked where Dagster resolves the config for the run's plan: in the code
-location, before a run exists. See https://docs.dagster.io/guides/operate/configuration/run-configuration
+Dagster checks the types of run config when a run is requested, but the rules of a `dg.Config` only when a step starts,
+which makes a failed run. So a form's rules are checked when Dagster resolves the config for the run's plan: in the code
+location, before the run exists. See https://docs.dagster.io/guides/operate/configuration/run-configuration
 """
 
 from typing import Any, Self, TypeVar
@@ -17,17 +17,17 @@ F = TypeVar("F", bound="Form")
 
 
 class Form(dg.Config):
-    """Run config of an op or an asset; `check` has the rules that take more than one field, or a library."""
+    """Run config of an op or an asset. `check` has the rules that concern several fields, or need a library."""
 
     def check(self) -> None:
-        """Raise SettingsError for values that can't be meant."""
+        """Raise SettingsError for values that make no sense."""
 
 
 class _Checked(dg.Shape):
-    """A form's fields, and its rules."""
+    """A form's fields and its rules."""
 
     def __new__(cls, *_: Any) -> Self:
-        return object.__new__(cls)  # shapes with the same fields share an instance otherwise
+        return object.__new__(cls)  # otherwise shapes with the same fields share an instance
 
     def __init__(self, form: type[Form], fields: Any) -> None:
         super(dg.Shape, self).__init__(  # type: ignore[no-untyped-call]
@@ -40,7 +40,7 @@ class _Checked(dg.Shape):
         self._form = form
 
     def post_process(self, value: dict[str, Any]) -> dict[str, Any]:
-        """Check the values. Dagster's own error for this would show them, those from the environment too."""
+        """Check the values. Dagster's own error would show them, even those from the environment."""
         try:
             form = self._form(**value)
         except ValidationError as error:
@@ -51,7 +51,7 @@ class _Checked(dg.Shape):
 
 
 def schema(form: type[Form]) -> dg.Field:
-    """Return what an op or an asset takes as its `config_schema`."""
+    """Return the `config_schema` for an op or an asset."""
     field: Any = form.to_config_schema().as_field()
     checked = _Checked(form, field.config_type)
     if not field.default_provided:
@@ -60,5 +60,5 @@ def schema(form: type[Form]) -> dg.Field:
 
 
 def filled(context: dg.OpExecutionContext | dg.AssetExecutionContext, form: type[F]) -> F:
-    """Return the form as the run has it."""
+    """Return the form with the run's values."""
     return form(**getattr(context, "op_execution_context", context).op_config)

@@ -1,7 +1,7 @@
-"""Where an asset's runbook, its page in the console and its code are, as links on its page in Dagster.
+"""Links on an asset's page in Dagster to its runbook, its page in the console, and its code.
 
-The addresses come from the settings. Without them the runbook is named by its path in the repository, and the code not
-at all: a path of the machine that runs it would lead nobody anywhere.
+The addresses come from the settings. Without them, the runbook is shown as a path in the repository, and the code is
+not linked.
 """
 
 import warnings

@@ -1,6 +1,5 @@
 """Figures, tables and samples as Dagster's metadata.
 
-Belongs here: what the definitions of several capabilities show alike. Does not: computing it.
 See https://docs.dagster.io/guides/build/assets/metadata-and-tags
 """
 
@@ -25,7 +24,7 @@ FIGURES = "figures"
 
 
 def view(name: str) -> dict[str, Any]:
-    """Return what an asset says of its table: one of the reporting views, with all of its columns."""
+    """Return an asset's table: one of the reporting views, with all of its columns."""
     columns = [dg.TableColumn(one.name, one.type, one.description) for one in reporting.columns()[name]]
     return {
         "dagster/table_name": f"{schema.REPORTING}.{name}",
@@ -41,17 +40,17 @@ def lineage(columns: Mapping[str, tuple[dg.AssetKey, str]]) -> dg.TableColumnLin
 
 
 def number(value: Decimal) -> dg.FloatMetadataValue:
-    """Return points as a number that the UI plots; the exact text stands beside it wherever it matters."""
+    """Return points as a number that the UI plots. Where it matters, the exact text is shown too."""
     return dg.MetadataValue.float(float(value))
 
 
 def age_hours(moment: datetime | None, now: datetime | None = None) -> float:
-    """Return the hours since `moment`, 0 where there is none."""
+    """Return the hours since `moment`; 0 if there is none."""
     return 0.0 if moment is None else round(((now or datetime.now(UTC)) - moment).total_seconds() / 3600, 3)
 
 
 def sample(found: Rows) -> dg.MarkdownMetadataValue:
-    """Return the first rows as a Markdown table, of the columns that may be shown."""
+    """Return the first rows as a Markdown table, with only the columns that may be shown."""
     shown = [place for place, name in enumerate(found.columns) if name in people.SHOWN]
     columns = [found.columns[place] for place in shown]
     return table(columns, ([row[place] for place in shown] for row in found.rows[:SAMPLE_ROWS]))
@@ -84,7 +83,7 @@ def figures(found: Mapping[str, Any], *headline: str, if_any: Iterable[str] = ()
 
 
 def not_evaluated(check: str, why: str, **shown: Any) -> dg.AssetCheckResult:
-    """Return what stands for a check that could not be evaluated: not green, and a warning at most."""
+    """Return the result of a check that could not be evaluated: not green, but only a warning."""
     return dg.AssetCheckResult(
         check_name=check,
         passed=False,

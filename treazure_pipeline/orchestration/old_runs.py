@@ -1,7 +1,7 @@
-"""Dagster's own history: runs, their events and logs go when they are old, what the UI and the alerts rely on never.
+"""Deletes Dagster's old runs with their events and logs, except those that the UI and the alerts rely on.
 
-Dagster keeps runs for ever, and its API deletes one at a time. Belongs here: which runs may go, and deleting them. Does
-not: whose they are and how long they stay (`treazure_pipeline.retention.definitions`).
+Dagster keeps runs forever, and its API deletes one at a time. Whose runs, and how long they are kept, is in
+`retention.definitions`.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 _ENDED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 _PAGE = 500
 _LONGEST = timedelta(hours=3)
-"""What is left after so long goes the next day: the run has its end, and others wait for their turn."""
+"""After this long, the rest is left to the next day, since the run has to end and others wait."""
 
 
 def delete_old_runs(instance: dg.DagsterInstance, jobs: Iterable[str], until: datetime) -> int:
-    """Delete runs of `jobs` created before `until` that have ended; return how many. Can stop anywhere.
+    """Delete ended runs of `jobs` that were created before `until`. Return how many. Can be stopped anywhere.
 
-    Kept are, for each job, the newest run of each outcome (alerts judge by them), and every run that the instance
-    shows as the newest of an asset or of a check.
+    For each job, the newest run of each outcome is kept, because alerts use it. So is every run that the instance shows
+    as the newest of an asset or a check.
     """
     kept = set(_shown(instance))
     stop_at = time.monotonic() + _LONGEST.total_seconds()
@@ -41,7 +41,7 @@ def delete_old_runs(instance: dg.DagsterInstance, jobs: Iterable[str], until: da
             kept.update(instance.get_run_ids(dg.RunsFilter(job_name=job, statuses=[status]), limit=1))
         old = dg.RunsFilter(job_name=job, statuses=list(_ENDED), created_before=until)
         while runs := [run for run in instance.get_run_ids(old, limit=_PAGE + len(kept)) if run not in kept]:
-            with _checks(instance) as connection:  # no index by run: once for all of them
+            with _checks(instance) as connection:  # there is no index by run, so once for all of them
                 connection.execute(Checks.delete().where(Checks.c.run_id.in_(runs)))
             for run in runs:
                 if time.monotonic() > stop_at:
@@ -53,7 +53,7 @@ def delete_old_runs(instance: dg.DagsterInstance, jobs: Iterable[str], until: da
 
 
 def _shown(instance: dg.DagsterInstance) -> Iterator[str]:
-    """Find the runs that pages of assets and checks, conditions and sensors look at, of whichever location."""
+    """Return the runs that pages of assets and checks, conditions and sensors refer to, in any code location."""
     for record in instance.get_asset_records():
         entry = record.asset_entry
         for newest in (entry.last_materialization_record, entry.last_observation_record):
@@ -68,5 +68,5 @@ def _shown(instance: dg.DagsterInstance) -> Iterator[str]:
 
 
 def _checks(instance: dg.DagsterInstance) -> AbstractContextManager[sa.Connection]:
-    """Connect to where results of checks are, which Dagster's API neither lists by run nor deletes."""
+    """Connect to the results of checks, which Dagster's API neither lists by run nor deletes."""
     return cast("SqlEventLogStorage", instance.event_log_storage).index_connection()

@@ -1,8 +1,8 @@
-"""What a run tells of itself in Dagster: a sentence for each step, and tags that say who asked for what.
+"""What a run says about itself in Dagster: a sentence for each step, and tags that say who asked for what.
 
-The sentence is a line of the run's log and the first entry of what the step shows: Dagster has no description for the
-materialization of an asset that returns its result. Belongs here: where a sentence is shown. Does not: what it says,
-which is a property of each capability's report, and what the commands print.
+The sentence is a line in the run's log and the first entry in the step's metadata, because Dagster has no description
+for the materialization of an asset that returns its result. What it says is a property of each capability's report, and
+the commands print the same.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from treazure_pipeline.ledger.coverage import Window
 from treazure_pipeline.orchestration import failures
 
 SUMMARY = "about"
-"""The metadata key of the sentence: the UI sorts keys by name."""
+"""The metadata key of the sentence. The UI sorts keys by name, so it comes first."""
 
 STARTED_FROM = "treazure_pipeline/started_from"
 STARTED_BY = "treazure_pipeline/started_by"
@@ -32,7 +32,7 @@ _LAUNCHED_BY = {"dagster/schedule_name": "schedule", "dagster/sensor_name": "sen
 
 @contextmanager
 def step(context: dg.OpExecutionContext | dg.AssetExecutionContext, listener: Listener) -> Iterator[None]:
-    """Tag the run with where it was started from; show an error within the block as the run's failure."""
+    """Tag the run with where it was started from, and show an error within the block as the run's failure."""
     tag(context)
     with failures.shown(listener):
         yield
@@ -41,14 +41,14 @@ def step(context: dg.OpExecutionContext | dg.AssetExecutionContext, listener: Li
 def told(
     context: dg.OpExecutionContext | dg.AssetExecutionContext, listener: Listener, sentence: str
 ) -> dict[str, Any]:
-    """Write the sentence into the run's log, let the listener hear it, and return it as metadata."""
+    """Write the sentence to the run's log, tell the listener, and return it as metadata."""
     context.log.info(sentence)
     listener.told(sentence)
     return {SUMMARY: sentence}
 
 
 def window(fetched: Window) -> dict[str, str]:
-    """Return the tags that say which window of mutation times a run fetches: an ISO 8601 interval, UTC."""
+    """Return the tags for the window of mutation times that a run fetches: an ISO 8601 interval in UTC."""
     start, end = (f"{moment.astimezone(UTC):%Y-%m-%dT%H:%MZ}" for moment in (fetched.start, fetched.end))
     return {WINDOW: f"{start}/{end}", FULL_RESYNC: "yes" if fetched.is_full else "no"}
 

@@ -1,1 +1,1 @@
-"""How long the ledger remembers: `prune` deletes what is old, `contacts` exports and erases one person."""
+"""How long data is kept: `prune` deletes what is old, and `contacts` exports and erases one person's data."""

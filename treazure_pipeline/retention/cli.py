@@ -1,4 +1,4 @@
-"""``contact``: all that is kept of one contact, and its erasure."""
+"""``contact``: exports or erases what is stored about a contact."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def command() -> None:
 @command.command()
 @click.argument("guid")
 def export(*, guid: str) -> None:
-    """Print all that the ledger keeps of the contact GUID, as one JSON object: its rows by table.
+    """Print everything that the ledger has about the contact GUID, as one JSON object: its rows by table.
 
-    Not part of it: files that were exported or delivered, and what Treazure and Engage keep.
+    It does not include files that were exported or delivered, or what Treazure and Engage have.
     """
     contact = _contact(guid)
     with at_ledger() as opened:
@@ -44,10 +44,10 @@ def export(*, guid: str) -> None:
 @output.json_option
 @click.pass_context
 def erase(ctx: click.Context, *, guid: str, by: str, why: str, as_json: bool) -> None:
-    """Erase the texts that the ledger keeps of the contact GUID: descriptions, comments, bodies and rows as they came.
+    """Erase the texts about the contact GUID from the ledger: descriptions, comments, bodies and rows as they came.
 
-    Ids, receipts, amounts and times stay, so that nothing can count twice. What waits to be sent keeps its texts:
-    then the exit code is 6, and the same command is to be run again. Erase the contact in both systems first.
+    Ids, receipts, amounts and times stay, so that nothing can count twice. What waits to be sent keeps its texts; then
+    the exit code is 6, and you have to run the command again later. Erase the contact in both systems first.
     """
     contact = _contact(guid)
     with at_ledger() as opened:
@@ -67,7 +67,7 @@ def _counts(rows: dict[str, int]) -> str:
 
 
 def _movements(body: str, contact: str) -> list[dict[str, Any]]:
-    """Return the contact's movements of a part of fetched logs."""
+    """Return the contact's movements from a part of the fetched logs."""
     from treazure_pipeline.point_migration import parts
 
     stored = base64.b64decode(body)

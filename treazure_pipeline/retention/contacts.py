@@ -1,10 +1,10 @@
-"""All that the ledger keeps of a contact, table by table: exported, erased, and its texts blanked when they are old.
+"""Everything that the ledger has about a contact, table by table: to export it, erase it, and blank old texts.
 
-Ids, receipts, amounts and times stay for ever, so that nothing can count twice: an event that is delivered again is
-still known, and so is a rejected row. What goes are texts: descriptions and comments, bodies and rows as they came, and what
-others wrote in a reason (between « and », see `treazure_pipeline.people`). What still waits to be sent keeps its texts.
+Ids, receipts, amounts and times stay forever, so that nothing can count twice: an event that is delivered again is still recognized, and so is a
+rejected row. Only texts are blanked: descriptions and comments, bodies and rows as they came, and what others wrote in a reason (between « and »,
+see `treazure_pipeline.people`). What still waits to be sent keeps its texts.
 
-A new table with a contact, or with texts, belongs into `CONTACT_TABLES`; a test finds those that are missing.
+A new table with contacts or texts must be added to `CONTACT_TABLES`. A test finds those that are missing.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ _PLACE = "array_position(t.contacts, %(contact)s::uuid)"
 
 @dataclass(frozen=True)
 class ContactTable:
-    """A table that holds data of contacts, described by SQL conditions and expressions on its row `t`.
+    """A table with data about contacts, described by SQL conditions and expressions on its row `t`.
 
     Attributes:
         of: Which rows are about %(contact)s.
-        shown: The part of such a row that is the contact's.
-        blank: Sets the texts to what is left of them; empty where there are none.
+        shown: The part of such a row that is about the contact.
+        blank: Assignments that blank the texts; empty if there are none.
         full: Whether a row has texts.
-        settled: Whether nothing needs them any more.
-        since: When they came, or when they were needed last.
-        then: What else is to be done for the rows that were blanked.
-        weight: How many rows one of them stands for.
+        settled: Whether they are no longer needed.
+        since: When they came, or when they were last needed.
+        then: What else to do for the rows that were blanked.
+        weight: How many ordinary rows one row counts for.
     """
 
     table: LiteralString
@@ -56,7 +56,7 @@ def _unsaid(column: LiteralString) -> LiteralString:
 
 
 _SAID: LiteralString = " ~ '«(?!…»)'"
-# What tells an event from another one that comes under its id.
+# What distinguishes an event from another one with the same id.
 _ESSENTIALS = """(
     select coalesce(jsonb_object_agg(key, value), '{}') from jsonb_each(t.payload)
     where lower(key) in ('amount', 'contactid', 'pointdefinitionid') and (
@@ -124,7 +124,7 @@ CONTACT_TABLES = (
         blank="texts = false",
         full="t.texts and t.read_at is not null",
         since="t.read_at",
-        # Exported files are written anew where a month has changed.
+        # Makes the export write the files of these months again.
         then="""texts as (
             update points_history h set comment = null, operator_id = null, properties = null from blanked b
             where h.programme = b.programme and h.contact = b.contact
@@ -171,12 +171,12 @@ CONTACT_TABLES = (
         since="t.at",
     ),
 )  # fmt: skip
-"""Every table that says something of contacts."""
+"""Every table with data about contacts."""
 
 
 @dataclass(frozen=True)
 class Erased:
-    """How many rows lost their texts, by table, and how many have to keep them until they are sent."""
+    """How many rows were blanked, by table, and how many have to keep their texts until they are sent."""
 
     blanked: dict[str, int]
     waiting: dict[str, int]
@@ -184,7 +184,7 @@ class Erased:
 
 @retried
 def export(ledger: Ledger, contact: str) -> dict[str, list[dict[str, Any]]]:
-    """Return all rows that are about a contact (GUID, lower case), by table; points as exact numbers."""
+    """Return all rows about a contact (GUID in lower case), by table. Points are exact numbers."""
     with ledger.reading() as connection:
         return {
             place.table: [
@@ -199,11 +199,11 @@ def export(ledger: Ledger, contact: str) -> dict[str, list[dict[str, Any]]]:
 
 @retried
 def erase(ledger: Ledger, contact: str, *, by: str, why: str) -> Erased:
-    """Erase the texts that are kept of a contact (GUID, lower case); `by` and `why` are recorded."""
+    """Erase the texts about a contact (GUID in lower case). `by` and `why` are recorded."""
     values = {"contact": contact}
     blanked, waiting = {}, {}
     with ledger.transaction() as connection:
-        # The transitions are found by their adjustments' texts: those go last.
+        # Transitions are found by the texts of their adjustments, so those are blanked last.
         for place in sorted(
             (place for place in CONTACT_TABLES if place.blank), key=lambda place: place.table == "adjustment"
         ):
@@ -221,8 +221,8 @@ def erase(ledger: Ledger, contact: str, *, by: str, why: str) -> Erased:
     )
 
 
-def blank(ledger: Ledger, days: int, *, rows: int) -> dict[str, int]:
-    """Blank the texts that came more than `days` ago, so many `rows` a transaction; return how many rows, by table."""
+def blank(ledger: Ledger, days: int, *, rows: int = 2_000) -> dict[str, int]:
+    """Blank texts older than `days`, so many `rows` per transaction. Return how many rows, by table."""
     return {
         place.table: _in_chunks(ledger, place, {"days": days, "rows": max(1, rows // place.weight)})
         for place in CONTACT_TABLES

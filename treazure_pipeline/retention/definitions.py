@@ -1,7 +1,6 @@
 """The ledger's history in Dagster: what the data team reads, and the job that deletes what is older than its retention.
 
-Belongs here: asset, job, schedule. Does not: what may be deleted (`treazure_pipeline.retention.prune`; of Dagster's own
-runs `treazure_pipeline.orchestration.old_runs`).
+What may be deleted is decided in `prune`, and for Dagster's own runs in `orchestration.old_runs`.
 See https://docs.dagster.io/guides/automate/schedules
 """
 
@@ -18,14 +17,15 @@ from treazure_pipeline.orchestration import metadata as md
 from treazure_pipeline.orchestration import story
 from treazure_pipeline.orchestration.names import BACKGROUND, Names, at_most
 from treazure_pipeline.orchestration.old_runs import delete_old_runs
-from treazure_pipeline.retention.prune import blank_texts, changes, megabytes, prune
+from treazure_pipeline.retention import contacts
+from treazure_pipeline.retention.prune import changes, megabytes, prune
 from treazure_pipeline.settings import Settings
 
 
 def build_maintenance(settings: Settings, names: Names, recurring: Sequence[str]) -> dg.Definitions:
-    """Assemble the history's asset, and the job and schedule that keep it from growing for ever.
+    """Assemble the history's asset, and the job and schedule that keep it from growing forever.
 
-    `recurring`: the jobs whose old runs go as well, besides this one.
+    `recurring`: the jobs whose old runs are deleted too, besides this one's.
     """
     prune_history = names.of("prune_history")
 
@@ -41,7 +41,7 @@ def build_maintenance(settings: Settings, names: Names, recurring: Sequence[str]
             "Every change of a master balance: from, to, when, why, in which run. When materialized, it is cut to "
             f"LEDGER_HISTORY_DAYS ({settings.ledger_history_days} days), and so is everything else that is only history. "
             f"Texts are blanked after TEXT_RETENTION_DAYS ({settings.text_retention_days} days). Dagster's own runs are "
-            + (f"kept for DAGSTER_RUN_DAYS ({days} days)." if (days := settings.dagster_run_days) else "kept for ever.")
+            + (f"kept for DAGSTER_RUN_DAYS ({days} days)." if (days := settings.dagster_run_days) else "kept forever.")
         ),
     )
     def ledger_history(
@@ -49,7 +49,7 @@ def build_maintenance(settings: Settings, names: Names, recurring: Sequence[str]
     ) -> dg.MaterializeResult:
         with story.step(context, connections.listener):
             pruned = prune(connections.ledger, connections.settings.ledger_history_days)
-            blanked = blank_texts(connections.ledger, connections.settings.text_retention_days)
+            blanked = contacts.blank(connections.ledger, connections.settings.text_retention_days)
             deleted_runs = 0
             if days := settings.dagster_run_days:
                 until = datetime.now(UTC) - timedelta(days=days)
@@ -96,6 +96,6 @@ def build_maintenance(settings: Settings, names: Names, recurring: Sequence[str]
         job=job,
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description="Once a day. A missed day is made up for by the next.",
+        description="Once a day. If a day is missed, the next one makes up for it.",
     )
     return dg.Definitions(assets=[ledger_history], jobs=[job], schedules=[schedule])

@@ -1,7 +1,7 @@
-"""How long the ledger remembers: history and texts go when they are older than their retention, what is needed never.
+"""Deletes history that is older than its retention, but nothing that is still needed.
 
-Kept for ever are exports (the proof of coverage is computed from them), adjustments (what makes an event happen once) and
-plans (who approved what). All is done in small transactions that can stop anywhere, beside a running sync.
+Exports (coverage is computed from them), adjustments (they make sure that an event happens once) and plans (who approved what) are kept forever.
+Everything is done in small transactions that can be stopped anywhere, also beside a running sync.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from treazure_pipeline import phrases
+from treazure_pipeline.ledger.rows import one
 from treazure_pipeline.ledger.store import retried
-from treazure_pipeline.retention import contacts
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -26,9 +26,9 @@ _BATCHES_AT_ONCE = 100
 
 @dataclass(frozen=True)
 class Pruned:
-    """What was deleted, and `until` when the history reaches back now.
+    """What was deleted. The history now reaches back to `until`.
 
-    `stripped`: batches of which a part is needed; `findings`: of the verification, and its runs; `lookups`: in the console.
+    `stripped`: batches of which only a part is kept; `findings`: of verifications, and their runs; `lookups`: in the console.
     """
 
     until: datetime
@@ -44,7 +44,7 @@ class Pruned:
 
     @property
     def deleted(self) -> int:
-        """Rows that were deleted, of all tables."""
+        """Rows that were deleted from all tables."""
         counts = (getattr(self, field.name) for field in fields(self))
         return sum(count for count in counts if isinstance(count, int)) - self.stripped
 
@@ -57,7 +57,7 @@ class Pruned:
 
 
 def prune(ledger: Ledger, days: int, *, rows: int = _ROWS, batches_at_once: int = _BATCHES_AT_ONCE) -> Pruned:
-    """Delete what is older than `days`; so many `rows`, or batches of a thousand contacts each, a transaction."""
+    """Delete what is older than `days`, with so many `rows`, or batches of a thousand contacts each, per transaction."""
     until = ledger.now() - timedelta(days=days)
     changes = _in_chunks(ledger, _CHANGES, until, rows)
     batches, stripped = _prune_batches(ledger, until, batches_at_once)
@@ -75,29 +75,24 @@ def prune(ledger: Ledger, days: int, *, rows: int = _ROWS, batches_at_once: int 
     )
 
 
-def blank_texts(ledger: Ledger, days: int, *, rows: int = _ROWS) -> dict[str, int]:
-    """Blank texts older than `days`; so many `rows` a transaction. Return how many rows that were, by table."""
-    return contacts.blank(ledger, days, rows=rows)
-
-
 @retried
 def changes(ledger: Ledger) -> int:
-    """Count the changes that are kept; reads every row of `change`."""
+    """Count the changes that are kept. Reads every row of `change`."""
     with ledger.transaction() as connection:
-        row = connection.execute("select coalesce(sum(cardinality(contacts)), 0) from change").fetchone()
-    return 0 if row is None else int(row[0])
+        row = one(connection, "select coalesce(sum(cardinality(contacts)), 0) from change")
+    return int(row[0])
 
 
 @retried
 def megabytes(ledger: Ledger) -> dict[str, float]:
-    """Return how large the tables are that hold history, with their indexes."""
+    """Return the size of each table that holds history, with its indexes."""
     with ledger.transaction() as connection:
         return dict(connection.execute(_MEGABYTES).fetchall())
 
 
 @retried
 def _do(ledger: Ledger, statement: LiteralString, values: dict[str, object]) -> tuple[int, tuple[Any, ...]]:
-    """Run the statement once. Returns how many rows it met, and its first row where it returns any."""
+    """Run the statement once. Return how many rows it affected, and its first row, if it returns any."""
     with ledger.transaction() as connection:
         cursor = connection.execute(statement, values)
         return cursor.rowcount, (cursor.fetchone() or ()) if cursor.description else ()
@@ -137,7 +132,7 @@ delete from change where id = any (array(
     limit %(rows)s))
 """
 
-# Of an old batch stays what the ledger still refers to, and what a pending row may have to be told apart from.
+# Of an old batch, rows are kept that the ledger refers to, or, if it was lost, that are still pending.
 _BATCHES = """
 with seen as materialized (
     select id, programme, state, contacts, amounts, claimed_at from batch where id > %(after)s
@@ -199,7 +194,7 @@ _FINDINGS = """
 delete from finding where id = any (array(select id from finding where read_at < %(until)s limit %(rows)s))
 """
 
-# Not the last one, which says when a programme was read back last.
+# Except the last one, which says when a programme was last read back.
 _VERIFICATION_RUNS = """
 delete from verification_run where id = any (array(
     select r.id from verification_run r where r.started_at < %(until)s

@@ -1,7 +1,7 @@
-"""What an operator sets, read from the environment in one place and checked before any work.
+"""What an operator can set, read from the environment in one place and checked before any work.
 
-`models` has the settings, `values` the kinds of values, `programmes` one programme or those of the YAML file, and
-`loading` reads them. Nothing here is read at import: whoever starts something calls :func:`load_settings`.
+`models` has the settings, `values` the kinds of values, `programmes` the one programme or those of the YAML file, and
+`loading` reads them. Nothing is read at import; whoever starts something calls :func:`load_settings`.
 """
 
 from treazure_pipeline.settings.loading import load_console, load_ledger, load_receiver, load_settings, load_storage

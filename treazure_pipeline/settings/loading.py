@@ -1,4 +1,8 @@
-"""The environment, read and checked: whatever is wrong is named in one message."""
+"""Reads and checks the environment.
+
+Every function takes an environment to read instead of the process's; an empty value counts as not set. If anything is
+missing or wrong, it raises one SettingsError that names every such variable and what to do, and never shows a secret.
+"""
 
 from __future__ import annotations
 
@@ -27,15 +31,7 @@ R = TypeVar("R", bound=LedgerSettings)
 
 
 def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
-    """Read and check the settings.
-
-    Args:
-        environ: Where to look instead of the process's environment. An empty value counts as not set.
-
-    Raises:
-        SettingsError: One message that names every variable that is missing or wrong and what to do;
-            it never shows a secret.
-    """
+    """Return all settings."""
     given = _given(environ)
     problems: dict[str, str] = {}
     _read_files(Settings, given, problems)
@@ -58,14 +54,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
 
 
 def load_storage(environ: Mapping[str, str] | None = None) -> Storage:
-    """Read and check only where data is kept, for what works without the two systems.
-
-    Args:
-        environ: As for :func:`load_settings`.
-
-    Raises:
-        SettingsError: As from :func:`load_settings`.
-    """
+    """Return only where data is kept, for whatever works without the two systems."""
     problems: dict[str, str] = {}
     given = _given(environ)
     _read_files(Storage, given, problems)
@@ -76,36 +65,22 @@ def load_storage(environ: Mapping[str, str] | None = None) -> Storage:
 
 
 def load_ledger(environ: Mapping[str, str] | None = None) -> LedgerSettings:
-    """Read and check what it takes to read the ledger, or to decide on what is in it.
+    """Return what is needed to read the ledger, or to decide about what is in it.
 
-    Programmes and addresses may be missing; what is set is checked.
-
-    Args:
-        environ: As for :func:`load_settings`.
-
-    Raises:
-        SettingsError: As from :func:`load_settings`.
+    Programmes and addresses may be missing, but are checked if they are set.
     """
     return _reading(LedgerSettings, _given(environ), {})
 
 
 def load_console(environ: Mapping[str, str] | None = None) -> ConsoleSettings:
-    """Read and check what the console needs; the ledger's part as :func:`load_ledger`.
-
-    Args:
-        environ: As for :func:`load_settings`.
-
-    Raises:
-        SettingsError: As from :func:`load_settings`.
-    """
+    """Return what the console needs; the ledger's part is as in :func:`load_ledger`."""
     given = _given(environ)
     needed = _CONSOLE_NEEDS.get(given.get("CONSOLE_AUTH", "none"), {})
-    missing = {
+    problems = {
         variable: f"is missing: set it to {what}"
         for variable, what in needed.items()
         if not given.keys() & {variable, f"{variable}_FILE"}
     }
-    problems = missing
     credentials = ("TREAZURE_CLIENT_ID", "TREAZURE_CLIENT_SECRET")
     master = None
     if all(given.keys() & {name, f"{name}_FILE"} for name in credentials) and given.keys() & {
@@ -131,14 +106,7 @@ def _reading(model: type[R], given: dict[str, str], problems: dict[str, str]) ->
 
 
 def load_receiver(environ: Mapping[str, str] | None = None) -> ReceiverSettings:
-    """Read and check what the webhook receiver needs.
-
-    Args:
-        environ: As for :func:`load_settings`.
-
-    Raises:
-        SettingsError: As from :func:`load_settings`.
-    """
+    """Return what the webhook receiver needs."""
     given = _given(environ)
     problems: dict[str, str] = {}
     _read_files(ReceiverSettings, given, problems)
@@ -162,7 +130,7 @@ def _judge_history_key(given: dict[str, str], problems: dict[str, str]) -> None:
 def _master(
     given: dict[str, str], problems: dict[str, str], programmes: tuple[Programme, ...]
 ) -> MasterSettings | None:
-    """What reading single accounts of Treazure needs."""
+    """Return what is needed to read single accounts from Treazure."""
     _read_files(MasterSettings, given, problems)
     values = _values(MasterSettings, given)
     _form_treazure_base_url(given, values, problems)
@@ -170,7 +138,7 @@ def _master(
     return _validated(MasterSettings, values, problems)
 
 
-# Stands in for programmes that are wrong themselves, so that the other settings are checked all the same.
+# Used instead of programmes that are wrong, so that the other settings are still checked.
 _PLACEHOLDER = (Programme(name="placeholder", loyalty_id="placeholder"),)
 _FORMED = ("TREAZURE_BASE_URL", "ENGAGE_BASE_URL")
 
@@ -197,17 +165,17 @@ def _given(environ: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def _read_files(model: type[Storage], given: dict[str, str], problems: dict[str, str]) -> None:
-    """Take the secrets and addresses of databases whose ``NAME_FILE`` is set from these files."""
+    """Read secrets and database addresses from files where ``NAME_FILE`` is set."""
     for variable, field in variables(model).items():
         path = given.get(f"{variable}_FILE")
         if path is None or "SecretStr" not in repr(model.model_fields[field].annotation):
             continue
         if variable in given:
-            problems[f"{variable}_FILE"] = f"must not be set beside {variable}: it is one or the other"
+            problems[f"{variable}_FILE"] = f"can't be set together with {variable}"
             continue
         try:
             given[variable] = kinds.expanded(path).read_text(encoding="utf-8").strip()
-            del given[f"{variable}_FILE"]  # read once, also where several models have the field
+            del given[f"{variable}_FILE"]  # read only once, even if several models have the field
         except OSError as error:
             problems[f"{variable}_FILE"] = f"({path!r}) cannot be read: {error.strerror}"
         except UnicodeDecodeError:
@@ -220,7 +188,7 @@ def _read_files(model: type[Storage], given: dict[str, str], problems: dict[str,
 
 
 def variables(model: type[Storage]) -> dict[str, str]:
-    """The field that each variable sets."""
+    """Return the field that each variable sets."""
     fields = model.model_fields.items()
     return {
         str(field.validation_alias or name.upper()): name
@@ -243,7 +211,7 @@ def _validated(model: type[S], values: dict[str, Any], problems: dict[str, str])
         for details in error.errors():
             variable = str(details["loc"][0])
             if variable in _FORMED and details["type"] == "missing":
-                continue  # what it would be formed from is among the problems already
+                continue  # the parts that form it are among the problems already
             field = model.model_fields[variables(model)[variable]]
             if details["type"] == "missing":
                 problems[variable] = f"is missing: set it to {field.description}"
@@ -255,7 +223,7 @@ def _validated(model: type[S], values: dict[str, Any], problems: dict[str, str])
 
 
 def _error(problems: Mapping[str, str]) -> SettingsError:
-    # What a file should have held is not missing as well.
+    # If a file is wrong, its variable is not reported as missing too.
     problems = {variable: problem for variable, problem in problems.items() if f"{variable}_FILE" not in problems}
     heading = "1 setting needs" if len(problems) == 1 else f"{len(problems)} settings need"
     lines = "".join(f"\n  {variable} {problem}." for variable, problem in problems.items())

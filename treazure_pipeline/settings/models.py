@@ -1,4 +1,4 @@
-"""The settings as models: each field is a variable, with its bounds and its default."""
+"""The settings as models. Each field is a variable with its bounds and its default."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -17,11 +17,11 @@ class Guards(BaseModel):
     """How much one run may change before a person has to approve it. Shares apply from 1,000 known contacts.
 
     Attributes:
-        max_changed_share: Of the known contacts, how many may change; 1 switches the guard off.
-        max_zeroed_share: Of the known contacts, how many may go to zero; 1 switches the guard off.
-        max_total_share: By how much of itself the points total may change; it can more than double.
-        max_single_change: Points by which one contact's balance may change.
-        max_rejected_share: Of an export's rows, how many may be unreadable (from 10 on); never all of them.
+        max_changed_share: The share of known contacts that may change; 1 switches the guard off.
+        max_zeroed_share: The share of known contacts that may go to zero; 1 switches the guard off.
+        max_total_share: The share of the points total by which it may change; it can be more than 1.
+        max_single_change: The points by which one contact's balance may change.
+        max_rejected_share: The share of an export's rows that may be rejected, from 10 rows on; never all of them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -34,17 +34,17 @@ class Guards(BaseModel):
 
 
 class Programme(BaseModel):
-    """One programme of Treazure and the point definition of Engage that follows it.
+    """A programme in Treazure and the point definition in Engage that follows it.
 
     Attributes:
-        name: Unique; part of keys of assets and of database rows, so never changed later.
+        name: Unique. It is part of asset keys and database rows, so it can't be changed later.
         loyalty_id: Treazure's ``loyaltyPointDefinitionId``.
         definition_id: Engage's ``definitionId``.
-        beginning: The earliest time asked of Treazure when nothing has been read yet; aware, UTC.
+        beginning: The earliest time to ask Treazure for when nothing has been read yet; aware, UTC.
         decimals: Digits after the point that Engage keeps.
         guards: What a run may change without approval.
-        keeps_names: Its keys and jobs stay without its name, as they were before another programme joined it.
-        migrated: Its migration is over, or it needs none: Dagster shows nothing of a migration.
+        keeps_names: Its keys and jobs stay without its name, as they were before other programmes were added.
+        migrated: Its migration is over, or it needs none, so Dagster does not show one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True, hide_input_in_errors=True)
@@ -60,12 +60,12 @@ class Programme(BaseModel):
 
 
 class Storage(BaseModel):
-    """Where the ledger and Dagster keep what they know; all that the ``db`` commands need.
+    """Where the ledger and Dagster keep their data. The ``db`` commands need nothing else.
 
     Attributes:
-        home: Absolute. Everything the embedded default writes.
-        database_url: The ledger, written so that every driver understands it; None means the embedded server.
-        dagster_postgres_url: Dagster's storage; None means another database of the same server.
+        home: The folder for everything that the embedded default writes; absolute.
+        database_url: The ledger's, in a form that every driver understands; None for the embedded server.
+        dagster_postgres_url: Dagster's storage; None for another database on the same server.
     """
 
     model_config = ConfigDict(
@@ -85,17 +85,17 @@ class Storage(BaseModel):
 
     @property
     def is_embedded(self) -> bool:
-        """Whether the ledger is in the embedded server, also where its URL has been exported by `env`."""
+        """Whether the ledger is in the embedded server, even if its URL was exported by `env`."""
         return embedded.is_at(self.database_url, self.home)
 
 
 class _Programmes(Storage):
-    """Which programmes it is about; names and both identifiers are unique."""
+    """The programmes. Their names and both of their identifiers are unique."""
 
     programmes: tuple[Programme, ...]
 
     def chosen(self, names: Sequence[str]) -> list[Programme]:
-        """Return the programmes of these names, all where none is named; raise SettingsError for an unknown one."""
+        """Return the programmes with these names, or all if none is named. Raises SettingsError for an unknown name."""
         known = {programme.name: programme for programme in self.programmes}
         if unknown := [name for name in names if name not in known]:
             raise SettingsError(f"There is no programme {unknown[0]!r}; there are: {', '.join(known)}.")
@@ -103,11 +103,11 @@ class _Programmes(Storage):
 
 
 class LedgerSettings(_Programmes):
-    """What it takes to read the ledger and to decide on what is in it: the database alone.
+    """What is needed to read the ledger and to decide about what is in it: only the database.
 
     Attributes:
-        programmes: None where none is set: those that the ledger has.
-        treazure_base_url: With Engage's, whose ledger it should be; None where it is not set.
+        programmes: Empty if none is set; then the ledger's programmes count.
+        treazure_base_url: With Engage's, the systems that the ledger should belong to; None if not set.
         engage_base_url: Likewise.
     """
 
@@ -120,10 +120,10 @@ class LedgerSettings(_Programmes):
 
 
 class MasterSettings(_Programmes):
-    """What reading from Treazure needs.
+    """What is needed to read from Treazure.
 
     Attributes:
-        treazure_base_url: Formed from its parts where it was not given; no slash at the end.
+        treazure_base_url: Given, or formed from its parts; without a slash at the end.
         programmes: One or more.
     """
 
@@ -137,14 +137,14 @@ class MasterSettings(_Programmes):
 
 
 class Settings(MasterSettings):
-    """Everything an operator can set; each field is the variable of its name unless an alias is given.
+    """Everything an operator can set. Each field is the variable with its name, unless it has an alias.
 
     Secrets are :class:`pydantic.SecretStr`, so that no repr and no log shows them.
 
     Attributes:
-        engage_base_url: Formed from its parts where it was not given; no slash at the end.
-        prefixed: Whether keys of assets and names of jobs carry the programme's name.
-        tenant: What stands before every key and name, for several retailers on one Dagster instance.
+        engage_base_url: Given, or formed from its parts; without a slash at the end.
+        prefixed: Whether asset keys and job names include the programme's name.
+        tenant: A prefix for every key and name, if several retailers share a Dagster instance.
     """
 
     treazure_lookup_wait_seconds: float = Field(default=60, gt=0, allow_inf_nan=False)
@@ -193,15 +193,15 @@ class Settings(MasterSettings):
 
 
 class ConsoleSettings(LedgerSettings):
-    """What the console needs: the ledger, and how people sign in. Treazure's credentials are used where they are given.
+    """What the console needs: the ledger, and how people sign in. Treazure's credentials are used if they are given.
 
     Attributes:
-        master: How to look an adjustment up in Treazure; None without its credentials and both systems' addresses.
-        console_auth: Who says who somebody is: nobody (then the console listens on loopback only), a proxy, or OIDC.
-        console_url: Where people reach it; other host names are refused.
-        console_roles: By name or group; `*` is everybody who has signed in.
-        console_secret: Signs sessions; None: one of this process alone.
-        console_proxy_addresses: From these the headers are believed, from no other.
+        master: How to look up an adjustment in Treazure; None without its credentials and both systems' addresses.
+        console_auth: How people are identified: not at all (then it only listens on loopback), by a proxy, or by OIDC.
+        console_url: Where people reach it. Other host names are refused.
+        console_roles: By name or group; `*` means everybody who has signed in.
+        console_secret: Signs sessions; if None, this process makes its own.
+        console_proxy_addresses: Headers are only trusted from these.
     """
 
     console_auth: Literal["none", "proxy", "oidc"] = "none"
@@ -222,14 +222,14 @@ class ConsoleSettings(LedgerSettings):
 
 
 class ReceiverSettings(Storage):
-    """What the webhook receiver needs; neither system's address nor credentials are among it.
+    """What the webhook receiver needs. It needs neither system's address or credentials.
 
     Attributes:
-        engage_webhook_secret: Any of them may have signed a delivery, so that a secret can be replaced.
+        engage_webhook_secret: Several are allowed, so that a secret can be replaced.
         adjustment_answer_within_seconds: How long after its arrival a delivery may wait for the new balance.
             The sender gives up after 15 seconds.
-        history_api_key: What a reader of points histories has to show; None: nobody may read any.
-        master: Where the histories come from; there only with a key.
+        history_api_key: The key for reading points histories; if None, nobody may read any.
+        master: Where the histories come from; None without a key.
     """
 
     engage_webhook_secret: values.WebhookSecrets = Field(

@@ -36,10 +36,10 @@ _LOYALTY_ID_IS_MISSING = (
 
 
 def read(given: Mapping[str, str], problems: dict[str, str]) -> tuple[Programme, ...]:
-    """Return the programmes that the variables give; none where they are wrong, which `problems` then says."""
+    """Return the programmes in the variables; empty if they are wrong, which is then in `problems`."""
     if PROGRAMMES_FILE in given:
         for variable in ONE_PROGRAMME.keys() & given.keys():
-            problems[variable] = f"must not be set beside {PROGRAMMES_FILE}, which holds it for each programme"
+            problems[variable] = f"can't be set together with {PROGRAMMES_FILE}, which has it for each programme"
         try:
             return _read_programmes(values.expanded(given[PROGRAMMES_FILE]), _guards(given))
         except ValueError as error:
@@ -91,19 +91,17 @@ def _read_programmes(path: Path, guards: Mapping[str, str]) -> tuple[Programme, 
     for key in ("name", "loyalty_id", "definition_id"):
         found = [getattr(programme, key) for programme in programmes]
         wrong.extend(
-            f"{key} {value!r} stands at more than one programme"
-            for value in dict.fromkeys(found)
-            if found.count(value) > 1
+            f"more than one programme has {key} {value!r}" for value in dict.fromkeys(found) if found.count(value) > 1
         )
     if sum(programme.keeps_names for programme in programmes) > 1:
-        wrong.append("keeps_names stands at more than one programme; only the first one of an installation has them")
+        wrong.append("more than one programme has keeps_names; only the first one of an installation can")
     if wrong:
         raise ValueError("has mistakes: " + "; ".join(wrong))
     return tuple(programmes)
 
 
 def _with_guards(entry: Any, guards: Mapping[str, str]) -> Any:
-    """Let a programme's own guards go before those of the environment, which are for all."""
+    """Add the guards of the environment, which are for all programmes, unless the programme has its own."""
     own = entry.get("guards") if isinstance(entry, dict) else None
     if not isinstance(entry, dict) or (own is not None and not isinstance(own, dict)):
         return entry

@@ -1,4 +1,4 @@
-"""Values of settings: how each kind is read, and how a wrong one is described."""
+"""Values of settings: how each kind is read, and how a wrong value is described."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SWITCH = {
 
 
 class Role(IntEnum):
-    """What a person may do in the console; each role may do all that those before it may."""
+    """What a person may do in the console. Each role may do everything that the roles before it may."""
 
     VIEWER = 1
     SERVICE = 2
@@ -44,7 +44,7 @@ def _base_url(value: str) -> str:
     if url.scheme not in {"http", "https"} or not url.hostname:
         raise ValueError("must be an address such as https://example.org")
     if url.username or url.password or url.query or url.fragment:
-        raise ValueError("must hold no user, password, query or fragment")
+        raise ValueError("must not contain a user, password, query or fragment")
     if url.scheme == "http" and not conventions.is_loopback(url.hostname):
         raise ValueError("must begin with https:// (plain http is for this machine only)")
     return value.rstrip("/")
@@ -59,7 +59,7 @@ def _beginning(value: object) -> object:
         try:
             value = datetime.fromisoformat(value)
         except ValueError:
-            raise ValueError("must be a date or a time by ISO 8601, such as 2000-01-01") from None
+            raise ValueError("must be an ISO 8601 date or time, such as 2000-01-01") from None
     if isinstance(value, date) and not isinstance(value, datetime):
         value = datetime.combine(value, time.min)
     if isinstance(value, datetime):
@@ -73,7 +73,7 @@ def _cron(value: str) -> str:
     from dagster._utils.schedules import is_valid_cron_string  # noqa: PLC0415 - takes a second, and hardly anybody needs it
 
     if not is_valid_cron_string(value):
-        raise ValueError("must be off, or five fields of cron in UTC, such as 37 2 * * 0 for Sundays at 02:37")
+        raise ValueError("must be off, or five cron fields in UTC, such as 37 2 * * 0 for Sundays at 02:37")
     return value
 
 
@@ -88,7 +88,7 @@ def _webhook_secrets(value: object) -> object:
         except binascii.Error:
             key = b""
         if not secret.startswith("whsec_") or not key:
-            raise ValueError("must be whsec_ and Base64, as Engage shows it; several with spaces or commas between")
+            raise ValueError("must be whsec_ and Base64, as Engage shows it; separate several with spaces or commas")
     return secrets
 
 
@@ -102,18 +102,18 @@ def _networks(value: object) -> object:
     try:
         return tuple(ip_network(one) for one in value.replace(",", " ").split())
     except ValueError:
-        raise ValueError("must be addresses or networks such as 10.0.0.0/8, with spaces or commas between") from None
+        raise ValueError("must be addresses or networks such as 10.0.0.0/8, separated by spaces or commas") from None
 
 
 def _roles(value: object) -> object:
-    """Read ``WHO=ROLE`` pairs; who has a comma or an equals sign in it can't be named."""
+    """Read ``WHO=ROLE`` pairs. A name with a comma or an equals sign can't be given."""
     if not isinstance(value, str):
         return value
     pairs = [one.strip().rpartition("=") for one in value.split(",") if one.strip()]
     wrong = [who or role for who, _, role in pairs if not who.strip() or role.strip().upper() not in Role.__members__]
     if wrong or not pairs:
         roles = ", ".join(role.name.lower() for role in Role)
-        raise ValueError(f"must be pairs such as loyalty-team=operator, with commas between; roles are {roles}")
+        raise ValueError(f"must be pairs such as loyalty-team=operator, separated by commas; the roles are {roles}")
     return {who.strip(): Role[role.strip().upper()] for who, _, role in pairs}
 
 
@@ -132,11 +132,11 @@ def _home(value: Path) -> Path:
 
 
 def expanded(path: str | Path) -> Path:
-    """Return a path with the home directory in place of `~`. Raises ValueError where there is none."""
+    """Return a path with `~` replaced by the home directory. Raises ValueError if there is none."""
     try:
         return Path(path).expanduser()
     except RuntimeError:  # of a user who is not in /etc/passwd, without HOME
-        raise ValueError("begins with ~, and there is no such home directory: write the whole path") from None
+        raise ValueError("begins with ~, but there is no such home directory: write the full path") from None
 
 
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
@@ -152,7 +152,7 @@ Home = Annotated[Path, AfterValidator(_home)]
 
 
 def reason(details: ErrorDetails) -> str:
-    """Say what is wrong with a value, as the end of a sentence that begins with its name."""
+    """Return what is wrong with a value, as the end of a sentence that starts with its name."""
     if details["type"] == "value_error":
         return str(details["ctx"]["error"])
     if details["type"] == "missing":

@@ -1,1 +1,1 @@
-"""What the commands of all capabilities stand on: what they work on, how they speak, how they are stopped."""
+"""What the commands of all capabilities share: what they work on, how they print, how they are stopped."""

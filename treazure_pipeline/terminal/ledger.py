@@ -1,7 +1,4 @@
-"""What commands that read or decide work on: the ledger, with nothing set but its database.
-
-Belongs here: whatever asks neither system. Does not: what calls one, or runs in Dagster, and so needs all settings.
-"""
+"""The ledger, for commands that only read or decide. They ask neither system, and need only the database to be set."""
 
 from __future__ import annotations
 
@@ -20,15 +17,15 @@ from treazure_pipeline.terminal import instance
 
 @dataclass(frozen=True)
 class AtLedger:
-    """An open ledger, and the settings that say which part of it is asked for."""
+    """An open ledger, and the settings that say which part of it to use."""
 
     ledger: Ledger
     settings: LedgerSettings
 
     def programmes(self, names: Sequence[str]) -> list[Programme]:
-        """Return the programmes of these names, or all: of the settings, else those that the ledger has.
+        """Return the programmes with these names, or all: those in the settings, or else those in the ledger.
 
-        Raises SettingsError for a name that is none of them, and where there is none at all.
+        Raises SettingsError for an unknown name, or if there are no programmes at all.
         """
         settings = self.settings
         if not settings.programmes:
@@ -40,21 +37,21 @@ class AtLedger:
         return settings.chosen(names)
 
     def accounts(self, names: Sequence[str]) -> list[Account]:
-        """Return these programmes as the ledger has them; one of the settings that it has not gets its row."""
+        """Return these programmes as the ledger knows them. One that is not in the ledger yet is added."""
         return [self.ledger.find(programme) or self.ledger.account(programme) for programme in self.programmes(names)]
 
 
 @contextmanager
 def at_ledger(settings: LedgerSettings | None = None, *, connections: int = 2) -> Iterator[AtLedger]:
-    """Open the ledger for what needs no system; the embedded server is started where that is used.
+    """Open the ledger for work that needs neither system. If the embedded server is used, it is started.
 
     Args:
-        settings: Those of the environment, unless given.
-        connections: How many the ledger may open.
+        settings: By default, those of the environment.
+        connections: How many connections the ledger may open.
 
     Raises:
-        SettingsError: What is set is wrong, or the ledger belongs to other systems than those that are set.
-        DatabaseError: The ledger can't be used, or its schema is not one of this version.
+        SettingsError: The settings are wrong, or the ledger belongs to other systems.
+        DatabaseError: The ledger can't be used, or its schema does not fit this version.
     """
     settings = settings or load_ledger()
     with Ledger(ready(settings), connections=connections) as ledger:
@@ -64,7 +61,7 @@ def at_ledger(settings: LedgerSettings | None = None, *, connections: int = 2) -
 
 
 def ready(settings: LedgerSettings) -> str:
-    """Return the ledger's URL, its schema fit for this version; the embedded server is started where that is used."""
+    """Return the URL of the ledger, with a schema that fits. If the embedded server is used, it is started."""
     url = instance.locate(settings).ledger_url
     if settings.is_embedded:
         instance.say_where(settings.home)
@@ -76,13 +73,13 @@ def ready(settings: LedgerSettings) -> str:
 
 
 def systems_of(settings: LedgerSettings) -> owner.Systems | None:
-    """Return the two systems that are set, None where one is not."""
+    """Return the two systems in the settings; None if one is missing."""
     if settings.treazure_base_url is None or settings.engage_base_url is None:
         return None
     return owner.systems(settings.treazure_base_url, settings.engage_base_url)
 
 
 def run_url(run_id: str | None) -> str | None:
-    """Return where the Dagster UI shows a run; None where nobody has said where the UI is."""
+    """Return where the Dagster UI shows a run; None if DAGSTER_WEBSERVER_URL is not set."""
     base = os.environ.get("DAGSTER_WEBSERVER_URL", "").rstrip("/")
     return f"{base}/runs/{run_id}" if base and run_id else None

@@ -1,4 +1,4 @@
-"""How commands speak: results for people and for programs on standard output, all else on standard error."""
+"""How commands print: results for people and programs to standard output, everything else to standard error."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.text import Text
 
 from treazure_pipeline import people
 
-# Where in click's context stands that JSON was asked for.
+# The key in click's context that says that JSON was asked for.
 JSON = "treazure_pipeline.json"
 
 _WHOLE = 10_000
@@ -25,7 +25,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _Plain(Console):
-    """Shows texts as they are, whoever wrote them: no markup, no emoji codes, no terminal sequences."""
+    """Prints text as it is, whoever wrote it: no markup, no emoji codes, no terminal sequences."""
 
     def __init__(self, *, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
@@ -35,7 +35,7 @@ class _Plain(Console):
 
 
 class Group(click.Group):
-    """Commands whose first sentence stands whole in the group's help, however narrow the terminal is."""
+    """A group whose help shows the whole first sentence of each command, however narrow the terminal is."""
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands."""
@@ -45,27 +45,27 @@ class Group(click.Group):
 
 
 def console() -> Console:
-    """The console for results: color on a terminal, plain text elsewhere."""
+    """Return the console for results: color on a terminal, plain text elsewhere."""
     return _Plain()
 
 
 def progress() -> Console:
-    """The console for what goes on meanwhile: standard error, so that a program can read the results."""
+    """Return the console for progress. It is standard error, so that programs can read the results."""
     return _Plain(stderr=True)
 
 
 def say(message: str) -> None:
-    """Print a line of the result as it stands."""
+    """Print a line of the result as it is."""
     console().print(message, soft_wrap=True)
 
 
 def verdict(message: str) -> None:
-    """Print the line that says how things are, before the figures."""
+    """Print the line that says how things stand, before the figures."""
     console().print(message, style="bold", soft_wrap=True)
 
 
 class Figures(Table):
-    """A table without lines, whose cells are values."""
+    """A table without lines. Its cells are values."""
 
     def add_row(self, *cells: object, **options: Any) -> None:
         """Add a row of values."""
@@ -78,7 +78,7 @@ def table(*headings: str, **options: Any) -> Figures:
 
 
 def cell(value: object) -> RenderableType:
-    """Return a value as a table has it: thousands apart, also in numbers that are texts to stay exact. Text stays."""
+    """Return a value for a table. Numbers get thousands separators, even if they are texts to stay exact."""
     if isinstance(value, Text):
         return value
     if isinstance(value, bool):
@@ -89,22 +89,22 @@ def cell(value: object) -> RenderableType:
 
 
 def error(message: str) -> None:
-    """Say on standard error what went wrong."""
+    """Print to standard error what went wrong."""
     progress().print(Text("Error:", "bold red"), message, soft_wrap=True)
 
 
 def note(message: str) -> None:
-    """Say on standard error what is being done."""
+    """Print to standard error what is being done."""
     progress().print(message, style="dim", soft_wrap=True)
 
 
 def print_json(result: Mapping[str, Any]) -> None:
-    """Print one JSON object on one line; what JSON has no type for (decimals, times) becomes text."""
+    """Print a JSON object on one line. Decimals and times become text."""
     click.echo(json.dumps(result, default=str))
 
 
 def json_option(function: F) -> F:
-    """Add ``--json``; the command gets it as ``as_json``, and its failures are JSON too."""
+    """Add ``--json``. The command gets it as ``as_json``, and its failures are printed as JSON too."""
 
     def remember(ctx: click.Context, _parameter: click.Parameter, value: bool) -> bool:  # noqa: FBT001
         ctx.meta[JSON] = value

@@ -1,4 +1,4 @@
-"""Several processes that live and die together."""
+"""Several processes that are started and ended together."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _GRACE_SECONDS = 20
 
 
 class Family:
-    """Processes, each in a group of its own with whatever it starts; leaving the block ends all of them.
+    """Processes, each in its own group together with whatever it starts. Leaving the block ends all of them.
 
-    While the block lasts, signals that ask for the end are noted and raised by `wait`, so that none is cut off.
+    Within the block, signals to stop are noted, and `wait` raises them, so that every process is ended properly.
     """
 
     def __init__(self, environment: Mapping[str, str], log: Path | None = None) -> None:
@@ -39,13 +39,13 @@ class Family:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # In the reverse order: what is used last is stopped last.
+        # In reverse order, since later ones use the earlier ones.
         for member in reversed(self._members.values()):
             _end(member)
         self._signals.__exit__(kind, error, trace)
 
     def start(self, name: str, command: Sequence[str]) -> None:
-        """Start one more; what it says goes to the end of the log where there is one."""
+        """Start one more. If there is a log, its output is appended to it."""
         with nullcontext() if self._log is None else self._log.open("ab") as log:
             self._members[name] = subprocess.Popen(  # noqa: S603 - our own commands
                 command,
@@ -57,14 +57,14 @@ class Family:
             )
 
     def watch(self, name: str, process: subprocess.Popen[Any]) -> None:
-        """Count a process among the family that somebody else has started and ends."""
+        """Also watch a process that somebody else has started and will end."""
         self._watched[name] = process
 
     def wait(self, ready: Callable[[], bool] | None = None) -> None:
-        """Wait until something is ready, or for ever.
+        """Wait until something is ready, or forever.
 
         Raises:
-            StoppedError: A signal has asked for the end.
+            StoppedError: A signal asked to stop.
             RunIncompleteError: One of the processes ended by itself.
         """
         while not self._signals.stop.is_set():
@@ -82,7 +82,7 @@ class Family:
 
 
 def require_free(port: int, what: str, option: str) -> None:
-    """Raise PipelineError where a port of this machine is taken: before its address is announced."""
+    """Raise PipelineError if a port of this machine is taken. To be called before its address is announced."""
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -95,7 +95,7 @@ def require_free(port: int, what: str, option: str) -> None:
 
 
 def _end(member: subprocess.Popen[Any]) -> None:
-    """End a process and all in its group, also what it has left behind."""
+    """End a process and everything in its group, even what it has left behind."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         deadline = time.monotonic() + _GRACE_SECONDS
         try:

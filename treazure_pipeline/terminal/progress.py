@@ -1,4 +1,4 @@
-"""How far long work is: how much of how much, how quickly, and the time left; nothing before there is a total."""
+"""How far long work has got: how much of how much, how fast, and the time left. Hidden until the total is known."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class HowFar(ProgressColumn):
     """``1,200 of 5,000, 340 a second, 0:00:11 left``."""
 
     def render(self, task: Task) -> Text:
-        """Leave out what can't be told yet."""
+        """Leave out what is not known yet."""
         if task.total is None:
             return Text("")
         told = f"{task.completed:,.0f} of {task.total:,.0f}"
@@ -26,6 +26,6 @@ class HowFar(ProgressColumn):
 
 
 def bar() -> Progress:
-    """Return a bar on standard error that goes when it is done."""
+    """Return a bar on standard error that disappears when it is done."""
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), HowFar(), TimeElapsedColumn())
     return Progress(*columns, console=output.progress(), transient=True)

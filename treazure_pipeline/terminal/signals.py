@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a terminal that is closed: all three end a command in order, with 128 and the signal's number."""
+"""Ctrl-C, SIGTERM and closing the terminal end a command cleanly, with exit code 128 plus the signal's number."""
 
 from __future__ import annotations
 
@@ -7,17 +7,14 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Self
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Deferred:
-    """Notes the signals within the block in the event `stop`, so that what is under way is finished first.
-
-    `require` raises what was noted.
-    """
+    """Notes signals within the block in the event `stop`, so that work can be finished. `require` raises them."""
 
     def __init__(self) -> None:
         self.stop = threading.Event()
@@ -30,9 +27,7 @@ class Deferred:
                 self._previous[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
@@ -41,13 +36,13 @@ class Deferred:
         self.stop.set()
 
     def require(self) -> None:
-        """Raise StoppedError where a signal has asked for the end."""
+        """Raise StoppedError if a signal has asked to stop."""
         if self._number:
             raise StoppedError(self._number)
 
 
 class StoppedError(KeyboardInterrupt):
-    """A signal has asked for the end. Not an Exception, so that nothing takes it for a failure of its own."""
+    """A signal has asked to stop. It is not an Exception, so that nothing handles it as a failure."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -55,7 +50,7 @@ class StoppedError(KeyboardInterrupt):
 
 
 def listen() -> None:
-    """Raise StoppedError in the main thread at each of the signals, unless it is ignored, as after `nohup`."""
+    """Raise StoppedError in the main thread at each of the signals, unless it is ignored, as with `nohup`."""
     for number in ENDING:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _stop)
@@ -67,7 +62,7 @@ def _stop(number: int, _frame: FrameType | None) -> None:
 
 @contextmanager
 def noted() -> Iterator[list[int]]:
-    """Collect the numbers of the signals that arrive in the block, whoever handles them there."""
+    """Collect the numbers of the signals that arrive within the block, whoever handles them."""
     found: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield found

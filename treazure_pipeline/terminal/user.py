@@ -1,4 +1,4 @@
-"""Who sits at the terminal: what the ledger keeps of whoever decides something with a command."""
+"""Who decides something with a command, for the ledger's record."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from treazure_pipeline.ledger.decisions import SOMEBODY
 
 
 def named() -> str:
-    """Return the session's user; raises PipelineError where it has no name, as in some containers."""
+    """Return the session's user. Raises PipelineError if it has no name, as in some containers."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
@@ -17,7 +17,7 @@ def named() -> str:
 
 
 def known() -> str:
-    """Return the session's user, or that nobody said who it is."""
+    """Return the session's user, or the word for a person whose name is not known."""
     try:
         return named()
     except PipelineError:

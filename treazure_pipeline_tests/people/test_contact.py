@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from treazure_pipeline.cli import commands
-from treazure_pipeline.retention import contacts, prune
+from treazure_pipeline.retention import contacts
 from treazure_pipeline_tests.adjustments.adjustment_shop import AdjustmentShop, assert_each_once
 from treazure_pipeline_tests.people.test_marks import COMMENT, MAIL, MARKS, NAME, PERSON
 
@@ -163,14 +163,14 @@ def test_texts_are_blanked_after_their_retention_and_not_before(adjustment_shop:
     life(adjustment_shop, contact)
     waiting = adjustment_shop.give(contact, 9, description="still to be sent")
     with adjustment_shop.connect() as connections:
-        assert sum(prune.blank_texts(connections.ledger, 90, rows=1).values()) == 0
+        assert sum(contacts.blank(connections.ledger, 90, rows=1).values()) == 0
         assert marks_in(dump(adjustment_shop)) == list(MARKS)
         adjustment_shop.sql("update adjustment set finished_at = finished_at - interval '91 days'")
         adjustment_shop.sql("update adjustment_transition set at = at - interval '91 days'")
         adjustment_shop.sql("update dead_letter set received_at = received_at - interval '91 days'")
         adjustment_shop.sql("update rejection set last_seen = last_seen - interval '91 days'")
         adjustment_shop.sql("update points_history_read set read_at = read_at - interval '91 days'")
-        blanked = prune.blank_texts(connections.ledger, 90, rows=1)
+        blanked = contacts.blank(connections.ledger, 90, rows=1)
 
     assert {name: count for name, count in blanked.items() if count} == {
         "rejection": 1, "adjustment": 3, "adjustment_transition": 2, "dead_letter": 1, "points_history_read": 1,

@@ -222,9 +222,9 @@ def test_a_file_with_one_programme_needs_no_prefix(tmp_path: Path) -> None:
         ("- {name: club, loyalty_id: CLUB, color: red}", "programme 1 (club): color is not a known key"),
         (
             "- {name: a, loyalty_id: A}\n- {name: a, loyalty_id: B, definition_id: 2}",
-            "name 'a' stands at more",
+            "more than one programme has name 'a'",
         ),
-        ("- {name: a, loyalty_id: A}\n- {name: b, loyalty_id: B}", "definition_id 1 stands at more"),
+        ("- {name: a, loyalty_id: A}\n- {name: b, loyalty_id: B}", "more than one programme has definition_id 1"),
         ("- {name: a, loyalty_id: A}\n- {name: b, loyalty_id: A, definition_id: 2}", "loyalty_id 'A' stands"),
     ],
 )
@@ -243,7 +243,7 @@ def test_a_file_and_single_settings_contradict_each_other(tmp_path: Path) -> Non
     file = tmp_path / "programmes.yaml"
     file.write_text("- {name: club, loyalty_id: CLUB}")
 
-    assert "TREAZURE_LOYALTY_ID must not be set" in refused(COMPLETE | {"TREAZURE_PIPELINE_PROGRAMMES": str(file)})
+    assert "TREAZURE_LOYALTY_ID can't be set" in refused(COMPLETE | {"TREAZURE_PIPELINE_PROGRAMMES": str(file)})
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -342,7 +342,7 @@ def test_a_file_that_holds_no_secret_is_one_line_that_names_it(tmp_path: Path) -
         assert f"ENGAGE_API_KEY_FILE ({str(path)!r}) {said}." in message
 
     twice = refused(COMPLETE | {"ENGAGE_API_KEY_FILE": str(tmp_path / "good")})
-    assert "ENGAGE_API_KEY_FILE must not be set beside ENGAGE_API_KEY" in twice
+    assert "ENGAGE_API_KEY_FILE can't be set together with ENGAGE_API_KEY" in twice
     assert "pass-word" not in twice
 
 
@@ -351,7 +351,7 @@ def test_only_one_programme_keeps_its_names(tmp_path: Path) -> None:
     file.write_text(
         "- {name: a, loyalty_id: A, keeps_names: true}\n- {name: b, loyalty_id: B, definition_id: 2, keeps_names: true}"
     )
-    with pytest.raises(SettingsError, match="keeps_names stands at more than one programme"):
+    with pytest.raises(SettingsError, match="more than one programme has keeps_names"):
         load_settings(without("TREAZURE_LOYALTY_ID") | {"TREAZURE_PIPELINE_PROGRAMMES": str(file)})
 
 
