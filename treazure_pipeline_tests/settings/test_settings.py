@@ -225,7 +225,10 @@ def test_a_file_with_one_programme_needs_no_prefix(tmp_path: Path) -> None:
             "more than one programme has name 'a'",
         ),
         ("- {name: a, loyalty_id: A}\n- {name: b, loyalty_id: B}", "more than one programme has definition_id 1"),
-        ("- {name: a, loyalty_id: A}\n- {name: b, loyalty_id: A, definition_id: 2}", "more than one programme has loyalty_id 'A'"),
+        (
+            "- {name: a, loyalty_id: A}\n- {name: b, loyalty_id: A, definition_id: 2}",
+            "more than one programme has loyalty_id 'A'",
+        ),
     ],
 )
 def test_a_file_with_mistakes_is_one_message(tmp_path: Path, content: str, complaint: str) -> None:
