@@ -1,7 +1,7 @@
 """(c) dlt, as its pages on reverse ETL and on performance advise.
 
 A resource with an incremental cursor on `mutatedAt` yields the export as Arrow tables, a custom destination posts it.
-Files of one request each let eight of them be posted at once, and a killed load goes on with the file it was at. dlt
+Eight files are posted at once, and a killed load goes on with the request it was at. dlt
 keeps no balances: what changed is what the export shows with a later time than the last run saw.
 """
 
@@ -25,7 +25,7 @@ SETTINGS = {
     "RUNTIME__LOG_LEVEL": "ERROR",
     "RUNTIME__REQUEST_BACKOFF_FACTOR": str(SCALE),
     "LOAD__WORKERS": str(THREADS),
-    "DATA_WRITER__FILE_MAX_ITEMS": str(members.ROWS_PER_REQUEST),
+    "DATA_WRITER__FILE_MAX_ITEMS": str(members.ROWS_PER_REQUEST),  # each part of the export is a file
 }
 
 
@@ -42,8 +42,9 @@ def run(stub: str, folder: Path) -> dict[str, Any]:
     ) -> Iterator[Any]:
         href = requests.post(f"{stub}/api/v1.0/LoyaltyVault/Balances/Get", json={}).json()["href"]
         export = pl.read_json(requests.get(f"{stub}{href}/result").content).to_arrow()
-        for start in range(0, export.num_rows, members.ROWS_PER_REQUEST):
-            yield export.slice(start, members.ROWS_PER_REQUEST)
+        rows = members.ROWS_PER_REQUEST * max(1, -(-export.num_rows // (members.ROWS_PER_REQUEST * THREADS)))
+        for start in range(0, export.num_rows, rows):
+            yield export.slice(start, rows)
 
     @dlt.destination(batch_size=members.ROWS_PER_REQUEST, loader_file_format="parquet", name="engage")
     def engage(items: Any, _table: Any) -> None:
