@@ -6,7 +6,8 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ _HOURS = 2
 
 
 @click.command("demo")
-@click.option("--members", default=5000, show_default=True, help="Members with points in the sandbox.")
+@click.option("--members", default=2000, show_default=True, help="Members with points in the sandbox.")
 @click.option("--ui", is_flag=True, help="Keep everything running, with the Dagster UI.")
 @click.option("--port", default=3000, show_default=True, help="Port of the Dagster UI.")
 def command(*, members: int, ui: bool, port: int) -> None:
@@ -40,24 +41,30 @@ def command(*, members: int, ui: bool, port: int) -> None:
     from treazure_pipeline.sandbox import sandbox_process
 
     output.note("Starting a database and a sandbox of both systems …")
-    home = _new_home()
+    home = sandbox.set_apart("demo")
     arguments = ("--members", str(members), "--unknown-share", "0.004", "--set", "apply_delay=0.2")
     try:
-        with sandbox_process(*arguments) as box:
+        with ExitStack() as stack, ThreadPoolExecutor(1) as beside:
+            database = beside.submit(_start_database, home)
+            box = stack.enter_context(sandbox_process(*arguments))
+            database.result()
             os.environ.update(
                 sandbox.settings(int(box.base_url.rsplit(":", 1)[1]))
                 | {"TREAZURE_PIPELINE_HOME": str(home), "TREAZURE_PIPELINE_RETRY_SCALE": "0.01"}
             )
             settings = load_settings()
             os.environ.update(instance.prepare(settings).environment)
+            stack.enter_context(instance.opened())
             results = _play(box, settings)
+            moving = beside.submit(stack.enter_context, demo_migration.shop(members))
             with _running_receiver() as webhooks:
                 box.behave(webhook_url=webhooks)
                 contact, given = _give_points(box, settings)
                 results.append(given)
             acts = [demo_guards.play(box, settings)]
             equal = _compare(box)
-            acts += [demo_drift.play(box, settings)["status"] == "ok", demo_migration.play(members)["status"] == "ok"]
+            acts.append(demo_drift.play(box, settings)["status"] == "ok")
+            acts.append(demo_migration.play(moving.result(), members)["status"] == "ok")
             if ui:
                 require_free(port, "The Dagster UI", "--port")
                 place = instance.locate(settings)
@@ -73,13 +80,11 @@ def command(*, members: int, ui: bool, port: int) -> None:
     _say_what_next(home, contact)
 
 
-def _new_home() -> Path:
-    """Return an empty home with its database running."""
-    home = sandbox.set_apart("demo")
+def _start_database(home: Path) -> None:
+    """Start an empty database in an empty home."""
     embedded.stop(home)
     shutil.rmtree(home, ignore_errors=True)
     embedded.start(home)
-    return home
 
 
 def _play(box: Sandbox, settings: Settings) -> list[dict[str, Any]]:

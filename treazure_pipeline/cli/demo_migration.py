@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from treazure_pipeline.cli import sandbox
@@ -13,6 +14,8 @@ from treazure_pipeline.settings import load_settings
 from treazure_pipeline.terminal import output
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from treazure_pipeline.sandbox import Sandbox
     from treazure_pipeline.settings import Settings
 
@@ -21,11 +24,11 @@ _DEFINITION = 7
 _HOURS = 3
 
 
-def play(members: int = 5000) -> dict[str, Any]:
-    """Migrate a programme of so many members, import its files, audit it; return what `run migration --json` prints.
+@contextmanager
+def shop(members: int) -> Iterator[Sandbox]:
+    """A sandbox of its own with so many members and some hours of shop life, for the block.
 
-    The ledger and the Dagster instance are those of the environment; the sandbox is a new one whose rates are lifted,
-    since 5,000 histories at the default of 20 a second would take four minutes.
+    Its rates are lifted: 2,000 histories at the default of 20 a second would take almost two minutes.
     """
     from treazure_pipeline.sandbox import sandbox_process
 
@@ -33,25 +36,33 @@ def play(members: int = 5000) -> dict[str, Any]:
         "--members", str(members), "--programme", f"{_LOYALTY_ID}={_DEFINITION}", "--unknown-share", "0",
         "--set", "max_requests_per_second=100000", "--set", "apply_delay=0",
     )  # fmt: skip
-    output.note(f"A programme of {members:,} members moves into Engage, in a separate sandbox …")
-    began = time.perf_counter()
     with sandbox_process(*arguments) as box:
         for _ in range(_HOURS):
             box.play_hour(share=0.2)
-        settings = _settings(box)
-        (programme,) = settings.programmes
-        delivered = run_migration(settings, programme)
-        if delivered["status"] != "waiting":
-            return delivered | {"status": "failed"}
-        output.note("The files are delivered, and the audit says: not imported yet. Now Engage imports them.")
-        imported = [answer for folder in settings.home.rglob("delivered") for answer in box.import_folder(folder)]
-        box.play_hour(share=0.01)
-        output.note("Meanwhile some members shop. The hourly sync brings their movements after the migration.")
-        result = run_migration(settings, programme)
-        moved = box.differences(_LOYALTY_ID)["differing"]
-        synced = run_balance_sync(settings, programme, {})
-        box.apply_queue()
-        equal = box.differences(_LOYALTY_ID)["equal"]
+        yield box
+
+
+def play(box: Sandbox, members: int) -> dict[str, Any]:
+    """Migrate the programme of a `shop`, import its files, audit it; return what `run migration --json` prints.
+
+    The ledger and the Dagster instance are those of the environment.
+    """
+    output.note(f"A programme of {members:,} members moves into Engage, in a separate sandbox …")
+    began = time.perf_counter()
+    settings = _settings(box)
+    (programme,) = settings.programmes
+    delivered = run_migration(settings, programme)
+    if delivered["status"] != "waiting":
+        return delivered | {"status": "failed"}
+    output.note("The files are delivered, and the audit says: not imported yet. Now Engage imports them.")
+    imported = [answer for folder in settings.home.rglob("delivered") for answer in box.import_folder(folder)]
+    box.play_hour(share=0.01)
+    output.note("Meanwhile some members shop. The hourly sync brings their movements after the migration.")
+    result = run_migration(settings, programme)
+    moved = box.differences(_LOYALTY_ID)["differing"]
+    synced = run_balance_sync(settings, programme, {})
+    box.apply_queue()
+    equal = box.differences(_LOYALTY_ID)["equal"]
     _print(
         delivered, imported, result, time.perf_counter() - began, moved=moved, sent=synced.get("sent", 0), equal=equal
     )
@@ -71,7 +82,7 @@ def _settings(box: Sandbox) -> Settings:
             "ENGAGE_DEFINITION_ID": str(_DEFINITION),
             "TREAZURE_MAX_REQUESTS_PER_SECOND": "0",
             "ENGAGE_MAX_REQUESTS_PER_SECOND": "0",
-            "MIGRATION_SHARDS": "4",
+            "MIGRATION_SHARDS": "2",
         }
     )
 

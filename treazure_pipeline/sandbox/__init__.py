@@ -26,7 +26,6 @@ from __future__ import annotations
 from treazure_pipeline.sandbox.behavior import API_KEY, CLIENT_ID, CLIENT_SECRET, LOYALTY_ID, WEBHOOK_SECRET, Behavior
 from treazure_pipeline.sandbox.client import Sandbox, running_sandbox, sandbox_process
 from treazure_pipeline.sandbox.faults import Fault
-from treazure_pipeline.sandbox.world import Seed
 
 __all__ = [
     "API_KEY",
@@ -37,7 +36,6 @@ __all__ = [
     "Behavior",
     "Fault",
     "Sandbox",
-    "Seed",
     "running_sandbox",
     "sandbox_process",
 ]

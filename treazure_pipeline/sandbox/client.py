@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import httpx
 import msgspec
 
-from treazure_pipeline.sandbox.app import bind, build_app, server
 from treazure_pipeline.sandbox.behavior import LOYALTY_ID, Behavior
-from treazure_pipeline.sandbox.world import Seed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -242,6 +240,10 @@ def running_sandbox(
     **switches: Any,
 ) -> Iterator[Sandbox]:
     """A sandbox in a thread of this process, by default on a free port; `switches`: see `Behavior`."""
+    # What only the server is made of takes longer to import than everything else here.
+    from treazure_pipeline.sandbox.app import bind, build_app, server  # noqa: PLC0415
+    from treazure_pipeline.sandbox.world import Seed  # noqa: PLC0415
+
     start = Seed(seed, members, programmes or {LOYALTY_ID: 1}, unknown_share, in_step)
     app = build_app(start, Behavior.model_validate(switches))
     listener, url = bind(host, port)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -148,14 +149,20 @@ def is_used(instance: Instance) -> bool:
     return row == (True,) and (instance.dagster_home / "dagster.yaml").exists()
 
 
+_open: ContextVar[DagsterInstance | None] = ContextVar("_open", default=None)
+
+
 @contextmanager
 def opened() -> Iterator[DagsterInstance]:
-    """Open the Dagster instance of DAGSTER_HOME, as its daemon and runs do.
+    """Open the Dagster instance of DAGSTER_HOME, as its daemon and runs do; within the block it is the same one.
 
     Raises:
         DatabaseUnavailableError: Its storage can't be used.
         SettingsError: Its dagster.yaml is not understood.
     """
+    if (outer := _open.get()) is not None:
+        yield outer
+        return
     try:
         with startup.importing():
             from dagster import DagsterInstance
@@ -169,7 +176,11 @@ def opened() -> Iterator[DagsterInstance]:
             hint="Fix the dagster.yaml there, or unset DAGSTER_HOME.",
         ) from error
     with dagster:
-        yield dagster
+        token = _open.set(dagster)
+        try:
+            yield dagster
+        finally:
+            _open.reset(token)
 
 
 def _dagster_home(storage: Storage) -> Path:
