@@ -36,7 +36,7 @@ IMAGES = Path(__file__).parent / "images"
 ENDS = {"SUCCESS", "FAILURE", "CANCELED"}
 LOCATION, REPOSITORY = "treazure_pipeline", "__repository__"
 MEMBERS = 2_000
-SHARDS = 16
+SHARDS = 4
 SHARES = (0.0, 0.02, 0.05, 0.08, 0.06, 0.03, 0.04, 0.07, 0.09, 0.05)
 # Neither the rates nor the grace time are kept to: a picture takes a minute instead of an hour.
 QUICK = {
@@ -44,6 +44,7 @@ QUICK = {
     "ENGAGE_VERIFY_SECONDS": "20",
     "ENGAGE_MAX_REQUESTS_PER_SECOND": "0",
     "TREAZURE_MAX_REQUESTS_PER_SECOND": "0",
+    "MIGRATION_SHARDS": str(SHARDS),
 }
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
@@ -76,7 +77,7 @@ def until(ready: Callable[[], Any], seconds: float = 120) -> Any:
 def running(command: list[str], environment: dict[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
     """Run a process as long as the block lasts."""
     process = subprocess.Popen(  # noqa: S603 - our own commands, and the browser that was asked for
-        command, env=os.environ | (environment or {}), stderr=subprocess.DEVNULL
+        command, env=os.environ | (environment or {}), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
         yield process
@@ -130,7 +131,7 @@ class Dagster:
         status = (
             "query ($id: String!) { partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status } } }"
         )
-        until(lambda: self.ask(status, id=launched)["partitionBackfillOrError"]["status"].startswith("COMPLETED"), 600)
+        until(lambda: self.ask(status, id=launched)["partitionBackfillOrError"]["status"].startswith("COMPLETED"), 1800)
         return str(launched)
 
 
@@ -205,13 +206,10 @@ class Page:
         time.sleep(3)
 
     def top(self, text: str) -> int:
-        """Return where the innermost element that says exactly this begins, in pixels from the top."""
-        return int(
-            self.run(
-                "[...document.querySelectorAll('*')]"
-                f".filter(e => e.innerText?.trim() === {json.dumps(text)}).pop().getBoundingClientRect().top"
-            )
-        )
+        """Return where the innermost element that says exactly this begins, in pixels from the top; waits for it."""
+        element = f"[...document.querySelectorAll('*')].filter(e => e.innerText?.trim() === {json.dumps(text)}).pop()"
+        until(lambda: self.run(f"Boolean({element})"))
+        return int(self.run(f"{element}.getBoundingClientRect().top"))
 
     def take(self, name: str, x: int, y: int, width: int, height: int) -> None:
         """Write a part of the window as a picture."""
@@ -248,7 +246,7 @@ def pictures(page: Page, run: str) -> None:
     page.open("assets/engage_balance_push?view=overview", "points_total", 3600, 1300)
     page.click("Plots")
     first = page.top("data_age_hours") - 20
-    page.take("push-plots", 80, first, 860, page.top("points_total") - 20 - first)
+    page.take("push-plots", 80, first, 860, page.top("sent") + 240 - first)
     page.open("assets/balance_diff?view=checks&checkDetail=points_are_conserved", "last_summed_at", 760, 1200)
     page.take("checks", 60, 0, 1140, 760)
     page.open(f"runs/{run}", "RUN_SUCCESS", 900)
@@ -318,10 +316,9 @@ def three_programmes(chromium: str) -> None:
             "- {name: outlet, loyalty_id: OUTLET, definition_id: 2, migrated: true}\n"
             "- {name: staff, loyalty_id: STAFF, definition_id: 3}\n"
         )
-        environment = {"TREAZURE_PIPELINE_PROGRAMMES": str(listed), "DAGSTER_HOME": home}
-        for name, value in sandbox.settings(free_port()).items():
-            if name not in {"TREAZURE_LOYALTY_ID", "ENGAGE_DEFINITION_ID"}:
-                environment[name] = value
+        alone = {"TREAZURE_LOYALTY_ID", "ENGAGE_DEFINITION_ID"}
+        environment = {name: value for name, value in sandbox.settings(free_port()).items() if name not in alone}
+        environment |= {"TREAZURE_PIPELINE_PROGRAMMES": str(listed), "DAGSTER_HOME": home}
         with webserver(chromium, ["-m", "treazure_pipeline.definitions"], environment) as page:
             page.open("asset-groups", "staff_point_migration", 620)
             page.click("Skip")

@@ -72,7 +72,7 @@ def build_definitions(settings: Settings, connect: Callable[..., Connections] = 
         build_adjustments(settings.programmes, names), settings, "adjustments", "adjustments.md", "/adjustments"
     )
     # Those that start by themselves, for ever. Migrations and approvals are few, and what was decided stays to be seen.
-    recurring = [job.name for part in (*of_programmes, adjustments) for job in part.jobs or ()]
+    recurring = (*of_programmes, adjustments)
     return dg.Definitions.merge(
         shared,
         *of_programmes,

@@ -63,6 +63,10 @@ class SettingsError(PipelineError):
     exit_code = 2
 
 
+class UnknownPartitionError(SettingsError):
+    """A run was asked for a part that does not exist."""
+
+
 class BusyError(PipelineError):
     """Another run of the programme holds its lock."""
 

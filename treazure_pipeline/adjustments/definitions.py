@@ -24,6 +24,7 @@ from treazure_pipeline.orchestration.names import FIRST, FOREGROUND, Names, at_m
 from treazure_pipeline.settings import Programme
 
 GROUP = "adjustments"
+_RUNS = FIRST | at_most(hours=6)
 SENSOR_SECONDS = 2  # the daemon looks every 5 s; of an interval as long it misses every other look by a hair
 LINGER_SECONDS = 10.0
 WARN_SECONDS = 3600.0
@@ -66,6 +67,7 @@ def build_adjustments(programmes: Sequence[Programme], names: Names) -> dg.Defin
         owners=OWNERS,
         kinds={"treazure", "postgres", "voyado"},
         code_version="1",
+        op_tags=_RUNS,
         metadata={
             **md.view("adjustment"),
             "dagster/column_lineage": md.lineage(
@@ -93,7 +95,7 @@ def build_adjustments(programmes: Sequence[Programme], names: Names) -> dg.Defin
         names.of("process_adjustments"),
         selection=dg.AssetSelection.assets(processed_adjustments),
         executor_def=dg.in_process_executor,
-        tags=FIRST | at_most(hours=6),
+        tags=_RUNS,
         description="Posts due adjustments from the queue to Treazure, and sets the balances in Engage.",
     )
 

@@ -16,7 +16,7 @@ from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, PARTITION_NAME_TAG
 from treazure_pipeline.alerts import notify, state
 from treazure_pipeline.alerts.notify import Alert
 from treazure_pipeline.connections import Connections
-from treazure_pipeline.errors import BusyError, PipelineError
+from treazure_pipeline.errors import BusyError, PipelineError, UnknownPartitionError
 from treazure_pipeline.orchestration.decisions import is_decision
 from treazure_pipeline.orchestration.names import Names, names_of
 from treazure_pipeline.verification.rounds import standing
@@ -28,6 +28,8 @@ _UI = "http://127.0.0.1:3000"
 _RUNS = 50
 # What waits for a person's next step worked as it should. The only blocking check is the guards'.
 _WAITS_FOR_A_PERSON = ("GuardTrippedError", "DagsterAssetCheckFailedError")
+# It did not begin: whoever asked sees why.
+_NO_VERDICT = (BusyError.__name__, UnknownPartitionError.__name__)
 _VERDICTS = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
 _ENDED = [*_VERDICTS, dg.DagsterRunStatus.CANCELED]
 
@@ -89,7 +91,7 @@ def _evaluate(context: dg.SensorEvaluationContext, connections: Connections, job
 def failed_runs(instance: dg.DagsterInstance, jobs: Iterable[str], ui: str) -> Iterator[Alert]:
     """Find the jobs whose newest run with a verdict has failed, in any of its partitions.
 
-    No verdict: a run that was canceled or found another one at work, and one that is retried, until that has ended.
+    No verdict: a run that was canceled, found another one at work or was asked for a part that does not exist, and one that is retried, until that has ended.
     A run that waits for a person worked as it should: its plan has an alert of its own.
     """
     for job in jobs:
@@ -103,7 +105,7 @@ def failed_runs(instance: dg.DagsterInstance, jobs: Iterable[str], ui: str) -> I
                 if _is_retried(instance, run):
                     continue
                 error, text = _failure(instance, run)
-                if error == BusyError.__name__:
+                if error in _NO_VERDICT:
                     continue
                 if error not in _WAITS_FOR_A_PERSON:
                     failed.append((run, text))

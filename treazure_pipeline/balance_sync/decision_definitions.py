@@ -17,18 +17,19 @@ from treazure_pipeline.orchestration.names import Names
 _PROGRAMME = "The programme's name; if empty, all of them."
 
 
-class Approval(forms.Form):
+class _OfPlan(forms.Form):
+    digest: str = Field(description="The plan's digest, as shown in the failed check `guards_hold`.")
+
+
+class Approval(_OfPlan):
     """The plan to approve; it may be pushed once."""
 
-    digest: str = Field(description="The plan's digest, as shown in the failed check `guards_hold`.")
     approved_by: str = Field(description="Your name, for the record.", min_length=1, max_length=200)
     reason: str = Field(default="", description="Why, for the record.", max_length=LONGEST)
 
 
-class LetBe(Decided):
+class LetBe(_OfPlan, Decided):
     """The plan to leave unapproved."""
-
-    digest: str = Field(description="The plan's digest, as shown in the failed check `guards_hold`.")
 
 
 class Retried(Decided):
@@ -49,27 +50,12 @@ class Discarded(Decided):
 
 def build_decisions(names: Names) -> list[dg.JobDefinition]:
     """Assemble the jobs."""
-    return [
-        decision(
-            names, "approve_plan", Approval, _approve, op="approve",
-            description="Approves a plan that a guard has stopped. The next push sends its rows, once.",
-        ),
-        decision(
-            names, "let_plan_be", LetBe, _let_be,
-            description="Notes that a plan was looked at and is not approved. It stays held until a run replaces it.",
-        ),
-        decision(
-            names, "retry_rejections", Retried, _retry,
-            description="Has the next run send again what Engage refused, and read the accounts of rejected rows.",
-        ),
-        decision(
-            names, "discard_rejections", Discarded, _discard,
-            description="Discards rows of exports for good. Nothing changes for their contacts.",
-        ),
-    ]  # fmt: skip
+    others = (decision(names, one) for one in (let_plan_be, retry_rejections, discard_rejections))
+    return [decision(names, approve_plan, op="approve"), *others]
 
 
-def _approve(connections: Connections, config: Approval) -> str:
+def approve_plan(connections: Connections, config: Approval) -> str:
+    """Approves a plan that a guard has stopped. The next push sends its rows, once."""
     lifetime = timedelta(hours=connections.settings.approval_lifetime_hours)
     plan = plans.approve(
         connections.ledger, None, config.digest, by=config.approved_by, lifetime=lifetime, why=config.reason
@@ -80,12 +66,14 @@ def _approve(connections: Connections, config: Approval) -> str:
     )
 
 
-def _let_be(connections: Connections, config: LetBe) -> str:
+def let_plan_be(connections: Connections, config: LetBe) -> str:
+    """Notes that a plan was looked at and is not approved. It stays held until a run replaces it."""
     plan = plans.let_be(connections.ledger, None, config.digest, by=config.decided_by, why=config.reason)
     return f"Plan {plan.digest} is not approved. It stays held until a run replaces it."
 
 
-def _retry(connections: Connections, config: Retried) -> str:
+def retry_rejections(connections: Connections, config: Retried) -> str:
+    """Has the next run send again what Engage refused, and read the accounts of rejected rows."""
     if config.everything == bool(config.contact or config.cause):
         raise SettingsError("Nothing was done: choose a contact or a cause, or only everything.")
     ledger, by, why = connections.ledger, config.decided_by, config.reason
@@ -100,7 +88,8 @@ def _retry(connections: Connections, config: Retried) -> str:
     )
 
 
-def _discard(connections: Connections, config: Discarded) -> str:
+def discard_rejections(connections: Connections, config: Discarded) -> str:
+    """Discards rows of exports for good. Nothing changes for their contacts."""
     if short := [digest for digest in config.digests if len(digest) != rejections.DIGEST]:
         raise SettingsError(f"Nothing was done: {short[0]!r:.80} is not a full digest.")
     count = sum(

@@ -32,6 +32,7 @@ from treazure_pipeline.settings import Programme
 
 GROUP = "balance_sync"
 OWNERS = ["team:loyalty"]
+RUNS = at_most(hours=6)
 ACTIVE = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
 
 Results = Iterator[dg.AssetCheckResult | dg.MaterializeResult]
@@ -76,7 +77,7 @@ def build_balance_sync(programme: Programme, names: Names) -> dg.Definitions:
     key = names.key
     tags = {"programme": programme.name}
     shared: dict[str, Any] = {"group_name": names.group(GROUP), "owners": OWNERS, "tags": tags}
-    common: dict[str, Any] = {**shared, "code_version": "1", "pool": names.of("balance_sync")}
+    common: dict[str, Any] = {**shared, "code_version": "1", "pool": names.of("balance_sync"), "op_tags": RUNS}
     coverage_checks = checks.LedgerChecks(
         key("balance_diff"),
         {"coverage_has_no_hole": "Every mutation time since the programme's beginning has been fetched (I1)."},
@@ -205,7 +206,7 @@ def build_balance_sync(programme: Programme, names: Names) -> dg.Definitions:
         names.of("hourly_balance_sync"),
         selection=dg.AssetSelection.assets(*assets),
         executor_def=dg.in_process_executor,
-        tags=tags | at_most(hours=6),
+        tags=tags | RUNS,
         description="Fetches what changed in Treazure, compares it with the ledger, and sends it to Engage.",
     )
 

@@ -4,8 +4,9 @@ What can be decided is in each capability's `decision_definitions`.
 See https://docs.dagster.io/guides/operate/configuration/run-configuration
 """
 
+import inspect
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import TypeVar, get_type_hints
 
 import dagster as dg
 from pydantic import Field
@@ -30,19 +31,19 @@ class Decided(forms.Form):
     reason: str = Field(description="Why, for the record.", min_length=1, max_length=LONGEST)
 
 
-def decision(
-    names: Names,
-    name: str,
-    config: type[C],
-    carry_out: Callable[[Connections, C], str],
-    *,
-    description: str,
-    op: str | None = None,
-) -> dg.JobDefinition:
-    """Return the job `name`, which calls `carry_out` with what `config` says, and shows the sentence that it returns.
+class Numbered(Decided):
+    """Which ones, by the numbers that `adjustments list` and the console show."""
 
-    If it can't be done, the run fails with one sentence.
+    numbers: list[int] = Field(description="Their numbers.", min_length=1)
+
+
+def decision(names: Names, carry_out: Callable[[Connections, C], str], *, op: str | None = None) -> dg.JobDefinition:
+    """Return the job of this function's name, which calls it with what its form `config` says, and shows the sentence that it returns.
+
+    The function's docstring is the job's description. If it can't be done, the run fails with one sentence.
     """
+    name, description = carry_out.__name__, inspect.getdoc(carry_out)
+    config: type[C] = get_type_hints(carry_out)["config"]
 
     @dg.op(name=op or f"decide_{name}", description=description, config_schema=forms.schema(config))
     def decide(context: dg.OpExecutionContext, connections: dg.ResourceParam[Connections]) -> None:

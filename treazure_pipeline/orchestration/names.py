@@ -24,6 +24,9 @@ def at_most(**duration: float) -> dict[str, str]:
     return {"dagster/max_runtime": str(round(timedelta(**duration).total_seconds()))}
 
 
+OF_RUNS = frozenset({*at_most(hours=1), *BACKGROUND})
+
+
 @dataclass(frozen=True)
 class Names:
     """Puts a tenant and a programme before every name. Either may be missing."""

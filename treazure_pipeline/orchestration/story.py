@@ -18,6 +18,7 @@ import dagster as dg
 from treazure_pipeline.connections import Listener
 from treazure_pipeline.ledger.coverage import Window
 from treazure_pipeline.orchestration import failures
+from treazure_pipeline.orchestration.names import OF_RUNS
 
 SUMMARY = "about"
 """The metadata key of the sentence. The UI sorts keys by name, so it comes first."""
@@ -56,9 +57,13 @@ def window(fetched: Window) -> dict[str, str]:
 def tag(
     context: dg.OpExecutionContext | dg.AssetExecutionContext, more: Mapping[str, str] = MappingProxyType({})
 ) -> None:
-    """Tag the run with where it was started from, and with `more`."""
+    """Tag the run with where it was started from, and with `more`.
+
+    A run that somebody started from an asset's page has no job of ours, and its tags only here: those of the asset.
+    """
     given = context.run.tags
-    tags = dict(more)
+    asset = getattr(context, "op_execution_context", context).op
+    tags = {name: value for name, value in asset.tags.items() if name in OF_RUNS and name not in given} | dict(more)
     if STARTED_FROM not in given:
         found = [f"{what} {given[name]}" for name, what in _LAUNCHED_BY.items() if name in given]
         tags[STARTED_FROM] = found[0] if found else "Dagster's UI"

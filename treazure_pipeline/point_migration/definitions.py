@@ -4,7 +4,8 @@ Belongs here: assets, partitions, run config, what a run shows. Does not: how po
 in the other modules of this folder. See https://docs.dagster.io/guides/build/partitions-and-backfills
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import dagster as dg
@@ -13,6 +14,7 @@ from pydantic import Field
 from treazure_pipeline import phrases
 from treazure_pipeline.balance_sync.definitions import OWNERS
 from treazure_pipeline.connections import Connections
+from treazure_pipeline.errors import UnknownPartitionError
 from treazure_pipeline.orchestration import forms, story
 from treazure_pipeline.orchestration import metadata as md
 from treazure_pipeline.orchestration.names import BACKGROUND, Names, at_most
@@ -98,6 +100,7 @@ def build_migration(programme: Programme, names: Names, *, shards: int) -> dg.De
         "tags": tags,
         "pool": names.of("point_migration"),
         "code_version": "1",
+        "op_tags": BACKGROUND,
     }
 
     @dg.asset(
@@ -170,12 +173,12 @@ def build_migration(programme: Programme, names: Names, *, shards: int) -> dg.De
         from treazure_pipeline.point_migration import steps
 
         connections = background_connections
-        with story.step(context, connections.listener):
+        with _at_shard(context, connections, partitions) as shard:
             account = connections.ledger.account(programme)
             fetched = steps.fetch(
                 connections,
                 account,
-                _shard(context),
+                shard,
                 leave_out_unreadable=forms.filled(context, LogConfig).leave_out_unreadable,
             )
             whole = backfill.progress(connections.ledger, backfill.opened(connections.ledger, account))
@@ -223,11 +226,11 @@ def build_migration(programme: Programme, names: Names, *, shards: int) -> dg.De
         from treazure_pipeline.point_migration import steps
 
         connections = background_connections
-        with story.step(context, connections.listener):
+        with _at_shard(context, connections, partitions) as shard:
             account = connections.ledger.account(programme)
-            written = steps.write(connections, account, _shard(context))
+            written = steps.write(connections, account, shard)
             migration = backfill.opened(connections.ledger, account)
-            audits = audit_store.shards(connections.ledger, migration, _shard(context))
+            audits = audit_store.shards(connections.ledger, migration, shard)
         unequal = sum(each.unequal for each in audits)
         figures: dict[str, Any] = {
             "files": written.files,
@@ -353,8 +356,18 @@ def _abandoning(programme: Programme, names: Names, tags: dict[str, str]) -> dg.
     return abandon_migration
 
 
-def _shard(context: dg.AssetExecutionContext) -> int:
-    return int(context.partition_key)
+@contextmanager
+def _at_shard(
+    context: dg.AssetExecutionContext, connections: Connections, partitions: dg.StaticPartitionsDefinition
+) -> Iterator[int]:
+    """Do the step of a shard; Dagster does not look whether there is one when it is asked through its API."""
+    with story.step(context, connections.listener):
+        known = partitions.get_partition_keys()
+        if context.partition_key not in known:
+            raise UnknownPartitionError(
+                f"There is no shard {context.partition_key!r:.40}; there are {known[0]} to {known[-1]}. Nothing was done."
+            )
+        yield int(context.partition_key)
 
 
 def _hours_left(whole: backfill.Progress, contacts: int, seconds: float) -> float:

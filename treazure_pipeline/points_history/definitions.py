@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from treazure_pipeline.points_history.export import Exported
 
 GROUP = "points_history"
+_RUNS = BACKGROUND | at_most(hours=12)
 
 
 class HistoryConfig(forms.Form):
@@ -82,6 +83,7 @@ def build_points_history(programme: Programme, names: Names) -> dg.Definitions:
         kinds={"treazure", "postgres", "parquet"},
         code_version="1",
         pool=names.of("points_history"),
+        op_tags=_RUNS,
         metadata={
             **md.view("movement"),
             "dagster/column_lineage": md.lineage({"contact": (key("balance_diff"), "contact")}),
@@ -102,7 +104,7 @@ def build_points_history(programme: Programme, names: Names) -> dg.Definitions:
         names.of("refresh_points_history"),
         selection=dg.AssetSelection.assets(points_history),
         executor_def=dg.in_process_executor,
-        tags=tags | BACKGROUND | at_most(hours=12),
+        tags=tags | _RUNS,
         description="Reads the points logs of contacts whose balance changed, at half of Treazure's rate at most.",
     )
     return dg.Definitions(

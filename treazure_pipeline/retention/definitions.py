@@ -4,11 +4,12 @@ What may be deleted is decided in `prune`, and for Dagster's own runs in `orches
 See https://docs.dagster.io/guides/automate/schedules
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
+from dagster._core.storage.tags import REPOSITORY_LABEL_TAG
 
 from treazure_pipeline import phrases
 from treazure_pipeline.balance_sync.definitions import OWNERS
@@ -21,13 +22,17 @@ from treazure_pipeline.retention import contacts
 from treazure_pipeline.retention.prune import changes, megabytes, prune
 from treazure_pipeline.settings import Settings
 
+_RUNS = BACKGROUND | at_most(hours=6)
 
-def build_maintenance(settings: Settings, names: Names, recurring: Sequence[str]) -> dg.Definitions:
+
+def build_maintenance(settings: Settings, names: Names, recurring: Sequence[dg.Definitions]) -> dg.Definitions:
     """Assemble the history's asset, and the job and schedule that keep it from growing forever.
 
-    `recurring`: the jobs whose old runs are deleted too, besides this one's.
+    `recurring`: whose old runs are deleted too, besides this job's.
     """
     prune_history = names.of("prune_history")
+    jobs = [prune_history, *(job.name for part in recurring for job in part.jobs or ())]
+    assets = {names.key("ledger_history"), *(key for part in recurring for key in _keys(part))}
 
     @dg.asset(
         key=names.key("ledger_history"),
@@ -36,6 +41,7 @@ def build_maintenance(settings: Settings, names: Names, recurring: Sequence[str]
         kinds={"postgres"},
         code_version="1",
         pool=names.of("maintenance"),
+        op_tags=_RUNS,
         metadata=md.view("balance_change"),
         description=(
             "Every change of a master balance: from, to, when, why, in which run. When materialized, it is cut to "
@@ -53,7 +59,9 @@ def build_maintenance(settings: Settings, names: Names, recurring: Sequence[str]
             deleted_runs = 0
             if days := settings.dagster_run_days:
                 until = datetime.now(UTC) - timedelta(days=days)
-                deleted_runs = delete_old_runs(context.instance, [*recurring, prune_history], until)
+                deleted_runs = delete_old_runs(
+                    context.instance, jobs, until, assets=assets, repository=context.run.tags.get(REPOSITORY_LABEL_TAG)
+                )
             sizes = megabytes(connections.ledger)
             kept = changes(connections.ledger)
         deleted = {f"deleted_{name}": value for name, value in asdict(pruned).items() if isinstance(value, int)}
@@ -84,7 +92,7 @@ def build_maintenance(settings: Settings, names: Names, recurring: Sequence[str]
         prune_history,
         selection=dg.AssetSelection.assets(ledger_history),
         executor_def=dg.in_process_executor,
-        tags=BACKGROUND | at_most(hours=6),
+        tags=_RUNS,
         description=(
             "Deletes what is older than LEDGER_HISTORY_DAYS and no longer needed, and Dagster's runs older than "
             "DAGSTER_RUN_DAYS, in small transactions."
@@ -99,3 +107,11 @@ def build_maintenance(settings: Settings, names: Names, recurring: Sequence[str]
         description="Once a day. If a day is missed, the next one makes up for it.",
     )
     return dg.Definitions(assets=[ledger_history], jobs=[job], schedules=[schedule])
+
+
+def _keys(part: dg.Definitions) -> Iterator[dg.AssetKey]:
+    for asset in part.assets or ():
+        if isinstance(asset, dg.AssetsDefinition):
+            yield from asset.keys
+        elif isinstance(asset, dg.AssetSpec):
+            yield asset.key

@@ -22,6 +22,7 @@ from treazure_pipeline.verification.read_back import Verified, verify
 from treazure_pipeline.verification.rounds import Standing, Tally
 
 GROUP = "verification"
+_RUNS = BACKGROUND | at_most(hours=2)
 # By then, the default grace time of what the sync sent from minute 7 on is over.
 MINUTE = 47
 
@@ -40,6 +41,7 @@ def build_verification(programme: Programme, names: Names) -> dg.Definitions:
         tags=tags,
         code_version="1",
         pool=names.of("balance_verification"),
+        op_tags=_RUNS,
         metadata={
             **md.view("drift_open"),
             "dagster/column_lineage": md.lineage(
@@ -71,7 +73,7 @@ def build_verification(programme: Programme, names: Names) -> dg.Definitions:
         names.of("verify_balances"),
         selection=dg.AssetSelection.assets(engage_balance_verification),
         executor_def=dg.in_process_executor,
-        tags=tags | BACKGROUND | at_most(hours=2),
+        tags=tags | _RUNS,
         description="Reads balances back from Engage and marks what differs for sending again.",
     )
 

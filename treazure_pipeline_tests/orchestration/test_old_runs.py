@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from treazure_pipeline_tests import processes
 from treazure_pipeline_tests.balance_sync.shop import Shop
 from treazure_pipeline_tests.materializations import figures
 
+OURS, OTHERS = ({".dagster/repository": f"__repository__@{location}"} for location in ("ours", "others"))
+BY_HAND = "__ASSET_JOB"
 SYNC, VERIFY, PRUNE = "hourly_balance_sync", "verify_balances", "prune_history"
 MIGRATION = ("prepare_migration", "finish_migration")
 TABLES = ("runs", "run_tags", "event_logs", "asset_event_tags", "asset_check_executions")
@@ -54,7 +57,8 @@ class History:
     def prune(self, **changes: str) -> int:
         """Run the job on this instance; returns how many runs it says it has deleted."""
         job = build_definitions(self.shop.settings(**changes)).resolve_job_def(PRUNE)
-        (shown,) = job.execute_in_process(instance=self.dagster).asset_materializations_for_node("ledger_history")
+        done = job.execute_in_process(instance=self.dagster, tags=OURS)  # the daemon sets the tag
+        (shown,) = done.asset_materializations_for_node("ledger_history")
         return int(figures(shown)["deleted_runs"])
 
     def runs(self, job: str) -> set[str]:
@@ -136,3 +140,26 @@ def test_the_newest_failure_stays_so_that_a_job_that_has_long_failed_is_still_al
     history.days_pass(500)
     assert history.prune() == 1
     assert history.runs(SYNC) == {good, newest}
+
+
+def test_what_was_materialized_or_checked_by_hand_goes_too_if_it_is_ours_and_of_no_migration(history: History) -> None:
+    checked = frozenset({dg.AssetCheckKey(dg.AssetKey("engage_balance_push"), "nothing_is_rejected")})
+
+    def by_hand(tags: dict[str, str], *assets: str) -> str:
+        run = dg.DagsterRun(
+            BY_HAND, run_id=str(uuid.uuid4()), status=dg.DagsterRunStatus.SUCCESS, tags=tags,
+            asset_selection=frozenset(map(dg.AssetKey, assets)), asset_check_selection=None if assets else checked,
+        )  # fmt: skip
+        return history.dagster.add_run(run).run_id
+
+    by_hand(OURS, "engage_balance_verification")
+    by_hand(OURS)
+    kept = {
+        by_hand(OURS, "migration_delivery"),
+        by_hand(OTHERS, "engage_balance_verification"),
+        by_hand(OURS, "engage_balance_verification"),  # the newest
+    }
+    history.days_pass(500)
+
+    assert history.prune() == 2
+    assert history.runs(BY_HAND) == kept

@@ -6,7 +6,10 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.job_base import InMemoryJob
+from dagster._core.execution.api import execute_run
 
+from treazure_pipeline.alerts.definitions import failed_runs
 from treazure_pipeline.definitions import build_definitions
 from treazure_pipeline.point_migration import audit
 from treazure_pipeline_tests import materializations
@@ -127,6 +130,19 @@ def test_run_config_carries_what_a_person_decides(execute: Execute) -> None:
     assert given_up.success
     assert execute.migration_shop.mode() == "live"
     assert "has no migration" in failure(execute("point_migration", "000"))
+
+
+@pytest.mark.parametrize("shard", ["999", "all"])
+def test_a_shard_that_does_not_exist_is_named_in_a_sentence_and_alerts_nobody(shop: Shop, shard: str) -> None:
+    job = build_definitions(shop.settings()).resolve_job_def("point_migration")
+    with dg.DagsterInstance.ephemeral() as instance:
+        run = instance.create_run_for_job(job, tags={"dagster/partition": shard})  # as its API does, unseen
+        execute_run(InMemoryJob(job), run, instance)
+        (entry,) = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
+        failure: Any = entry.get_dagster_event().event_specific_data
+        said = failure.user_failure_data.description
+        assert said == f"There is no shard '{shard}'; there are 000 to 015. Nothing was done."
+        assert not list(failed_runs(instance, ["point_migration"], "http://ui"))
 
 
 def test_the_migration_is_a_group_and_a_pool_of_its_own_partitioned_by_sixteen_shards(shop: Shop) -> None:

@@ -44,6 +44,20 @@ def checks(result: dg.ExecuteInProcessResult) -> dict[str, tuple[bool, dg.AssetC
     return {check.check_name: (check.passed, check.severity) for check in result.get_asset_check_evaluations()}
 
 
+def test_what_is_materialized_by_hand_is_background_work_as_in_its_job(
+    verification_shop: VerificationShop, instance: dg.DagsterInstance
+) -> None:
+    definitions = build_definitions(verification_shop.settings())
+    by_hand = definitions.resolve_implicit_global_asset_job_def().get_subset(asset_selection={dg.AssetKey(ASSET)})
+    run = instance.get_run_by_id(by_hand.execute_in_process(instance=instance).run_id)
+    assert run is not None
+    wanted = definitions.resolve_job_def(JOB).tags
+    assert {name: run.tags.get(name) for name in ("treazure_pipeline/background", "dagster/max_runtime")} == {
+        "treazure_pipeline/background": "1",
+        "dagster/max_runtime": wanted["dagster/max_runtime"],
+    }
+
+
 def test_the_job_shows_its_figures_and_passes_its_checks_while_nothing_differs(
     verification_shop: VerificationShop, instance: dg.DagsterInstance
 ) -> None:
