@@ -38,7 +38,7 @@ class Numbered(Decided):
 
 
 def decision(names: Names, carry_out: Callable[[Connections, C], str], *, op: str | None = None) -> dg.JobDefinition:
-    """Return the job of this function's name, which calls it with what its form `config` says, and shows the sentence that it returns.
+    """Return the job of this function's name, which calls it with its form and shows the sentence that it returns.
 
     The function's docstring is the job's description. If it can't be done, the run fails with one sentence.
     """
