@@ -52,6 +52,7 @@ THREADS = 8
 ANSWER_SECONDS = 0.05
 COMMAND = [sys.executable, "-c", "from treazure_pipeline.cli import main; main()"]
 PATIENCE = 120
+VERIFIED = 20_000  # a quarter of an hour at half of 45 a second
 
 
 def main() -> None:
@@ -65,9 +66,10 @@ def main() -> None:
     with running_server() as url:
         schema.upgrade(url)
         if given.way:
-            print(
-                _said(delivered(url, deliveries), "a run"), _said(delivered(url, deliveries, worker=True), "a worker")
-            )
+            for beside in (False, True):
+                for worker in (False, True):
+                    by = f"{'a worker' if worker else 'a run'}{', beside a verification' if beside else ''}"
+                    print(_said(delivered(url, deliveries, worker=worker, beside=beside), by), flush=True)
             return
         with sandbox(count + 1) as stand_in:
             settings = load_settings(environment(stand_in, url))
@@ -146,20 +148,24 @@ def process(settings: Settings, url: str, stand_in: Sandbox, count: int) -> floa
     return seconds
 
 
-def delivered(url: str, count: int, *, worker: bool = False) -> list[float]:
-    """Deliver webhooks one after another, at odd moments; return the seconds until Engage has the new balance."""
-    name = f"delivered_{'worker' if worker else 'run'}"
+def delivered(url: str, count: int, *, worker: bool = False, beside: bool = False) -> list[float]:
+    """Deliver webhooks one after another, at odd moments; return the seconds until Engage has the new balance.
+
+    `beside`: while a verification reads as many contacts back as its half of the rate allows.
+    """
+    name = f"delivered_{'worker' if worker else 'run'}{'_beside' if beside else ''}"
     ledger = sibling(url, name)
     with psycopg.connect(url, autocommit=True) as connection:
         for each in (name, f"{name}_dagster"):
             connection.execute(f'create database "{each}"')
     schema.upgrade(ledger)
-    with sandbox(count) as stand_in, tempfile.TemporaryDirectory() as home:
+    with sandbox(VERIFIED if beside else count) as stand_in, tempfile.TemporaryDirectory() as home:
         given = {**os.environ, **environment(stand_in, ledger, TREAZURE_MAX_REQUESTS_PER_SECOND="40")}
         given |= {
             "ENGAGE_WEBHOOK_SECRET": WEBHOOK_SECRET,
             "DAGSTER_POSTGRES_URL": sibling(url, f"{name}_dagster"),
             "TREAZURE_PIPELINE_HOME": home,
+            "ENGAGE_VERIFY_GRACE_SECONDS": "0",
         }
         place = instance.prepare(load_settings(given))
         contacts = stand_in.contact_ids(limit=count)
@@ -168,6 +174,14 @@ def delivered(url: str, count: int, *, worker: bool = False) -> list[float]:
             workspace = str(place.dagster_home / "workspace.yaml")
             daemon = [sys.executable, "-m", "dagster._daemon", "run", "-w", workspace]
             family.start(*(("worker", [*COMMAND, "worker"]) if worker else ("daemon", daemon)))
+            if beside:
+                subprocess.run(
+                    [*COMMAND, "run", "balance-sync"],
+                    env=given | place.environment,
+                    stdout=subprocess.DEVNULL,
+                    check=True,
+                )
+                family.start("verification", [*COMMAND, "run", "verify"])
             stand_in.behave(webhook_url=address)
             seconds = [_latency(stand_in, contact) for contact in contacts]
     return seconds[1:]
