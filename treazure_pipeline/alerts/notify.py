@@ -1,10 +1,9 @@
 """Alerts: what is wrong, told once when it begins and once when it is over.
 
-Level-triggered like the sync: each evaluation finds all that is wrong now, the ledger remembers what each target was
-told, and the difference is sent. So nothing is told twice, and what could not be sent is sent later.
+They are level-triggered like the sync: each evaluation finds everything that is wrong now, the ledger remembers what each target was told, and
+the difference is sent. So nothing is told twice, and what could not be sent is sent later.
 
-Belongs here: what is wrong enough to be told, in which words, and the sending. Does not: runs (`definitions`) and
-statements (`state`). The addresses of targets are secrets: they leave this module only to their target.
+The addresses of targets are secrets, and are only used to reach the target.
 """
 
 from __future__ import annotations
@@ -35,16 +34,16 @@ REJECTIONS_LIMIT = 100
 REJECTIONS_SHARE = 1000
 PING_SECONDS = 60.0
 _PING_TIMEOUT = 5.0
-# An evaluation has a minute; what is not sent by then waits for the next one.
+# An evaluation has a minute. What is not sent by then waits for the next one.
 _SENDING_SECONDS = 20.0
 _MOST_REASONS = 5
-# They log addresses, or paths that hold a token.
+# They log addresses, or paths that contain a token.
 _TALKATIVE = ("apprise", "urllib3", "requests", "httpx", "httpcore")
 
 
 @dataclass(frozen=True)
 class Alert:
-    """Something that is wrong now: what happened with its figures, and what to do next. `key` names it for ever."""
+    """Something that is wrong now: what happened, with figures, and what to do next. Its `key` never changes."""
 
     key: str
     title: str
@@ -53,7 +52,7 @@ class Alert:
 
 @dataclass(frozen=True)
 class Told:
-    """How many messages were sent, and how many are still to be."""
+    """How many messages were sent, and how many still have to be."""
 
     sent: int
     unsent: int
@@ -131,10 +130,10 @@ def of_queue(queue: Queue, ui: str) -> Iterator[Alert]:
 
 
 def tell(ledger: Ledger, firing: Sequence[Alert], urls: Sequence[SecretStr]) -> Told:
-    """Record what is wrong now and tell every target what it has not been told. Never raises for a target's sake.
+    """Record what is wrong now, and tell every target what it has not been told. Never raises if a target fails.
 
-    The caller is the only one that evaluates (`ledger.alerts.evaluating`). A process that is killed between a target's
-    taking a message and the record of it tells it once more.
+    The caller is the only one that evaluates (`state.evaluating`). If the process is killed after a target took a message and before that is
+    recorded, the message is sent again.
     """
     _silence()
     state.record(ledger, [(alert.key, alert.title, alert.body) for alert in firing])
@@ -161,7 +160,7 @@ def tell(ledger: Ledger, firing: Sequence[Alert], urls: Sequence[SecretStr]) -> 
 
 
 def misunderstood(urls: Sequence[SecretStr]) -> list[int]:
-    """Return which addresses (from 1) are none that apprise can send to. Nothing is sent."""
+    """Return the numbers (from 1) of addresses that apprise can't send to. Nothing is sent."""
     import apprise  # noqa: PLC0415 - every run would import it, and few processes tell anything
 
     _silence()
@@ -169,7 +168,7 @@ def misunderstood(urls: Sequence[SecretStr]) -> list[int]:
 
 
 def is_fresh(healths: Sequence[Health]) -> bool:
-    """Whether every programme was fetched lately: what the dead man's switch stands for, beside a daemon that lives."""
+    """Tell whether every programme was fetched recently, which the dead man's switch reports, besides a living daemon."""
     return all(
         health.covered_until is not None and health.now - health.covered_until <= STALE_AFTER for health in healths
     )

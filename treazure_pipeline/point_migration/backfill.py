@@ -1,12 +1,11 @@
-"""The point migration's memory: how it begins and ends, its terms and its cut-off, how far it is, what was found.
+"""The state of a point migration: how it begins and ends, its terms and cut-off, its progress, and what was found.
 
-Beside it: its contacts and their logs (`migration_roster`), its files and their way to Engage (`migration_files`), what
-Engage holds afterwards (`migration_audit`).
+Its contacts and their logs are in `roster_store`, its files and their delivery in `file_store`, and what Engage holds afterwards in `audit_store`.
 
     roster ──▶ ready ──▶ delivered ──▶ closed
        └─────────┴──────────┴────────▶ abandoned
 
-The programme is in mode migrating from the first state to the last: its push claims nothing and its adjustments wait (I11).
+The programme is migrating from the first state to the last: its push claims nothing, and its adjustments wait (I11).
 """
 
 from __future__ import annotations
@@ -14,12 +13,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from psycopg.rows import class_row
-
 from treazure_pipeline.errors import BusyError, PipelineError
 from treazure_pipeline.ledger import batches
 from treazure_pipeline.ledger.coverage import OVERLAP
-from treazure_pipeline.ledger.rows import one
+from treazure_pipeline.ledger.rows import one, records
 from treazure_pipeline.ledger.store import retried
 
 if TYPE_CHECKING:
@@ -38,12 +35,12 @@ FINDINGS_AT_ONCE = 5_000
 
 
 class MigrationError(PipelineError):
-    """What was asked of a migration does not fit its state; the text says what does."""
+    """A request does not fit the migration's state. The text says what does."""
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What a migration is to be; fixed when it begins. `decimals`: what Engage keeps of points."""
+    """The terms of a migration, fixed when it begins. `decimals`: how many digits of points Engage keeps."""
 
     mode: Mode
     key_type: KeyType
@@ -69,13 +66,13 @@ class Migration:
 
     @property
     def terms(self) -> Terms:
-        """What it was begun with."""
+        """The terms with which it began."""
         return Terms(self.mode, self.key_type, self.shards, self.decimals)
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a migration, or one of its shards, is; all in contacts but `files` and `movements`."""
+    """How far a migration or a shard has got, counted in contacts, except `movements`, `files` and `shards_written`."""
 
     contacts: int
     fetched: int
@@ -88,7 +85,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that a person should look at: where, what it says, and what to do."""
+    """Something that a person should look at: where, what it is, and what to do."""
 
     contact: str | None
     kind: str
@@ -100,10 +97,10 @@ class Finding:
 
 @retried
 def begin(ledger: Ledger, account: Account, terms: Terms, *, run_id: str, although_loaded: bool) -> Migration:
-    """Return the programme's open migration, beginning one where there is none: its cut-off is now, for good.
+    """Return the programme's open migration. If there is none, begin one, whose cut-off is now.
 
-    The caller holds the programme's lock. From the moment this commits no request to Engage is claimed for the
-    programme. Raises MigrationError where the programme has sent balances before, unless `although_loaded`.
+    The caller holds the programme's lock. Once this commits, no request to Engage is claimed for the programme. Raises MigrationError if the
+    programme has sent balances before, unless `although_loaded`.
     """
     with ledger.transaction() as connection:
         batches.keep_from_claiming(connection, account)
@@ -136,7 +133,7 @@ def begin(ledger: Ledger, account: Account, terms: Terms, *, run_id: str, althou
 
 
 def opened(ledger: Ledger, account: Account) -> Migration:
-    """Return the programme's open migration; raise MigrationError where there is none."""
+    """Return the programme's open migration. Raises MigrationError if there is none."""
     found = current(ledger, account)
     if found is None:
         raise MigrationError(f"Programme {account.name!r} has no migration.", hint="Run prepare_migration first.")
@@ -145,20 +142,16 @@ def opened(ledger: Ledger, account: Account) -> Migration:
 
 @retried
 def current(ledger: Ledger, account: Account) -> Migration | None:
-    """Return the programme's open migration, None where there is none."""
+    """Return the programme's open migration, or None."""
     with ledger.transaction() as connection:
         return _open(connection, account)
 
 
 @retried
 def newest(ledger: Ledger, account: Account) -> Migration | None:
-    """Return the programme's newest migration, open or over; None where there was none."""
+    """Return the programme's newest migration, open or over, or None."""
     with ledger.transaction() as connection:
-        return (
-            connection.cursor(row_factory=class_row(Migration))
-            .execute(f"{_MIGRATION} where programme = %s order by id desc limit 1", (account.id,))
-            .fetchone()
-        )
+        return _one(connection, account, "order by id desc")
 
 
 def require(migration: Migration, *states: str) -> None:
@@ -176,9 +169,9 @@ def require(migration: Migration, *states: str) -> None:
 
 @retried
 def abandon(ledger: Ledger, account: Account, *, by: str, reason: str) -> Migration:
-    """Abandon the open migration and make the programme live again; what was fetched and written is kept.
+    """Abandon the open migration and make the programme live again. What was fetched and written is kept.
 
-    Raises BusyError while it is prepared, delivered or audited.
+    Raises BusyError while it is being prepared, delivered or audited.
     """
     with holding(ledger, account), ledger.transaction() as connection:
         migration = _open(connection, account)
@@ -198,30 +191,29 @@ def end(connection: psycopg.Connection, migration: Migration, state: str, *, by:
 
 
 def holding(ledger: Ledger, account: Account, shard: int | None = None) -> AbstractContextManager[None]:
-    """Keep another process from the same step of the programme's migration, or from the same shard.
+    """Keep other processes from the same step of the programme's migration, or from the same shard.
 
-    It is apart from the lease of the programme's runs, so the hourly sync is not kept waiting. Raises BusyError.
+    This is not the lease for the programme's runs, so the hourly sync does not wait. Raises BusyError.
     """
     name = f"migration:{account.id}" if shard is None else f"migration:{account.id}:{shard}"
     what = "the migration" if shard is None else f"shard {shard} of the migration"
-    message = f"Another run works on {what} of programme {account.name!r}."
-    return ledger.lease(name, BusyError(message, hint="Let it finish."))
+    busy = BusyError(f"Another run is working on {what} of programme {account.name!r}.", hint="Let it finish.")
+    return ledger.lease(name, busy)
 
 
 def _open(connection: psycopg.Connection, account: Account) -> Migration | None:
-    return (
-        connection.cursor(row_factory=class_row(Migration))
-        .execute(
-            f"{_MIGRATION} where programme = %s and state not in ('closed', 'abandoned')",
-            (account.id,),
-        )
-        .fetchone()
+    return _one(connection, account, "and state not in ('closed', 'abandoned')")
+
+
+def _one(connection: psycopg.Connection, account: Account, which: str) -> Migration | None:
+    return next(
+        iter(records(connection, Migration, f"{_MIGRATION} where programme = %s {which} limit 1", (account.id,))), None
     )
 
 
 @retried
 def progress(ledger: Ledger, migration: Migration, shard: int | None = None) -> Progress:
-    """Count how far a migration is, or one of its shards."""
+    """Count how far a migration or a shard has got."""
     statement = _PROGRESS_LOG if migration.mode == "log" else _PROGRESS_BALANCE
     with ledger.transaction() as connection:
         row = one(connection, statement, {"id": migration.id, "shard": shard})
@@ -231,7 +223,7 @@ def progress(ledger: Ledger, migration: Migration, shard: int | None = None) -> 
 def add_findings(
     connection: psycopg.Connection, migration: Migration, origin: str, shard: int | None, findings: Iterable[Finding]
 ) -> None:
-    """Keep findings, within the caller's transaction; `origin` is the step that found them."""
+    """Store findings in the caller's transaction. `origin` is the step that found them."""
     with connection.cursor().copy(
         "copy migration_finding (migration, shard, origin, contact, kind, field, value, amount, remedy) from stdin"
     ) as copy:
@@ -244,7 +236,7 @@ def add_findings(
 
 @retried
 def keep_findings(ledger: Ledger, migration: Migration, origin: str, findings: Iterable[Finding]) -> None:
-    """Keep findings of a step in place of those that an earlier run of it kept."""
+    """Store a step's findings, in place of those of an earlier run of it."""
     with ledger.transaction() as connection:
         connection.execute(
             "delete from migration_finding where migration = %s and origin = %s and shard is null",

@@ -1,8 +1,8 @@
-"""The points log of every contact of a shard, fetched in parallel and kept part by part.
+"""Fetches the points log of every contact of a shard, in parallel, and stores them part by part.
 
-A part is committed as a whole, so a crash costs what was in flight. A contact whose log can't be read keeps a reason
-and stands between two parts; the next run of the shard reads it alone. Of accounts that moved after the cut-off the
-balance is worked out here: the balance now, less what the log says of the time after the cut-off.
+A part is committed as a whole, so a crash only loses what was in flight. A contact whose log can't be read is noted with the reason, between two
+parts, and the shard's next run reads it alone. For accounts that moved after the cut-off, the balance at the cut-off is computed here: the
+present balance, minus what the log shows after the cut-off.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ _REPORT_SECONDS = 30.0
 
 
 class UnreadLogsError(PipelineError):
-    """Some contacts' logs could not be read; the others are kept."""
+    """The logs of some contacts could not be read. The others are kept."""
 
 
 class UndecidedBalanceError(PipelineError):
-    """What an account held at the cut-off can't be told."""
+    """An account's balance at the cut-off can't be determined."""
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """What a run fetched of a shard; `progress` is the shard's, of all runs.
+    """What a run fetched for a shard. `progress` is the shard's after all its runs.
 
-    `unreadable`: movements that can't be read and moved no points, so that their contacts go on without them.
+    `unreadable`: movements that can't be read but moved no points, so that their contacts are imported without them.
     """
 
     contacts: int
@@ -66,7 +66,7 @@ class Fetched:
 
     @property
     def sentence(self) -> str:
-        """How many logs were read, and how far the shard is."""
+        """How many logs were read, and how far the shard has got."""
         whole = self.progress
         told = f"{phrases.counted(self.contacts, 'log')} read, {phrases.counted(self.movements, 'movement')}"
         return f"{told}; the shard has {whole.fetched:,} of {phrases.counted(whole.contacts, 'contact')}" + "".join(
@@ -94,11 +94,11 @@ def fetch_shard(
     progress: Callable[[int, int], None] | None = None,
     part_contacts: int = PART_CONTACTS,
 ) -> Fetched:
-    """Fetch the logs that a shard still lacks; in balance mode only the accounts that moved after the cut-off.
+    """Fetch the logs that a shard still lacks; in balance mode, only those of accounts that moved after the cut-off.
 
-    `progress` hears of contacts done by this run and of all that it had to do. `leave_out_unreadable`: a person's
-    decision to import the shard without the contacts whose log can't be read. Raises UnreadLogsError, after all others
-    were fetched, where some can't be; and what ends every call (credentials, many failures in a row) at once.
+    `progress` is called with the contacts just done and with all that this run has to do. `leave_out_unreadable`: a person's decision to import
+    the shard without the contacts whose log can't be read. Raises UnreadLogsError if some logs can't be read, after all others were fetched.
+    Refused credentials and many failures in a row are raised at once.
     """
     began = time.perf_counter()
     with backfill.holding(ledger, account, shard):
@@ -115,7 +115,7 @@ def fetch_shard(
 
 
 class _Shard:
-    """One run over one shard: reads ahead in threads, keeps in order."""
+    """One run over one shard: reads ahead in threads, and stores in order."""
 
     def __init__(
         self,
@@ -185,7 +185,7 @@ class _Shard:
         return read_moved(self._treazure, self._account, wanted.contact, self._migration.cut_off, self._retry)
 
     def _take(self, wanted: ToRead, future: Future[_Log]) -> None:
-        """Take the next contact's log, in order; one that can't be read ends the part before it."""
+        """Take the next contact's log, in order. One that can't be read ends the part before it."""
         try:
             log = future.result()
         except AuthenticationError:
@@ -205,7 +205,7 @@ class _Shard:
             self._keep()
 
     def _keep(self) -> None:
-        """Commit what was read since the last part, as one part: the movements up to the cut-off."""
+        """Commit what was read since the last part as one part, with the movements up to the cut-off."""
         if not self._part:
             return
         until = self._migration.cut_off
@@ -225,10 +225,10 @@ class _Shard:
 
 
 def read_moved(treazure: TreazureClient, account: Account, contact: str, cut_off: datetime, retry: RetryPolicy) -> _Log:
-    """Read a log together with the balance it leads to, and say what the balance was at the cut-off.
+    """Read a log together with the balance that it ends with, and compute the balance at the cut-off.
 
-    The balance and the log belong together when the log's newest movement left that balance, or when the balance is
-    the same before and after the log was read. Raises UndecidedBalanceError where neither comes true.
+    They fit together if the log reaches that balance, or if the balance is the same before and after the log was read. Raises
+    UndecidedBalanceError if neither is the case.
     """
     shown: Decimal | None = None
     for attempt in range(1, _MOST_READS + 1):
@@ -240,7 +240,7 @@ def read_moved(treazure: TreazureClient, account: Account, contact: str, cut_off
             missing = lost(movements, log.unreadable, before)
             if missing is not None:
                 raise UndecidedBalanceError(
-                    f"The log does not add up to the balance without what it lost: {missing}.",
+                    f"The log does not add up to the balance without what can't be read: {missing}.",
                     hint="Correct it in Treazure, or leave the contact out (leave_out_unreadable).",
                 )
             return _Log(contact, movements, before - moved_after(movements, cut_off), len(log.unreadable))
@@ -258,17 +258,17 @@ def read_moved(treazure: TreazureClient, account: Account, contact: str, cut_off
 
 
 def _is_still(before: Decimal | None, after: Decimal | None) -> bool:
-    """Tell whether an account did not move; one that is shown without the programme shows no balance to compare."""
+    """Tell whether an account did not move. If it is shown without the programme, there is no balance to compare."""
     return before is not None and before == after
 
 
 def moved_after(movements: Sequence[Movement], cut_off: datetime) -> Decimal:
-    """Return the points that moved after the cut-off. Raises UndecidedBalanceError for movements of an unknown type."""
+    """Return the points that moved after the cut-off. Raises UndecidedBalanceError for a movement of unknown type."""
     later = [movement for movement in movements if movement.date_time > cut_off]
     unknown = {movement.transaction_type for movement in later} - wire.MOVING - wire.INFORMATIONAL
     if unknown:
         raise UndecidedBalanceError(
-            f"A movement after the cut-off has the unknown type {people.word(min(unknown))}; what it moves is unknown.",
+            f"A movement after the cut-off has the unknown type {people.word(min(unknown))}; how many points it moves is unknown.",
             hint="Leave the contact out (leave_out_unreadable). The hourly sync sets its balance.",
         )
     return sum((movement.amount for movement in later if movement.transaction_type in wire.MOVING), Decimal(0))

@@ -1,9 +1,9 @@
 """The roster: who is migrated, with which balance, and the moment that separates what is imported from what is synced.
 
-The cut-off is the database's clock when the migration begins, compared with the times that Treazure gives its
-movements. A balance that an export lists is the balance at the cut-off unless the account moved after it. Which
-accounts did is told by their mutation times, and by a last export of what changed since shortly before the cut-off,
-asked for when all others have been answered. Those are marked, and `logs` works their balance out from their log.
+The cut-off is the time on the database's clock when the migration begins. It is compared with the times of Treazure's movements. A balance in an
+export is the balance at the cut-off, unless the account moved afterwards. Mutation times tell which accounts did, and so does a last export of
+what has changed since shortly before the cut-off, requested when all others have been answered. These accounts are marked, and `logs` computes
+their balances from their logs.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _FAILURES_IN_A_ROW = 6
 
 @dataclass(frozen=True)
 class Roster:
-    """A complete roster; `figures` are those of `migration_roster.roster_figures`."""
+    """A complete roster. `figures` are those of `roster_store.roster_figures`."""
 
     migration: Migration
     figures: dict[str, Any]
@@ -55,7 +55,7 @@ class Roster:
 
     @property
     def sentence(self) -> str:
-        """How many contacts and points there are to move, as of when."""
+        """How many contacts and points there are to move, and as of when."""
         found = self.figures
         odd = phrases.some(
             moved_after_it=found["moved"], without_a_key=found["without_key"], rejected=found["rejected"]
@@ -77,18 +77,19 @@ def prepare(
     although_loaded: bool = False,
     mapping: str | None = None,
 ) -> Roster:
-    """Put the programme into mode migrating, fix the cut-off and read all contacts; go on where an earlier run was.
+    """Make the programme migrating, fix the cut-off and read all contacts. Continues where an earlier run stopped.
 
-    An export that fails is asked for again in halves, by mutation time. Raises MigrationError where the programme has
-    been synced to Engage before, BusyError where its sync does not end, ClocksApartError
-    where its times can't be compared, UntrustedExportError where more than `max_rejected_share` of an export's rows can't
-    be understood, RemoteError where Treazure can't be read.
+    An export that fails is requested again in two halves, by mutation time. Raises MigrationError if the programme has been synced to Engage
+    before, BusyError if its sync does not end, ClocksApartError if the times can't be compared, UntrustedExportError if more than
+    `max_rejected_share` of an export's rows can't be understood, and RemoteError if Treazure can't be read.
     """
     began = time.perf_counter()
     with backfill.holding(ledger, account):
         if backfill.current(ledger, account) is None:
             now = ledger.now()
-            begin_export(ledger, treazure, account, now, now)  # the cut-off is a time of the database's, for good
+            begin_export(
+                ledger, treazure, account, now, now
+            )  # checks the clocks, since the cut-off is on the database's
         migration = _switch(ledger, account, terms, run_id=run_id, retry=retry, although_loaded=although_loaded)
         if migration.terms != terms:
             raise MigrationError(
@@ -107,9 +108,9 @@ def prepare(
 
 
 def check(terms: Terms, mapping: str | None) -> list[KeyFinding]:
-    """Go through the mapping file, where one is needed, and return what is odd in it.
+    """Read the mapping file, if one is needed, and return what is odd in it.
 
-    Raises SettingsError where there is none with keys, or one without any use.
+    Raises SettingsError if keys need one and there is none, if it is not needed, or if no line of it can be used.
     """
     if (mapping is None) is not (terms.key_type == "ContactId"):
         raise SettingsError(
@@ -131,7 +132,7 @@ def check(terms: Terms, mapping: str | None) -> list[KeyFinding]:
 def _switch(
     ledger: Ledger, account: Account, terms: Terms, *, run_id: str, retry: RetryPolicy, although_loaded: bool
 ) -> Migration:
-    """Begin or find the migration between two runs of the sync, and wait for the requests that are on their way."""
+    """Begin or find the migration between two runs of the sync, and wait for requests that are under way."""
     deadline = time.monotonic() + _LOCK_PATIENCE_SECONDS * min(retry.scale, 1)
     while True:
         try:
@@ -182,5 +183,5 @@ def _read_keys(ledger: Ledger, migration: Migration, mapping: str) -> None:
 
 
 def _may_be_too_large(error: RemoteError) -> bool:
-    """Tell whether a smaller export could do better: not where there was no connection."""
+    """Tell whether a smaller export might succeed, which it would not without a connection."""
     return isinstance(error, NoAnswerError | ExportExpiredError | InvalidAnswerError) or error.status is not None

@@ -1,4 +1,4 @@
-"""A migration's contacts and their logs: exports that list them, keys, what was read, what could not be read."""
+"""A migration's contacts and their logs: the exports that list them, keys, what was read, and what could not be read."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SHORTEST_WINDOW = timedelta(seconds=2)
 
 @dataclass(frozen=True)
 class ExportWindow:
-    """Mutation times of one export that the roster is read by."""
+    """The mutation times of an export for the roster."""
 
     id: int
     kind: str
@@ -42,9 +42,9 @@ class ExportWindow:
 
 @dataclass(frozen=True)
 class ToRead:
-    """A contact whose log is to be read; `settled`: its balance at the cut-off is known already.
+    """A contact whose log has to be read. `settled`: its balance at the cut-off is known already.
 
-    `alone`: it could not be read before, so the contacts beside it may stand in parts already.
+    `alone`: it could not be read before, so its neighbors may be in parts already.
     """
 
     contact: str
@@ -54,9 +54,9 @@ class ToRead:
 
 @retried
 def next_window(ledger: Ledger, migration: Migration) -> ExportWindow | None:
-    """Return the next export to ask for, None when the roster has them all.
+    """Return the next export to request; None if the roster has them all.
 
-    When all contacts have been read, one more window finds the accounts that moved after the cut-off.
+    Once all contacts have been read, one more window finds the accounts that moved after the cut-off.
     """
     with ledger.transaction() as connection:
         connection.execute(
@@ -81,7 +81,7 @@ def next_window(ledger: Ledger, migration: Migration) -> ExportWindow | None:
 
 @retried
 def split(ledger: Ledger, window: ExportWindow, error: str) -> bool:
-    """Replace a window whose export failed by its halves; False where it is too short for that."""
+    """Replace a window whose export failed by its halves. Return False if it is too short for that."""
     if window.end - window.start < 2 * _SHORTEST_WINDOW:
         return False
     middle = window.start + (window.end - window.start) / 2
@@ -105,10 +105,10 @@ def add_to_roster(
     *,
     max_rejected_share: Decimal,
 ) -> tuple[int, int]:
-    """Copy an export into the roster as it streams in, in one transaction; return (fetched, rejected).
+    """Copy an export into the roster as it streams in, in one transaction. Return (fetched, rejected).
 
-    A contact that several exports list has the balance of the last one. Unless all of `blocks` arrives nothing is kept; nor
-    where too many of its rows can't be understood (UntrustedExportError, as in the sync).
+    If several exports list a contact, the last one counts. Nothing is kept unless all of `blocks` arrives. Raises UntrustedExportError if too
+    many rows can't be understood, as in the sync.
     """
     fetched = rejected = 0
     reasons: Counter[str] = Counter()
@@ -151,8 +151,7 @@ def _rejected(row: RejectedRow) -> Finding:
 def add_keys(ledger: Ledger, migration: Migration, rows: Iterable[tuple[int, str, str]]) -> list[tuple[int, str, str]]:
     """Record the retailer's keys (line, contact, key) as they stream in, in place of earlier ones.
 
-    Where a key has changed, every shard has to be written again.
-    Returns the rows whose contact is not in the roster, at most so many as findings are kept at once.
+    If a key has changed, all shards have to be written again. Return rows whose contact is not in the roster, FINDINGS_AT_ONCE at most.
     """
     with ledger.transaction() as connection, connection.cursor() as cursor:
         cursor.execute(
@@ -181,7 +180,7 @@ def add_keys(ledger: Ledger, migration: Migration, rows: Iterable[tuple[int, str
 
 @retried
 def complete_roster(ledger: Ledger, migration: Migration) -> None:
-    """Record that the roster is complete: the shards can be worked on."""
+    """Record that the roster is complete, so that work on the shards can start."""
     with ledger.transaction() as connection:
         connection.execute("analyze migration_contact")
         connection.execute(
@@ -199,7 +198,7 @@ def complete_roster(ledger: Ledger, migration: Migration) -> None:
 
 @retried
 def roster_figures(ledger: Ledger, migration: Migration) -> dict[str, Any]:
-    """Count the roster: contacts, points, accounts that moved after the cut-off, contacts without a key, exports."""
+    """Count the contacts, points, accounts that moved after the cut-off, contacts without a key, and exports of a roster."""
     with ledger.transaction() as connection:
         row = one(
             connection,
@@ -216,7 +215,7 @@ def roster_figures(ledger: Ledger, migration: Migration) -> dict[str, Any]:
 
 @retried
 def to_read(ledger: Ledger, migration: Migration, shard: int, *, after: str | None, limit: int) -> list[ToRead]:
-    """Return contacts of a shard, in order, whose log is in no part yet; those of balance mode that moved, else all."""
+    """Return contacts of a shard whose log is in no part yet, in order. In balance mode, only those that moved."""
     with ledger.transaction() as connection:
         return records(
             connection,
@@ -237,7 +236,7 @@ def add_part(
     body: bytes | None,
     balances: Mapping[str, Decimal],
 ) -> None:
-    """Record, durably and together, the logs of consecutive contacts and the balances that were settled by them."""
+    """Record the logs of consecutive contacts and the balances found with them, durably and in one transaction."""
     with ledger.transaction() as connection:
         if body is not None:
             connection.execute(
@@ -260,7 +259,7 @@ def add_part(
 
 @retried
 def note_unread(ledger: Ledger, migration: Migration, shard: int, contact: str, reason: str) -> None:
-    """Keep a contact whose log can't be read, with the reason."""
+    """Note a contact whose log can't be read, and the reason."""
     with ledger.transaction() as connection:
         connection.execute(
             "insert into migration_unread (migration, shard, contact, reason) values (%s, %s, %s, %s) "
@@ -283,7 +282,7 @@ def unread(ledger: Ledger, migration: Migration, shard: int | None, limit: int =
 
 @retried
 def leave_out_unread(ledger: Ledger, migration: Migration, shard: int) -> int:
-    """Leave contacts whose log can't be read out of the import, by a person's decision; the sync sets their balance."""
+    """Leave contacts whose log can't be read out of the import, as a person decided. The sync sets their balance."""
     with ledger.transaction() as connection:
         return connection.execute(
             "with gone as (delete from migration_unread where migration = %(id)s and shard = %(shard)s returning contact, reason) "
@@ -294,7 +293,7 @@ def leave_out_unread(ledger: Ledger, migration: Migration, shard: int) -> int:
 
 
 def parts(ledger: Ledger, migration: Migration, shard: int) -> Iterator[bytes]:
-    """Return the parts of a shard's logs in the order of their contacts, one at a time."""
+    """Return the parts of a shard's logs one at a time, in the order of their contacts."""
     with ledger.transaction() as connection, connection.cursor(name="parts") as cursor:
         cursor.itersize = 8
         cursor.execute(
@@ -308,7 +307,7 @@ def parts(ledger: Ledger, migration: Migration, shard: int) -> Iterator[bytes]:
 def roster(
     ledger: Ledger, migration: Migration, shard: int, *, block: int = 10_000
 ) -> Iterator[list[tuple[str, Decimal, str | None]]]:
-    """Return a shard's contacts that are to be imported, in order: (contact, balance at the cut-off, key), in blocks."""
+    """Return the contacts of a shard to import, in order and in blocks: (contact, balance at the cut-off, key)."""
     after = None
     while True:
         with ledger.transaction() as connection:

@@ -1,4 +1,4 @@
-"""The steps of a migration as assets, commands and tests call them: each from the connections and the settings."""
+"""The steps of a migration, as called by assets, commands and tests with the connections and the settings."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def prepare(
     mapping: str | None = None,
     by: str = "files",
 ) -> Roster:
-    """Begin or continue the programme's migration and complete its roster; `by`: how it will reach Engage."""
+    """Begin or continue the programme's migration, and complete its roster. `by`: how it will reach Engage."""
     if backfill.current(connections.ledger, account) is None:
         check(connections, programme, mapping=mapping, by=by)
     else:
@@ -62,9 +62,9 @@ def prepare(
 def check(
     connections: Connections, programme: Programme, *, mapping: str | None = None, by: str = "files"
 ) -> list[KeyFinding]:
-    """Check all that can be before the programme's mode changes (I11): the mapping, the way to Engage.
+    """Check everything that can be checked before the programme's mode changes (I11): the mapping, and the way to Engage.
 
-    Returns what is odd in the mapping; such lines are left out, or taken with a remark.
+    Return what is odd in the mapping. Such lines are left out, or taken with a remark.
     """
     settings = connections.settings
     terms = _terms(settings, programme)
@@ -81,7 +81,7 @@ def check(
 
 
 def _url(settings: Settings, setting: str) -> str | None:
-    """Return where files go, None for the home; raise SettingsError where other machines would not find them there."""
+    """Return where files go; None for the home. Raises SettingsError if other machines would not find them there."""
     given: SecretStr | None = getattr(settings, setting.lower())
     if given is not None:
         return given.get_secret_value()
@@ -131,7 +131,7 @@ def deliver(
 ) -> Delivered | Added:
     """Deliver what the shards wrote, once every contact's rows add up.
 
-    `by` counts until the delivery is complete; after that it is what it was.
+    Once the delivery is complete, `by` no longer matters.
     """
     settings = connections.settings
     migration = backfill.opened(connections.ledger, account)
@@ -167,7 +167,7 @@ def audit(
     since: datetime | None = None,
     most_seconds: float = math.inf,
 ) -> Audited:
-    """Read all balances back and close the migration where they are equal, or accepted."""
+    """Read all balances back, and close the migration if they are equal or accepted."""
     settings = connections.settings
     migration = backfill.opened(connections.ledger, account)
     url = _url(settings, "MIGRATION_REPORT_URL") or (settings.home / "migration").as_uri()
