@@ -1,4 +1,4 @@
-"""A migration's rows by API, for a tenant that is already active: each row of the files once at most.
+"""Delivers a migration's rows by API, for a tenant that is already active: each row of the files at most once.
 
 The intent and its `Idempotency-Key` are stored before a request is made. One without an answer is repeated with the
 same key while Engage remembers it (24 hours); after that it is uncertain, shown, and left to a person. So is one that
@@ -36,19 +36,19 @@ if TYPE_CHECKING:
     from treazure_pipeline.point_migration.file_store import File, Request
 
 REMEMBERED_SECONDS = 23.5 * 3600
-"""Engage remembers a key for 24 hours; half an hour for clocks and slow answers."""
+"""Engage remembers a key for 24 hours. Half an hour is left for clocks and slow answers."""
 
 
 _KEYS = uuid.UUID("5b0f6c1e-9f0e-4c55-8d0b-6f1f2f3c7a10")
 
 
 class UncertainRowsError(PipelineError):
-    """Nobody can tell whether Engage has added some rows."""
+    """It is unknown whether Engage has added some rows."""
 
 
 @dataclass
 class Added:
-    """What a delivery by API did, in rows; `uncertain` and `refused_requests` need a person."""
+    """What a delivery by API did, counted in rows. `uncertain` and `refused_requests` need a person."""
 
     rows: int = 0
     sent: int = 0

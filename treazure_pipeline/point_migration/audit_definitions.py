@@ -1,7 +1,6 @@
-"""The migration's audit in Dagster: its asset, its check, and the sensor that goes on with one that takes long.
+"""The migration's audit in Dagster: its asset, its check, and the sensor that continues an audit that takes long.
 
-Belongs here: what a run of the audit shows, and when the next one follows. Does not: what is read back and compared
-(`treazure_pipeline.point_migration.audit`).
+What is read back and compared is in `audit`.
 """
 
 from collections.abc import Mapping
@@ -21,19 +20,19 @@ from treazure_pipeline.orchestration.names import FOREGROUND, Names
 from treazure_pipeline.settings import Programme
 
 AUDITED = "engage_holds_what_was_imported"
-# A run that ended before its audit was through says whose it was, and when the first of them began.
+# A run that ended before its audit was complete records whose audit it was, and when its first run began.
 PAUSED = "treazure_pipeline/paused"
 SINCE = "treazure_pipeline/since"
 
 
 class AuditConfig(forms.Form):
-    """Who answers for what still differs."""
+    """Who accepts what still differs."""
 
     accepted_by: str | None = Field(
         default=None, description="Close the audit even though contacts differ. The hourly sync sets their balances."
     )
     max_hours: float = Field(
-        default=5.0, gt=0, le=20, description="End in good order after so many hours; another run goes on by itself."
+        default=5.0, gt=0, le=20, description="Stop after this many hours. Another run continues by itself."
     )
     since: str | None = Field(
         default=None,
@@ -41,7 +40,7 @@ class AuditConfig(forms.Form):
     )
 
     def check(self) -> None:
-        """Refuse a `since` that is no time."""
+        """Refuse a `since` that is not a time."""
         if self.since is not None:
             try:
                 datetime.fromisoformat(self.since)
@@ -80,7 +79,7 @@ def build_audit(programme: Programme, names: Names, delivery: dg.AssetsDefinitio
 
 
 def going_on(job: Any, audit: dg.AssetsDefinition, names: Names) -> dg.SensorDefinition:
-    """Make the sensor that has another run go on with an audit whose run ended before it was through."""
+    """Return the sensor that starts another run if an audit's run ended before it was complete."""
 
     @dg.sensor(
         name=names.of("migration_audit_sensor"),
@@ -98,7 +97,7 @@ def going_on(job: Any, audit: dg.AssetsDefinition, names: Names) -> dg.SensorDef
         op = names.op("migration_audit")
         config: Mapping[str, Any] = run.run_config
         given = config.get("ops", {}).get(op, {}).get("config", {})
-        # The key makes it one run more for each that paused, whatever becomes of that.
+        # The key makes it one more run for each that paused, however that run ends.
         return dg.RunRequest(
             run_key=run.run_id,
             asset_selection=[audit.key],

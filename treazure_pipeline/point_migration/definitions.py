@@ -1,7 +1,7 @@
 """The point migration in Dagster: roster, points log and files by shard, delivery, audit, and their jobs.
 
-Belongs here: assets, partitions, run config, what a run shows. Does not: how points are migrated
-in the other modules of this folder. See https://docs.dagster.io/guides/build/partitions-and-backfills
+How points are migrated is in the other modules of this folder.
+See https://docs.dagster.io/guides/build/partitions-and-backfills
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,7 +29,7 @@ ROSTER_COLUMNS = dg.TableSchema(
         dg.TableColumn("contact", "uuid", "The contact's GUID."),
         dg.TableColumn("balance", "numeric", "Points in Treazure at the cut-off, exact, once settled."),
         dg.TableColumn("settled", "boolean", "False while a movement after the cut-off is still to be taken back."),
-        dg.TableColumn("key", "text", "The retailer's key where files name contacts by one."),
+        dg.TableColumn("key", "text", "The retailer's key, if files name contacts by one."),
         dg.TableColumn("imported", "numeric", "Sum of the contact's rows in the files, read back from them."),
         dg.TableColumn("read_back", "numeric", "What Engage showed after the import."),
     ]
@@ -78,7 +78,7 @@ class DeliveryConfig(forms.Form):
 
 
 class AbandonConfig(forms.Form):
-    """Who gives a migration up, and why."""
+    """Who abandons a migration, and why."""
 
     by: str = Field(min_length=1, description="The person who decides.")
     reason: str = Field(min_length=1, description="Why, for the record.")
@@ -371,6 +371,6 @@ def _at_shard(
 
 
 def _hours_left(whole: backfill.Progress, contacts: int, seconds: float) -> float:
-    """Return the hours that all shards still need at this run's speed, 0 where it read nothing."""
+    """Return the hours that all shards still need at this run's speed; 0 if it read nothing."""
     left = whole.contacts - whole.fetched - whole.left_out
     return round(left / contacts * seconds / 3600, 3) if contacts else 0.0

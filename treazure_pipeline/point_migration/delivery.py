@@ -1,13 +1,13 @@
-"""Migration files on their way to Engage's importer, each once, since an import adds points each time.
+"""Delivers migration files to Engage's importer, each only once, since every import adds points.
 
-Beside the importer's folder, in `manifest`, notes tell how far each file is; they outlive the ledger:
+In the folder `manifest` beside the importer's, notes say how far each file has got. They outlive the ledger:
 
-    NAME.part        where files can be renamed: the file, before it gets its place
-    NAME.sending     it is about to get its place
-    NAME.delivered   it got its place, and the importer may have taken it
+    NAME.part        if files can be renamed: the file, before it is put in place
+    NAME.sending     it is about to be put in place
+    NAME.delivered   it was put in place, and the importer may have taken it
 
-A name holds the digest of its content, so what stands under it is that file. After a crash, or a restore of the ledger,
-the notes decide. What they leave open is asked of a person and never written again by a guess.
+A name contains the digest of the content, so a file with that name is that file. After a crash, or a restore of the ledger, the notes decide. If
+they leave something open, a person is asked, and nothing is written again by guessing.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Left = Literal["nothing", "write", "undecided", "other"]
 
 @dataclass(frozen=True)
 class Delivered:
-    """What a delivery did: files and rows sent by it, files sent before, and of these the ones no longer there."""
+    """What a delivery did: files and rows it sent, files sent before, and how many of those are no longer there."""
 
     target: str
     files: int
@@ -56,7 +56,7 @@ class Delivered:
 
     @property
     def sentence(self) -> str:
-        """How many files lie where."""
+        """How many files are where."""
         before = phrases.some(had_been_delivered_before=self.sent_before, of_these_no_longer_there=self.taken)
         told = (
             f"{phrases.counted(self.sent, 'file')} with {phrases.counted(self.rows, 'row')} delivered to {self.target}"
@@ -153,7 +153,7 @@ def _told(files: Sequence[File], there: Mapping[str, int], target: Target, *, bl
 
 
 def written_files(ledger: Ledger, migration: Migration) -> list[File]:
-    """Return the files of all shards. Raises MigrationError where a shard has none written."""
+    """Return the files of all shards. Raises MigrationError if a shard has none."""
     backfill.require(migration, "ready", "delivered")
     state = backfill.progress(ledger, migration)
     if state.shards_written < migration.shards:
@@ -192,7 +192,7 @@ def _note(file: File) -> bytes:
 
 
 def _write(ledger: Ledger, migration: Migration, file: File, body: bytes, place: Place) -> None:
-    """Bring a file to its place, the note before it."""
+    """Put a file in place, after its note."""
     there, beside = f"{place.folder}/{file.name}", f"{place.beside}/{file.name}"
     if place.renames:
         place.write(beside + PART, body)
@@ -231,7 +231,7 @@ def _require_known(
 
 
 def _forget(ledger: Ledger, migration: Migration, files: Sequence[File], place: Place) -> list[File]:
-    """Let all files count as written only."""
+    """Set all files back to written."""
     for file in files:
         file_store.mark_file(ledger, migration, file.name, "written")
     for file in files:

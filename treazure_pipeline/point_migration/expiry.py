@@ -1,9 +1,8 @@
-"""Which of a contact's points are still there at the cut-off, and when they expire.
+"""Which of a contact's points are left at the cut-off, and when they expire.
 
-Treazure uses those points first that expire first (**assumed**); points without an expiry date come last, and points
-from before the log's beginning first. What is left of a row that expires after the cut-off becomes a row of its own
-with that date. So the rows without a date add up to the points that never expire, the others to what Engage takes at
-each date, and Engage agrees with Treazure before and after it.
+Treazure uses points that expire sooner first (**assumed**), points without an expiry date last, and points from before the log's beginning before
+all others. What is left of a row that expires after the cut-off becomes a separate row with that date. So the rows without a date add up to the
+points that never expire, and the others to what Engage takes at each date, and Engage agrees with Treazure before and after it.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _ZERO = pl.lit(0, POINTS)
 
 
 def with_expiry(rows: pl.DataFrame, cut_off: datetime) -> pl.DataFrame:
-    """Return the rows with a column `valid_to`, those divided of which only a part is still there.
+    """Return the rows with a column `valid_to`, and split those of which only a part is left.
 
     `rows` has contacts `c` in ascending order, the rows of each in time order, and `kind`, `amount`, `expires_at`.
     """
@@ -47,7 +46,7 @@ def with_expiry(rows: pl.DataFrame, cut_off: datetime) -> pl.DataFrame:
 
 
 def left_of_each(movements: Iterable[tuple[Decimal, datetime]]) -> list[Decimal]:
-    """Return what is left of each movement. Movements are (amount, expiry) in time order; negative ones use up others."""
+    """Return what is left of each movement. Movements are (amount, expiry) in time order. Negative ones use up others."""
     left: list[Decimal] = []
     unused: list[tuple[datetime, int]] = []
     owed = Decimal(0)
@@ -85,7 +84,7 @@ def _left(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _left_in_order(rows: pl.DataFrame, added: pl.DataFrame) -> pl.DataFrame:
-    """Where no points expire earlier than older ones, what is left is the newest: all at once.
+    """Compute what is left for all contacts at once, if no points expire earlier than older ones. Then the newest are left.
 
     That is the part of the balance that later additions don't cover.
     """

@@ -1,4 +1,4 @@
-"""A migration's files, and how far they have got on their way to Engage: as files, or row by row through the API."""
+"""A migration's files and how far their delivery to Engage has got, as files or row by row through the API."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class File:
-    """A written file; `state`: written, uploaded (it may stand at the target) or delivered."""
+    """A written file. `state`: written, uploaded (it may be at the target) or delivered."""
 
     shard: int
     name: str
@@ -117,7 +117,7 @@ def files(ledger: Ledger, migration: Migration) -> list[File]:
 
 @retried
 def mark_file(ledger: Ledger, migration: Migration, name: str, state: str) -> None:
-    """Record, durably, how far a file's delivery is."""
+    """Record durably how far a file's delivery has got."""
     with ledger.transaction() as connection:
         connection.execute(
             "update migration_file set state = %(state)s, "
@@ -140,7 +140,7 @@ def ledger_has_moved(ledger: Ledger, migration: Migration) -> bool:
 
 @retried
 def numbers(ledger: Ledger, account: Account) -> set[int]:
-    """Return the numbers of all migrations of a programme, the ended ones too."""
+    """Return the numbers of all migrations of a programme, including ended ones."""
     with ledger.transaction() as connection:
         rows = connection.execute("select id from migration where programme = %s", (account.id,)).fetchall()
     return {number for (number,) in rows}
@@ -148,7 +148,7 @@ def numbers(ledger: Ledger, account: Account) -> set[int]:
 
 @retried
 def complete_delivery(ledger: Ledger, migration: Migration, *, by: str, to: str) -> None:
-    """Record that everything is delivered; `to` shows no secret."""
+    """Record that everything is delivered. `to` contains no secret."""
     with ledger.transaction() as connection:
         connection.execute(
             "update migration set state = 'delivered', delivered_by = %s, delivered_to = %s, delivered_at = clock_timestamp() "
@@ -159,7 +159,7 @@ def complete_delivery(ledger: Ledger, migration: Migration, *, by: str, to: str)
 
 @dataclass(frozen=True)
 class Request:
-    """Rows of a file for one request to Engage. `repeat`: an earlier call got no answer; `seconds` ago it was made."""
+    """Rows of a file for one request to Engage. `repeat`: an earlier call, made `seconds` ago, got no answer."""
 
     id: int
     key: str
@@ -212,7 +212,7 @@ def claim_request(
 
 @retried
 def answer_request(ledger: Ledger, request: Request, state: str, *, refused: int = 0, error: str | None = None) -> None:
-    """Record, durably, how a request ended; `sending` keeps it for a repetition with its key."""
+    """Record durably how a request ended. `sending` keeps it, to be repeated with its key."""
     with ledger.transaction() as connection:
         connection.execute(
             "update migration_request set state = %s, refused = %s, error = %s, "
@@ -223,14 +223,14 @@ def answer_request(ledger: Ledger, request: Request, state: str, *, refused: int
 
 @retried
 def take_back_request(ledger: Ledger, request: Request) -> None:
-    """Forget a request that had no effect, so that it is made anew."""
+    """Forget a request that had no effect, so that it is made again."""
     with ledger.transaction() as connection:
         connection.execute("delete from migration_request where id = %s", (request.id,))
 
 
 @retried
 def note_refused_rows(ledger: Ledger, migration: Migration, findings: Iterable[Finding]) -> None:
-    """Keep rows that Engage refused."""
+    """Record rows that Engage refused."""
     with ledger.transaction() as connection:
         backfill.add_findings(connection, migration, "delivery", None, findings)
 
@@ -247,7 +247,7 @@ def has_requests(ledger: Ledger, migration: Migration) -> bool:
 
 @retried
 def uncertain_requests(ledger: Ledger, migration: Migration) -> list[tuple[int, str, int, int]]:
-    """Return requests of which nobody can tell whether Engage took them: id, file, first row, rows."""
+    """Return requests that Engage may or may not have taken: id, file, first row, rows."""
     with ledger.transaction() as connection:
         return connection.execute(
             "select id, name, first_row, rows from migration_request where migration = %s and state = 'uncertain' order by id",

@@ -1,7 +1,7 @@
-"""From parts of fetched logs and blocks of the roster to the files that Engage imports.
+"""Turns parts of fetched logs and blocks of the roster into the files that Engage imports.
 
-Both come in the order of contacts, and are gone through once: memory depends on the size of a chunk, not of the shard.
-Findings are data, and no single row stops the others. The same parts and blocks give the same bytes.
+Both come in order of contacts and are read once, so memory depends on the size of a chunk, not of the shard. Findings are data, and no single row
+stops the others. The same parts and blocks give the same bytes.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from treazure_pipeline.point_migration.parts import ROSTER, SCHEMA, decode
 from treazure_pipeline.point_migration.rows import ADVICE, FINDINGS, Chunk, Figures, of_balances, of_logs
 
 CHUNK_ROWS = 100_000
-"""Movements that are looked at together, at least."""
+"""At least this many movements are processed together."""
 CHUNK_CONTACTS = 20_000
-"""Contacts that are looked at together where there are no movements."""
+"""This many contacts are processed together if there are no movements."""
 CHUNKS_AT_ONCE = 2
 
 _Some = tuple[pl.DataFrame, pl.DataFrame]
@@ -135,7 +135,7 @@ def _keyed(blocks: Iterable[pl.DataFrame], key_type: KeyType) -> Iterator[pl.Dat
 
 
 def _ascending(frames: Iterable[pl.DataFrame], what: str) -> Iterator[pl.DataFrame]:
-    """Pass the frames on that are not empty; raises ValueError where contacts are out of order."""
+    """Yield the frames that are not empty. Raises ValueError if contacts are out of order."""
     last = ""
     for frame in frames:
         if frame.is_empty():
@@ -147,7 +147,7 @@ def _ascending(frames: Iterable[pl.DataFrame], what: str) -> Iterator[pl.DataFra
 
 
 def _gathered(parts: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
-    """Put parts together until they have enough rows to be worth looking at."""
+    """Join parts until they have enough rows to be worth processing."""
     some: list[pl.DataFrame] = []
     for part in parts:
         some.append(part)
@@ -159,7 +159,7 @@ def _gathered(parts: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
 
 
 def _side_by_side(logs: Iterable[pl.DataFrame], blocks: Iterator[pl.DataFrame]) -> Iterator[_Some]:
-    """Yield movements and the contacts of the roster up to the last of these, and at the end those that have no log."""
+    """Yield movements with the contacts of the roster up to their last one, and finally the contacts without a log."""
     rest = pl.DataFrame(schema=ROSTER)
     for movements in logs:
         last = movements["contact"][-1]
@@ -178,13 +178,13 @@ def _side_by_side(logs: Iterable[pl.DataFrame], blocks: Iterator[pl.DataFrame]) 
 
 
 def read_rows(body: bytes, columns: list[str] | None = None) -> pl.DataFrame:
-    """Return the rows of a file as the importer sees them: texts or null, nothing is quoted."""
+    """Return the rows of a file as the importer sees them: texts or null, without quoting."""
     return pl.read_csv(body, separator=";", quote_char=None, columns=columns, infer_schema=False)
 
 
 @dataclass(slots=True)
 class _Files:
-    """Rows on their way into files: whole contacts as many as fit, one that is too large for any file over several."""
+    """Puts rows into files: as many complete contacts as fit. Only a contact that is too large for a file spans several."""
 
     folder: Path
     prefix: str
@@ -195,7 +195,7 @@ class _Files:
     _divided: list[str] = field(default_factory=list)
 
     def add(self, contacts: pl.Series, rows: pl.DataFrame) -> None:
-        """Take rows of contacts that come after all others, and write the files that are full."""
+        """Take rows of contacts that come after all earlier ones, and write the files that are full."""
         if self._rows.height:
             contacts, rows = pl.concat([self._contacts, contacts]), pl.concat([self._rows, rows])
         ends = contacts.rle_id().rle().struct.field("len").cum_sum() if len(contacts) else contacts.clear()
@@ -217,7 +217,7 @@ class _Files:
         self._rows = pl.DataFrame()
 
     def spanning(self) -> pl.DataFrame:
-        """Findings about contacts that are in more than one file."""
+        """Return findings about contacts that are in more than one file."""
         contacts = pl.DataFrame({"contact": list(dict.fromkeys(self._divided))}, schema={"contact": pl.String})
         return contacts.select(
             "contact",

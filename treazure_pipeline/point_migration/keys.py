@@ -1,7 +1,6 @@
 """A retailer's mapping from contacts to member numbers or external ids: read line by line, checked, never guessed.
 
-The file is gone through several times, so that what contradicts itself can be left out, and what differs from the rest
-be seen; that takes 16 bytes of memory a line.
+The file is read several times, so that contradictory lines can be left out, and unusual ones noticed. This takes 16 bytes of memory per line.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ from treazure_pipeline.tables import CsvFile, Row, WrongLine, shown
 
 _MOST_REMARKS = 5_000
 _LENGTHS_FROM = 10
-"""So many keys of one length, and more than half of all numbers, before others are told to differ from it."""
+"""This many keys, and more than half of all numbers, must have the same length before others count as unusual."""
 
 
 class KeyRow(NamedTuple):
-    """One contact and its key, from that line of the file."""
+    """A contact and its key, with the line of the file."""
 
     line: int
     contact: str
@@ -46,14 +45,14 @@ class KeyFinding:
 
 @dataclass(slots=True)
 class KeyFile:
-    """A mapping file, by path or URL. `findings` is complete once `blocks` has been gone through."""
+    """A mapping file, by path or URL. `findings` is complete once all `blocks` have been read."""
 
     source: str
     findings: list[KeyFinding] = field(default_factory=list)
     taken: int = 0
 
     def blocks(self, rows: int = 10_000) -> Iterator[list[KeyRow]]:
-        """Yield the lines that are right and contradict no other, some at a time, in the order of the file.
+        """Yield the lines that are valid and contradict no other, in blocks, in the order of the file.
 
         Raises:
             SettingsError: It can't be read or has no such header.
@@ -81,7 +80,7 @@ class KeyFile:
         self.findings = sorted([*self.findings, *remarks], key=lambda finding: finding.line)
 
     def _looked_through(self) -> tuple[dict[int, KeyFinding], int]:
-        """Findings, by line, about lines that contradict each other or come again; the usual length of a number."""
+        """Return findings, by line, about contradictory or repeated lines, and the usual length of a number."""
         contacts, keys, lengths = array("q"), array("q"), Counter[int]()
         for row in self._right():
             contacts.append(hash(row.contact))
@@ -103,7 +102,7 @@ class KeyFile:
     def _repeated(
         self, common_contacts: set[int], common_keys: set[int]
     ) -> tuple[dict[str, list[KeyRow]], dict[str, list[KeyRow]]]:
-        """Rows by contacts, and by keys, that may be there more than once: those whose hash is."""
+        """Return rows, by contact and by key, that may be there more than once, because their hashes are."""
         by_contact: dict[str, list[KeyRow]] = defaultdict(list)
         by_key: dict[str, list[KeyRow]] = defaultdict(list)
         for row in self._right() if common_contacts or common_keys else ():
@@ -117,7 +116,7 @@ class KeyFile:
         return (row for row, _ in self._rows() if isinstance(row, KeyRow))
 
     def _rows(self) -> Iterator[tuple[KeyRow | KeyFinding, KeyFinding | None]]:
-        """Every line as a row or a finding, and a remark on a row."""
+        """Yield every line as a row or a finding, with a remark on the row, if any."""
         columns = {"contact": ("contact", "contactid"), "key": ("key",)}
         for row in CsvFile(self.source, columns, needed=("contact", "key")).rows():
             if isinstance(row, WrongLine):
@@ -127,15 +126,15 @@ class KeyFile:
 
 
 def unknown(rows: Iterable[KeyRow]) -> list[KeyFinding]:
-    """Findings about keys of contacts that are not in the roster."""
+    """Return findings about keys of contacts that are not in the roster."""
     advice = "Nothing if this contact has no points. Otherwise correct the contact id."
     return [KeyFinding(row.line, "contact", row.contact, advice) for row in rows]
 
 
 def what_is_wrong(key: str) -> str | None:
-    """Say what to do about a key that no retailer gave like this; None where there is nothing to see.
+    """Return what to do about a key that looks damaged; None if it looks right.
 
-    A key names a member: one that was damaged on its way would give the points to another, or make a new contact.
+    A damaged key would give the points to another member, or create a new contact.
     """
     if not key:
         return "Give this contact a key."
@@ -202,7 +201,7 @@ def _read(row: Row) -> tuple[KeyRow | KeyFinding, KeyFinding | None]:
 
 
 def _usual(lengths: Counter[int]) -> int:
-    """The length that most numbers among the keys have, 0 where there is none."""
+    """Return the length that most numbers among the keys have; 0 if there is none."""
     numbers = Counter({length: count for length, count in lengths.items() if length})
     (length, count), *_ = numbers.most_common(1) or [(0, 0)]
     return length if count >= _LENGTHS_FROM and 2 * count > numbers.total() else 0

@@ -1,7 +1,7 @@
 """What a file for Engage's points import looks like, and what Treazure's movements become in it.
 
-Every name and choice that may turn out wrong stands here, so that one edit corrects it. The format is Engage's
-(developer.voyado.com, "Importing historical points"); the choice of types is **assumed**, Engage reads the amount only.
+Every name and choice that may turn out wrong is here, so that one edit corrects it. The format is Engage's (developer.voyado.com,
+"Importing historical points"). The choice of types is **assumed**; Engage only reads the amount.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ COLUMNS = (
     "ExpireAfterMonthsInactive",
 )
 MOST_ROWS = 20_000
-"""Rows of one file that Engage takes."""
+"""How many rows Engage accepts in a file."""
 MOMENT_FORMAT = "%Y-%m-%dT%H:%M:%S%.3fZ"
 """As in Engage's own examples: ISO 8601 in UTC with milliseconds."""
 ORIGIN = "Treazure"
-"""What CreatedBy and Source say."""
+"""The value of CreatedBy and Source."""
 
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """What a movement of points becomes: type and words where points came (`added`), and where they went (`taken`)."""
+    """What a movement becomes: the type and text for points that are `added`, and for points that are `taken`."""
 
     added: str
     taken: str
@@ -56,9 +56,9 @@ MEANINGS = {
     "Transfer": Meaning("Adjustment", "Adjustment", "Points transferred in", "Points transferred out"),
 }
 OPENING = "Opening balance"
-"""Words of the row that makes a contact's rows add up to its balance where the log does not."""
+"""The text of the row that makes a contact's rows add up to its balance if the log does not."""
 BALANCE = "Balance at the migration"
-"""Words of the one row of a contact whose log is not imported."""
+"""The text of the only row of a contact whose log is not imported."""
 
 _ALL = [*MEANINGS.values(), Meaning("Adjustment", "Adjustment", OPENING, OPENING)]
 OPENING_KIND = len(MEANINGS)
@@ -66,10 +66,10 @@ _TYPES = pl.Series([kind for one in _ALL for kind in (one.added, one.taken)])
 _WORDS = pl.Series([words for one in _ALL for words in (one.words_added, one.words_taken)])
 
 RESERVED = "\"';"
-"""Engage's importer takes a file for broken where a value holds one of these, quoted or not."""
+"""Engage's importer rejects a file if a value contains one of these, quoted or not."""
 _INSTEAD = {'"': "\u201d", "'": "\u2019", ";": ","}
 _BEFORE_FORMULA = "\u2019"
-"""A text that a spreadsheet would take for a formula begins with this instead; it is reserved by nobody."""
+"""Put before a text that a spreadsheet would take for a formula. Nobody reserves it."""
 
 UNPRINTABLE = r"[\x00-\x1f\x7f-\x9f\u2028\u2029]"
 _FORMULA = r"^[=+\-@\uff1d\uff0b\uff0d\uff20]"
@@ -79,14 +79,14 @@ _NO_KEY = rf"{UNPRINTABLE}|[{RESERVED}]|^[=@]|^[+-].*[^0-9 ()./-]|{_AROUND}"
 
 
 def kinds(types: pl.Expr) -> pl.Expr:
-    """Return the number of each type's meaning, null for a type that is unknown."""
+    """Return the number of each type's meaning; null for an unknown type."""
     return types.replace_strict(list(MEANINGS), range(len(MEANINGS)), default=None, return_dtype=pl.Int8)
 
 
 def cleaned(texts: pl.Series) -> pl.Series:
-    """Return texts that the importer takes and a spreadsheet does not compute; null becomes empty.
+    """Return texts that the importer accepts and a spreadsheet does not compute. Null becomes empty.
 
-    Control characters and line breaks become spaces, reserved characters typographic ones, spaces at both ends go.
+    Control characters and line breaks become spaces, reserved characters typographic ones, and outer spaces are removed.
     """
     texts = texts.fill_null("").str.replace_many(_INSTEAD)
     odd = texts.str.contains(_ODD).arg_true()
@@ -97,7 +97,7 @@ def cleaned(texts: pl.Series) -> pl.Series:
 
 
 def is_no_key(keys: pl.Expr) -> pl.Expr:
-    """Tell which keys can't stand in a file: a key names a contact as it is, so a bad one is left out and never corrected."""
+    """Tell which keys can't be in a file. A bad key is left out and never corrected, since it would name somebody else."""
     return keys.str.contains(_NO_KEY)
 
 
@@ -122,7 +122,7 @@ def file_rows(rows: pl.DataFrame, definition_id: int, key_type: KeyType, decimal
 
 
 def _descriptions(rows: pl.DataFrame, code: pl.Series) -> pl.Series:
-    """Return each row's comment; where it has none, what happened and the receipt."""
+    """Return each row's comment, or if it has none, what happened and the receipt."""
     comments = cleaned(rows["comment"])
     if not (comments == "").any():
         return comments

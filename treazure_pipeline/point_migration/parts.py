@@ -1,8 +1,7 @@
 """The stored form of what a migration works on: parts of fetched logs, and blocks of the roster.
 
-A part holds the whole logs of some hundreds of contacts as Parquet with zstd. What Treazure said is kept as it was, but
-for texts and ids that no file needs. A contact with an empty log has one row of which only `contact` is filled, so
-that a log that is empty can be told from one that was not fetched.
+A part contains the complete logs of some hundred contacts as Parquet with zstd. What Treazure said is kept as it was, except for texts and ids
+that no file needs. A contact with an empty log has one row with only `contact`, which distinguishes it from a log that was not fetched.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from treazure_pipeline.clients.wire import Movement
 
 LARGEST_MAGNITUDE = 12
 MOST_FRACTION_DIGITS = 20
-"""What is larger or finer than this is no number of points."""
+"""Anything larger, or with more decimals, is not a number of points."""
 
 PRECISION = 38
 """Digits of a sum."""
@@ -39,14 +38,14 @@ SCHEMA = pl.Schema(
         "unusable": pl.String(),
     }
 )
-"""One movement: `position` is its place in the answer; `unusable` is the amount's text where `amount` can't hold it."""
+"""One movement: `position` is its place in the answer; `unusable` is the amount's text if `amount` can't hold it."""
 
 ROSTER = pl.Schema({"contact": pl.String(), "balance": POINTS, "key": pl.String()})
-"""One contact: lower-case GUID, balance at the cut-off, and the retailer's key where the key type needs one."""
+"""One contact: GUID in lower case, balance at the cut-off, and the retailer's key if the key type needs one."""
 
 
 def encode(histories: Mapping[str, Sequence[Movement]]) -> bytes:
-    """Return one part with the logs of these contacts, in the order of the contacts."""
+    """Return a part with the logs of these contacts, in the same order."""
     columns: dict[str, list[object]] = {name: [] for name in SCHEMA}
     for contact, movements in sorted((contact.lower(), movements) for contact, movements in histories.items()):
         for row in _rows(movements):
@@ -86,7 +85,7 @@ def _rows(movements: Sequence[Movement]) -> Iterable[tuple[object, ...]]:
 
 
 def _exact(points: Decimal) -> Decimal | None:
-    """The points where the stored form holds them exactly, else None."""
+    """Return the points if the stored form can hold them exactly, otherwise None."""
     if not points.is_finite() or points.adjusted() >= LARGEST_MAGNITUDE:
         return None
     with localcontext(prec=LARGEST_MAGNITUDE + MOST_FRACTION_DIGITS):

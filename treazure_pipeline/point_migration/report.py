@@ -101,7 +101,7 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def points(value: Decimal | int) -> str:
-    """Return points with thousands apart and no needless zeros."""
+    """Return points with thousands separators and without needless zeros."""
     exact = f"{value:,f}"
     return exact.rstrip("0").rstrip(".") if "." in exact else exact
 
@@ -145,7 +145,7 @@ def _verdict(shards: Sequence[ShardAudit], accepted_by: str | None) -> dict[str,
 
 
 def _plots(shards: Sequence[ShardAudit], sizes: Sequence[tuple[int, int, Decimal]]) -> str:
-    """Draw the points of each shard in its three places, and how large the balances are, as one SVG."""
+    """Draw the points of each shard in the three places, and the sizes of balances, as one SVG."""
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     for offset, (name, column) in zip(

@@ -1,8 +1,7 @@
-"""From the logs and balances of some thousand contacts to rows that add up to the balances, and what there is to say.
+"""Turns the logs and balances of some thousand contacts into rows that add up to the balances, and findings.
 
-Everything is done for all contacts at once. A contact's rows are its movements up to the cut-off whose type is known;
-an opening row before them makes up for what is missing. Amounts are rounded so that neither a contact's sum nor what is
-left of it after each expiry is off.
+Everything is done for all contacts at once. A contact's rows are its movements up to the cut-off with a known type. An opening row before them
+makes up for what is missing. Amounts are rounded so that a contact's sum stays right, also after each expiry.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ FINDINGS = pl.Schema(
         "amount": POINTS,
     }
 )
-"""`amount` is what the finding is about in points: of an opening row, of rows kept apart, of a contact left out."""
+"""`amount`: the points that the finding is about, of an opening row, of rows kept apart, or of a contact left out."""
 
 _ONE_SECOND = timedelta(seconds=1)
 _ROW = ("c", "kind", "date_time", "position", "amount", "expires_at", "comment", "receipt_nr")
@@ -62,9 +61,9 @@ class Figures:
         balances: Points of the roster, of all its contacts.
         logs: Points of the movements that became rows.
         openings: Points of opening rows.
-        later: What balances read after the cut-off have too much.
+        later: What balances read after the cut-off contain too much.
         left_out: Points of contacts that are in no file.
-        rounding: What Engage does not keep: rounded less exact.
+        rounding: What Engage does not keep: rounded minus exact.
         rows: Points of all rows.
     """
 
@@ -79,7 +78,7 @@ class Figures:
     rows: Decimal = Decimal(0)
 
     def add(self, other: Figures) -> None:
-        """Add those of other contacts."""
+        """Add the figures of other contacts."""
         self.movements += other.movements
         self.contacts += other.contacts
         with localcontext(prec=PRECISION):
@@ -124,7 +123,7 @@ def of_balances(roster: pl.DataFrame, cut_off: datetime, decimals: int, words: s
 
 
 def of_logs(movements: pl.DataFrame, roster: pl.DataFrame, cut_off: datetime, decimals: int) -> Chunk:
-    """Return the rows of these contacts; `movements` and `roster` are both in the order of contacts."""
+    """Return the rows of these contacts. `movements` and `roster` are both in order of contacts."""
     figures = Figures()
     known, findings = _placed(movements, roster, figures)
     roster, missing = _with_key(roster.with_row_index("c"), figures)
@@ -146,7 +145,7 @@ def of_logs(movements: pl.DataFrame, roster: pl.DataFrame, cut_off: datetime, de
 
 
 def _placed(movements: pl.DataFrame, roster: pl.DataFrame, figures: Figures) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Give every movement the place `c` of its contact in the roster; findings about those that have none."""
+    """Give every movement the place `c` of its contact in the roster. Also return findings about those without one."""
     known = movements.join(
         roster.select("contact").with_row_index("c"), on="contact", how="left", maintain_order="left"
     )
@@ -174,7 +173,7 @@ def _with_key(roster: pl.DataFrame, figures: Figures) -> tuple[pl.DataFrame, pl.
 
 
 def _in_time_order(movements: pl.DataFrame) -> pl.DataFrame:
-    """Sort each contact's movements; an answer that begins with the newest is turned round."""
+    """Sort each contact's movements. An answer that starts with the newest is reversed."""
     earlier = (pl.col("date_time") < pl.col("date_time").shift(1)) & (pl.col("c") == pl.col("c").shift(1))
     if not movements.select(earlier.any()).item():
         return movements
@@ -186,7 +185,7 @@ def _in_time_order(movements: pl.DataFrame) -> pl.DataFrame:
 def _sorted_out(
     movements: pl.DataFrame, roster: pl.DataFrame, cut_off: datetime, figures: Figures
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Return the movements up to the cut-off that have a meaning; findings about those that are kept apart."""
+    """Return the movements up to the cut-off that have a meaning, and findings about those that are kept apart."""
     movements = movements.join(roster.select("c"), on="c", how="semi", maintain_order="left").filter(
         pl.col("position").is_not_null()
     )
@@ -219,10 +218,10 @@ def _sorted_out(
 def _at_the_cut_off(
     roster: pl.DataFrame, movements: pl.DataFrame, cut_off: datetime, figures: Figures
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Take back what balances have from movements after the cut-off.
+    """Take back what balances contain from movements after the cut-off.
 
-    A balance is of the moment it was read. Where it is one that Treazure had after a later movement, it is that much
-    later, and what Treazure had after the last movement before the cut-off counts.
+    A balance is from the moment it was read. If it is the one after a later movement, the balance after the last movement before the cut-off
+    counts instead.
     """
     after = pl.col("date_time") > cut_off
     later = movements.filter(after).join(roster.select("c", of_roster="balance"), on="c", how="inner")
@@ -243,17 +242,17 @@ def _at_the_cut_off(
 
 
 def _informational() -> pl.Expr:
-    """Whether a movement moves no points, whatever its amount says."""
+    """Whether a movement moves no points, whatever its amount is."""
     return pl.col("transaction_type").is_in(list(wire.INFORMATIONAL))
 
 
 def _before(balance: pl.Expr) -> pl.Expr:
-    """What the balance was before a movement."""
+    """The balance before a movement."""
     return balance - pl.when(_informational()).then(_NOTHING).otherwise("amount")
 
 
 def _with_openings(log: pl.DataFrame, roster: pl.DataFrame, cut_off: datetime) -> pl.DataFrame:
-    """Put an opening row before the first of each contact whose log does not come to its balance."""
+    """Put an opening row first for each contact whose log does not add up to its balance."""
     log = log.select(_ROW)
     closing = roster.filter(pl.col("opening") != 0)
     if closing.is_empty():
@@ -272,7 +271,7 @@ def _with_openings(log: pl.DataFrame, roster: pl.DataFrame, cut_off: datetime) -
 
 
 def _closed(roster: pl.DataFrame, movements: pl.DataFrame, apart: pl.DataFrame) -> pl.DataFrame:
-    """Findings about the contacts whose log does not come to their balance, also with what was kept apart."""
+    """Return findings about contacts whose log does not add up to their balance, even with what was kept apart."""
     explained = apart.group_by("contact").agg(pl.col("amount").sum().alias("opening"))
     closing = roster.filter(pl.col("opening") != 0).join(
         explained, on=["contact", "opening"], how="anti", maintain_order="left"
@@ -298,7 +297,7 @@ def _closed(roster: pl.DataFrame, movements: pl.DataFrame, apart: pl.DataFrame) 
 
 
 def _rounded_together(rows: pl.DataFrame, decimals: int) -> pl.DataFrame:
-    """Round the amounts so that sums stay right: of all rows, and of what is left after each expiry.
+    """Round the amounts so that sums stay right, both of all rows and of what is left after each expiry.
 
     A row's amount is the difference of two rounded sums. They are taken over the rows without a date first, in time
     order, then over those with one, the last to expire first.
@@ -321,7 +320,7 @@ def _rounded_together(rows: pl.DataFrame, decimals: int) -> pl.DataFrame:
 def _checked(
     rows: pl.DataFrame, roster: pl.DataFrame, findings: pl.DataFrame, figures: Figures, decimals: int
 ) -> Chunk:
-    """Hold the sum of each contact's rows against its balance; raises ArithmeticError."""
+    """Compare the sum of each contact's rows with its balance. Raises ArithmeticError."""
     sums = rows.group_by("contact").agg(pl.col("amount").sum())
     wanted = roster.select("contact", "balance", rounded=_rounded("balance", decimals))
     held = wanted.join(sums, on="contact", how="left", maintain_order="left").with_columns(
@@ -345,7 +344,7 @@ def _findings(rows: pl.DataFrame, kind: str, name: str, value: pl.Expr) -> pl.Da
 
 
 def _others(movements: pl.DataFrame, roster: pl.DataFrame) -> int:
-    """How many of the movements belong to contacts that are not in this roster."""
+    """Return how many movements belong to contacts that are not in this roster."""
     real = movements.filter(pl.col("position").is_not_null())
     return real.height - real.join(roster.select("c"), on="c", how="semi").height
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Written:
-    """A shard's files and what there is to say of its contacts."""
+    """A shard's files, and findings about its contacts."""
 
     files: int
     rows: int
@@ -40,14 +40,14 @@ class Written:
 
     @property
     def sentence(self) -> str:
-        """What the shard's files hold."""
+        """What the shard's files contain."""
         told = f"{phrases.counted(self.files, 'file')} with {phrases.counted(self.rows, 'row')}"
         findings = f"; {phrases.counted(self.findings, 'finding')} to look at" if self.findings else ""
         return f"{told} and {self.total:,f} points of {phrases.counted(self.contacts, 'contact')}{findings}"
 
 
 def folder_of(home: Path, account: Account, migration: Migration) -> Path:
-    """Return the folder below the home in which a migration's files and reports are."""
+    """Return the folder below the home for a migration's files and reports."""
     return home / "migration" / account.name / str(migration.id)
 
 
@@ -131,7 +131,7 @@ def _findings(report: FilesReport) -> Iterator[Finding]:
 
 
 def _figures(report: FilesReport) -> dict[str, object]:
-    """Return the writer's own figures as JSON knows them; points as exact texts."""
+    """Return the writer's figures for JSON, with points as exact text."""
     values = {field.name: getattr(report.figures, field.name) for field in fields(report.figures)}
     return {name: str(value) if isinstance(value, Decimal) else dict(value) for name, value in values.items()}
 

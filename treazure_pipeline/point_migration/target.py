@@ -1,6 +1,6 @@
 """Places for files by URL: a folder, an SFTP server or an object store.
 
-The importer takes whatever lies in its folder for a file of points, so all else is kept in the folder `manifest` beside it.
+The importer takes anything in its folder for a file of points, so everything else goes to the folder `manifest` beside it.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 BESIDE = "manifest"
 _CONNECT_SECONDS = 30.0
 _RENAMING = frozenset({"", "file", "local", "sftp", "ssh", "ftp", "smb"})
-"""Where a file is renamed in one step. Elsewhere a move is a copy and a removal, but what is written appears whole."""
+"""Where a file can be renamed in one step. Elsewhere, a move is a copy and a removal, but written files appear complete."""
 
 
 class DeliveryError(PipelineError):
-    """The target could not be used, or does not say whether a file arrived."""
+    """The target can't be used, or does not say whether a file arrived."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Place:
     renames: bool
 
     def listed(self, folder: str) -> Mapping[str, int]:
-        """Return what lies in a folder: names and sizes in bytes."""
+        """Return the files in a folder: names and sizes in bytes."""
         try:
             entries = self.system.ls(folder, detail=True)
         except FileNotFoundError:
@@ -51,7 +51,7 @@ class Place:
         return {entry["name"].rstrip("/").rsplit("/", 1)[-1]: int(entry["size"] or 0) for entry in entries}
 
     def write(self, path: str, body: bytes) -> None:
-        """Write a file, in place of one of that name."""
+        """Write a file, replacing one with that name."""
         private.make_file(self.system, path)
         self.system.pipe_file(path, body)
         arrived = int(self.system.info(path)["size"])
@@ -61,9 +61,9 @@ class Place:
             )
 
     def rename(self, old: str, new: str) -> None:
-        """Give a file its place in one step; only where `renames`."""
+        """Rename a file in one step. Only if `renames`."""
         if isinstance(self.system, LocalFileSystem):
-            Path(old).replace(new)  # the library's own move copies where a rename is refused
+            Path(old).replace(new)  # the library's own move copies if a rename is refused
         else:
             self.system.mv(old, new)
 
@@ -74,7 +74,7 @@ class Place:
 
 
 class Target:
-    """A place for files: the folder `below` the URL that a setting gives; `str` shows no secret."""
+    """A place for files: the folder `below` the URL in a setting. `str` shows no secret."""
 
     def __init__(
         self, url: str, known_hosts: Sequence[Path] = (), *, setting: str = "MIGRATION_DELIVERY_URL", below: str = ""
@@ -96,7 +96,7 @@ class Target:
 
     @contextmanager
     def opened(self) -> Iterator[Place]:
-        """Hand out the importer's folder and the one beside it, both made. Errors leave as `connected` says."""
+        """Lend the importer's folder and the one beside it, which are created. Errors are as for `connected`."""
         with self.connected() as (system, folder):
             parent, _, name = folder.rpartition("/")
             if not name or not (parent or folder.startswith("/")):
@@ -113,7 +113,7 @@ class Target:
 
     @contextmanager
     def connected(self) -> Iterator[tuple[Any, str]]:
-        """Hand out fsspec's file system and the folder in it. Errors leave as DeliveryError, without secrets."""
+        """Lend the fsspec file system and the folder in it. Errors become DeliveryError, without secrets."""
         system = None
         try:
             system, folder = self._connect()
@@ -158,14 +158,14 @@ class Target:
 
 
 class _KnownHosts(paramiko.MissingHostKeyPolicy):
-    """Accepts the host keys that an operator has written down, and no other."""
+    """Accepts only the host keys that an operator has recorded."""
 
     def __init__(self, paths: Sequence[Path], port: int) -> None:
         self._paths = paths
         self._port = port
 
     def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:  # noqa: ARG002
-        """Look the key up; paramiko calls it `[host]:port` where the port is not 22."""
+        """Look up the key. paramiko calls the host `[host]:port` if the port is not 22."""
         known = paramiko.HostKeys()
         for path in self._paths:
             if path.is_file():
