@@ -1,7 +1,7 @@
-"""Dead letters: deliveries with a valid signature that could not be read, in the hands of a person.
+"""Dead letters: deliveries with a valid signature that could not be read, and what a person can do about them.
 
-They are read again once this version understands them, or settled when their points have been given in another way.
-Belongs here: listing and ending them. Does not: why a delivery is one (`events`), or storing it (`inbox`).
+They are read again once this version understands them, or settled when the points have been given in another way. `events` decides why a
+delivery is a dead letter, and `inbox` stores it.
 """
 
 from __future__ import annotations

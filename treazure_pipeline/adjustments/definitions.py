@@ -1,7 +1,7 @@
 """Adjustments in Dagster: the queue's asset, its job, and the sensor that starts it when something is due.
 
-Belongs here: when a run is started and what it shows. Does not: what becomes of an adjustment
-(`treazure_pipeline.adjustments.processing`). See https://docs.dagster.io/guides/automate/sensors
+What becomes of an adjustment is in `processing`.
+See https://docs.dagster.io/guides/automate/sensors
 """
 
 from collections.abc import Iterator, Sequence

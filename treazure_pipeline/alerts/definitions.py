@@ -1,7 +1,7 @@
-"""Alerts in Dagster: the sensor that looks every 30 seconds at the ledger and at the runs, and tells what changed.
+"""Alerts in Dagster: the sensor that looks at the ledger and the runs every 30 seconds and sends what changed.
 
-Belongs here: which runs count as failed, the sensor, the dead man's switch. Does not: what is wrong with a programme
-and how it is told (`treazure_pipeline.alerts`). See https://docs.dagster.io/guides/automate/sensors
+Which runs count as failed is decided here; what is wrong with a programme, and how alerts are sent, in `notify`.
+See https://docs.dagster.io/guides/automate/sensors
 """
 
 import os

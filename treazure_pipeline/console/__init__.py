@@ -1,6 +1,5 @@
 """The web console: for people without a shell.
 
-Server-rendered pages over the same functions that the commands and Dagster's assets call. Belongs here: who somebody is
-and what they may do (`sign_in`, `access`), what protects every answer (`shield`), and the pages. Does not: any rule or
-statement about points; a page that needs one asks the capability that has it.
+Its pages are rendered on the server and call the same functions as the commands and Dagster's assets. `sign_in` and `access` decide who
+somebody is and what they may do, and `shield` protects every answer. Rules and SQL about points are in the capabilities, which the pages ask.
 """

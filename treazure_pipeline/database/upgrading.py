@@ -1,7 +1,7 @@
-"""Bringing the ledger's schema to this version with Alembic.
+"""Upgrades the ledger's schema to this version with Alembic.
 
-Belongs here: what needs Alembic and SQLAlchemy, whose import every command would wait for. Does not: which revision
-there is and whether this version can work with it (`schema`).
+It is separate from `schema`, so that other commands need not wait for Alembic to be imported. Which revision the ledger
+has, and whether this version can work with it, is in `schema`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""Whether a migration came out right: what the files hold, what Engage shows, and what the ledger learns from that.
-
-Belongs here: comparing the roster with the files and with Engage, in sets, and closing the migration. Does not: anything
-before the delivery (`roster_store`).
-"""
+"""Compares a migration's roster with its files and with what Engage shows, and closes the migration."""
 
 from __future__ import annotations
 
