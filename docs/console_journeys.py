@@ -135,7 +135,7 @@ def why(page: Page, member: str) -> None:
 def let_through(page: Page) -> None:
     """Let today's plan through if it is right."""
     journey = Journey(page, "Let today's plan through if it is right")
-    journey.read("A guard has stopped points")
+    journey.read("A guard has stopped the push of points")
     journey.click("link", "Look at the plan")
     journey.read("would be set to zero, the limit is 2.0%", "The largest changes")
     page.screenshot(path=IMAGES / "console-held.png", full_page=True)

@@ -41,6 +41,7 @@ EVIDENCE = {
     "absent": ("waiting", "It does not stand in Treazure", "It may be sent again."),
     "undecided": ("bad", "Nobody can tell yet", "This is no evidence, neither for nor against: look again later."),
 }
+ADVISED = {"happened": "posted", "absent": "retry"}
 BY_ITSELF = "The pipeline looks for it as well and goes on by itself: there is nothing to do."
 
 Action = Literal["retry", "posted", "discard"]
@@ -95,7 +96,7 @@ def _one(request: Request, at: AtDesk, number: int, looked: Look | None) -> Resp
     return page(
         request, "adjustment.html", row=row, path=listing.path(at.ledger, number), look=looked,
         found=listing.found(at.ledger, number), possible=POSSIBLE, words=WORDS, can_look=can_look,
-        without="" if at.treazure else WITHOUT_CREDENTIALS, evidence=EVIDENCE, by_itself=BY_ITSELF,
+        without="" if at.treazure else WITHOUT_CREDENTIALS, evidence=EVIDENCE, advised=ADVISED, by_itself=BY_ITSELF,
     )  # fmt: skip
 
 

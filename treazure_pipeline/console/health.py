@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from treazure_pipeline import phrases
+from treazure_pipeline.adjustments import queue
 from treazure_pipeline.alerts import state as alerts
 from treazure_pipeline.alerts.notify import STALE_AFTER
 from treazure_pipeline.console.desk import AsViewer, AtDesk
@@ -84,7 +86,7 @@ def judged(status: Status, standing: Standing, *, running: bool) -> tuple[Level,
         return "waiting", f"{name} has not been synced yet."
     until = _utc(status.covered_until)
     if status.plan is not None:
-        return "bad", f"A guard has stopped {name}: plan {status.plan} waits for approval."
+        return "bad", f"A guard has stopped the push of {name}: plan {status.plan} waits for approval."
     if status.now - status.covered_until > STALE_AFTER:
         return "bad", f"{name} is stale: changes in Treazure since {until} have not been fetched."
     if apart := standing.drift + standing.missing:
@@ -123,7 +125,11 @@ router = APIRouter()
 def show(request: Request, at: AtDesk, _: AsViewer) -> Response:
     """How each programme stands."""
     programmes = [programme(at.ledger, account) for account in at.accounts()]
-    return page(request, "health.html", programmes=programmes, alerts=alerts.firing(at.ledger), now=at.ledger.now())
+    queued = queue.figures(at.ledger, lookup_wait=at.settings.treazure_lookup_wait_seconds)
+    return page(
+        request, "health.html", programmes=programmes, alerts=alerts.firing(at.ledger), now=at.ledger.now(),
+        persons=phrases.sentence(phrases.some(uncertain=queued.uncertain, rejected=queued.rejected, dead_letters=queued.dead_letters)),
+    )  # fmt: skip
 
 
 @retried

@@ -96,8 +96,11 @@ def test_an_uncertain_one_is_settled_with_the_evidence_beside_it(
         contact, receipt.lower(), contact,
     )  # fmt: skip
     browser = as_role("operator")
-    text = shown(browser.get(f"/adjustments/{number}").text)
+    page = browser.get(f"/adjustments/{number}").text
+    text = shown(page)
 
+    assert "Adjustments that need a person: 1 uncertain" in shown(browser.get("/").text)
+    assert '<button name="action"' not in page, "without evidence, nothing is advised"
     assert " Uncertain " in text
     assert "its receipt: it stands in Treazure" in text
     assert "TILL-1 the same amount, another receipt: proves nothing" in text

@@ -36,6 +36,15 @@ def undecided(shop: AdjustmentShop, fault: str, **parameters: Any) -> int:
     return number
 
 
+def test_the_button_that_the_evidence_advises_is_the_first_choice(
+    desk: Callable[[str], Browser], adjustment_shop: AdjustmentShop
+) -> None:
+    number = undecided(adjustment_shop, "lost_after")
+    page = desk("operator").post(f"/adjustments/{number}/look", f"/adjustments/{number}").text
+    assert '<button name="action" value="posted">' in page
+    assert page.count('<button name="action"') == 1
+
+
 def look(browser: Browser, number: int) -> str:
     answer = browser.post(f"/adjustments/{number}/look", f"/adjustments/{number}")
     assert answer.status_code == 200, answer.text
