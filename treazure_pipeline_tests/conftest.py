@@ -11,10 +11,13 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from unittest import mock
 
 import certifi
 import psycopg
 import pytest
+from alembic.config import Config
+from alembic.script import ScriptDirectory
 from psycopg import sql
 
 from treazure_pipeline.database import embedded, schema
@@ -72,6 +75,21 @@ def _one_certificate(tmp_path_factory: pytest.TempPathFactory) -> None:
     file = tmp_path_factory.mktemp("certificates") / "one.pem"
     file.write_text(first + end)
     os.environ["SSL_CERT_FILE"] = str(file)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _revisions_are_read_once() -> Iterator[None]:
+    """Dagster would read its 89 again for each storage that a test makes, which takes longer than to make it."""
+    read, made = ScriptDirectory.from_config, dict[str | None, ScriptDirectory]()
+
+    def once(config: Config) -> ScriptDirectory:
+        location = config.get_main_option("script_location")
+        if location not in made:
+            made[location] = read(config)
+        return made[location]
+
+    with mock.patch.object(ScriptDirectory, "from_config", once):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,7 +14,10 @@ from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobO
 from dagster._daemon.sensor import MIN_INTERVAL_LOOP_TIME
 
 from treazure_pipeline.definitions import build_definitions
+from treazure_pipeline.sandbox import LOYALTY_ID
+from treazure_pipeline.settings import load_settings
 from treazure_pipeline_tests.balance_sync.shop import Shop, account_of
+from treazure_pipeline_tests.cli.conftest import SYSTEMS
 
 JOB = "hourly_balance_sync"
 CHAIN = [
@@ -26,18 +29,25 @@ CHAIN = [
 ]
 
 
-@pytest.fixture
-def definitions(shop: Shop) -> dg.Definitions:
-    return build_definitions(shop.settings())
+def built(**changes: str) -> dg.Definitions:
+    """What is declared, for which nothing is connected to."""
+    systems = {name: value for name, value in SYSTEMS.items() if name != "TREAZURE_LOYALTY_ID"}
+    given = changes if "TREAZURE_PIPELINE_PROGRAMMES" in changes else {"TREAZURE_LOYALTY_ID": LOYALTY_ID, **changes}
+    return build_definitions(load_settings(systems | given))
 
 
-@pytest.fixture
-def prefixed(new_shop: Callable[..., Shop], tmp_path: Path) -> dg.Definitions:
-    listed = tmp_path / "programmes.yaml"
+@pytest.fixture(scope="module")
+def definitions() -> dg.Definitions:
+    return built()
+
+
+@pytest.fixture(scope="module")
+def prefixed(tmp_path_factory: pytest.TempPathFactory) -> dg.Definitions:
+    listed = tmp_path_factory.mktemp("several") / "programmes.yaml"
     listed.write_text(
         "- {name: gold, loyalty_id: GOLD, definition_id: 1}\n- {name: silver, loyalty_id: SILVER, definition_id: 2}\n"
     )
-    return build_definitions(new_shop(environ={"TREAZURE_PIPELINE_PROGRAMMES": str(listed)}).settings())
+    return built(TREAZURE_PIPELINE_PROGRAMMES=str(listed))
 
 
 def test_the_lineage_goes_from_treazure_through_three_assets_to_engage(definitions: dg.Definitions) -> None:
@@ -119,10 +129,8 @@ def test_with_several_programmes_each_has_a_group_and_its_migration_another(pref
         }
 
 
-def test_a_programme_that_is_migrated_shows_nothing_of_a_migration(shop: Shop) -> None:
-    migrated, open_ = (
-        names_of_everything(build_definitions(shop.settings(PROGRAMME_MIGRATED=value))) for value in ("1", "0")
-    )
+def test_a_programme_that_is_migrated_shows_nothing_of_a_migration() -> None:
+    migrated, open_ = (names_of_everything(built(PROGRAMME_MIGRATED=value)) for value in ("1", "0"))
     assert {name for name in migrated if "migration" in name} == set()
     assert migrated == {name for name in open_ if "migration" not in name}
 
@@ -139,10 +147,10 @@ SOURCE = "https://git.example/points/blob/v1"
     ],
 )
 def test_an_asset_leads_to_its_runbook_its_code_and_the_console_where_their_addresses_are_set(
-    shop: Shop, asset: str, page: str, code: str, console: str
+    asset: str, page: str, code: str, console: str
 ) -> None:
-    settings = shop.settings(TREAZURE_PIPELINE_SOURCE_URL=SOURCE, CONSOLE_URL="https://console.example")
-    shown = build_definitions(settings).resolve_asset_graph().get(dg.AssetKey(asset)).metadata
+    addressed = built(TREAZURE_PIPELINE_SOURCE_URL=SOURCE, CONSOLE_URL="https://console.example")
+    shown = addressed.resolve_asset_graph().get(dg.AssetKey(asset)).metadata
     assert shown["runbook"] == dg.MetadataValue.url(f"{SOURCE}/docs/{page}")
     assert shown["console"] == dg.MetadataValue.url(f"https://console.example{console}")
     (reference,) = shown["dagster/code_references"].code_references
@@ -263,26 +271,21 @@ def names_of_everything(definitions: dg.Definitions) -> set[str]:
     }
 
 
-def test_two_tenants_on_one_instance_share_no_name(shop: Shop) -> None:
-    north, south = (
-        names_of_everything(build_definitions(shop.settings(TREAZURE_PIPELINE_TENANT=tenant)))
-        for tenant in ("north", "south")
-    )
+def test_two_tenants_on_one_instance_share_no_name() -> None:
+    north, south = (names_of_everything(built(TREAZURE_PIPELINE_TENANT=tenant)) for tenant in ("north", "south"))
     assert not north & south
     assert {name.replace("north", "south") for name in north} == south
     assert {"north/engage_balance_push", "group north_balance_sync", "job north_process_adjustments",
             "pool north_balance_sync", "sensor north_alert_sensor"} <= north  # fmt: skip
 
 
-def test_the_first_programme_keeps_its_names_when_a_second_joins(
-    definitions: dg.Definitions, new_shop: Callable[..., Shop], tmp_path: Path
-) -> None:
+def test_the_first_programme_keeps_its_names_when_a_second_joins(definitions: dg.Definitions, tmp_path: Path) -> None:
     listed = tmp_path / "programmes.yaml"
     listed.write_text(
         "- {name: points, loyalty_id: GOLD, keeps_names: true}\n"
         "- {name: silver, loyalty_id: SILVER, definition_id: 2}\n"
     )
-    joined = build_definitions(new_shop(environ={"TREAZURE_PIPELINE_PROGRAMMES": str(listed)}).settings())
+    joined = built(TREAZURE_PIPELINE_PROGRAMMES=str(listed))
     added = names_of_everything(joined) - names_of_everything(definitions)
     assert names_of_everything(definitions) <= names_of_everything(joined)
     assert added
