@@ -31,12 +31,16 @@ _SETTINGS = ("DAGSTER_", "ENGAGE_", "PROGRAMME_", "TREAZURE_")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a server as slow; tests that start a process by themselves carry the mark in their file."""
+    """Mark what needs a server as slow; tests that start a process by themselves carry the mark in their file.
+
+    Those that have a time-out of their own come first: begun last, one of them would keep all others waiting.
+    """
     for item in items:
         if isinstance(item, pytest.Function) and any(
             name == "_homes" or name.endswith("sandbox") for name in item.fixturenames
         ):
             item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: item.get_closest_marker("timeout") is None)
 
 
 def pytest_collection_finish() -> None:
