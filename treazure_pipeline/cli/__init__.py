@@ -42,10 +42,7 @@ COMMANDS = {
         "Show the last window, coverage, rows that are pending, held, refused or rejected, and adjustments.",
     ),
     "plan": ("balance_sync.cli", "Show the plan that waits for approval, or what a push would change now."),
-    "approve": (
-        "balance_sync.approve",
-        "Approve the plan with this DIGEST: the next push sends its rows, within APPROVAL_LIFETIME_HOURS.",
-    ),
+    "approve": ("balance_sync.approve", "Approve the plan with this DIGEST."),
     "explain": (
         "verification.cli",
         "Show everything known about CONTACT's balance, oldest first, and where it stands now.",
@@ -69,7 +66,7 @@ COMMANDS = {
     ),
     "worker": (
         "adjustments.worker",
-        "Process adjustments as they arrive, until stopped; Dagster is not needed.",
+        "Process adjustments as they arrive, until stopped.",
     ),
     "db": ("cli.db", "Start or stop the embedded database, upgrade the schema, give roles their rights."),
 }
