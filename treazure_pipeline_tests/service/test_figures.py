@@ -102,13 +102,13 @@ def test_limits_are_read_without_the_versions_that_vacuum_could_not_remove(runni
         other.execute("set search_path to treazure_pipeline")
         other.execute("insert into rate_slot (bucket, slot, free_at, slots) "
                       "select 'engage:0123', n, now(), 20 from generate_series(0, 19) n")  # fmt: skip
-        for _ in range(500):
+        for _ in range(2000):
             other.execute("update rate_slot set requests = requests + 1, turn = turn + 1")
 
         (plan,) = other.execute(f"explain (analyze, buffers, format json) {_LIMITS}").fetchone() or ([{}],)
 
     assert plan[0]["Plan"]["Shared Hit Blocks"] + plan[0]["Plan"]["Shared Read Blocks"] < 200
-    assert figures(running, "system", "engage")["treazure_requests_total"] == 20 * 500
+    assert figures(running, "system", "engage")["treazure_requests_total"] == 20 * 2000
 
 
 def test_a_scrape_that_the_ledger_does_not_answer_in_time_costs_its_numbers_only(running: Running) -> None:
