@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from treazure_pipeline.cli import demo_drift, demo_guards, demo_migration, sandbox
-from treazure_pipeline.cli.dev import new_log, serve
+from treazure_pipeline.cli.dev import expect_ui, new_log, serve
 from treazure_pipeline.cli.run import print_results, run_adjustments, run_balance_sync
 from treazure_pipeline.database import embedded
 from treazure_pipeline.errors import RunIncompleteError
 from treazure_pipeline.service import cli
 from treazure_pipeline.settings import Settings, load_settings
 from treazure_pipeline.terminal import instance, output
-from treazure_pipeline.terminal.processes import Family, require_free
+from treazure_pipeline.terminal.processes import Family
 
 if TYPE_CHECKING:
     from treazure_pipeline.sandbox import Sandbox
@@ -66,7 +66,7 @@ def command(*, members: int, ui: bool, port: int) -> None:
             acts.append(demo_drift.play(box, settings)["status"] == "ok")
             acts.append(demo_migration.play(moving.result(), members)["status"] == "ok")
             if ui:
-                require_free(port, "The Dagster UI", "--port")
+                expect_ui(port)
                 place = instance.locate(settings)
                 log = new_log(place)
                 with Family(os.environ, log) as family:

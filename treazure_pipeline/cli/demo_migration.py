@@ -83,6 +83,7 @@ def _settings(box: Sandbox) -> Settings:
             "TREAZURE_MAX_REQUESTS_PER_SECOND": "0",
             "ENGAGE_MAX_REQUESTS_PER_SECOND": "0",
             "MIGRATION_SHARDS": "2",
+            "TREAZURE_PIPELINE_TENANT": "moving",  # in Dagster its runs are not those of the demo's own programme
         }
     )
 

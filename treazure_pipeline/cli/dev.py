@@ -34,7 +34,7 @@ def command(*, port: int, with_sandbox: bool, sandbox_port: int, receiver_port: 
         os.environ.update(sandbox.settings(sandbox_port))
         require_free(sandbox_port, "The sandbox", "--sandbox-port")
         require_free(receiver_port, "The receiver", "--receiver-port")
-    require_free(port, "The Dagster UI", "--port")
+    expect_ui(port)
     settings = load_settings()
     started_here = settings.is_embedded and embedded.running_url(settings.home) is None
     try:
@@ -52,6 +52,12 @@ def command(*, port: int, with_sandbox: bool, sandbox_port: int, receiver_port: 
     finally:
         if started_here:
             embedded.stop(settings.home)
+
+
+def expect_ui(port: int) -> None:
+    """Make sure that the port of the UI is free; unless the UI has another address, alerts and `explain` link to it."""
+    require_free(port, "The Dagster UI", "--port")
+    os.environ.setdefault("DAGSTER_WEBSERVER_URL", f"http://127.0.0.1:{port}")
 
 
 def new_log(place: instance.Instance) -> Path:

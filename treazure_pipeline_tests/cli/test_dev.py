@@ -92,6 +92,11 @@ def test_it_runs_all_and_shows_the_asset_graph(dev: Dev) -> None:
     assert embedded.running_url(dev.home / "sandbox") is not None
 
 
+def test_alerts_link_to_the_ui_that_it_shows(dev: Dev) -> None:
+    daemon = next(process for name, process in dev.family().items() if "dagster._daemon run" in name)
+    assert daemon.environ()["DAGSTER_WEBSERVER_URL"] == dev.ui
+
+
 RUNS = """
 query Runs($filter: RunsFilter!) {
   runsOrError(filter: $filter) {
