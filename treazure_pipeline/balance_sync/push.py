@@ -212,13 +212,21 @@ class _Push:
                 return
             lease = batches.lease_left(self._ledger, self._account, due=True)
             if lease:
-                logger.info("%d rows are in requests under way; waiting %.1f s for them", due, lease)
-                if not self._retry.sleep(lease + 0.05):
+                logger.info("%d rows are in requests under way; waiting at most %.1f s for them", due, lease)
+                if not self._wait_for_others(lease):
                     return
             # A lease may also have ended a moment ago.
             freed = batches.abandon(self._ledger, self._account)
             if not lease and not freed and self.accepted == accepted:
                 return
+
+    def _wait_for_others(self, lease: float) -> bool:
+        """Wait until no request is under way, or until those that were have no lease any more. Return False if `stop` was set."""
+        ends = time.monotonic() + lease
+        while (left := min(batches.lease_left(self._ledger, self._account, due=True), ends - time.monotonic())) > 0:
+            if not self._retry.sleep(min(left + 0.05, 0.5)):
+                return False
+        return True
 
     def run_only(self, batches_of_contacts: Sequence[list[str]]) -> None:
         """Send the rows of these contacts, one request per batch."""
