@@ -152,8 +152,8 @@ def settle(page: Page) -> None:
     page.get_by_label("sending").check()
     journey.click("button", "Show")
     journey.click("link", "2")
-    journey.click("button", "Look into Treazure now")
-    journey.read("It stands in Treazure")
+    journey.click("button", "Look in Treazure now")
+    journey.read("Already booked in Treazure")
     page.screenshot(path=IMAGES / "console-look.png", full_page=True)
     journey.done()
 

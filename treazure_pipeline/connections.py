@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class Listener:
-    """Is told about a run's work, for callers who only see the run through Dagster. This one ignores it all."""
+    """Hears about a run's work, for callers who only see the run through Dagster. This one ignores it all."""
 
     def progressed(self, rows: int, total: int) -> None:
         """Some more `rows` out of `total` are done."""
@@ -42,7 +42,7 @@ class Listener:
         """A step has described its result in one sentence."""
 
     def reported(self, report: object) -> None:
-        """A use case has ended, or got as far as it could."""
+        """A use case has ended, or has got as far as it could."""
 
     def failed(self, error: PipelineError) -> None:
         """An error has ended the run, or holds rows back."""
@@ -77,7 +77,7 @@ class Connections:
         self.close()
 
     def close(self) -> None:
-        """End every wait, close the clients, give back locks and connections."""
+        """End every wait, close the clients, and release leases and connections."""
         self.stop.set()
         for name in ("treazure", "engage", "ledger"):
             if name in self.__dict__:
@@ -98,14 +98,14 @@ class Connections:
 
     @contextmanager
     def for_long_reading(self) -> Iterator[Ledger]:
-        """Lend the ledger's replica if there is one, since a long snapshot holds back vacuum; otherwise the ledger."""
+        """Yield the ledger's replica if there is one, since a long snapshot holds back vacuum; otherwise the ledger."""
         settings = self.settings
         if settings.replica_url is None:
             yield self.ledger
             return
         with Ledger(settings.replica_url.get_secret_value(), connections=1) as replica:
             if not owner.check(replica, owner.systems(settings.treazure_base_url, settings.engage_base_url)):
-                raise SettingsError("TREAZURE_PIPELINE_REPLICA_URL names no replica of this ledger.")
+                raise SettingsError("TREAZURE_PIPELINE_REPLICA_URL is not a replica of this ledger.")
             yield replica
 
     @cached_property
@@ -153,7 +153,7 @@ class Run:
 
     @classmethod
     def of(cls, connections: Connections, programme: Programme, run_id: str) -> Run:
-        """Return the run, with the programme as it is in the ledger now: live, or migrating."""
+        """Return the run, with the programme's current state in the ledger: live, or migrating."""
         return cls(connections, programme, connections.ledger.account(programme), run_id)
 
     @property
@@ -178,7 +178,7 @@ class Run:
 
     @property
     def retry(self) -> RetryPolicy:
-        """When a failed call is made again."""
+        """When a failed call is retried."""
         return self.connections.retry
 
 
@@ -196,7 +196,7 @@ def open_ledger(settings: Settings, url: str, *, connections: int = 2) -> Ledger
 def treazure_client(
     settings: MasterSettings, ledger: Ledger, retry: RetryPolicy, priority: Priority, *, patience: float = math.inf
 ) -> TreazureClient:
-    """Return a client of the points master within the shared rate. `patience`: see `SharedRate`."""
+    """Return a client for the points master within the shared rate. `patience`: see `SharedRate`."""
     return TreazureClient(
         settings.treazure_base_url,
         settings.treazure_client_id,

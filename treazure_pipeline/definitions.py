@@ -27,7 +27,7 @@ from treazure_pipeline.settings import Settings, load_settings
 from treazure_pipeline.verification.definitions import build_verification
 from treazure_pipeline.verification.read_back import WAITS as VERIFICATION_WAITS
 
-# What a piece of work needs of its connections: its place in the shared rates, and how long it tries.
+# What each kind of work needs from its connections: its place in the shared rates, and how long it retries.
 PURPOSES: dict[str, dict[str, Any]] = {
     "connections": {"priority": Priority.SYNC},
     "adjustment_connections": {"priority": Priority.ADJUSTMENT},
@@ -48,7 +48,7 @@ def build_definitions(settings: Settings, connect: Callable[..., Connections] = 
             **{name: _connections(settings, connect, purpose) for name, purpose in PURPOSES.items()},
             JUDGMENTS: dg.io_manager(lambda _: Judgments()),
         },
-        # Also for what is materialized by hand: one process keeps one lock and its connections from step to step.
+        # Also for assets materialized by hand: one process keeps its lease and connections from step to step.
         executor=dg.in_process_executor,
     )
     of_programmes = [
@@ -71,7 +71,7 @@ def build_definitions(settings: Settings, connect: Callable[..., Connections] = 
     adjustments = linked(
         build_adjustments(settings.programmes, names), settings, "adjustments", "adjustments.md", "/adjustments"
     )
-    # Those that start by themselves, for ever. Migrations and approvals are few, and what was decided stays to be seen.
+    # These start by themselves, without end. Migrations and approvals are few, and decisions should remain visible.
     recurring = (*of_programmes, adjustments)
     return dg.Definitions.merge(
         shared,

@@ -27,8 +27,8 @@
        │  └─ ExportExpiredError
        └─ InvalidAnswerError
 
-`str(error)` is one complete paragraph for a person, hint included. No secret is ever part of one, nor what others wrote
-(`people.said`): that stands in `message` alone, for the ledger.
+`str(error)` is one complete paragraph for a person, hint included. It never contains a secret, nor what others wrote
+(`people.said`): that is only in `message`, for the ledger.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _NAMES: dict[System, str] = {"treazure": "Treazure", "engage": "Engage"}
 
 
 class PipelineError(Exception):
-    """The root. `hint` says what a person can do; `exit_code` is what a command ends with."""
+    """The root. `hint` says what a person can do; `exit_code` is the command's exit code."""
 
     exit_code: ClassVar[int] = 5
 
@@ -58,7 +58,7 @@ class PipelineError(Exception):
 
 
 class SettingsError(PipelineError):
-    """A setting is missing or wrong; found before any work."""
+    """A setting is missing or wrong. Raised before any work begins."""
 
     exit_code = 2
 
@@ -74,7 +74,7 @@ class BusyError(PipelineError):
 
 
 class GuardTrippedError(PipelineError):
-    """A push would change suspiciously much; it waits as the plan `digest` until a person approves that."""
+    """A push would change suspiciously much; it waits as the plan `digest` until a person approves it."""
 
     exit_code = 3
 
@@ -92,11 +92,11 @@ class DatabaseUnavailableError(DatabaseError):
 
 
 class ConflictError(DatabaseError):
-    """Two transactions met: a deadlock, a serialization failure, the same new row. Tried again, it passes."""
+    """Two transactions collided: a deadlock, a serialization failure, the same new row. Another try succeeds."""
 
 
 class LeaseLostError(DatabaseError):
-    """Another process has taken over the work: this one stood still, or could not reach the database, for too long."""
+    """Another process has taken over the work: this one was stopped, or could not reach the database, for too long."""
 
 
 class SchemaOutdatedError(DatabaseError):
@@ -104,27 +104,27 @@ class SchemaOutdatedError(DatabaseError):
 
 
 class ClocksApartError(PipelineError):
-    """The database's clock and Treazure's differ by more than the windows of exports allow for; nothing was fetched."""
+    """The database's clock and Treazure's differ by more than the windows of exports allow; nothing was fetched."""
 
 
 class UntrustedExportError(PipelineError):
-    """Too many of an export's rows can't be understood: it covers nothing, and nothing of it was taken over."""
+    """Too many of an export's rows can't be understood, so none of it was used, and it covers nothing."""
 
 
 class RunIncompleteError(PipelineError):
-    """A run could not finish. What was accepted until then is kept, and the next run goes on."""
+    """A run could not finish. What was accepted until then is recorded, and the next run continues."""
 
 
 class RateUsedUpError(PipelineError):
-    """Others use the shared rate, or a pause that a system asked for goes on; nothing was sent."""
+    """Others are using up the shared rate, or a system has asked for a pause; nothing was sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request as errors speak of it.
+    """A request, as errors describe it.
 
-    `path` comes without the query, `status` is None where no answer arrived, and `request_id` is what the system calls
-    the request, for its support.
+    `path` has no query, `status` is None if no answer arrived, and `request_id` is the system's id of the request, for
+    its support.
     """
 
     system: System
@@ -143,17 +143,17 @@ class RemoteError(PipelineError):
 
     @property
     def system(self) -> System:
-        """Which of the two it was."""
+        """Which of the two systems it was."""
         return self.call.system
 
     @property
     def status(self) -> int | None:
-        """The status of its answer, None where there was none."""
+        """The status of the answer, or None if there was none."""
         return self.call.status
 
     @property
     def request_id(self) -> str | None:
-        """What the system calls the request."""
+        """The system's id of the request."""
         return self.call.request_id
 
     def __str__(self) -> str:
@@ -185,7 +185,7 @@ class TransientError(RemoteError):
 
 
 class TooLateError(TransientError):
-    """Its time was over before it went out, so it was not sent."""
+    """Its time ran out before it could be sent, so it was not sent."""
 
     def __init__(self, call: Call) -> None:
         super().__init__(
@@ -197,7 +197,7 @@ class TooLateError(TransientError):
 
 
 class NoAnswerError(TransientError):
-    """The request went out and no complete answer came back, `timed_out`: within its time."""
+    """The request went out and no complete answer came back; `timed_out`: not in time."""
 
     def __init__(self, message: str, call: Call, *, hint: str | None = None, timed_out: bool = False) -> None:
         super().__init__(message, call, hint=hint)
@@ -205,11 +205,11 @@ class NoAnswerError(TransientError):
 
 
 class RateLimitedError(TransientError):
-    """429: the request was not taken. Waiting for the next try costs none of the tries."""
+    """429: the request was not processed. Waiting for the next try does not count as a try."""
 
 
 class PermanentError(RemoteError):
-    """The system refused the request; the same request would be refused again."""
+    """The system refused the request, and would refuse it again."""
 
 
 class AuthenticationError(PermanentError):
@@ -217,11 +217,11 @@ class AuthenticationError(PermanentError):
 
 
 class NotFoundError(PermanentError):
-    """404 of the system itself: it does not know what the path names. Never an empty result: the caller decides."""
+    """404 from the system itself: it does not know what the path names. The caller decides what that means."""
 
 
 class GatewayError(PermanentError):
-    """A refusal that is a web page: of something in front of the system. No row, account or request is to blame."""
+    """A refusal in the form of a web page, from something in front of the system. No row or account is to blame."""
 
 
 class ExportExpiredError(PermanentError):
@@ -229,4 +229,4 @@ class ExportExpiredError(PermanentError):
 
 
 class InvalidAnswerError(RemoteError):
-    """A success whose body is not what the contract says: HTML, cut short, empty, parts missing."""
+    """A successful status with a body that breaks the contract: HTML, cut short, empty, parts missing."""

@@ -1,4 +1,4 @@
-"""Texts from outside: cleaned so that everything can hold them, and as long as the vendors count them.
+"""Texts from outside: cleaned so that everything can store them, and measured as the vendors measure them.
 
 Both vendors run on .NET, which counts UTF-16 units: an emoji is two of them, a family of emoji up to eleven.
 """
@@ -18,10 +18,10 @@ _ODD = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
 
 def clean(text: str) -> str:
-    """Return a text that PostgreSQL, JSON and UTF-8 can hold.
+    """Return a text that PostgreSQL, JSON and UTF-8 can store.
 
-    Half a surrogate pair becomes the replacement character; NUL and the other control characters go, but for line
-    breaks and tabs.
+    Half a surrogate pair becomes the replacement character. NUL and the other control characters are removed, except
+    for line breaks and tabs.
     """
     if _ODD.search(text) is None:
         return text
@@ -45,10 +45,10 @@ def length(text: str) -> int:
 
 
 def cut(text: str, most: int) -> str:
-    """Return a text of at most `most` UTF-16 units; where it was longer, an ellipsis ends it.
+    """Return a text of at most `most` UTF-16 units; if it was longer, it ends with an ellipsis.
 
-    Nothing is cut through that is one character to the reader: an accent stays with its letter, a flag or a family of
-    emoji goes as a whole.
+    What readers see as one character is never cut in half: an accent stays with its letter, and a flag or a family of
+    emoji is removed as a whole.
     """
     if length(text) <= most:
         return text

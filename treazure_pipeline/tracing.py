@@ -1,7 +1,7 @@
 """Traces (OpenTelemetry) that follow one webhook, or one batch of a sync, from process to process.
 
-Where `OTEL_*` does not say where spans go, a span costs one look at that. Attributes are numbers and ids: ours, and
-those by which the vendors' support finds a request. Nothing that a person wrote, and no contact id, is in one (I9).
+If `OTEL_*` does not say where spans go, a span costs almost nothing. Attributes are numbers and ids: ours, and those by
+which the vendors' support finds a request. They never contain a contact id, or anything a person wrote (I9).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PART_WITH_AN_ID = re.compile(r"(?<=/)(?!v\d+(?:\.\d+)*(?=/|$))[^/]*\d[^/]*")
 
 
 class Span(Protocol):
-    """What is under way."""
+    """Work that is under way."""
 
     def set(self, **attributes: Value) -> None:
         """Add attributes: `a_b` is written `treazure.a_b`; None adds nothing."""
@@ -53,9 +53,9 @@ def span(
     beside: Iterable[str | None] = (),
     **attributes: Value,
 ) -> Iterator[Span]:
-    """Record what the block does; an error that leaves it is recorded by its type alone.
+    """Record the block as a span; of an error that leaves it, only the type is recorded.
 
-    `after` is the `here` of the span that caused it, in this process or another; by default the span around it in
+    `after` is the `here` of the span that caused it, in this process or another; by default, the enclosing span in
     this thread. `beside` are others that it serves as well. Attributes are as in `Span.set`.
     """
     spans_go_to = provider()
@@ -85,7 +85,7 @@ def span(
 
 
 def here() -> str | None:
-    """Return the current span's name for others (W3C `traceparent`); None where traces are off."""
+    """Return the current span as a W3C `traceparent`, to pass on to others; None if traces are off."""
     if provider() is None:
         return None
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator  # noqa: PLC0415
@@ -96,7 +96,7 @@ def here() -> str | None:
 
 
 def flush() -> None:
-    """Send what has been recorded: for a process that a signal is going to end."""
+    """Send what has been recorded, before a signal ends the process."""
     spans_go_to = provider()
     if spans_go_to is not None:
         spans_go_to.force_flush(_FLUSH_MILLISECONDS)
@@ -131,7 +131,7 @@ def _is_asked_for(environ: Mapping[str, str]) -> bool:
 
 @cache
 def provider() -> TracerProvider | None:
-    """Where spans go, made once a process; None: nowhere."""
+    """Return where spans go, made once per process; None: nowhere."""
     if not _is_asked_for(os.environ):
         return None
     try:
@@ -140,7 +140,7 @@ def provider() -> TracerProvider | None:
         from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
     except ImportError:
-        logger.warning("OTEL_* asks for traces, which need the extra: pip install 'treazure-pipeline[telemetry]'.")
+        logger.warning("OTEL_* asks for traces, which need an extra: pip install 'treazure-pipeline[telemetry]'.")
         return None
     attributes = {"service.version": __version__}
     if not os.environ.get("OTEL_SERVICE_NAME"):

@@ -1,1 +1,1 @@
-"""Alerts: `state` finds what is wrong, `notify` tells it once when it begins and once when it is over."""
+"""Alerts: `state` finds what is wrong, `notify` sends a message once when it begins and once when it is over."""

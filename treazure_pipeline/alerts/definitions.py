@@ -28,7 +28,7 @@ _UI = "http://127.0.0.1:3000"
 _RUNS = 50
 # What waits for a person's next step worked as it should. The only blocking check is the guards'.
 _WAITS_FOR_A_PERSON = ("GuardTrippedError", "DagsterAssetCheckFailedError")
-# It did not begin: whoever asked sees why.
+# It did not begin, and whoever started it sees why.
 _NO_VERDICT = (BusyError.__name__, UnknownPartitionError.__name__)
 _VERDICTS = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
 _ENDED = [*_VERDICTS, dg.DagsterRunStatus.CANCELED]

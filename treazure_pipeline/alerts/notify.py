@@ -67,7 +67,7 @@ def of_programme(programme: Programme, health: Health, standing: Standing, ui: s
             f"{name}: balances are stale",
             f"Changes in Treazure after {_utc(health.covered_until)} have not been fetched.\n"
             "Do: `treazure-pipeline doctor` says whether the daemon runs and Treazure answers. The next run makes up "
-            f"for all that was missed; sooner: `treazure-pipeline run balance-sync`.\n{ui}/treazure_balance_snapshot",
+            f"for everything that was missed; to do it now: `treazure-pipeline run balance-sync`.\n{ui}/treazure_balance_snapshot",
         )
     if health.plan is not None:
         reasons = health.plan_reasons or []
@@ -75,7 +75,7 @@ def of_programme(programme: Programme, health: Health, standing: Standing, ui: s
         yield Alert(
             f"{name}:guard_tripped",
             f"{name}: changes wait for approval",
-            f"A guard has tripped: {shown}. What it holds back is pending and stays so.\n"
+            f"A guard has tripped: {shown}. What it holds back stays pending.\n"
             f"Do: look at it with `treazure-pipeline plan`. If it is right: `treazure-pipeline approve {health.plan}`. "
             f"If it is wrong, correct it in Treazure; the next run checks again.\n{ui}/engage_balance_push",
         )
@@ -92,9 +92,9 @@ def of_programme(programme: Programme, health: Health, standing: Standing, ui: s
         yield Alert(
             f"{name}:drift",
             f"{name}: Engage does not hold what it accepted",
-            f"Contacts that differ: {standing.drift:,}, the oldest since {_utc(standing.oldest)}. That will not heal "
-            f"although they were sent again: {standing.will_not_heal:,}.\n"
-            "Do: nothing at first, the next push sends them again. Where that did not help: `treazure-pipeline explain "
+            f"Contacts that differ: {standing.drift:,}, the oldest since {_utc(standing.oldest)}. Sent again "
+            f"without effect: {standing.will_not_heal:,}.\n"
+            "Do: nothing at first, the next push sends them again. If that did not help: `treazure-pipeline explain "
             f"CONTACT`, and ask Voyado with the transaction id.\n{ui}/engage_balance_verification",
         )
 
@@ -175,7 +175,7 @@ def is_fresh(healths: Sequence[Health]) -> bool:
 
 
 def ping(url: SecretStr) -> bool:
-    """Tell the dead man's switch that all is well; return whether it heard. Never raises."""
+    """Tell the dead man's switch that all is well; return whether that worked. Never raises."""
     _silence()
     try:
         heard = httpx.get(url.get_secret_value(), timeout=_PING_TIMEOUT, follow_redirects=True).is_success

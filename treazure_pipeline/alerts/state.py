@@ -1,4 +1,4 @@
-"""What alerts need from the database: how each programme and the queue stand, and what was told to whom.
+"""What alerts need from the database: the state of each programme and of the queue, and what was told to whom.
 
 What is worth an alert is decided in `notify`, which also sends it.
 """
@@ -73,7 +73,7 @@ class Message:
 
 @retried
 def health(ledger: Ledger, account: Account) -> Health:
-    """Return how a programme stands. The cost grows with what is pending."""
+    """Return the state of a programme. The cost grows with what is pending."""
     with ledger.transaction() as connection:
         cursor = connection.cursor(row_factory=class_row(Health))
         return one(cursor, _HEALTH, {"programme": account.id, "beginning": account.beginning})
@@ -81,14 +81,14 @@ def health(ledger: Ledger, account: Account) -> Health:
 
 @retried
 def queue(ledger: Ledger) -> Queue:
-    """Return how the queue of adjustments stands. The cost grows with what is unfinished."""
+    """Return the state of the queue of adjustments. The cost grows with what is unfinished."""
     with ledger.transaction() as connection:
         return one(connection.cursor(row_factory=class_row(Queue)), _QUEUE)
 
 
 @contextmanager
 def evaluating(ledger: Ledger) -> Iterator[bool]:
-    """Be the only process that evaluates during the block. Lends False if another one already does."""
+    """Make this the only process that evaluates alerts during the block. Yields False if another one already does."""
     with ExitStack() as stack:
         try:
             stack.enter_context(ledger.lease("alerts", BusyError("Another process is evaluating the alerts.")))

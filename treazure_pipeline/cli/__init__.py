@@ -1,10 +1,10 @@
 """The command ``treazure-pipeline``.
 
-One module a command, imported when it is needed, so that ``--help`` is quick. What commands have in common:
+One module per command, imported when needed, so that ``--help`` is quick. What the commands have in common:
 
 - they raise; :class:`Commands` turns what was raised into a message on standard error and an exit code;
 - with ``--json`` the last line on standard output is one JSON object, whatever happened;
-- what is for people goes through :mod:`treazure_pipeline.terminal.output`.
+- text for people goes through :mod:`treazure_pipeline.terminal.output`.
 
 Exit codes: 0 done, 1 unexpected, 2 usage or settings, 3 a guard tripped, 4 busy, 5 a system or the database
 could not be used or the run failed, 6 waiting for a person's next step, 130 stopped by Ctrl-C, 143 by SIGTERM, 129 by a
@@ -26,7 +26,7 @@ from treazure_pipeline import __version__
 from treazure_pipeline.errors import BusyError
 from treazure_pipeline.terminal import output, signals, startup
 
-# In the order of the help: the module whose `command` is imported only to be run, and its first sentence.
+# In the order of the help: the module, imported only to run its `command`, and the first sentence of its help.
 COMMANDS = {
     "demo": (
         "cli.demo",
@@ -73,7 +73,7 @@ COMMANDS = {
 
 
 class Commands(click.Group):
-    """A group that imports its commands lazily and is the one place where errors become exit codes."""
+    """A group that imports its commands lazily. The only place where errors become exit codes."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """Name the commands in the order of the help."""
@@ -109,12 +109,12 @@ class Commands(click.Group):
             if (ours := understood(error)) is not None:
                 _report(ctx, "busy" if isinstance(ours, BusyError) else "failed", str(ours))
                 ctx.exit(ours.exit_code)
-            # Not the error's text without being asked: nobody has seen to it that it holds no secret.
+            # The error's text is only shown on request: it might contain a secret.
             _report(
                 ctx,
                 "failed",
                 f"Unexpected {type(error).__name__}; this is a bug in treazure-pipeline. "
-                "The same command with --debug before it shows where.",
+                "Run `treazure-pipeline --debug` with the same command to see where.",
             )
             if ctx.params["debug"]:
                 click.echo(traceback.format_exc(), err=True)
@@ -140,14 +140,14 @@ def commands(*, debug: bool) -> None:
     Settings are read from the environment; `treazure-pipeline doctor` says what is missing.
     """
     handler = logging.StreamHandler()
-    if not debug:  # what Dagster has taken into the log of a run is read there
+    if not debug:  # what Dagster logs is in the run's log
         handler.addFilter(lambda record: not hasattr(record, "dagster_meta"))
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.WARNING,
         format="%(asctime)s %(levelname)s %(message)s",
         handlers=[handler],
     )
-    # These write whole addresses, and what they have to say is in our own errors.
+    # These log whole addresses, and our own errors say what matters.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     logging.getLogger("httpcore").setLevel(logging.WARNING)
 
@@ -155,7 +155,7 @@ def commands(*, debug: bool) -> None:
 def main() -> None:
     """Run the command line."""
     signals.listen()
-    # A terminal of another encoding shows what it lacks as its number.
+    # A terminal with another encoding shows the characters it lacks as escapes.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -1,7 +1,7 @@
-"""``doctor --contract``: what is assumed of both systems, what they answer, and whether that is understood.
+"""``doctor --contract``: what we assume about both systems, what they answer, and whether we understand it.
 
-It reads; only the step with a test contact writes. What it prints holds no secret and nothing of a member, so that it
-can be sent to the vendors. docs/contracts.md says where each assumption comes from.
+Only the step with a test contact writes. The output has no secrets and no personal data, so it can be sent to the
+vendors. docs/contracts.md says where each assumption comes from.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from treazure_pipeline.settings import Programme, Settings
 Verdict = Literal["as assumed", "otherwise, understood", "not understood", "not observed"]
 
 _WINDOWS = (timedelta(hours=2), timedelta(days=2), timedelta(days=60))
-"""How far back an export is asked for, until it lists somebody."""
+"""How far back the exports reach. They are tried in turn until one lists somebody."""
 _TEST_POINTS = Decimal(1)
-# 100 UTF-16 units, the most that Treazure takes, the last two of them one character.
+# 100 UTF-16 units, Treazure's maximum. The last two are one character.
 _TEST_DESCRIPTION = (
     "treazure-pipeline: a test of its connection; taken back at once. ".ljust(98, ".") + "\N{WRAPPED PRESENT}"
 )
@@ -38,7 +38,7 @@ _TEST_DESCRIPTION = (
 
 @dataclass(frozen=True)
 class Line:
-    """One thing that is assumed of a system, and what was observed."""
+    """One assumption about a system, and what was observed."""
 
     system: Literal["Treazure", "Engage"]
     about: str
@@ -52,7 +52,7 @@ def observe(
 ) -> Iterator[Line]:
     """Read from both systems and compare.
 
-    `contact` is looked at where no export lists anybody; only `test_contact` is written to.
+    `contact` is used if no export lists anybody; only `test_contact` is written to.
     """
     once = RetryPolicy(waits=())
     treazure_seen, engage_seen = Recorder(), Recorder()
@@ -89,7 +89,7 @@ class _System:
         return Line(self.system, about, assumed, without_ids(observed), verdict)
 
     def _call(self, about: str, assumed: str, call: Callable[[], object], is_assumed: Callable[[Seen], bool]) -> Line:
-        """Make a call of the client, and compare what it was answered with what is assumed."""
+        """Make a call, and compare the answer with what is assumed."""
         before = len(self._seen.seen)
         try:
             call()
@@ -101,7 +101,7 @@ class _System:
         return self._line(about, assumed, _answer(seen), "as assumed" if is_assumed(seen) else "otherwise, understood")
 
     def _unknown(self, about: str, call: Callable[[], object]) -> Line:
-        """Ask for somebody who can't be there."""
+        """Ask for a contact that can't exist."""
         assumed = "404 with a JSON body or none, or an empty answer; never an error page"
         try:
             call()
@@ -131,7 +131,7 @@ class _Treazure(_System):
         self.contact = contact or self.contact
         loyalty_id = self._programme.loyalty_id
         if self.contact is None:
-            missing = "no export of 60 days lists anybody; name somebody with --contact"
+            missing = "no export of the last 60 days lists anybody; choose a contact with --contact"
             for about in ("account", "points log"):
                 yield self._line(about, "", missing, "not observed")
         else:
@@ -175,7 +175,7 @@ class _Treazure(_System):
         if not path:
             return
         yield self._clock(before)
-        about, assumed = "export: result", "202 or 404 until it is there; an array of accountNumber, balance, mutatedAt"
+        about, assumed = "export: result", "202 or 404 until it is ready; an array of accountNumber, balance, mutatedAt"
         try:
             with self._client.open_balances(path) as pieces:
                 for _ in islice(pieces, 4):
@@ -239,7 +239,7 @@ class _Treazure(_System):
             "as assumed" if not {"Load -", "Redeem +", "Expire +"} & set(signs) else "otherwise, understood",
         )  # fmt: skip
         yield self._line(
-            "points log: order", "by dateTime, but for movements that tills sent late",
+            "points log: order", "by dateTime, except for movements that tills sent late",
             "by dateTime" if ordered else "not by dateTime", "as assumed" if ordered else "otherwise, understood",
         )  # fmt: skip
 
@@ -266,7 +266,7 @@ class _Engage(_System):
         )  # fmt: skip
         number = self._programme.definition_id
         yield self._line(
-            "the programme's definition", f"definition {number} is there", "it is" if number in found else "it is not",
+            "the programme's definition", f"definition {number} exists", "yes" if number in found else "no",
             "as assumed" if number in found else "not understood",
         )  # fmt: skip
         account = {"id": "integer", "contactId": "GUID", "definitionId": "integer", "balance": "decimal|integer"}
@@ -276,7 +276,7 @@ class _Engage(_System):
             "items with id, contactId, definitionId, balance; count and offset beside them",
         )
         if contact is None:
-            yield self._line(about, assumed, "no contact is at hand; name somebody with --contact", "not observed")
+            yield self._line(about, assumed, "no contact to ask about; choose one with --contact", "not observed")
         else:
             yield self._call(
                 about, assumed, lambda: self._client.point_accounts(contact),
@@ -285,7 +285,7 @@ class _Engage(_System):
         yield self._unknown(
             "point accounts of an unknown contact", lambda: self._client.point_accounts(str(uuid.uuid4()))
         )
-        written = "seen when balances are set: `run balance-sync --limit 5` is the careful way to it"
+        written = "only seen when balances are set; `run balance-sync --limit 5` is a careful way to try it"
         yield self._line("setting balances", "2xx with a transaction id, refused rows listed", written, "not observed")
 
 
@@ -311,14 +311,12 @@ class _Trial(_System):
             after = self._balance()
             movements = self._client.history(self._contact, self._programme.loyalty_id).movements
         except PipelineError as error:
-            observed = (
-                f"{error} Look for the receipt {self._receipt}, and take the point back by hand if it stands there."
-            )
+            observed = f"{error} Look for the receipt {self._receipt}, and take the point back by hand if it is there."
             yield self._line("reading after adding", "the account and its log can be read", observed, "not understood")
             return
         come_back = returned(self._receipt, movements)
         if after - before != _TEST_POINTS and come_back.found == "absent":
-            observed = f"the balance is as before and the receipt {self._receipt} stands nowhere; nothing is taken back"
+            observed = f"neither the balance changed nor is {self._receipt} in the log; nothing is taken back"
             yield self._line("reading after adding", "the account shows the point at once", observed, "not understood")
             return
         yield self._line(

@@ -1,4 +1,4 @@
-"""``db``: the embedded server; the schema, the owner and the roles of whichever server."""
+"""``db``: the embedded server, and the schema, owner and roles of any server."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def start(*, as_json: bool) -> None:
     if as_json:
         output.print_json({"status": "ok", "url": url})
     else:
-        output.say(f"The embedded database of {storage.home} runs: {url}")
+        output.say(f"The embedded database of {storage.home} is running: {url}")
 
 
 @command.command()
@@ -45,7 +45,7 @@ def stop(*, as_json: bool) -> None:
 @command.command()
 @output.json_option
 def upgrade(*, as_json: bool) -> None:
-    """Bring the ledger's schema to this version; starts the embedded database where that is used."""
+    """Upgrade the ledger's schema to this version. Starts the embedded database if it is used."""
     before, after = instance.upgrade(load_storage())
     if as_json:
         output.print_json({"status": "ok", "before": before, "after": after})
@@ -60,7 +60,7 @@ def upgrade(*, as_json: bool) -> None:
 @command.command()
 @output.json_option
 def adopt(*, as_json: bool) -> None:
-    """Record that the ledger's two systems have moved to the addresses of the settings. Never for other systems."""
+    """Record that the ledger's two systems have moved to the addresses in the settings. Never for other systems."""
     from treazure_pipeline.ledger import owner
     from treazure_pipeline.ledger.store import Ledger
     from treazure_pipeline.terminal.ledger import ready, systems_of
@@ -76,7 +76,7 @@ def adopt(*, as_json: bool) -> None:
     if as_json:
         output.print_json({"status": "ok", "before": before and str(before), "after": str(wanted)})
     else:
-        output.say(f"The ledger belongs to {wanted} now; before, to {before or 'nobody yet'}.")
+        output.say(f"The ledger now belongs to {wanted}. It used to belong to {before or 'nobody'}.")
 
 
 @command.command()
@@ -100,9 +100,9 @@ def grant_reader(role: str, *, as_json: bool) -> None:
 
 
 @command.command()
-@click.option("--dbt", "as_dbt", is_flag=True, help="As a sources.yml of dbt instead of a page of Markdown.")
+@click.option("--dbt", "as_dbt", is_flag=True, help="As a dbt sources.yml instead of a Markdown page.")
 def dictionary(*, as_dbt: bool) -> None:
-    """Print what the reporting views and their columns mean, as their comments in the database say."""
+    """Print what the reporting views and their columns mean, from their comments in the database."""
     from treazure_pipeline.database import reporting
 
     about, views = reporting.described(instance.locate(load_storage()).ledger_url)

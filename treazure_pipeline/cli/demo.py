@@ -1,4 +1,4 @@
-"""``demo``: the main job on a sandbox of both systems, from nothing, with what happened as tables."""
+"""``demo``: everything on a sandbox of both systems, starting from nothing, with tables of what happened."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _start_database(home: Path) -> None:
 
 
 def _play(box: Sandbox, settings: Settings) -> list[dict[str, Any]]:
-    """Run the first load and some hours of shop life; print a column for each."""
+    """Run the first load and some hours of shopping; print a column for each."""
     (programme,) = settings.programmes
     results = []
     for hour in range(_HOURS + 1):
@@ -99,7 +99,7 @@ def _play(box: Sandbox, settings: Settings) -> list[dict[str, Any]]:
             output.note(f"Hour {hour} in the shops: {happened}")
             if hour == 1:
                 box.set_fault("lost_after", count=1)
-                output.note("Engage's next answer gets lost on the way, after Engage has taken the request.")
+                output.note("Engage's next answer will get lost, after Engage has processed the request.")
         result = run_balance_sync(settings, programme, {})
         results.append(result | {"programme": title})
     output.say("")
@@ -121,7 +121,7 @@ def _running_receiver() -> Iterator[str]:
 
 
 def _give_points(box: Sandbox, settings: Settings) -> tuple[str, dict[str, Any]]:
-    """Give points in Engage, and follow them through the receiver to Treazure and back; return to whom, and the run."""
+    """Give points in Engage, and follow them to Treazure and back. Returns the contact, and the result of the run."""
     (member, *_) = box.balances(limit=1)
     contact = member["contactId"]
     description = "Welcome gift " + "for a new member " * 6
@@ -152,13 +152,13 @@ def _say_what_next(home: Path, contact: str) -> None:
     output.say(f"  export TREAZURE_PIPELINE_HOME={home}")
     for command, what in {
         f"explain {contact}": "why the member above has these points",
-        "status": "how the programme stands",
-        "rejections list": "whom Engage does not know",
-        "db stop": "stop the database that these start",
+        "status": "what is pending, held or rejected now",
+        "rejections list": "which contacts Engage does not know",
+        "db stop": "stop the database that these commands start",
     }.items():
         output.say(f"  treazure-pipeline {command}\n      {what}")
     output.say("Or watch it run:")
-    output.say("  treazure-pipeline demo --ui\n      the same, and Dagster's UI at the end")
+    output.say("  treazure-pipeline demo --ui\n      the same, with Dagster's UI at the end")
     output.say("  treazure-pipeline dev --sandbox\n      Dagster's schedules and sensors on a sandbox of both systems")
 
 

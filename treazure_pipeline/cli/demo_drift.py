@@ -1,4 +1,4 @@
-"""The demo's act about drift: what Engage lost or changed by itself is found by reading back, and healed by a push."""
+"""The demo's drift part: reading back finds what Engage lost or changed by itself, and a push heals it."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _SHOWN = ("read", "equal", "drift", "missing", "marked", "healed", "outstanding_
 def play(box: Sandbox, settings: Settings) -> dict[str, Any]:
     """Let Engage swallow rows, change balances there by hand, find it all, heal it; `status` says whether that worked.
 
-    The two systems are in step when it begins and when it ends. Neither the grace time nor the rate is kept to here, so
-    that it is quick: play it when nothing more is to be said about the rate.
+    Both systems agree before and after. To be quick, it ignores the grace time and the rate limits: play it after
+    everything that measures the rate.
     """
     if box.state()["members"] > MOST_MEMBERS:
         output.note(f"The drift part is left out: reading back more than {MOST_MEMBERS:,} members takes minutes.")
@@ -90,7 +90,7 @@ def _print(steps: Sequence[tuple[str, dict[str, Any]]], differing: int) -> None:
 
 
 def draw(settings: Settings, programme: Programme, path: Path) -> Path:
-    """Plot what each recorded verification found and healed, and what was outstanding after it; return the path."""
+    """Plot what each recorded verification found and healed; return the path."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -110,7 +110,7 @@ def draw(settings: Settings, programme: Programme, path: Path) -> Path:
     axes.set_xticks(list(places), [f"{moment:%H:%M:%S}" for moment in runs["started_at"]])
     axes.set_xlabel("verification run (UTC)")
     axes.set_ylabel("contacts")
-    axes.set_title(f"Programme {programme.name}: Engage's balances that differed, and that were equal again")
+    axes.set_title(f"Programme {programme.name}: balances that differed in Engage, and balances that were healed")
     axes.legend()
     figure.savefig(path)
     return path

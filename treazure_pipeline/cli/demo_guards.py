@@ -1,4 +1,4 @@
-"""The demo's act about guards: something goes wrong in Treazure, is stopped, and is let through by a person."""
+"""The demo's guard part: something goes wrong in Treazure, a guard stops it, and a person lets it through."""
 
 from __future__ import annotations
 

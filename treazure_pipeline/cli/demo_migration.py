@@ -1,4 +1,4 @@
-"""The demo's act on the point migration: a programme moves from its own sandbox's Treazure into its Engage."""
+"""The demo's migration part: a programme's points move from Treazure into Engage, in a separate sandbox."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _HOURS = 3
 
 @contextmanager
 def shop(members: int) -> Iterator[Sandbox]:
-    """A sandbox of its own with so many members and some hours of shop life, for the block.
+    """Run a separate sandbox with this many members and some hours of shopping.
 
-    Its rates are lifted: 2,000 histories at the default of 20 a second would take almost two minutes.
+    It has no rate limits: at the default of 20 a second, 2,000 histories would take almost two minutes.
     """
     from treazure_pipeline.sandbox import sandbox_process
 
@@ -45,7 +45,7 @@ def shop(members: int) -> Iterator[Sandbox]:
 def play(box: Sandbox, members: int) -> dict[str, Any]:
     """Migrate the programme of a `shop`, import its files, audit it; return what `run migration --json` prints.
 
-    The ledger and the Dagster instance are those of the environment.
+    Uses the ledger and the Dagster instance of the environment.
     """
     output.note(f"A programme of {members:,} members moves into Engage, in a separate sandbox …")
     began = time.perf_counter()
@@ -57,7 +57,7 @@ def play(box: Sandbox, members: int) -> dict[str, Any]:
     output.note("The files are delivered, and the audit says: not imported yet. Now Engage imports them.")
     imported = [answer for folder in settings.home.rglob("delivered") for answer in box.import_folder(folder)]
     box.play_hour(share=0.01)
-    output.note("Meanwhile some members shop. The hourly sync brings their movements after the migration.")
+    output.note("Meanwhile some members shop. The hourly sync will send their new balances after the migration.")
     result = run_migration(settings, programme)
     moved = box.differences(_LOYALTY_ID)["differing"]
     synced = run_balance_sync(settings, programme, {})
@@ -72,7 +72,7 @@ def play(box: Sandbox, members: int) -> dict[str, Any]:
 
 
 def _settings(box: Sandbox) -> Settings:
-    """The demo's own settings, with another sandbox, another programme and no rates."""
+    """The demo's own settings, with another sandbox, another programme and no rate limits."""
     return load_settings(
         {
             **{name: value for name, value in os.environ.items() if not name.startswith("PROGRAMME_")},

@@ -61,14 +61,14 @@ def expect_ui(port: int) -> None:
 
 
 def new_log(place: instance.Instance) -> Path:
-    """Return the file, now empty, for what the processes say."""
+    """Return the log file of the processes, emptied."""
     log = place.home / "dev.log"
     private.write(log, b"")
     return log
 
 
 def serve(family: Family, place: instance.Instance, port: int, addresses: Mapping[str, str]) -> None:
-    """Run daemon and webserver among the family until a signal, which is raised, ends them; `addresses` are shown."""
+    """Run the daemon and the webserver and show `addresses`. Ends by raising the signal that stops it."""
     output.note("Starting the Dagster UI and daemon …")
     workspace = ["-w", str(place.dagster_home / "workspace.yaml")]
     family.start("daemon", [sys.executable, "-m", "dagster._daemon", "run", *workspace])

@@ -41,7 +41,7 @@ _COLORS = {"ok": "green", "note": "yellow", "failed": "bold red"}
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check has found.
+    """What one check found.
 
     Attributes:
         check: What was looked at.
@@ -55,7 +55,7 @@ class Finding:
 
 
 @click.command("doctor")
-@click.option("--contract", is_flag=True, help="Compare what both systems answer with what is assumed of them.")
+@click.option("--contract", is_flag=True, help="Compare what both systems answer with what is assumed about them.")
 @click.option("--contact", metavar="GUID", help="With --contract: the contact to look at if no export lists one.")
 @click.option(
     "--test-contact",
@@ -138,9 +138,11 @@ def _alerts(settings: Settings) -> Finding:
     urls = settings.alert_urls
     if wrong := misunderstood(urls):
         places = ", ".join(map(str, wrong))
-        return Finding("alerts", "failed", f"TREAZURE_PIPELINE_ALERT_URLS: no target is understood in place {places}")
+        return Finding("alerts", "failed", f"TREAZURE_PIPELINE_ALERT_URLS: not understood at position {places}")
     if not urls:
-        return Finding("alerts", "note", "TREAZURE_PIPELINE_ALERT_URLS is not set, so nobody is told what goes wrong")
+        return Finding(
+            "alerts", "note", "TREAZURE_PIPELINE_ALERT_URLS is not set, so nobody is told when something goes wrong"
+        )
     return Finding("alerts", "ok", f"{len(urls)} targets; nothing was sent to them")
 
 
@@ -178,7 +180,7 @@ def _databases(storage: Storage, settings: Settings | None) -> Iterator[Finding]
         yield Finding("Dagster: home", "failed", str(error))
         return
     if storage.is_embedded and embedded.running_url(storage.home) is None:
-        yield Finding("database", "note", "embedded, stopped: whatever needs it starts it, as does `db start`")
+        yield Finding("database", "note", "embedded, stopped; it is started when needed, or with `db start`")
         return
     server = _tried("database", lambda: _server(place.ledger_url))
     yield server
@@ -196,10 +198,10 @@ def _databases(storage: Storage, settings: Settings | None) -> Iterator[Finding]
 
 
 def _other_writers(settings: Settings) -> Iterator[Finding]:
-    """Look whether receipts come back, and for signs of somebody else who moves the same points.
+    """Check whether receipts come back, and look for signs that somebody else moves the same points.
 
-    Needs systems and a ledger that can be used. One that nobody has used yet is not opened for work: that would make it
-    the ledger of these two systems.
+    Needs both systems and the ledger. A ledger that nobody has used yet is not opened for work: that would make it the
+    ledger of these two systems.
     """
     try:
         with Ledger(instance.locate(settings).ledger_url, connections=2) as ledger:
@@ -226,22 +228,20 @@ def _other_writers(settings: Settings) -> Iterator[Finding]:
                 yield _signs(f"other writers: Engage, {programme.name}", balances,
                              "balances are not what Engage accepted from us; does anybody else set them?")  # fmt: skip
     except PipelineError:
-        return  # what can't be used is among the findings already
+        return  # already among the findings
 
 
 def _nothing_synced(programme: Programme) -> Iterator[Finding]:
     for system in ("Treazure", "Engage"):
-        yield Finding(f"other writers: {system}, {programme.name}", "ok", "nothing was synced yet")
+        yield Finding(f"other writers: {system}, {programme.name}", "ok", "nothing has been synced yet")
 
 
 def _receipts(returned: queue.Returned | None) -> Finding:
     """Say how receipts come back, and what follows for adjustments whose answer is lost."""
     check = "Treazure: receipts"
-    by_hand = (
-        "An adjustment whose answer is lost is never sent again by itself; it ends `uncertain`, and a person decides."
-    )
+    by_hand = "An adjustment whose answer is lost is never sent again; it becomes `uncertain`, and a person decides."
     if returned is None:
-        how = "the first adjustment that Treazure answers shows it"
+        how = "the first adjustment that Treazure answers will show it"
         return Finding(
             check, "note", f"not known yet whether they come back in the history; {how}. Until then: {by_hand}"
         )
@@ -271,13 +271,13 @@ def _tried(check: str, attempt: Callable[[], str]) -> Finding:
 
 def _login(treazure: TreazureClient) -> str:
     treazure.check()
-    return "a token was given"
+    return "got a token"
 
 
 def _export(treazure: TreazureClient, programme: Programme) -> str:
     now = datetime.now(UTC)
     treazure.request_balances(programme.loyalty_id, now - timedelta(minutes=1), now)
-    return f"an export of {programme.loyalty_id} can be asked for"
+    return f"an export of {programme.loyalty_id} can be requested"
 
 
 def _definitions(engage: EngageClient, settings: Settings) -> str:
@@ -310,18 +310,16 @@ def _schema(url: str) -> str:
 def _owner(settings: Settings, url: str) -> str:
     wanted = owner.systems(settings.treazure_base_url, settings.engage_base_url)
     with Ledger(url) as ledger:
-        return (
-            f"of {wanted}" if owner.check(ledger, wanted) else f"nobody's yet; the first run makes it that of {wanted}"
-        )
+        return f"of {wanted}" if owner.check(ledger, wanted) else f"nobody's yet; the first run gives it to {wanted}"
 
 
 def _rights(url: str) -> str:
     with Ledger(url, connections=2) as ledger:
-        return f"{rights.prove(ledger)} may do all that runs do"
+        return f"{rights.prove(ledger)} may do everything that runs do"
 
 
 def _dagster_storage(place: instance.Instance) -> str:
-    """Open it as runs do; where Dagster has made no tables yet, only ask whether it may."""
+    """Open it as runs do. If Dagster has no tables there yet, only check whether it could make them."""
     instance.connect_dagster(place)
     if instance.is_used(place):
         os.environ.update(place.environment)
@@ -331,7 +329,7 @@ def _dagster_storage(place: instance.Instance) -> str:
 
 
 def _daemon(place: instance.Instance) -> Finding:
-    """Whether a daemon works on the instance; storage that Dagster has not used yet is left like that."""
+    """Check that a daemon is running. Storage that Dagster has not used yet stays unused."""
     check = "Dagster: daemon"
     if not instance.is_used(place):
         return Finding(check, "note", "has never run on this instance; `treazure-pipeline dev` runs one")
@@ -340,5 +338,5 @@ def _daemon(place: instance.Instance) -> Finding:
         silent = [status.daemon_type for status in statuses if not status.healthy]
     if silent:
         names = ", ".join(sorted(silent)).lower()
-        return Finding(check, "note", f"not running now ({names}), so nothing happens by schedule")
+        return Finding(check, "note", f"not running now ({names}), so nothing runs on schedule")
     return Finding(check, "ok", "running")

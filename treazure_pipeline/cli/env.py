@@ -18,7 +18,7 @@ def command() -> None:
     """Print the exports that Dagster's own commands need.
 
     Use it as: eval "$(treazure-pipeline env)". Starts the embedded database and brings its schema up to date.
-    What is already set is not printed, so no secret is either.
+    Variables that are already set are not printed, and no secret is.
     """
     settings = load_settings()
     place = instance.locate(settings)
@@ -40,6 +40,6 @@ def command() -> None:
 
 
 def _is_set_for_dagster() -> bool:
-    """Whether the shell has the address of Dagster's storage already, in a form that Dagster understands."""
+    """Whether the address of Dagster's storage is already set, in a form that Dagster understands."""
     given = os.environ.get("DAGSTER_POSTGRES_URL", "").strip()
     return bool(given) and urls.is_plain(given)

@@ -33,7 +33,7 @@ VERIFICATION = (
 )  # fmt: skip
 MIGRATING = (
     "The programme is migrating: its changes were recorded and nothing was sent. "
-    "`treazure-pipeline run migration` goes on with it."
+    "`treazure-pipeline run migration` continues the migration."
 )
 
 
@@ -104,7 +104,7 @@ def adjustments(ctx: click.Context, *, as_json: bool) -> None:
 @command.command("history")
 @click.option("--programme", "names", multiple=True, metavar="NAME", help="Only this programme (repeatable).")
 @click.option("--full", is_flag=True, help="Read the logs of all contacts, not only of those whose balance changed.")
-@click.option("--export", "url", metavar="URL", help="Then write Parquet files by month, to a folder or an fsspec URL.")
+@click.option("--export", "url", metavar="URL", help="Also write monthly Parquet files to a folder or an fsspec URL.")
 @output.json_option
 @click.pass_context
 def history(ctx: click.Context, *, names: tuple[str, ...], full: bool, url: str | None, as_json: bool) -> None:
@@ -194,9 +194,7 @@ def run_verify(settings: Settings, programme: Programme) -> dict[str, Any]:
     show_default=True,
     help="How rows get to Engage; `api` is for a tenant that is active.",
 )
-@click.option(
-    "--mapping", metavar="FILE", help="CSV (contact, key) of the retailer, where MIGRATION_KEY_TYPE needs one."
-)
+@click.option("--mapping", metavar="FILE", help="The retailer's CSV (contact, key), if MIGRATION_KEY_TYPE needs one.")
 @click.option("--although-loaded", is_flag=True, help="Begin even though balances were sent to Engage before.")
 @click.option("--leave-out-unreadable", is_flag=True, help="Go on without contacts whose points log can't be read.")
 @click.option("--accept", is_flag=True, help="Close the audit even though contacts differ. Needs --by.")
@@ -207,7 +205,7 @@ def run_verify(settings: Settings, programme: Programme) -> dict[str, Any]:
 def migration(ctx: click.Context, /, *, names: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Move a programme's points into Engage before its go-live: contacts, points logs, files, delivery, audit.
 
-    Run it again after Engage's import: it reads all balances back, and the programme is live.
+    Run it again after Engage's import: it reads all balances back, and then the programme is live.
     """
     from treazure_pipeline.cli import run_migration
 
@@ -278,7 +276,7 @@ def _shown(results: Sequence[dict[str, Any]], names: Sequence[str], *, as_json: 
 
 
 def print_results(results: Sequence[dict[str, Any]], names: Sequence[str] = FIGURES) -> None:
-    """Print what each programme came to in a sentence, then one column per programme with what was counted."""
+    """Print one sentence per programme, then a table of the figures with one column per programme."""
     for result in results:
         output.verdict(f"{result['programme']}: {result.get('summary', result['status'])}")
     table = output.table("", *(result["programme"] for result in results))

@@ -1,4 +1,4 @@
-"""``run migration``: prepare, all shards, finish, in the foreground; it goes on where an earlier one stopped."""
+"""``run migration``: prepare, all shards, finish, in the foreground; continues where an earlier one stopped."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ def _require_jobs(programme: Programme) -> None:
     if programme.migrated:
         raise SettingsError(
             f"Programme {programme.name!r} has no migration jobs: the settings say that it is migrated.",
-            hint="To migrate it, take away PROGRAMME_MIGRATED, or `migrated` in the YAML of the programmes.",
+            hint="To migrate it, remove PROGRAMME_MIGRATED, or `migrated` in the programmes' YAML.",
         )
 
 
 def give_up(settings: Settings, programme: Programme, *, by: str, reason: str) -> dict[str, Any]:
-    """Give the programme's migration up."""
+    """Abandon the programme's migration."""
     from treazure_pipeline.connections import Connections
     from treazure_pipeline.point_migration import backfill
 
@@ -81,7 +81,7 @@ def run_migration(
     accepted_by: str | None = None,
     accept: bool = False,  # noqa: ARG001 - told by accepted_by
 ) -> dict[str, Any]:
-    """Run the jobs that are left of the programme's migration; return what `--json` prints, and the `exit_code`."""
+    """Run the remaining jobs of the programme's migration; return what `--json` prints, and the `exit_code`."""
     with instance.opened() as dagster, _progress(programme) as bar:
         jobs = _Jobs(settings, programme, dagster, bar.advance)
         before = jobs.state()
@@ -112,7 +112,7 @@ def run_migration(
 
 
 def print_migrations(results: Sequence[dict[str, Any]]) -> None:
-    """Print what each programme's migration came to in a sentence, then one column per programme."""
+    """Print one sentence per programme, then a table with one column per programme."""
     for result in results:
         output.verdict(f"{result['programme']}: {result.get('summary', result['status'])}")
     table = output.table("Migration", *(result["programme"] for result in results))
@@ -127,7 +127,7 @@ def print_migrations(results: Sequence[dict[str, Any]]) -> None:
 
 
 class _Jobs:
-    """The jobs of one programme on one Dagster instance, and what they came to together."""
+    """The jobs of one programme on one Dagster instance, and their combined results."""
 
     def __init__(
         self,
@@ -161,7 +161,7 @@ class _Jobs:
             return backfill.current(connections.ledger, account)
 
     def check(self, mapping: str | None, by: str) -> None:
-        """Check all that can be before there is a run, and before anything changes."""
+        """Check what can be checked before a run exists and anything changes."""
         from treazure_pipeline.point_migration import steps
 
         with self._connected() as (connections, _):
@@ -170,10 +170,10 @@ class _Jobs:
             output.note(f"Mapping, line {each.line}, {each.field}: {each.advice}")
         if found:
             left_out = sum(not each.taken for each in found)
-            output.note(f"{left_out} lines of the mapping are left out, {len(found) - left_out} have a remark.")
+            output.note(f"{left_out} lines of the mapping are left out, {len(found) - left_out} have remarks.")
 
     def shards(self) -> tuple[list[str], int]:
-        """The shards that have no files yet, and the contacts that are still to be read."""
+        """The shards that have no files yet, and how many contacts are still to be read."""
         from treazure_pipeline.point_migration import backfill
         from treazure_pipeline.point_migration.definitions import shard_names
 
@@ -204,7 +204,7 @@ class _Jobs:
         return ran.success
 
     def _report_dead_runs(self, job: str, shard: str | None) -> None:
-        """Mark foreground runs as failed whose process is gone, while their lock is ours: they would keep the pool."""
+        """Mark foreground runs whose process has died as failed, so that they free the pool."""
         from dagster._core.storage.tags import PARTITION_NAME_TAG
 
         from treazure_pipeline.point_migration import backfill
@@ -217,14 +217,14 @@ class _Jobs:
 
     @property
     def paused(self) -> datetime | None:
-        """When the audit began whose last run ended before it was through."""
+        """When the audit began, if its last run ended before everything was read."""
         from treazure_pipeline.point_migration.audit import PausedError
 
         failures = self._ran[-1].failures
         return failures[-1].since if failures and isinstance(failures[-1], PausedError) else None
 
     def summary(self) -> dict[str, Any]:
-        """What all jobs came to."""
+        """The combined results of all jobs."""
         figures = {name: self._figures[name] for name in SHOWN if name in self._figures}
         if "points_exact" in self._figures:
             figures["points"] = self._figures["points_exact"]
@@ -241,7 +241,7 @@ class _Jobs:
 
 
 class _Bar:
-    """A bar with the time left; `phase` begins anew."""
+    """A progress bar with the time left; each `phase` starts a new one."""
 
     def __init__(self, progress: Progress, name: str) -> None:
         self._progress = progress
@@ -250,13 +250,13 @@ class _Bar:
         self._own_total = False
 
     def phase(self, what: str, total: int | None = None) -> None:
-        """Say what is being done, and how much of it there is where that is known."""
+        """Say what is being done, and how much there is of it if that is known."""
         self._progress.remove_task(self._task)
         self._task = self._progress.add_task(f"{self._name}: {what}", total=total)
         self._own_total = total is None
 
     def advance(self, done: int, total: int) -> None:
-        """Go on; `total` counts where the phase has none of its own."""
+        """Advance the bar; `total` is used if the phase has none of its own."""
         self._progress.update(self._task, advance=done, total=total if self._own_total else None)
 
 

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _SEVERITY = ("ok", "migrating", "waiting", "held", "busy", "failed")
-# A run can succeed and still wait for a person's next step: by the exit code of what it waits for.
+# A run can succeed and still wait for a person's next step. The exit code says for what.
 _WAITS = {3: "held", 6: "waiting"}
 
 
 class _Hearing(Listener):
-    """Keeps what a run reported, and passes on how far it is."""
+    """Keeps what a run reported, and passes its progress on."""
 
     def __init__(self, progressed: Callable[[int, int], None] | None) -> None:
         self._progressed = progressed
@@ -64,7 +64,7 @@ class Ran:
     failures: Sequence[PipelineError]
 
     def of(self, kind: type[T]) -> T | None:
-        """Return the last report of a kind, None where the run did not get so far."""
+        """Return the last report of a kind, or None if the run did not get that far."""
         return next((report for report in reversed(self.reports) if isinstance(report, kind)), None)
 
     @property
@@ -97,7 +97,7 @@ def run_job(
     partition: str | None = None,
     progressed: Callable[[int, int], None] | None = None,
 ) -> Ran:
-    """Run a job in this process; a failure is in the result. Raises StoppedError where a signal has ended the run."""
+    """Run a job in this process; a failure is in the result. Raises StoppedError if a signal ended the run."""
     with startup.importing():
         from treazure_pipeline.alerts.definitions import ALERT_SENSOR
         from treazure_pipeline.cli import visibility
@@ -141,7 +141,7 @@ def _execute(
 
 
 def report_dead_runs(dagster: DagsterInstance, job: str, tags: Mapping[str, str] | None = None) -> None:
-    """Mark foreground runs as failed whose process is gone; called while their lock is ours, so none is at work."""
+    """Mark foreground runs whose process has died as failed. Call it while holding their lease, so none is at work."""
     from dagster import DagsterRunStatus, RunsFilter
 
     from treazure_pipeline.orchestration.names import FOREGROUND
@@ -173,7 +173,7 @@ def seconds_of(figures: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def progress(name: str, doing: str, first: str | None = None) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar for what is done of how much; `first` is said before there is anything to count."""
+    """Show a progress bar; `first` describes the work until there is something to count."""
     from treazure_pipeline.terminal.progress import bar
 
     with bar() as shown:

@@ -1,4 +1,4 @@
-"""``sandbox``: both systems on one port, with nothing behind them; and the settings that point at it."""
+"""``sandbox``: stand-ins for both systems on one port, and the settings that point to them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def command_line(*arguments: str) -> list[str]:
 
 
 def settings(port: int) -> dict[str, str]:
-    """The variables with which everything works on a sandbox at this port of this machine."""
+    """The environment variables for a sandbox on this port of this machine."""
     address = f"http://127.0.0.1:{port}"
     return {
         "TREAZURE_BASE_URL": address,
@@ -35,7 +35,7 @@ def settings(port: int) -> dict[str, str]:
     }
 
 
-# What a process needs of its surroundings. All else may name something of production: databases, targets, alerts.
+# What a process needs from its environment. Everything else may point to production: databases, targets, alerts.
 _KEPT = {
     "COLUMNS", "FORCE_COLOR", "HOME", "LANG", "LD_LIBRARY_PATH", "LINES", "LOGNAME", "NO_COLOR", "PATH", "PYTHONPATH",
     "SYSTEMROOT", "TEMP", "TERM", "TMP", "TMPDIR", "TZ", "USER", "VIRTUAL_ENV",
@@ -43,7 +43,7 @@ _KEPT = {
 
 
 def set_apart(name: str) -> Path:
-    """Leave nothing in the environment that points outwards; return a home of this name below the configured one."""
+    """Remove everything from the environment that may point to production; return a home below the configured one."""
     given = os.environ.get("TREAZURE_PIPELINE_HOME")
     home = (Path(given).expanduser().absolute() if given else homes.default()) / name
     instance.say_where(home)

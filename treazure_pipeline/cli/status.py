@@ -56,7 +56,7 @@ def command(*, names: tuple[str, ...], as_json: bool) -> None:
 
 
 def _verdict(status: Status, standing: Standing) -> str:
-    """Say what a person should know first: what waits, for whom, and what differs."""
+    """Say first what matters most: what waits, for whom, and what differs."""
     if status.covered_until is None:
         return "nothing has been fetched yet"
     differing = standing.drift + standing.missing

@@ -1,4 +1,4 @@
-"""A run of the command line as the UI shows it: in its job, in the timeline, with who started it.
+"""Shows runs from the command line in the UI: with their job, on the timeline, with who started them.
 
 The UI finds a job's runs by the code location that they come from, and Dagster notes it only for the runs that its
 daemon or webserver launches. See https://docs.dagster.io/guides/operate/run-executors
@@ -18,12 +18,12 @@ from dagster._core.storage.tags import MAX_RETRIES_TAG
 from treazure_pipeline.orchestration import story
 from treazure_pipeline.orchestration.names import FOREGROUND
 
-# As in workspace.yaml; what `@dg.definitions` makes is called so.
+# The location in workspace.yaml, and the repository that `@dg.definitions` makes.
 _LOCATION, _REPOSITORY = "treazure_pipeline", "__repository__"
 
 
 def location(dagster: DagsterInstance, sensor: str) -> RemoteRepositoryOrigin:
-    """Return the code location as the daemon knows it by one of our sensors; before any daemon ran, the usual."""
+    """Return the code location that the daemon recorded for a sensor of ours, or the default if none has run yet."""
     for state in dagster.all_instigator_state():
         if state.instigator_name == sensor:
             return state.origin.repository_origin
@@ -37,7 +37,7 @@ def created(
     partition: str | None,
     repository: RemoteRepositoryOrigin,
 ) -> DagsterRun:
-    """Create the run of a job that this process is about to execute. The daemon does not try it again."""
+    """Create the run of a job that this process is about to execute. The daemon does not retry it."""
     tags = FOREGROUND | {MAX_RETRIES_TAG: "0", story.STARTED_FROM: "command line", story.STARTED_BY: _user()}
     return dagster.create_run_for_job(
         job_def=job,

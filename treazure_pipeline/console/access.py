@@ -1,7 +1,6 @@
-"""Who is there, what they may do, and that a form was sent from a page of ours.
+"""Who the visitor is, what they may do, and whether a form was sent from one of our pages.
 
-Every route names the role it needs with `needs`; whatever changes something has its form checked for the whole
-application at once (`protected`).
+Every route names the role it needs with `needs`. Forms are checked for the whole application in one place (`protected`).
 """
 
 from __future__ import annotations
@@ -30,32 +29,32 @@ READING = frozenset({"GET", "HEAD"})
 
 @dataclass(frozen=True)
 class Visitor:
-    """Somebody who has signed in; `name` is what the ledger keeps of what they do."""
+    """Somebody who has signed in; the ledger records what they do under `name`."""
 
     name: str
     role: Role
 
     def may(self, role: str) -> bool:
-        """Tell whether this is at least that role, by its name in small letters."""
+        """Whether this is at least that role, named in lower case."""
         return self.role >= Role[role.upper()]
 
 
 class UnknownVisitorError(Exception):
-    """Nobody has signed in, or not any more."""
+    """Nobody has signed in, or the session is over."""
 
 
 def visitor(name: str, groups: Iterable[str], roles: Mapping[str, Role]) -> Visitor:
-    """Return who this is, with the highest role of their name and groups; 403 where none of them has one."""
+    """Return the visitor with the highest role of their name and groups; 403 if none of them has a role."""
     given = [roles[who] for who in (name, *groups, EVERYBODY) if who in roles]
     if not given:
         raise HTTPException(
-            HTTPStatus.FORBIDDEN, f"You are signed in as {name}, to whom CONSOLE_ROLES gives no role in this console."
+            HTTPStatus.FORBIDDEN, f"You are signed in as {name}, but CONSOLE_ROLES gives you no role in this console."
         )
     return Visitor(name, max(given))
 
 
 def current(request: Request) -> Visitor:
-    """Return who asks; raises UnknownVisitorError where nobody has signed in."""
+    """Return who asks; raises UnknownVisitorError if nobody has signed in."""
     found: Visitor | None = request.app.state.sign_in.visitor(request)
     if found is None:
         raise UnknownVisitorError
@@ -64,7 +63,7 @@ def current(request: Request) -> Visitor:
 
 
 def needs(role: Role) -> Depends:
-    """Let a route in at least this role see who asks."""
+    """Require at least this role for a route, and pass it the visitor."""
     return Depends(_Needs(role))
 
 
@@ -83,17 +82,17 @@ class _Needs:
 
 
 def needed(dependencies: Iterable[Callable[..., object] | None]) -> Role | None:
-    """Return the role among a route's dependencies; None where it has none."""
+    """Return the role that a route's dependencies require, or None."""
     return next((one.role for one in dependencies if isinstance(one, _Needs)), None)
 
 
 def form_token(request: Request) -> str:
-    """Return what every form of this session carries."""
+    """Return the token that every form of this session carries."""
     return str(request.session.setdefault("form", secrets.token_urlsafe(32)))
 
 
 async def protected(request: Request) -> None:
-    """Refuse a form that did not come from a page of this session, and text that no database can hold."""
+    """Refuse a form that did not come from a page of this session, and text that a database can't store."""
     _require_sound(request.path_params.values(), request.query_params.values())
     if request.method in READING:
         return
@@ -104,36 +103,38 @@ async def protected(request: Request) -> None:
     same = isinstance(given, str) and hmac.compare_digest(given.encode(), ours.encode())
     if not (ours and same and _from_here(request)):
         raise HTTPException(
-            HTTPStatus.FORBIDDEN, "The form was not sent from a page of your session; nothing was done. Open it anew."
+            HTTPStatus.FORBIDDEN, "The form was not sent from a page of your session; nothing was done. Open it again."
         )
 
 
 def _require_sound(*texts: Iterable[object]) -> None:
-    """Refuse text with a NUL, which PostgreSQL can't keep, or with half a character: 422."""
+    """Refuse text with a NUL, which PostgreSQL can't store, or with half a character: 422."""
     for text in chain(*texts):
         try:
             sound = "\0" not in str(text).encode().decode()
         except UnicodeError:
             sound = False
         if not sound:
-            raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, "Something in the form or the address is no text.")
+            raise HTTPException(
+                HTTPStatus.UNPROCESSABLE_ENTITY, "Something in the form or the address is not valid text."
+            )
 
 
 def _from_here(request: Request) -> bool:
-    """Tell whether the browser says that the form came from one of our pages, if it says anything."""
+    """Whether the form came from one of our pages, according to the browser's headers if it sent any."""
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
     return site in {None, "same-origin"} and (origin is None or urlsplit(origin).netloc == request.headers["host"])
 
 
 class Rate:
-    """So many calls a minute for each caller, in this process: whoever asks all the time shuts out nobody else."""
+    """Limits each caller's calls per minute, in this process, so that one who asks all the time shuts out nobody else."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._calls: dict[str, deque[float]] = {}
 
     def count(self, caller: str) -> None:
-        """Count a call; 429 where it is one too many."""
+        """Count a call; 429 if it is one too many."""
         now = time.monotonic()
         self._calls = {who: calls for who, calls in self._calls.items() if calls[-1] > now - _SECONDS}
         calls = self._calls.setdefault(caller, deque(maxlen=self._most))
@@ -143,5 +144,5 @@ class Rate:
 
 
 def name_of(given: str) -> str:
-    """Return a name as it may be kept and shown."""
+    """Return a name that is safe to store and show."""
     return people.printable(given.strip())[:_LONGEST]

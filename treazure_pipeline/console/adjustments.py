@@ -1,4 +1,4 @@
-"""*Adjustments*: what needs a person, with the evidence beside it; in bulk, each time with a preview."""
+"""*Adjustments*: what needs a person, with the evidence; one or many at a time, always with a preview first."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from treazure_pipeline.console.pages import page
 from treazure_pipeline.settings import Role
 
 STATES = ("uncertain", "rejected", "received", "queued", "sending", "posted", "done", "discarded")
-# What a person may do in which state, and in which words it is told.
+# In which states a person may do what, and how it is worded.
 POSSIBLE = {
     "retry": ("rejected", "uncertain"),
     "posted": ("received", "queued", "rejected", "uncertain"),
@@ -27,22 +27,26 @@ POSSIBLE = {
 }
 WORDS = {
     "retry": ("Send again", "is sent to Treazure again"),
-    "posted": ("It stands in Treazure", "counts as posted, and Treazure is not called any more"),
-    "discard": ("Discard", "is given up, and Treazure is not called any more"),
+    "posted": ("Already booked in Treazure", "counts as posted, and Treazure is not called again"),
+    "discard": ("Discard", "is given up, and Treazure is not called again"),
 }
 
 WITHOUT_CREDENTIALS = (
-    "This console can't look into Treazure: it was given no credentials of Treazure (TREAZURE_CLIENT_ID, "
-    "TREAZURE_CLIENT_SECRET) with the addresses of both systems."
+    "This console can't look in Treazure: it needs Treazure's credentials (TREAZURE_CLIENT_ID, "
+    "TREAZURE_CLIENT_SECRET) and the addresses of both systems."
 )
-# How each outcome is told, and what to do about it where a person has to decide.
+# How each outcome is shown, and what to do about it if a person has to decide.
 EVIDENCE = {
-    "happened": ("good", "It stands in Treazure", "Choose “It stands in Treazure” below; its balance is sent then."),
-    "absent": ("waiting", "It does not stand in Treazure", "It may be sent again."),
-    "undecided": ("bad", "Nobody can tell yet", "This is no evidence, neither for nor against: look again later."),
+    "happened": (
+        "good",
+        "Already booked in Treazure",
+        "Choose “Already booked in Treazure” below; then its balance is sent.",
+    ),
+    "absent": ("waiting", "Not booked in Treazure", "It may be sent again."),
+    "undecided": ("bad", "Nobody can tell yet", "There is no evidence either way: look again later."),
 }
 ADVISED = {"happened": "posted", "absent": "retry"}
-BY_ITSELF = "The pipeline looks for it as well and goes on by itself: there is nothing to do."
+BY_ITSELF = "There is nothing to do: the pipeline looks for it as well, and continues by itself."
 
 Action = Literal["retry", "posted", "discard"]
 
@@ -53,7 +57,7 @@ router = APIRouter()
 def show(
     request: Request, at: AtDesk, visitor: AsViewer, state: Annotated[list[str] | None, Query(max_length=20)] = None
 ) -> Response:
-    """Adjustments in the states asked for; at first those that need a person."""
+    """Adjustments in the chosen states; by default those that need a person."""
     chosen = [one for one in state or NEEDS_A_PERSON if one in STATES]
     rows = listing.listed(at.ledger, states=chosen, limit=MOST)
     counts = queue.figures(at.ledger, lookup_wait=at.settings.treazure_lookup_wait_seconds)
@@ -66,13 +70,13 @@ def show(
 
 @router.get("/adjustments/{number}")
 def show_one(request: Request, at: AtDesk, _: AsOperator, number: Number) -> Response:
-    """One adjustment, its path, and what the points log has that may be it."""
+    """One adjustment, its path, and the movements in the points log that may be it."""
     return _one(request, at, number, None)
 
 
 @router.post("/adjustments/{number}/look")
 def look_now(request: Request, at: AtDesk, visitor: AsOperator, number: Number) -> Response:
-    """Look into Treazure for it now, and show what its history and account say. Changes nothing but the record of look-ups."""
+    """Look for it in Treazure now, and show what the history and the account say. Only the look-up is recorded."""
     adjustment = queue.unclaimed(at.ledger, number)
     accounts = {account.id: account for account in at.accounts()}
     if adjustment is None or adjustment.programme not in accounts:
@@ -104,7 +108,7 @@ def _one(request: Request, at: AtDesk, number: int, looked: Look | None) -> Resp
 def preview(
     request: Request, at: AtDesk, _: AsOperator, action: Annotated[Action, Form()], number: Numbers
 ) -> Response:
-    """Say what would happen to which; changes nothing."""
+    """Say what would happen to each; changes nothing."""
     rows = _rows(at, number)
     fine = [row for row in rows if row.state in POSSIBLE[action]]
     left_out = ", ".join(str(row.id) for row in rows if row not in fine)
@@ -112,7 +116,7 @@ def preview(
     return page(
         request, "preview.html", title=WORDS[action][0], told=f"Each of these {WORDS[action][1]}.",
         lines=[f"Adjustment {row.id}: {shown(row.amount)} points for {row.contact or 'no contact'}, {row.state}" for row in fine],
-        left_out=f"Left out, since their state does not allow it: {left_out}." if left_out else "",
+        left_out=f"Left out, because their state does not allow it: {left_out}." if left_out else "",
         warning=f"Nobody can tell whether Treazure has {uncertain}. If it has, sending again gives the points twice: "
         "look for the receipt first." if uncertain and action == "retry" else "",
         action="/adjustments/decide", fields=[("action", action), *(("number", row.id) for row in fine)], back="/adjustments",

@@ -1,4 +1,4 @@
-"""The application: its routes, and what stands around them."""
+"""The application: its routes, sessions and error pages."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ async def alive() -> dict[str, str]:
 
 
 def ready(request: Request) -> Response:
-    """Tell whether pages can be read, and if not, why."""
+    """Say whether pages can be read, and if not, why."""
     try:
         request.app.state.desk.check()
     except DatabaseError as error:
@@ -89,7 +89,7 @@ def ready(request: Request) -> Response:
 
 
 async def stylesheet() -> Response:
-    """Give the one stylesheet."""
+    """Send the only stylesheet."""
     return FileResponse(_STATIC / "console.css", headers={"Cache-Control": "max-age=300"})
 
 
@@ -100,7 +100,7 @@ async def sign_out(request: Request) -> Response:
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    """Answer what was raised with a page in our words."""
+    """Turn an error into a page in our words."""
     if isinstance(error, UnknownVisitorError):
         if request.method in READING and request.app.state.signs_out:
             request.session["back"] = request.url.path
@@ -115,6 +115,8 @@ async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, StarletteHTTPException)
     status = HTTPStatus(error.status_code)
     text = (
-        "There is no such page." if status is HTTPStatus.NOT_FOUND and error.detail == status.phrase else error.detail
+        "This page does not exist."
+        if status is HTTPStatus.NOT_FOUND and error.detail == status.phrase
+        else error.detail
     )
     return page(request, "message.html", status, title=status.phrase, text=text)

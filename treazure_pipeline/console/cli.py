@@ -27,14 +27,14 @@ _EXTRA = ("authlib", "itsdangerous", "python_multipart")
 def command(host: str, port: int) -> None:
     """Serve the web console: health, contacts, plans, rejections, adjustments, migration.
 
-    It needs the ledger's database, and Treazure's credentials only to look an adjustment up there. CONSOLE_AUTH says how people sign in; without it the
-    console listens on loopback only. SIGTERM ends it when its last request is answered.
+    It needs the ledger's database, and Treazure's credentials only to look up an adjustment there. CONSOLE_AUTH says how people sign in; without it the
+    console listens on loopback only. SIGTERM stops it once its last request is answered.
     """
     settings = load_console()
     if settings.console_auth == "none" and not is_loopback(host):
         raise SettingsError(
             f"CONSOLE_AUTH is none, so nobody signs in and the console listens on loopback only, not on {host}.",
-            hint="Leave --host away, or set CONSOLE_AUTH to oidc or proxy (docs/console.md).",
+            hint="Leave out --host, or set CONSOLE_AUTH to oidc or proxy (docs/console.md).",
         )
     if any(importlib.util.find_spec(name) is None for name in _EXTRA):
         raise SettingsError("The console needs more packages.", hint="pip install 'treazure-pipeline[console]'.")
@@ -57,5 +57,5 @@ def command(host: str, port: int) -> None:
         signal.signal(signal.SIGHUP, lambda _, frame: running.handle_exit(signal.SIGTERM, frame))
         try:
             asyncio.run(running.serve(sockets=[listener]))
-        except signals.StoppedError as stopped:  # as asked, its last request answered: nothing to say
+        except signals.StoppedError as stopped:  # stopped as asked: nothing to say
             raise click.exceptions.Exit(stopped.exit_code) from None

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _MOST = 300
 _LATEST = 10
-# There a person may have written the reason.
+# In these states a person may have written the reason.
 _DECIDED = {"posted", "done", "discarded"}
 
 router = APIRouter()
@@ -37,7 +37,7 @@ router = APIRouter()
 
 @dataclass(frozen=True)
 class Movement:
-    """A row of the points log, as far as it was fetched; `comment` is what staff or a till wrote."""
+    """A row of the fetched points log; `comment` is what staff or a till wrote."""
 
     at: datetime
     amount: Decimal
@@ -61,7 +61,7 @@ class Moment:
 
 @dataclass(frozen=True)
 class Change:
-    """How the balance came to be: so many points, what it was after them, and what that was, as this visitor may read it."""
+    """A change of the balance: its points, the balance after it, and what it was, as this visitor may read it."""
 
     at: datetime
     points: Decimal
@@ -71,7 +71,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Told:
-    """A contact in one programme; `fetched`: its points log is there, and `changes` are its movements."""
+    """A contact in one programme; `fetched`: its points log was fetched, and `changes` are its movements."""
 
     explained: Explanation
     verdict: str
@@ -88,9 +88,9 @@ def ask(request: Request, _: AsService) -> Response:
 
 @router.post("/contacts")
 def find(request: Request, at: AtDesk, visitor: AsService, key: Annotated[str, Form(max_length=200)]) -> Response:
-    """Go to the contact of a GUID or key. It comes in a form, so that no log of addresses holds a member number.
+    """Go to the contact of a GUID or key. It comes in a form, so that no access log contains a member number.
 
-    Whose key it is, and that it is nobody's, is recorded before it is said.
+    The look-up is recorded before its answer is shown, even if the key is nobody's.
     """
     lookups.count(request, visitor)
     contact = _guid(key)
@@ -99,9 +99,7 @@ def find(request: Request, at: AtDesk, visitor: AsService, key: Annotated[str, F
         contact = found[0] if len(found) == 1 else None
         lookups.record(at.ledger, contact, by=visitor.name)
         if contact is None:
-            problem = (
-                "Nobody is known by this." if not found else "More than one contact is known by this; use the GUID."
-            )
+            problem = "No contact has this key." if not found else "More than one contact has this key; use the GUID."
             status = HTTPStatus.NOT_FOUND if not found else HTTPStatus.CONFLICT
             return page(request, "contacts.html", status, problem=problem, key=key)
     return RedirectResponse(f"/contacts/{contact}", HTTPStatus.SEE_OTHER)
@@ -109,7 +107,7 @@ def find(request: Request, at: AtDesk, visitor: AsService, key: Annotated[str, F
 
 @router.get("/contacts/{contact}")
 def show(request: Request, at: AtDesk, visitor: AsService, contact: uuid.UUID) -> Response:
-    """What is known of a contact."""
+    """What is known about a contact."""
     lookups.count(request, visitor)
     lookups.record(at.ledger, str(contact), by=visitor.name)
     explained = [(programme, explain(at.ledger, programme, str(contact))) for programme in at.programmes()]
@@ -118,7 +116,7 @@ def show(request: Request, at: AtDesk, visitor: AsService, contact: uuid.UUID) -
 
 
 def told(ledger: Ledger, programme: Programme, explained: Explanation, visitor: Visitor) -> Told:
-    """Join what the ledger knows with the points log, newest first, in words for this visitor."""
+    """Combine the ledger with the points log, newest first, in words for this visitor."""
     may_read = visitor.role >= Role.OPERATOR
     moved = movements(ledger, programme, explained.contact)
     events = [Moment(one.at, one.kind, _text(one, may_read=may_read), run_url(one.run_id)) for one in explained.events]
@@ -133,7 +131,7 @@ def told(ledger: Ledger, programme: Programme, explained: Explanation, visitor: 
 
 
 def _changes(moved: list[Movement], explained: Explanation, *, may_read: bool) -> list[Change]:
-    """Return what changed the balance, newest first: by the points log, or else by what was observed."""
+    """Return what changed the balance, newest first: from the points log, or else from the observations."""
     if moved:
         return [
             Change(one.at, one.amount, one.balance, ", ".join(_circumstances(one, may_read=may_read)))
@@ -180,14 +178,14 @@ def _guid(key: str) -> str | None:
 
 @retried
 def contacts_of(ledger: Ledger, key: str) -> list[str]:
-    """Return whose key it is in the newest migration that has it, or whose adjustment has it as receipt; two at most."""
+    """Return who has this key in the newest migration that has it, or an adjustment with this receipt; two at most."""
     with ledger.reading() as connection:
         return [contact for (contact,) in connection.execute(_CONTACTS_OF, {"key": key})]
 
 
 @retried
 def movements(ledger: Ledger, programme: Programme, contact: str) -> list[Movement]:
-    """Return the newest movements of a contact's points log, as far as `run history` has fetched it."""
+    """Return the newest movements of a contact's points log that `run history` has fetched."""
     values: dict[str, Any] = {"programme": programme.name, "contact": contact, "most": _MOST}
     with ledger.reading() as connection:
         return records(connection, Movement, _MOVEMENTS, values)

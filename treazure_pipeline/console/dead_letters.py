@@ -1,4 +1,4 @@
-"""*Dead letters*: deliveries of Engage that could not be read; read again, or discarded once somebody has dealt with them."""
+"""*Dead letters*: deliveries from Engage that could not be read. People read them again, or discard them when dealt with."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from treazure_pipeline.settings import Role
 
 WORDS = {
     "retry": ("Read again", "is read again by this version; what it asks for goes to the queue, once"),
-    "discard": ("Discard", "needs nothing more. It is kept, and no longer shown"),
+    "discard": ("Discard", "is dealt with. It is kept, but no longer shown"),
 }
 
 Action = Annotated[Literal["retry", "discard"], Form()]
@@ -26,7 +26,7 @@ router = APIRouter()
 
 @router.get("/dead-letters")
 def show(request: Request, at: AtDesk, visitor: AsViewer) -> Response:
-    """Those that nobody has dealt with (their bodies are for operators), and what was delivered at all."""
+    """Those that nobody has dealt with (only operators see the bodies), and everything that was delivered, by type."""
     rows = dead_letters.listed(at.ledger, limit=MOST)
     may_read = visitor.role >= Role.OPERATOR
     kinds = [(people.word(one.event_type), one) for one in dead_letters.kinds(at.ledger)]
@@ -35,7 +35,7 @@ def show(request: Request, at: AtDesk, visitor: AsViewer) -> Response:
 
 @router.post("/dead-letters/preview")
 def preview(request: Request, at: AtDesk, _: AsOperator, action: Action, number: Numbers) -> Response:
-    """Say what would happen to which; changes nothing."""
+    """Say what would happen to each; changes nothing."""
     rows = dead_letters.listed(at.ledger, numbers=number, limit=MOST)
     if not rows:
         raise HTTPException(404, "There is no such dead letter, or somebody has dealt with it.")

@@ -23,9 +23,9 @@ from treazure_pipeline.terminal.ledger import AtLedger
 
 @dataclass(frozen=True)
 class Desk:
-    """`check` raises at once where the ledger can't be used, so that no page waits.
+    """`check` raises at once if the ledger can't be used, so that no page waits.
 
-    `treazure`: for a look at an adjustment; None where the settings give no credentials of it.
+    `treazure` is for looking up adjustments; None if the settings have no credentials for it.
     """
 
     opened: AtLedger
@@ -35,18 +35,18 @@ class Desk:
 
     @property
     def ledger(self) -> Ledger:
-        """Where everything is."""
+        """The ledger."""
         return self.opened.ledger
 
     def programmes(self) -> list[Programme]:
-        """Return the programmes, none where the ledger is empty and the settings name none."""
+        """Return the programmes; none if the ledger is empty and the settings name none."""
         try:
             return self.opened.programmes(())
         except SettingsError:
             return []
 
     def accounts(self) -> list[Account]:
-        """Return the programmes as the ledger has them; one that it has not yet is left out."""
+        """Return the programmes that are already in the ledger."""
         found = (self.ledger.find(programme) for programme in self.programmes())
         return [account for account in found if account is not None]
 
@@ -57,7 +57,7 @@ _RATE_PATIENCE_SECONDS = 5.0
 
 @contextmanager
 def looking(settings: ConsoleSettings, ledger: Ledger) -> Iterator[TreazureClient | None]:
-    """Lend a client of Treazure that answers while somebody waits, behind adjustments in the shared rate."""
+    """Yield a Treazure client for somebody who is waiting: short timeouts, and after adjustments in the shared rate."""
     if settings.master is None:
         yield None
         return
@@ -69,7 +69,7 @@ def looking(settings: ConsoleSettings, ledger: Ledger) -> Iterator[TreazureClien
 
 
 def desk(request: Request) -> Desk:
-    """Return it, in working order."""
+    """Return the desk, once the ledger has been checked."""
     found: Desk = request.app.state.desk
     found.check()
     return found

@@ -1,4 +1,4 @@
-"""What forms have in common: a reason, numbers of what was chosen, and the page that says what was done for which."""
+"""What forms share: a reason, the numbers that were chosen, and the page that says what was done."""
 
 from __future__ import annotations
 
@@ -12,16 +12,14 @@ from starlette.responses import Response
 from treazure_pipeline.console.pages import page
 
 MOST = 200
-"""So many rows on a page, and in a form."""
-
-# Without its blanks it has to say something.
+"""The most rows on a page, and in a form."""
 Reason = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500), Form()]
 Number = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Numbers = Annotated[list[Number], Form(min_length=1, max_length=MOST)]
 
 
 def decided(request: Request, title: str, numbers: Sequence[int], one: Callable[[int], bool], *, back: str) -> Response:
-    """Do `one` for each of the numbers, and say for which it was done and for which it could not be any more."""
+    """Do `one` for each of the numbers, and say for which it worked and for which it did not."""
     changed = [number for number in dict.fromkeys(numbers) if one(number)]
     unchanged = [number for number in dict.fromkeys(numbers) if number not in changed]
     return page(request, "decided.html", title=title, changed=changed, unchanged=unchanged, back=back)

@@ -1,4 +1,4 @@
-"""*Health*: how each programme stands, in one sentence and in figures."""
+"""*Health*: the state of each programme, in one sentence and in figures."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Level = Literal["good", "waiting", "bad"]
 
 @dataclass(frozen=True)
 class SyncRun:
-    """An hourly run as `treazure_reporting.sync_run` has it; `state` is asked, staged or merged."""
+    """An hourly run, from `treazure_reporting.sync_run`; `state` is asked, staged or merged."""
 
     run_id: str
     state: str
@@ -49,7 +49,7 @@ class SyncRun:
 
 @dataclass(frozen=True)
 class Programme:
-    """All that the page shows of a programme. Times are UTC, oldest first in `runs` and `liability`."""
+    """Everything that the page shows about a programme. Times are UTC, oldest first in `runs` and `liability`."""
 
     status: Status
     standing: Standing
@@ -61,7 +61,7 @@ class Programme:
 
 
 def programme(ledger: Ledger, account: Account) -> Programme:
-    """Return how a programme stands."""
+    """Return the state of a programme."""
     status = figures.status(ledger, account)
     standing = rounds.standing(ledger, account)
     level, verdict = judged(status, standing, running=ledger.is_running(account))
@@ -78,7 +78,7 @@ def programme(ledger: Ledger, account: Account) -> Programme:
 
 
 def judged(status: Status, standing: Standing, *, running: bool) -> tuple[Level, str]:
-    """Say in one sentence how a programme stands: what needs a person first, then what only waits."""
+    """Say in one sentence what state a programme is in: first what needs a person, then what only waits."""
     name = status.programme
     if status.mode == "migrating":
         return "waiting", f"{name} is migrating: changes are recorded and nothing is sent."
@@ -91,7 +91,7 @@ def judged(status: Status, standing: Standing, *, running: bool) -> tuple[Level,
         return "bad", f"{name} is stale: changes in Treazure since {until} have not been fetched."
     if apart := standing.drift + standing.missing:
         level, what = _of_drift(apart, standing.will_not_heal)
-        return level, f"Engage shows {_balances(apart)} of {name} otherwise than sent; {what}."
+        return level, f"Engage shows {_balances(apart)} of {name} different from what was sent; {what}."
     return _of_pending(status, until, running=running)
 
 
@@ -107,7 +107,7 @@ def _of_pending(status: Status, until: str, *, running: bool) -> tuple[Level, st
         return "waiting", f"{_balances(due)} of {name} wait for {'the run under way' if running else 'the next run'}."
     if status.held:
         return "waiting", f"{name} is in step as of {until}, except for {_balances(status.held)} held back."
-    return "good", f"{name} is in step: Engage has accepted all that Treazure had as of {until}."
+    return "good", f"{name} is in step: Engage has accepted everything that Treazure had as of {until}."
 
 
 def _balances(count: int) -> str:
@@ -123,7 +123,7 @@ router = APIRouter()
 
 @router.get("/")
 def show(request: Request, at: AtDesk, _: AsViewer) -> Response:
-    """How each programme stands."""
+    """The state of each programme."""
     programmes = [programme(at.ledger, account) for account in at.accounts()]
     queued = queue.figures(at.ledger, lookup_wait=at.settings.treazure_lookup_wait_seconds)
     return page(

@@ -1,4 +1,4 @@
-"""*Look-ups*: who looked whom up, and when. Each is recorded before anything is shown, and nobody may make too many."""
+"""*Look-ups*: who looked up whom, and when. Each is recorded before anything is shown, and their rate is limited."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ router = APIRouter()
 
 @dataclass(frozen=True)
 class Lookup:
-    """Somebody has looked somebody up; `contact` is None where the key was nobody's, or several people's."""
+    """Somebody looked up a contact; `contact` is None if nobody, or more than one, has the key."""
 
     at: datetime
     looked_by: str
@@ -40,13 +40,13 @@ def show(request: Request, at: AtDesk, _: AsApprover) -> Response:
 
 
 def count(request: Request, visitor: Visitor) -> None:
-    """Count a look-up of this visitor; 429 where it is one too many within a minute."""
+    """Count a look-up by this visitor; 429 if it is one too many within a minute."""
     rate: Rate = request.app.state.lookups
     rate.count(visitor.name)
 
 
 def record(ledger: Ledger, contact: str | None, *, by: str) -> None:
-    """Record a look-up, before anything is shown; None: one that found nobody. What was looked for is not kept."""
+    """Record a look-up before anything is shown; None if it found nobody. The key itself is not stored."""
     with ledger.transaction() as connection:
         connection.execute("insert into lookup (looked_by, contact) values (%s, %s)", (by, contact))
 

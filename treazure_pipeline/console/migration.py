@@ -16,11 +16,11 @@ from treazure_pipeline.point_migration.audit_store import ShardAudit
 from treazure_pipeline.point_migration.backfill import Migration, Progress
 
 NEXT = {
-    "roster": "Next: its roster has to be complete. The job prepare_migration makes it, and goes on where it was.",
+    "roster": "Next: complete the roster. The job prepare_migration builds it, and continues where it stopped.",
     "ready": "Next: fetch the logs and write the files (job point_migration, shard by shard), then deliver them (finish_migration).",
-    "delivered": "Next: have Engage import the files. Then finish_migration reads back what Engage holds and closes it.",
-    "closed": "Nothing is left to do: the programme is live.",
-    "abandoned": "Nothing is left to do: the programme is live.",
+    "delivered": "Next: have Engage import the files. Then finish_migration reads back what Engage holds, and closes the migration.",
+    "closed": "There is nothing left to do: the programme is live.",
+    "abandoned": "There is nothing left to do: the programme is live.",
 }
 
 router = APIRouter()
@@ -28,7 +28,7 @@ router = APIRouter()
 
 @dataclass(frozen=True)
 class Moved:
-    """A programme and its newest migration, if it had one; `findings`: origin, kind, how many, their points."""
+    """A programme and its newest migration, if any; `findings`: origin, kind, how many, their points."""
 
     programme: str
     migration: Migration | None
@@ -50,7 +50,7 @@ def show(request: Request, at: AtDesk, _: AsViewer) -> Response:
 
 
 def moved(at: Desk, account: Account) -> Moved:
-    """Return how far a programme's migration is."""
+    """Return the progress of a programme's migration."""
     ledger = at.ledger
     migration = backfill.newest(ledger, account)
     if migration is None:

@@ -1,4 +1,4 @@
-"""OpenID Connect: people sign in at their provider, and a signed cookie keeps who they are for CONSOLE_SESSION_HOURS."""
+"""OpenID Connect: people sign in with their provider, and a signed cookie holds who they are for CONSOLE_SESSION_HOURS."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from starlette.responses import RedirectResponse, Response
 from treazure_pipeline.console.access import Rate, Visitor, name_of, visitor
 from treazure_pipeline.settings import ConsoleSettings
 
-with warnings.catch_warnings():  # that it would rather have another HTTP client
+with warnings.catch_warnings():  # it warns that it would prefer another HTTP client
     from authlib.deprecate import AuthlibDeprecationWarning
 
     warnings.simplefilter("ignore", AuthlibDeprecationWarning)
@@ -43,7 +43,7 @@ class Oidc:
         )
 
     def visitor(self, request: Request) -> Visitor | None:
-        """Return whom the session is of."""
+        """Return who the session belongs to."""
         session = request.session
         if session.get("until", 0) < time.time():
             return None
@@ -68,14 +68,14 @@ class Oidc:
         return answer
 
     async def end(self, request: Request) -> Response:
-        """Take what the provider says of who it is, and begin a session of theirs."""
+        """Start a session for the person whom the provider names."""
         self._rate.count(request.client.host if request.client else "")
         back = request.session.get("back", "/")
         try:
             token = await self._client.authorize_access_token(request)
         except (OAuthError, JoseError):
             raise HTTPException(
-                HTTPStatus.BAD_REQUEST, "The sign-in was given up, took too long, or was not begun in this browser."
+                HTTPStatus.BAD_REQUEST, "The sign-in was cancelled, took too long, or was started in another browser."
             ) from None
         except (httpx.HTTPError, ValueError, KeyError):
             raise _unavailable() from None
@@ -92,12 +92,10 @@ class Oidc:
         claim = self._settings.console_name_claim
         name = name_of(str(claims.get(claim) or ""))
         if not name or (claim == "email" and claims.get("email_verified") is False):
-            raise HTTPException(
-                HTTPStatus.FORBIDDEN, f"The provider gives no name that can be relied on in the claim {claim}."
-            )
+            raise HTTPException(HTTPStatus.FORBIDDEN, f"The provider gives no reliable name in the claim {claim}.")
         groups = claims.get(self._settings.console_groups_claim) or []
         return name, [str(group) for group in (groups if isinstance(groups, list) else [groups])]
 
 
 def _unavailable() -> HTTPException:
-    return HTTPException(HTTPStatus.BAD_GATEWAY, "The sign-in provider did not answer as it should; try again.")
+    return HTTPException(HTTPStatus.BAD_GATEWAY, "The sign-in provider did not answer as expected; try again.")

@@ -1,4 +1,4 @@
-"""How pages are made: templates that show every text as text, and the few words they format with."""
+"""How pages are made: templates that escape everything, and their few filters."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ABSENT = "—"
 
 
 def page(request: Request, template: str, status: HTTPStatus = HTTPStatus.OK, **values: Any) -> HTMLResponse:
-    """Return a page. Beside its values a template has `visitor` (None where nobody has signed in) and `form_token`."""
+    """Return a page. Besides its values, a template has `visitor` (None if nobody has signed in) and `form_token`."""
     text = (
         _templates()
         .get_template(template)
@@ -50,7 +50,7 @@ def _templates() -> Environment:
 
 
 def _printable(value: Any) -> Any:
-    """Show characters that would move, hide or reverse others as �, in whatever a template shows."""
+    """Show characters that would move, hide or reverse others as �, in everything a template shows."""
     return people.printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
@@ -63,19 +63,19 @@ def number(value: Decimal | int | None) -> str:
 
 
 def signed(value: Decimal) -> str:
-    """Write a change: `number` with its sign."""
+    """Write a change, with its sign."""
     return f"+{number(value)}" if value > 0 else number(value)
 
 
 def utc(moment: datetime | None, never: str = ABSENT) -> str | Markup:
-    """Write a time for people and for programs."""
+    """Write a time, readable for people and for programs."""
     if moment is None:
         return never
     return Markup('<time datetime="{}">{}</time>').format(moment.isoformat(), f"{moment:%Y-%m-%d %H:%M} UTC")
 
 
 def age(moment: datetime | None, now: datetime) -> str:
-    """Write how long ago a time was, in its largest unit."""
+    """Write how long ago a moment was, in its largest unit."""
     if moment is None:
         return "never"
     passed = max(now - moment, timedelta(0))

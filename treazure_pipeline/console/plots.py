@@ -1,4 +1,4 @@
-"""Plots as coordinates, for SVG that the templates draw: no script, no style of its own."""
+"""Plots as coordinates, for SVG that the templates draw: no scripts, no inline styles."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Bar:
 
 
 def bars(values: Sequence[float | None], places: int) -> list[Bar]:
-    """Return bars for values, the last one rightmost of so many places.
+    """Return bars for the values, aligned to the right of the places.
 
-    Heights go by the square root, so that a usual hour is seen beside a first load; what is zero or unknown is a stub.
+    Heights are square roots, so that a normal hour is visible beside a first load. Zero or unknown is a stub.
     """
     most = sqrt(max((value or 0 for value in values), default=0)) or 1
     step = WIDTH / places
@@ -38,7 +38,7 @@ def bars(values: Sequence[float | None], places: int) -> list[Bar]:
 
 @dataclass(frozen=True)
 class Line:
-    """A line through values: `points` as SVG takes them, and what its top and bottom stand for."""
+    """A line through values: `points` for SVG, and the values of its bottom and top."""
 
     points: str
     low: Decimal
@@ -46,7 +46,7 @@ class Line:
 
 
 def line(values: Sequence[Decimal]) -> Line:
-    """Return the line through values, evenly apart; it needs two at least to be one."""
+    """Return the line through evenly spaced values, at least two."""
     low, high = min(values), max(values)
     span = high - low or Decimal(1)
     step = WIDTH / max(1, len(values) - 1)

@@ -26,7 +26,7 @@ router = APIRouter()
 
 @dataclass(frozen=True)
 class Outstanding:
-    """What is outstanding in a programme: by cause, and (where a cause is asked for) row by row."""
+    """What is outstanding in a programme: by cause, and row by row if one cause was asked for."""
 
     programme: str
     groups: list[Group]
@@ -34,7 +34,7 @@ class Outstanding:
 
     @property
     def count(self) -> int:
-        """All of it."""
+        """All rows."""
         return sum(group.rows for group in self.groups)
 
 
@@ -42,7 +42,7 @@ class Outstanding:
 def show(
     request: Request, at: AtDesk, visitor: AsViewer, reason: Annotated[str, Query(max_length=4000)] = ""
 ) -> Response:
-    """What is outstanding, by cause; with `reason` the rows of that cause too, which is for operators."""
+    """What is outstanding, by cause; with `reason`, operators also see the rows of that cause."""
     may_read = visitor.role >= Role.OPERATOR
     wanted = reason.strip() if may_read else ""
     programmes = [_outstanding(at, account, wanted) for account in at.accounts()]
@@ -57,7 +57,7 @@ def preview_retry(request: Request, at: AtDesk, _: AsOperator, programme: str, c
     groups = kept.groups(at.ledger, _account(at, programme), reason=cause)
     return page(
         request, "preview.html", title="Try again",
-        told="The next run sends what Engage refused again, and reads the accounts of rejected rows.",
+        told="The next run sends what Engage refused again, and reads the accounts of the rejected rows.",
         lines=[f"{counted(group.rows, 'row')}: {group.reason}" for group in groups], left_out="", warning="",
         action=f"/rejections/{programme}/retry/decide", fields=[("cause", cause)], back="/rejections",
     )  # fmt: skip
@@ -65,12 +65,12 @@ def preview_retry(request: Request, at: AtDesk, _: AsOperator, programme: str, c
 
 @router.post("/rejections/{programme}/retry/decide")
 def retry(request: Request, at: AtDesk, visitor: AsOperator, programme: str, cause: Text, reason: Reason) -> Response:
-    """Have them tried by the next run."""
+    """Let the next run try them again."""
     done = kept.retry(at.ledger, _account(at, programme), reason=cause, by=visitor.name, why=reason)
     text = f"The next run sends {counted(done.refused, 'refused balance')} again and reads {counted(done.to_read, 'account')}."
     if done.nameless:
-        text += f" {counted(done.nameless, 'row')} without a contact: only a full resync resolves them, or discarding."
-    return page(request, "message.html", title="Tried again with the next run", text=text)
+        text += f" {counted(done.nameless, 'row')} without a contact: only a full resync or discarding resolves them."
+    return page(request, "message.html", title="The next run tries again", text=text)
 
 
 @router.post("/rejections/{programme}/discard")
@@ -79,7 +79,7 @@ def preview_discard(request: Request, at: AtDesk, _: AsOperator, programme: str,
     _account(at, programme)
     return page(
         request, "preview.html", title="Discard",
-        told="Each of these rows ends for good, and stays so when the same row comes again. Nothing changes for its contact.",
+        told="Each of these rows is discarded for good, even if the same row comes again. Nothing changes for its contact.",
         lines=[f"Row {one[:12]}" for one in digest], left_out="", warning="",
         action=f"/rejections/{programme}/discard/decide", fields=[("digest", one) for one in digest], back="/rejections",
     )  # fmt: skip
@@ -89,7 +89,7 @@ def preview_discard(request: Request, at: AtDesk, _: AsOperator, programme: str,
 def discard(
     request: Request, at: AtDesk, visitor: AsOperator, programme: str, digest: Digests, reason: Reason
 ) -> Response:
-    """End rejected rows of exports for good."""
+    """Discard rejected rows of exports for good."""
     account = _account(at, programme)
     whole = [one for one in dict.fromkeys(digest) if len(one) == kept.DIGEST]
     count = sum(kept.discard(at.ledger, account, one, reason, by=visitor.name) for one in whole)

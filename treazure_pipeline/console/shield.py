@@ -1,4 +1,4 @@
-"""What protects every answer: headers, the host's name, the size of a form, and errors that give nothing away."""
+"""What protects every answer: headers, the host name, the size of forms, and errors that give nothing away."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ log = logging.getLogger(__name__)
 
 
 class Shield:
-    """Stands around the application.
+    """Wraps the application.
 
-    `hosts`: names under which it may be called, without port; another one is a page elsewhere that resolves to us.
+    `hosts`: the names under which it may be called, without port. Any other name is a foreign page that resolves to us.
     """
 
     def __init__(self, app: ASGIApp, hosts: Iterable[str], *, tls: bool) -> None:
@@ -39,7 +39,7 @@ class Shield:
         self._headers = _HEADERS | ({"Strict-Transport-Security": "max-age=31536000"} if tls else {})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, or have the application answer."""
+        """Refuse, or let the application answer."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -59,18 +59,18 @@ class Shield:
             await (refused or self._app)(scope, receive, shielded)
         except Exception as error:
             route = getattr(scope.get("route"), "path", "no route")
-            log.error("Unexpected %s at %s", type(error).__name__, route)  # noqa: TRY400 - its text may be of a person
+            log.error("Unexpected %s at %s", type(error).__name__, route)  # noqa: TRY400 - its text may contain personal data
             log.debug("", exc_info=True)
             if begun:
                 raise
-            page = "This is a mistake in treazure-pipeline. `treazure-pipeline --debug console` logs where."
+            page = "This is a bug in treazure-pipeline. `treazure-pipeline --debug console` logs where."
             await PlainTextResponse(page, HTTPStatus.INTERNAL_SERVER_ERROR)(scope, receive, shielded)
 
     def _refused(self, headers: Headers, scope: Scope) -> ASGIApp | None:
         if scope["path"] in {HEALTH, READY}:
             return None
         if _name_of(headers.get("host", "")) not in self._hosts:
-            return PlainTextResponse("Not called by this name. CONSOLE_URL says it.", HTTPStatus.MISDIRECTED_REQUEST)
+            return PlainTextResponse("Unknown host name. CONSOLE_URL sets it.", HTTPStatus.MISDIRECTED_REQUEST)
         length = headers.get("content-length", "0")
         if "transfer-encoding" in headers or not length.isdecimal() or int(length) > LARGEST_FORM:
             return PlainTextResponse(
@@ -80,6 +80,6 @@ class Shield:
 
 
 def _name_of(host: str) -> str:
-    """Return a Host header's name without its port."""
+    """Return the name in a Host header, without the port."""
     name = host.rsplit(":", 1)[0] if host.rpartition(":")[2].isdecimal() else host
     return name.strip("[]").lower()

@@ -1,7 +1,7 @@
-"""The three ways in: none (this machine alone), a proxy's headers, OpenID Connect.
+"""The three ways to sign in: none (on this machine only), a proxy's headers, OpenID Connect.
 
-Each of them says who asks, for each request anew; the roles are looked up each time too, so that a changed
-CONSOLE_ROLES holds from the next start on, for sessions that are open as well.
+Each says who asks, for every request. Roles are also looked up every time, so after a restart a changed CONSOLE_ROLES
+applies to open sessions too.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from treazure_pipeline.settings import ConsoleSettings, Role
 
 
 class SignIn(Protocol):
-    """A way in."""
+    """A way to sign in."""
 
     def visitor(self, request: Request) -> Visitor | None:
-        """Return who asks; None where they have to sign in first. Raises HTTPException where they may not."""
+        """Return who asks, or None if they have to sign in first. Raises HTTPException if they have no access."""
 
 
 def way_in(settings: ConsoleSettings) -> SignIn:
-    """Return the way in that CONSOLE_AUTH names."""
+    """Return the way to sign in that CONSOLE_AUTH names."""
     if settings.console_auth == "proxy":
         return Proxy(settings)
     return Oidc(settings) if settings.console_auth == "oidc" else Loopback()
 
 
 class Loopback:
-    """Whoever reaches this machine's loopback is the user who has started the console, who may do anything."""
+    """Anyone on this machine's loopback counts as the user who started the console, and may do anything."""
 
     def __init__(self) -> None:
         try:
@@ -47,7 +47,7 @@ class Loopback:
 
 
 class Proxy:
-    """A proxy in front has signed people in and says who they are; nobody else is believed."""
+    """A proxy in front signs people in and says who they are. Nobody else is trusted."""
 
     def __init__(self, settings: ConsoleSettings) -> None:
         self._settings = settings
@@ -58,9 +58,10 @@ class Proxy:
         peer = request.client.host if request.client else ""
         if not _is_among(peer, settings.console_proxy_addresses):
             raise HTTPException(
-                HTTPStatus.FORBIDDEN, "This did not come through the proxy that signs people in. Use its address."
+                HTTPStatus.FORBIDDEN,
+                "This request did not come through the proxy that signs people in. Use its address.",
             )
-        # A header that stands there twice is one that somebody put beside the proxy's.
+        # If a header is there twice, somebody has added one to the proxy's.
         name, groups = (
             request.headers.getlist(header) for header in (settings.console_name_header, settings.console_groups_header)
         )

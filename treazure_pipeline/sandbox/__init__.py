@@ -13,7 +13,7 @@ In a process of its own: ``sandbox_process("--members", "1000000")`` or
 ``python -m treazure_pipeline.sandbox --port 0 --members 1000000``, whose first line of output is its URL.
 
 Credentials: `CLIENT_ID`, `CLIENT_SECRET`, `API_KEY`, `WEBHOOK_SECRET`; default programme: `LOYALTY_ID`, definition 1.
-The switches are the fields of `Behavior`, the faults those of `Fault`. ``/docs`` documents every endpoint.
+The switches are the fields of `Behavior`; the faults have the fields of `Fault`. ``/docs`` documents every endpoint.
 
 Modules: `world` holds the state (`members`, `master`, `follower`), every request passes `middleware`, the endpoints
 are in `treazure`, `engage` (with `batches`) and `control`, `webhooks` sends Engage's events, `imports` is Engage's

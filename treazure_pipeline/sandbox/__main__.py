@@ -26,7 +26,7 @@ def main(
     """Serve until interrupted; port 0 takes any free port. The URL is the first line on standard output.
 
     Raises:
-        OSError: The port can't be had.
+        OSError: The port can't be used.
     """
     listener, url = bind(host, port)
     app = build_app(seed, behavior)
@@ -37,7 +37,7 @@ def main(
 
 
 def parse_fault(text: str) -> Fault:
-    """A fault as the command line writes it: ``name:count=3,on=engage+token``; raises ValueError."""
+    """Parse a fault as the command line writes it: ``name:count=3,on=engage+token``; raises ValueError."""
     name, _, rest = text.partition(":")
     fields: dict[str, object] = {"name": name}
     for pair in filter(None, rest.split(",")):
@@ -50,7 +50,7 @@ def parse_fault(text: str) -> Fault:
 
 
 def parse_behavior(texts: Sequence[str], dialects: int | None = None) -> Behavior:
-    """Switches as the command line writes them, ``name=value`` each, others drawn from a seed; raises ValueError."""
+    """Parse switches, ``name=value`` each; `dialects` is a seed for drawing the others. Raises ValueError."""
     fields: dict[str, object] = {} if dialects is None else draw(dialects)
     for text in texts:
         key, equals, value = text.partition("=")
@@ -64,7 +64,7 @@ def parse_behavior(texts: Sequence[str], dialects: int | None = None) -> Behavio
 
 
 def parse_programmes(texts: Sequence[str]) -> dict[str, int]:
-    """Programmes as the command line writes them, ``LOYALTY=DEFINITION`` each; raises ValueError."""
+    """Parse programmes, ``LOYALTY=DEFINITION`` each; raises ValueError."""
     return {loyalty_id: int(number) for loyalty_id, _, number in (text.rpartition("=") for text in texts)}
 
 
@@ -75,16 +75,20 @@ def _parser() -> argparse.ArgumentParser:
         epilog="faults: " + ", ".join(SAYS) + "; switches: " + ", ".join(Behavior.model_fields),
     )
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8790, help="0: any free one")
+    parser.add_argument("--port", type=int, default=8790, help="0: any free port")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--members", type=int, default=1000)
     parser.add_argument("--programme", action="append", metavar="LOYALTY=DEFINITION")
-    parser.add_argument("--unknown-share", type=float, default=0.0, help="of the members that Engage doesn't know")
+    parser.add_argument(
+        "--unknown-share", type=float, default=0.0, help="share of the members that Engage doesn't know"
+    )
     parser.add_argument("--in-step", action="store_true", help="Engage starts with Treazure's balances")
     parser.add_argument("--fault", action="append", default=[], metavar="NAME[:PARAMETER=VALUE,...]")
     parser.add_argument("--webhook-url", help="where Engage's events are sent")
-    parser.add_argument("--webhook-secret", help=f"what signs them (default: {WEBHOOK_SECRET})")
-    parser.add_argument("--dialects", type=int, metavar="SEED", help="draws how both systems spell their answers")
+    parser.add_argument("--webhook-secret", help=f"secret that signs them (default: {WEBHOOK_SECRET})")
+    parser.add_argument(
+        "--dialects", type=int, metavar="SEED", help="draw from this seed how both systems spell their answers"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="SWITCH=VALUE", dest="switches")
     return parser
 

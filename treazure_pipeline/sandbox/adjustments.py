@@ -1,6 +1,6 @@
-"""Points given in Engage, and how often Treazure booked each: the witness of exactly once, and of the order.
+"""Points given in Engage, and how often Treazure booked each: proves that it happens exactly once, and in order.
 
-A transaction belongs to an event by its receipt number, which the product derives from the event's id. Memory grows
+A transaction is matched to its event by the receipt number, which the product derives from the event's id. Memory grows
 with events and transactions, not with members.
 """
 
@@ -38,7 +38,7 @@ class Given:
     """One event, its micro-points, and how often they were booked.
 
     `sent` and `acknowledged`: when it was first sent, and first answered with 2xx, in monotonic seconds; `unanswered`:
-    how many of its transactions got no clean answer; `refused`: Treazure has refused one, so that others may pass it.
+    how many of its transactions got no clean answer; `refused`: Treazure refused one, so later events may overtake it.
     """
 
     event_id: str
@@ -78,7 +78,7 @@ class Adjustments:
     def give(self, event_id: str, contact: str, definition_id: int, units: int) -> None:
         """Note points that were given; the same event given again is still one event.
 
-        Another one under the same id is booked under a receipt that only its client knows.
+        A different event with the same id is booked with a receipt that only its client knows.
         """
         new = Given(event_id, contact.lower(), definition_id, units)
         with self._lock:
@@ -128,14 +128,14 @@ class Adjustments:
                 given.unanswered += 1
 
     def refused(self, receipt: str) -> None:
-        """Note that Treazure has refused a transaction: whoever decides to send it again is bound to no order."""
+        """Note that Treazure refused a transaction. If it is sent again, its order does not matter."""
         with self._lock:
             given = self._given.get(receipt)
             if given is not None:
                 given.refused = True
 
     def _under_a_name_taken(self, receipt: str, contact: str, points: Mapping[int, int]) -> Given | None:
-        """Find the event whose id was another one's already, by what it asked for; the receipt is its own now."""
+        """Find an event whose id was already taken, by its contact and points; from now on the receipt is its own."""
         for name, given in self._given.items():
             if name == given.event_id and (given.contact, {given.definition_id: given.units}) == (contact, points):
                 self._given[receipt] = self._given.pop(name)
@@ -143,7 +143,7 @@ class Adjustments:
         return None
 
     def _follow(self, given: Given) -> None:
-        """See whether one that surely arrived later, sent only when this one was acknowledged, is booked already."""
+        """Check whether an event that was sent only after this one was acknowledged is already booked."""
         latest = self._latest.get(given.contact)
         overtaken = latest is not None and given.acknowledged is not None and given.acknowledged <= latest
         if overtaken and not given.refused:
@@ -152,7 +152,7 @@ class Adjustments:
             self._latest[given.contact] = max(given.sent, latest or given.sent)
 
     def problems(self) -> list[str]:
-        """What can't be right, in words."""
+        """What must be wrong, in words."""
         with self._lock:
             seen = {
                 "adjustments were booked with other points than given": self._altered.count,
@@ -161,7 +161,7 @@ class Adjustments:
             return [f"{count} {what}" for what, count in seen.items() if count]
 
     def report(self, *, every: bool = False) -> dict[str, Any]:
-        """How often each event was booked, as JSON-ready values; `every`: for each event by its id."""
+        """How often each event was booked, as JSON-ready values; `every` lists each event by its id."""
         with self._lock:
             groups: dict[str, list[Given]] = {"never": [], "once": [], "more_than_once": []}
             for given in self._given.values():
@@ -188,5 +188,5 @@ class Adjustments:
 
 
 def _receipt_of(event_id: str) -> str:
-    """Return the receipt number that an event is booked under, as docs/adjustments.md tells everybody."""
+    """Return an event's receipt number, as documented in docs/adjustments.md."""
     return "VE" + base64.b32encode(hashlib.sha256(event_id.encode()).digest()).decode()[:24]

@@ -1,6 +1,6 @@
-"""Troubles that vendors make, drawn from a seed: faults and switches of the sandbox, mixed by kind.
+"""Trouble that the vendors make, drawn from a seed: faults and switches of the sandbox, by kind.
 
-Belongs here: what the vendors do. Does not: what the product does meanwhile (`treazure_pipeline_tests.adversary`).
+This module covers what the vendors do. What the product does meanwhile is in `treazure_pipeline_tests.adversary`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Trouble:
     """Faults to set, and switches to change.
 
-    `blinds`: the outcome of a call without an answer may stay undecidable; `needs_reading`: only reading back shows it.
+    `blinds`: the outcome of an unanswered call may stay undecidable; `needs_reading`: only reading back shows it.
     """
 
     kind: str
@@ -49,7 +49,7 @@ def _burst(chance: random.Random) -> Trouble:
 
 
 def _missing(chance: random.Random) -> Trouble:
-    """A lost answer, and a gateway that knows neither the history nor the account for a while."""
+    """A lost answer, and a gateway that finds neither the history nor the account for a while."""
     spell = {"name": "server_error", "on": ["history", "account"], "status": 404, "count": chance.choice([2, 12, 60])}
     lost = {"name": chance.choice(["lost_before", "lost_after"]), "on": ["transaction"], "count": 1}
     return Trouble("missing", (lost, spell), blinds=True)
@@ -70,12 +70,12 @@ def _late(chance: random.Random) -> Trouble:
 
 
 def _lagging(chance: random.Random) -> Trouble:
-    """Replicas that show a change only after a while, whoever reads it; a transaction's own answer has it."""
+    """Replicas that show a change only after a while. Only the transaction's own answer has it at once."""
     return Trouble("lagging", switches={"commit_delay": chance.choice([0, 5, 20])})
 
 
 def _slow(chance: random.Random) -> Trouble:
-    """Engage's job runs late, and leaves out what was accepted."""
+    """Engage's job runs late, and leaves out some of what was accepted."""
     swallowed: dict[str, Any] = {"name": "swallowed", "share": chance.choice([0.5, 1]), "count": chance.randint(1, 3)}
     faults = (swallowed,) if chance.random() < 0.5 else ()
     return Trouble("slow", faults, {"apply_delay": chance.choice([0, 60, 1500])}, needs_reading=bool(faults))
@@ -118,7 +118,7 @@ _DRAWN: dict[str, Callable[[random.Random], Trouble]] = {
     "webhooks": _webhooks,
 }  # fmt: skip
 KINDS = tuple(_DRAWN)
-"""The kinds of trouble that there are."""
+"""All kinds of trouble."""
 _CALM = (
     "history_calls", "history_delay", "commit_delay", "apply_delay", "treazure_clock", "engage_clock",
     "history_receipt_length", "history_receipt_case", "history_backdated", "poison",
@@ -131,7 +131,7 @@ def draw(chance: random.Random, kinds: Sequence[str]) -> Trouble:
 
 
 def make(sandbox: Sandbox, trouble: Trouble) -> None:
-    """Make a trouble in a running sandbox."""
+    """Start some trouble in a running sandbox."""
     if trouble.switches:
         sandbox.behave(**trouble.switches)
     for fault in trouble.faults:
@@ -139,7 +139,7 @@ def make(sandbox: Sandbox, trouble: Trouble) -> None:
 
 
 def calm(sandbox: Sandbox) -> None:
-    """End all troubles; what they have done stays."""
+    """End all trouble; its effects stay."""
     sandbox.clear_faults()
     fields = Behavior.model_fields
     sandbox.behave(**{name: fields[name].get_default(call_default_factory=True) for name in _CALM} | {"apply_delay": 0})

@@ -37,7 +37,7 @@ def build_app(seed: Seed | None = None, behavior: Behavior | None = None) -> Fas
 def bind(host: str, port: int) -> tuple[socket.socket, str]:
     """A listening socket (port 0: any free one) and the URL it has; raises OSError.
 
-    The protocol is named since asyncio sets TCP_NODELAY only then, without which every answer takes 40 ms.
+    asyncio sets TCP_NODELAY only if the protocol is named; without it every answer takes 40 ms.
     """
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -61,6 +61,6 @@ def server(app: FastAPI) -> uvicorn.Server:
         lifespan="off",
         ws="none",
         proxy_headers=False,
-        date_header=False,  # the middleware gives each system's own
+        date_header=False,  # the middleware sends each system's own
     )
     return uvicorn.Server(config)

@@ -40,7 +40,7 @@ class BatchError(ValueError):
 
 @dataclass(slots=True)
 class Batch:
-    """The rows of one request in columns; `wrong` has the reason for the positions that are no proper row."""
+    """The rows of one request in columns; `wrong` has the reason for each position without a valid row."""
 
     body: bytes
     contacts: list[str] = field(default_factory=list)
@@ -53,7 +53,7 @@ class Batch:
 
 
 class Refusals(msgspec.Struct, rename="camel"):
-    """What an answer lists of rows that were skipped."""
+    """What an answer lists about the rows that were skipped."""
 
     not_accepted: list[msgspec.Raw] = msgspec.field(default_factory=list)
     error_messages: list[str] = msgspec.field(default_factory=list)
@@ -62,7 +62,7 @@ class Refusals(msgspec.Struct, rename="camel"):
 
 
 def read_batch(world: World, body: bytes) -> Batch:
-    """The rows of a request; never fails, what is wrong is in the result."""
+    """Read the rows of a request. Never fails: what is wrong is in the result."""
     batch = Batch(body)
     try:
         _read_columns(batch)
@@ -81,7 +81,7 @@ def read_batch(world: World, body: bytes) -> Batch:
 
 
 def _read_columns(batch: Batch) -> None:
-    """Read rows that are all right; raises ValueError (as msgspec does) or OverflowError if one isn't."""
+    """Read rows if all are valid; raises ValueError (as msgspec does) or OverflowError if one isn't."""
     if _TEXT_AMOUNT.search(batch.body):
         msg = "an amount is a text"
         raise ValueError(msg)
@@ -99,7 +99,7 @@ def _read_columns(batch: Batch) -> None:
 
 
 def _read_row_by_row(batch: Batch) -> None:
-    """Read rows of which some are wrong; raises msgspec.MsgspecError if the body is no array."""
+    """Read rows of which some are wrong; raises msgspec.MsgspecError if the body is not an array."""
     rows = _RAW_ROWS.decode(batch.body)
     batch.contacts = [""] * len(rows)
     batch.definition, batch.amount, batch.stamp = (np.zeros(len(rows), np.int64) for _ in range(3))

@@ -1,4 +1,4 @@
-"""A running sandbox in the hands of a test, the demo, or a person at a prompt."""
+"""A client for a running sandbox, for tests, the demo, or a person at a prompt."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _STOP_SECONDS = 10
 
 
 class Sandbox:
-    """A sandbox by its control endpoints. Methods raise httpx.HTTPStatusError if the sandbox refuses."""
+    """Controls a sandbox. Methods raise httpx.HTTPStatusError if the sandbox refuses."""
 
     def __init__(self, base_url: str, process: subprocess.Popen[str] | None = None) -> None:
         self.base_url = base_url
@@ -50,7 +50,7 @@ class Sandbox:
         return self._call(dict[str, Any], "GET", "/state")
 
     def reset(self, **seed: Any) -> dict[str, Any]:
-        """Begin anew: `members`, `seed`, `programmes`, `unknown_share`, `in_step`, `behavior`."""
+        """Start over: `members`, `seed`, `programmes`, `unknown_share`, `in_step`, `behavior`."""
         return self._call(dict[str, Any], "POST", "/reset", seed)
 
     def behave(self, **switches: Any) -> dict[str, Any]:
@@ -62,7 +62,7 @@ class Sandbox:
         return self._call(dict[str, dict[str, Any]], "GET", "/dialects")
 
     def draw_dialects(self, seed: int) -> dict[str, Any]:
-        """Draw one value of each dialect from a seed, and speak so from now on; returns what was drawn."""
+        """Draw one value of each dialect from a seed, and use them from now on; returns what was drawn."""
         return self._call(dict[str, Any], "POST", "/dialects", params={"seed": seed})
 
     def set_fault(self, name: str, **parameters: Any) -> None:
@@ -78,7 +78,7 @@ class Sandbox:
         return self._call(dict[str, Any], "GET", "/faults")
 
     def play_hour(self, share: float = 0.02, **parameters: Any) -> dict[str, dict[str, int]]:
-        """Shop life, see `Hour`; returns what happened by programme."""
+        """Play an hour of shopping, see `Hour`; returns what happened, by programme."""
         return self._call(dict[str, dict[str, int]], "POST", "/hours", {"share": share, **parameters})
 
     def set_points(self, points: Mapping[str, Decimal | int | str], loyalty_id: str | None = None) -> None:
@@ -138,9 +138,9 @@ class Sandbox:
         return msgspec.json.decode(answer.content, type=dict[str, Any])
 
     def import_folder(self, folder: Path) -> list[dict[str, Any]]:
-        """Let Engage import all that lies in a folder, by name; what was imported is deleted, as Engage does it.
+        """Let Engage import every file in a folder, in the order of their names, and delete it, as Engage does.
 
-        Nothing is asked of the names: whatever lies there is taken for a file of points.
+        Any name will do: every file in the folder counts as a file of points.
         """
         answers = []
         for file in sorted(entry for entry in folder.iterdir() if entry.is_file()):
@@ -154,7 +154,7 @@ class Sandbox:
         return self._call(dict[str, str], "GET", "/keys", params=params)
 
     def report(self) -> dict[str, Any]:
-        """What the sandbox observed of its clients."""
+        """What the sandbox observed about its clients."""
         return self._call(dict[str, Any], "GET", "/report")
 
     def forget(self) -> None:
@@ -166,7 +166,7 @@ class Sandbox:
         return self._call(dict[str, Any], "POST", "/clock", params={"seconds": seconds})
 
     def apply_queue(self) -> int:
-        """Let Engage's job run now; returns the rows that waited."""
+        """Let Engage's job run now; returns how many rows waited."""
         return int(self._call(dict[str, int], "POST", "/apply")["applied"])
 
     def commit(self) -> int:
@@ -198,11 +198,11 @@ class Sandbox:
         return self._call(dict[str, Any], "GET", "/deliveries", params={"limit": limit, **which})
 
     def redeliver(self, svix_id: str, times: int = 1) -> None:
-        """Send a webhook again, so many times at once."""
+        """Send a webhook again, `times` times at once."""
         self._call(dict[str, Any], "POST", f"/deliveries/{svix_id}/redeliver", params={"times": times})
 
     def wait_until_delivered(self, timeout: float = 60) -> dict[str, Any]:
-        """Wait until no webhook is to be sent (again); returns what `deliveries` does, raises TimeoutError."""
+        """Wait until no webhook is left to be sent (again); returns what `deliveries` does, raises TimeoutError."""
         end = time.monotonic() + timeout
         while not (seen := self.deliveries())["idle"]:
             if time.monotonic() > end:
@@ -240,7 +240,7 @@ def running_sandbox(
     **switches: Any,
 ) -> Iterator[Sandbox]:
     """A sandbox in a thread of this process, by default on a free port; `switches`: see `Behavior`."""
-    # What only the server is made of takes longer to import than everything else here.
+    # The server's modules take longer to import than everything else here.
     from treazure_pipeline.sandbox.app import bind, build_app, server  # noqa: PLC0415
     from treazure_pipeline.sandbox.world import Seed  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""The sandbox's own endpoints: state, switches, faults, shop life, observations. No authentication."""
+"""The sandbox's own endpoints: state, switches, faults, hours of shopping, observations. No authentication."""
 
 from __future__ import annotations
 
@@ -27,28 +27,30 @@ Offset = Annotated[int, Query(ge=0)]
 
 
 class Reset(BaseModel):
-    """A new beginning; faults, switches and observations begin anew too."""
+    """A fresh start, also for faults, switches and observations."""
 
     model_config = ConfigDict(extra="forbid")
 
     seed: int = 1
     members: int = Field(1000, ge=0)
     programmes: dict[str, int] = Field({LOYALTY_ID: 1}, description="loyalty id to definition id")
-    unknown_share: float = Field(0, ge=0, le=1, description="of the members that are no contacts of Engage")
+    unknown_share: float = Field(0, ge=0, le=1, description="share of the members that are not contacts in Engage")
     in_step: bool = Field(False, description="Engage starts with Treazure's balances")
-    # Scripts for the sandbox may spell it as its first versions did; the same holds for the address below.
+    # Scripts may still use the spelling of the first versions, here and in the address below.
     behavior: Behavior = Field(default_factory=Behavior, validation_alias=AliasChoices("behavior", "behaviour"))
 
 
 class Hour(BaseModel):
-    """One hour of shop life."""
+    """One hour of shopping."""
 
     model_config = ConfigDict(extra="forbid")
 
-    share: float = Field(0.02, ge=0, le=1, description="of the members that do something")
-    changes: int | None = Field(None, ge=0, description="exactly so many members instead")
+    share: float = Field(0.02, ge=0, le=1, description="share of the members that do something")
+    changes: int | None = Field(None, ge=0, description="exactly this many members instead")
     joins: int = Field(0, ge=0, description="new members, known to both systems")
-    late: float = Field(0, ge=0, description="so many seconds ago: Treazure commits it now, under the time it had then")
+    late: float = Field(
+        0, ge=0, description="seconds ago that it happened: Treazure commits it now, with the time of then"
+    )
     loyalty_ids: list[str] = Field(default_factory=list, description="programmes; none: all")
 
 
@@ -72,7 +74,7 @@ class EngagePoints(BaseModel):
 
 
 class Balances(BaseModel):
-    """Whose balances are wanted: these contacts', or those of a page of all members."""
+    """Whose balances to return: these contacts', or those of a page of all members."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -100,7 +102,7 @@ class Gift(BaseModel):
 
 
 class Contacts(BaseModel):
-    """Members that Engage knows, or knows no longer."""
+    """Members that Engage knows, or no longer knows."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -142,7 +144,7 @@ def state(request: Request) -> dict[str, Any]:
 
 @router.post("/reset")
 def reset(wanted: Reset, request: Request) -> dict[str, Any]:
-    """Begin anew with another seed or size."""
+    """Start over with another seed or size."""
     seed = Seed(wanted.seed, wanted.members, wanted.programmes, wanted.unknown_share, wanted.in_step)
     try:
         world = World(seed, wanted.behavior)
@@ -175,7 +177,7 @@ def behave(changes: dict[str, Any], request: Request) -> Behavior:
 
 @router.get("/dialects")
 def dialects(request: Request) -> dict[str, dict[str, Any]]:
-    """The switches of which every value is a legal answer: what each does, its values, its default, what it is now."""
+    """The switches whose values are all legal answers: what each does, its values, its default, and its value now."""
     now = world_of(request).behavior
     return {
         name: {
@@ -190,7 +192,7 @@ def dialects(request: Request) -> dict[str, dict[str, Any]]:
 
 @router.post("/dialects")
 def draw_dialects(request: Request, seed: int) -> dict[str, Any]:
-    """Draw one value of each dialect from a seed, and speak so from now on."""
+    """Draw one value of each dialect from a seed, and use them from now on."""
     drawn = draw(seed)
     behave(drawn, request)
     return drawn
@@ -223,7 +225,7 @@ def clear_faults(request: Request, name: FaultName | None = None) -> dict[str, A
 
 @router.post("/hours")
 def play_hour(hour: Hour, request: Request) -> dict[str, dict[str, int]]:
-    """Members earn, spend and lose expired points; the same seed gives the same life."""
+    """Members earn, spend and lose expired points; the same seed gives the same events."""
     try:
         return world_of(request).play_hour(hour.share, hour.changes, hour.joins, hour.loyalty_ids, hour.late)
     except WrongRequestError as error:
@@ -232,7 +234,7 @@ def play_hour(hour: Hour, request: Request) -> dict[str, dict[str, int]]:
 
 @router.post("/mutate")
 def mutate(mutation: Mutation, request: Request) -> dict[str, int]:
-    """Set or add points of members in Treazure; GUIDs that are no members become some."""
+    """Set or add points of members in Treazure; unknown GUIDs become members."""
     world = world_of(request)
     try:
         points = {guid: to_units(str(points)) for guid, points in mutation.points.items()}
@@ -258,7 +260,7 @@ def put_engage_balances(wanted: EngagePoints, request: Request) -> dict[str, int
 
 @router.post("/imports", openapi_extra=documented_body(imports.EXAMPLE, "text/csv"))
 async def import_points(request: Request) -> dict[str, Any]:
-    """Engage imports a file of points, which are added: twice the same file doubles them."""
+    """Engage imports a file of points and adds them: importing the same file twice doubles them."""
     body = await request.body()
     try:
         return await run_in_threadpool(imports.import_points, world_of(request), body)
@@ -293,7 +295,7 @@ def balances(wanted: Balances, request: Request) -> list[dict[str, Any]]:
         page = np.arange(wanted.offset, max(wanted.offset, min(wanted.offset + wanted.limit, len(world.members))))
         indices = world.members.find(wanted.contact_ids) if wanted.contact_ids else page
         if (indices < 0).any():
-            raise HTTPException(404, "a contact is no member")
+            raise HTTPException(404, "a contact is not a member")
         try:
             return world.balances(wanted.loyalty_id or next(iter(world.masters)), indices)
         except WrongRequestError as error:
@@ -314,7 +316,7 @@ def differences(
 
 @router.get("/report")
 def report(request: Request) -> dict[str, Any]:
-    """What was observed of the clients since the start, or since it was forgotten."""
+    """What was observed about the clients since the start, or since it was last forgotten."""
     world = world_of(request)
     with world.lock:
         seen = world.observations.report()
@@ -339,7 +341,7 @@ def give_points(gifts: Gift | list[Gift], request: Request) -> list[dict[str, st
     """Give points in Engage, which sends each to the receiver as a signed `loyalty.addPoints`."""
     world = world_of(request)
     if world.behavior.webhook_url is None:
-        raise HTTPException(409, "the switch webhook_url says nowhere to send this to")
+        raise HTTPException(409, "the switch webhook_url is not set, so there is nowhere to send this")
     try:
         read = [
             (gift, Decimal(str(gift.amount)), to_units(str(gift.amount)))
@@ -352,7 +354,7 @@ def give_points(gifts: Gift | list[Gift], request: Request) -> list[dict[str, st
 
 @router.get("/adjustments")
 def adjustments(request: Request, *, every: bool = False) -> dict[str, Any]:
-    """How often Treazure has booked each event that was given; `every`: for each by its id."""
+    """How often Treazure booked each event that was given; `every` lists each by its id."""
     return world_of(request).adjustments.report(every=every)
 
 
@@ -369,7 +371,7 @@ def deliveries(
 
 @router.post("/deliveries/{svix_id}/redeliver")
 def redeliver(svix_id: str, request: Request, times: Annotated[int, Query(ge=1, le=1000)] = 1) -> dict[str, Any]:
-    """Send a webhook again under the same id, so many times at once."""
+    """Send a webhook again with the same id, `times` times at once."""
     try:
         return world_of(request).deliveries.redeliver(svix_id, times).report()
     except UnknownMessageError as error:

@@ -1,7 +1,7 @@
-"""Dialects: what the vendors' public pages leave open, one switch for each; all of their values are legal.
+"""Dialects: what the vendors' public pages leave open, one switch for each. All of their values are legal.
 
-Each field is a switch of `Behavior` too: its values, its default (what is assumed) and what it means stand here only.
-What breaks the contract is no dialect but a fault.
+Each field is also a switch of `Behavior`. Its values, its default (what we assume) and its meaning are defined here.
+Anything that breaks the contract is a fault, not a dialect.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ class Dialects(BaseModel):
 
     href: Literal["href", "hRef", "links.href", "links.hRef", "absolute", "location"] = Field(
         "href",
-        description="Treazure: where the export's address stands in the answer, and how it is spelled; "
-        "location: in the header alone",
+        description="Treazure: where the answer has the export's address, and how it is spelled; "
+        "location: only in the header",
     )
     export_not_ready: Literal[202, 204, 404, 409, 425, "empty", "status"] = Field(
-        202, description="Treazure: what a result that isn't ready answers; empty, status: 200 with such a body"
+        202, description="Treazure: the answer while a result isn't ready; empty, status: 200 with such a body"
     )
     export_delivery: Literal["body", 301, 302, 303, 307, 308] = Field(
-        "body", description="Treazure: a result that is ready comes by itself, or by a redirect to a storage host"
+        "body", description="Treazure: a result that is ready comes directly, or through a redirect to a storage host"
     )
     account_key: Literal["accountNumber", "contactId"] = Field(
         "accountNumber", description="Treazure: name of the contact's field in an export"
@@ -34,7 +34,7 @@ class Dialects(BaseModel):
     mutated_at: bool = Field(True, description="Treazure: whether export rows have a mutatedAt")
     upper_case: bool = Field(False, description="Treazure: GUIDs in upper case in exports")
     numbers: Literal["number", "text"] = Field(
-        "number", description="Treazure: how points come in exports, accounts, transactions and histories"
+        "number", description="Treazure: how points are written in exports, accounts, transactions and histories"
     )
     transaction_answer: Literal["account", "balance", "neither"] = Field(
         "account",
@@ -50,7 +50,7 @@ class Dialects(BaseModel):
         "text", description="Treazure: shopId and posId in a history as texts, or as numbers"
     )
     movement_properties: Literal["object", "list", "null"] = Field(
-        "object", description="Treazure: how the properties of a movement that has none come"
+        "object", description="Treazure: the properties of a movement that has none"
     )
     movement_text: Literal["plain", "half_emoji", "nul"] = Field(
         "plain",
@@ -82,7 +82,7 @@ class Dialects(BaseModel):
         description="Engage: which requests need a Content-Type; the SDK sends none on GET, the pages ask for it",
     )
     event_headers: Literal["svix", "webhook"] = Field(
-        "svix", description="Engage: names of a webhook's headers: Svix's own, or those of Standard Webhooks"
+        "svix", description="Engage: names of a webhook's headers: Svix's own, or those from Standard Webhooks"
     )
     event_names: Literal["id", "eventId", "pascal"] = Field(
         "id", description="Engage: a webhook's names: with `id`, with `eventId`, or all in PascalCase"
@@ -95,7 +95,7 @@ class Dialects(BaseModel):
         description="Engage: what ends each description in a webhook: half a surrogate pair, a NUL",
     )
     cookies: bool = Field(False, description="Both: every answer sets a cookie; one that comes back is a problem")
-    bom: bool = Field(False, description="Both: a byte order mark stands before every body")
+    bom: bool = Field(False, description="Both: every body begins with a byte order mark")
 
     @field_validator("*", mode="before")
     @classmethod
@@ -114,5 +114,5 @@ DIALECTS: dict[str, tuple[Any, ...]] = {name: _values(name) for name in Dialects
 
 
 def draw(seed: int) -> dict[str, Any]:
-    """Draw one value of each dialect; a dialect that is added later changes no other's draw."""
+    """Draw one value of each dialect. Adding a dialect does not change what is drawn for the others."""
     return {name: random.Random(f"{seed} {name}").choice(values) for name, values in DIALECTS.items()}  # noqa: S311 - repeatable on purpose

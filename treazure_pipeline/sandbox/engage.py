@@ -56,7 +56,7 @@ class _AddedRow(msgspec.Struct, rename="camel"):
 
 @router.post("/point-accounts/balances", openapi_extra=documented_body([_EXAMPLE_ROW]))
 async def set_balances(request: Request) -> Response:
-    """Set totals. Accepted is not applied: a job applies them later."""
+    """Set totals. Accepted does not mean applied: a job applies them later."""
     return await run_in_threadpool(_checked, request, lambda world: _set_balances(world, request))
 
 
@@ -101,7 +101,7 @@ def read_transactions(
     offset: Annotated[int, Query(ge=0)] = 0,
     count: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> Response:
-    """The transactions that were added to an account, or to a contact's accounts. Set balances are none."""
+    """The transactions that were added to an account, or to a contact's accounts. Set balances are not among them."""
 
     def work(world: World) -> Response:
         if contact_id is None and account_id is None:
@@ -174,7 +174,7 @@ def contact_count(request: Request) -> Response:
 
 @router.get("/contacts/{contact_type}/count")
 def contact_count_of_type(contact_type: str, request: Request) -> Response:
-    """How many contacts of a type Engage has: all are members here."""
+    """How many contacts of a type Engage has. Here all are members."""
     return _checked(request, lambda world: answer(int(world.known.sum()) if contact_type.lower() == "member" else 0))
 
 
@@ -203,7 +203,7 @@ def _set_balances(world: World, request: Request) -> Response:
     status, shape, name = world.behavior.accept_status, world.behavior.transaction_id, new_transaction_id()
     listed = {one.encode_name: getattr(refusals, one.name) for one in msgspec.structs.fields(refusals)}
     if refusals.not_accepted:
-        # Where rows are refused the answer lists them, so it has a body.
+        # An answer that lists refused rows has a body.
         named = {} if shape in {"none", "empty", "bare", "number"} else {shape: name}
         return answer(listed | named, 200 if status == 204 else status)
     if shape == "empty" or status == 204:
@@ -272,7 +272,7 @@ def _definitions(world: World) -> list[dict[str, Any]]:
 
 
 def _of_account(world: World, account_id: int) -> tuple[int, int]:
-    """Return the member and the definition of an account; a member of -1 where there is no such account."""
+    """Return the member and the definition of an account; the member is -1 if there is no such account."""
     member, number = divmod(account_id, MOST_DEFINITIONS)
     is_there = number in world.followers and 0 < member <= len(world.known)
     return (member - 1, number) if is_there else (-1, number)

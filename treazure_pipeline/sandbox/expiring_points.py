@@ -1,6 +1,6 @@
-"""Points that expire: how many of which member are left, and until when. Used by both systems, each for its own.
+"""Points that expire: how many each member has left, and until when. Each system has its own.
 
-Points that expire first are used first; points without a date are used last, and not kept here. Amounts are
+Points that expire first are used first; points without a date are used last, and are not stored here. Amounts are
 micro-points, times microseconds since 1970.
 """
 
@@ -28,12 +28,12 @@ class ExpiringPoints:
         return bool(self._of)
 
     def add(self, member: int, expires: int, amount: int) -> None:
-        """Note that so many points of a member expire then."""
+        """Note when points of a member expire."""
         heapq.heappush(self._of.setdefault(member, []), (expires, amount))
         heapq.heappush(self._due, (expires, member))
 
     def use(self, member: int, amount: int) -> None:
-        """Take points away from a member, those that expire first at first."""
+        """Take points from a member, first those that expire first."""
         points = self._of.get(member, [])
         while amount > 0 and points:
             expires, left = heapq.heappop(points)
@@ -44,7 +44,7 @@ class ExpiringPoints:
             self._of.pop(member, None)
 
     def due(self, now: int) -> Iterator[tuple[int, int, int]]:
-        """Remove the points that have expired and yield expiry, member and amount of each, in the order of time."""
+        """Remove expired points, and yield expiry, member and amount of each in the order of time."""
         while self._due and self._due[0][0] <= now:
             expires, member = heapq.heappop(self._due)
             points = self._of.get(member, [])

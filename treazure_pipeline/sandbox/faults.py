@@ -56,22 +56,22 @@ DEFAULT_ON: dict[FaultName, tuple[Operation, ...]] = {
 """Where a fault happens unless `on` says otherwise."""
 
 SAYS: dict[FaultName, str] = {
-    "lost_before": "the connection is closed without an answer, and nothing has been done",
-    "lost_after": "the connection is closed without an answer, but the request has had its effect",
+    "lost_before": "the connection is closed without an answer, and the request had no effect",
+    "lost_after": "the connection is closed without an answer, but the request took effect",
     "rate_limited": "429 with Retry-After `seconds` (default 1), no effect",
     "server_error": "`status` (default 503), no effect unless `effect`; `seconds`: Retry-After; `quotes` the request",
-    "slow": "the answer takes `seconds` (default 5) more; the effect waits as well if `effect` is false",
+    "slow": "the answer takes `seconds` (default 5) longer; so does the effect if `effect` is false",
     "html": "an HTML page with `status` (default 200), no effect",
     "empty": "status 200 and an empty body, no effect",
     "not_array": "status 200 and a JSON object with a message, no effect",
     "truncated": "the body stops half-way; the connection breaks there if `clean` is false",
-    "token_expired": "401, and the token is void from now on",
+    "token_expired": "401, and the token is invalid from now on",
     "export_expired": "410, and the export is gone",
     "export_never_ready": "the result is not ready yet (`count` null: never)",
-    "bad_rows": "broken rows of many kinds among the good ones, or the JSON texts `raw_rows` instead",
-    "duplicates": "`share` (default 0.1) of the accounts is listed twice, once with an older balance",
+    "bad_rows": "broken rows of many kinds among the good ones, or the JSON texts in `raw_rows`",
+    "duplicates": "`share` (default 0.1) of the accounts are listed twice, once with an older balance",
     "swallowed": "Engage accepts the rows but never applies `share` (default 1) of them",
-    "delivered_twice": "a webhook is sent two times at once",
+    "delivered_twice": "a webhook is sent twice at once",
     "delivered_again_later": "a webhook that was received is sent again after `seconds` (default 1)",
     "webhook_answer_lost": "a 2xx never reaches Engage, which sends the webhook again after the usual wait",
     "delivery_out_of_order": "a webhook waits `seconds` (default 1), so that later ones overtake it",
@@ -95,14 +95,14 @@ class Fault(BaseModel):
 
     name: FaultName
     on: list[str] | None = Field(
-        None, description="operations, or `treazure`, `engage`, `all`, `webhooks`; none: where the fault is at home"
+        None, description="operations, or `treazure`, `engage`, `all`, `webhooks`; none: the fault's usual place"
     )
     count: int | None = Field(1, ge=0, description="how many times it happens; null: until cleared")
-    probability: float = Field(1, ge=0, le=1, description="of happening at each request that it could hit")
-    after: int = Field(0, ge=0, description="so many requests pass unharmed first")
+    probability: float = Field(1, ge=0, le=1, description="that it happens at each request it could hit")
+    after: int = Field(0, ge=0, description="how many requests pass unharmed first")
     seconds: float | None = Field(None, ge=0)
     status: int | None = Field(None, ge=400, le=599)
-    effect: bool | None = Field(None, description="for server_error and slow: whether the effect has happened")
+    effect: bool | None = Field(None, description="for server_error and slow: whether the request takes effect")
     clean: bool = True
     quotes: bool = Field(False, description="for server_error: whether the answer quotes the request's body")
     share: float | None = Field(None, ge=0, le=1)
@@ -149,12 +149,12 @@ class Faults:
             self._active = [fault for fault in self._active if name is not None and fault.name != name]
 
     def active(self) -> list[Fault]:
-        """The faults that can still happen, with how often they have."""
+        """The faults that can still happen, and how often they have."""
         with self._lock:
             return [fault.model_copy() for fault in self._active if fault.count != 0]
 
     def take(self, operation: Operation, *names: FaultName) -> Fault | None:
-        """The first of these faults that happens to this request; it counts as happened."""
+        """Return the first of these faults that happens to this request, and count it."""
         with self._lock:
             for fault in self._active:
                 if fault.name not in names or fault.count == 0 or not fault.hits(operation):

@@ -64,8 +64,8 @@ def account_number(member: int, definition_id: int) -> int:
 class PointAccounts:
     """One point definition of Engage; `stamp` is the timeStamp of the balance that is held.
 
-    `announce` is told which members' balances the job has changed. A row that was added with a date counts until then;
-    a total that is lower than the balance uses the points that expire first.
+    `announce` is called with the members whose balances the job changed. A row that was added with a date counts until
+    then; a total that is lower than the balance uses the points that expire first.
     """
 
     definition_id: int
@@ -97,7 +97,7 @@ class PointAccounts:
         self._queue.append(_Accepted(due, member, amount, stamp))
 
     def accept_addition(self, due: int, member: int, amount: int, stamp: int, expires: int) -> None:
-        """Put points to add into the queue; `expires` is 0 where they don't."""
+        """Put points to add into the queue; `expires` is 0 if they don't."""
         self._queue.append(_Addition(due, member, amount, stamp, expires))
 
     def put(self, member: Indices, amount: Integers, exists: Flags) -> None:
@@ -107,7 +107,7 @@ class PointAccounts:
 
     @property
     def queued(self) -> int:
-        """Number of rows that wait for being applied."""
+        """Number of rows that wait to be applied."""
         return sum(1 if isinstance(entry, _Addition) else len(entry.member) for entry in self._queue)
 
     def settle(self, now: int, behavior: Behavior, *, everything: bool = False) -> None:
@@ -130,7 +130,7 @@ class PointAccounts:
         self._expire(now, behavior)
 
     def add(self, member: int, amount: int, stamp: int, expires: int, behavior: Behavior) -> None:
-        """Add points now, which expire then (0: never). What takes points away uses up no points that expire."""
+        """Add points now that expire then (0: never). A negative amount does not use up expiring points."""
         self._hold(np.array([member]), np.array([int(self.balance[member]) + amount]), behavior)
         self.stamp[member] = max(stamp, int(self.stamp[member]))
         if expires and amount > 0:

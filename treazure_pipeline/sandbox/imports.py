@@ -1,8 +1,8 @@
-"""Engage's import of points from a file: what it refuses, what it adds, which contacts it makes.
+"""Engage's import of points from a file: what it refuses, what it adds, which contacts it creates.
 
-Nothing is quoted: a file with a quote, an apostrophe, or a semicolon that separates nothing is broken.
-A file that breaks a rule about files is refused as a whole, a row that breaks one about rows by itself. Points are
-added: the same file imported twice doubles them.
+Values can't be quoted: a file with a quote, an apostrophe, or a semicolon inside a value is broken. A file that breaks
+a rule about files is refused as a whole; a row that breaks a rule about rows is refused alone. Points are added:
+importing the same file twice doubles them.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ EXAMPLE = f"""{HEADER}
 """
 MOST_ROWS = 20_000
 RESERVED = "\"'"
-"""Beside the semicolon, which shows as a field too many."""
+"""Besides the semicolon, which shows up as an extra field."""
 MANDATORY = ("Key", "KeyType", "PointDefinitionId", "Amount", "TransactionType", "TransactionDate")
 TYPES = frozenset({"purchase", "return", "adjustment", "rewardvoucher"})
 KEY_TYPES = {"contactid": "ContactId", "membernumber": "MemberNumber", "externalid": "ExternalId"}
 MOST_ERRORS = 1000
-"""Errors that an answer lists; all are counted."""
+"""The most errors that an answer lists; all are counted."""
 _NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
 _MOMENT = "%Y-%m-%dT%H:%M:%S.%fZ"
 
@@ -121,7 +121,7 @@ def _dictionaries(lines: list[str]) -> Iterator[dict[str, str]]:
 
 
 def _key_type(rows: list[dict[str, str]]) -> str:
-    """The first one counts for all rows, whatever the others say."""
+    """Return the first row's key type, which counts for all rows."""
     first = next((row["KeyType"] for row in rows if row.get("KeyType")), "")
     if rows and first.lower() not in KEY_TYPES:
         raise RefusedFileError(f"The first KeyType is {first!r}; it should be one of {', '.join(KEY_TYPES.values())}")
@@ -167,7 +167,7 @@ def _moment(row: dict[str, str], name: str) -> int:
 
 
 def _member(world: World, key_type: str, key: str) -> tuple[int, bool]:
-    """The contact's index, and whether Engage has made the contact for this row."""
+    """Return the contact's index, and whether Engage created the contact for this row."""
     if key_type == "ContactId":
         index = int(world.members.find([key])[0])
         if index < 0 or not world.known[index]:
@@ -185,7 +185,7 @@ def _member(world: World, key_type: str, key: str) -> tuple[int, bool]:
 
 
 def _add(world: World, member: int, row: _Row) -> bool:
-    """Add the points unless they have already expired, and tell whether they have."""
+    """Add the points unless they have already expired; return whether they have."""
     follower = world.follower(row.definition)
     valid_to = moment_text(row.expires) if row.expires else None
     follower.added.setdefault(member, []).append(

@@ -72,8 +72,8 @@ class _Late:
 class MasterAccounts:
     """One programme of Treazure.
 
-    `balance` is true at once; `visible` is what exports and accounts show, the same array unless a mutation
-    is committed late. `expires` says by the movement's sequence when its points expire, those that do.
+    `balance` is up to date at once; `visible` is what exports and accounts show, the same array unless a mutation
+    is committed late. `expires` has the expiry of points by the movement's sequence, if they expire.
     """
 
     loyalty_id: str

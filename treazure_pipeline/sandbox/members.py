@@ -1,4 +1,4 @@
-"""The members of the loyalty programme: GUIDs, found by the thousand in an array of millions."""
+"""The members of the loyalty programme: GUIDs in an array of millions, looked up by the thousand."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ _HTML = b"<!DOCTYPE html><html><head><title>Sign in</title></head><body>Please w
 
 
 def operation_of(method: str, path: str) -> Operation | None:
-    """What kind of request this is; None for one that belongs to neither system."""
+    """Return the kind of a request; None for one that belongs to neither system."""
     for wanted, pattern, operation in _PATTERNS:
         if method == wanted and pattern.fullmatch(path):
             return operation
@@ -69,13 +69,13 @@ class Call:
 
 
 class RequestMiddleware:
-    """What stands between uvicorn and the application, outermost: it has to reach the connection itself."""
+    """Wraps the application directly below uvicorn, since it has to reach the connection itself."""
 
     def __init__(self, app: FastAPI) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let one request pass."""
+        """Handle one request."""
         operation = operation_of(scope["method"], scope["path"]) if scope["type"] == "http" else None
         if operation is None:
             await self._app(scope, receive, send)
@@ -151,7 +151,7 @@ class _Passage:
             await self._lose(receive, send)
 
     def _date(self) -> str:
-        """What the clock of the system that was called says, as an HTTP date."""
+        """The time on the called system's clock, as an HTTP date."""
         world = self._world
         now = world.engage_now() if self._call.operation in ENGAGE else world.treazure_now()
         return formatdate(now / SECOND, usegmt=True)
@@ -191,7 +191,7 @@ class _Passage:
         self._spoilt = True
         headers = [(name, value) for name, value in answer.start["headers"] if name != b"content-length"]
         await send({**answer.start, "headers": headers})
-        # Not to nothing: an empty body says that an export is not ready yet.
+        # At least one byte: an empty body would mean that the export is not ready yet.
         await send({"type": "http.response.body", "body": body[: max(1, len(body) // 2)], "more_body": True})
         self._world.observations.answered(self._call.operation, "truncated")
         if answer.fault.clean:
@@ -244,7 +244,7 @@ class _Passage:
         await send({"type": "http.response.body", "body": body})
 
     async def _lose(self, receive: Receive, send: Send) -> None:
-        """Close the connection; ASGI has no word for it, so this takes uvicorn's transport behind `send`."""
+        """Close the connection. ASGI has no message for that, so this takes uvicorn's transport behind `send`."""
         self._world.observations.answered(self._call.operation, "lost")
         self._land()
         transport: Any = send.__self__.transport  # type: ignore[attr-defined]
@@ -253,7 +253,7 @@ class _Passage:
             pass
 
     async def _wait(self, seconds: float, receive: Receive) -> None:
-        """Wait; once the client hangs up meanwhile, nothing of this request is in flight any more."""
+        """Wait. If the client hangs up meanwhile, nothing of this request is in flight any more."""
         if seconds <= 0:
             return
         gone = asyncio.ensure_future(_gone(receive))
@@ -314,7 +314,7 @@ def _replay(body: bytes) -> Receive:
 
 
 def _with_mark(send: Send) -> Send:
-    """Send a byte order mark before the body, where there is one."""
+    """Send a byte order mark before the body, if there is a body."""
     start: Message | None = None
 
     async def marked(message: Message) -> None:

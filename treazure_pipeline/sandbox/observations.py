@@ -1,4 +1,4 @@
-"""What the sandbox saw of its clients, on its own monotonic clock: the witness that tests ask.
+"""What the sandbox observed about its clients, on its own monotonic clock. Tests rely on it.
 
 Memory is bounded by the members (some numbers for each row that was ever sent) and by one second of requests.
 """
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from treazure_pipeline.sandbox.points import Indices, Integers
 
 SINGLE_ACCOUNTS = ("account", "transaction", "history")
-"""The operations of Treazure that one rate is kept for."""
+"""The operations of Treazure that share one rate."""
 _EXAMPLES = 10
 _WINDOW_SECONDS = 1.0
 _NO_AMOUNT = np.int64(-(2**63))
@@ -42,7 +42,7 @@ class Flight:
 
 @dataclass(slots=True)
 class _Rate:
-    """The requests of the last second, and the most that ever were in one."""
+    """The requests of the last second, and the most there ever were in one second."""
 
     arrivals: deque[float] = field(default_factory=deque)
     admitted: deque[float] = field(default_factory=deque)
@@ -68,19 +68,19 @@ class Findings:
     examples: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, count: int, example: Callable[[], dict[str, Any]]) -> None:
-        """Note so many more of them."""
+        """Note more of them."""
         self.count += count
         if len(self.examples) < _EXAMPLES:
             self.examples.append(example())
 
     def report(self) -> dict[str, Any]:
-        """As the report shows it."""
+        """The findings for the report."""
         return {"count": self.count, "examples": self.examples}
 
 
 @dataclass(slots=True)
 class _Rows:
-    """What is kept for each member of one definition."""
+    """What is stored for each member of one definition."""
 
     flying: npt.NDArray[np.int16]
     ended: npt.NDArray[np.float64]
@@ -178,7 +178,7 @@ class Observations:
             rows.flying[unique] += 1
 
     def landed(self, flight: Flight) -> None:
-        """Note that the request has its answer, or that its connection is closed."""
+        """Note that the request was answered, or that its connection is closed."""
         with self._lock:
             rows = self._rows.get(flight.definition_id)
             if rows is None:
@@ -204,9 +204,9 @@ class Observations:
     def follow_amounts(self, master: MasterAccounts, member: Indices, amount: Integers, members: Members) -> None:
         """Check that each account's amounts follow the order of its balances in Treazure.
 
-        Every amount should be a balance that the account had, none earlier than the one accepted before it.
-        Called with the world's lock held, since it reads the history: of accounts whose amount isn't what
-        Treazure holds now, or differs from the last one.
+        Every amount should be a balance that the account had, none earlier than the one accepted before it. It reads
+        the history only of accounts whose amount isn't what Treazure holds now, or differs from the last one.
+        Called with the world's lock held.
         """
         with self._lock:
             rows = self._of(master.definition_id, len(members))
@@ -255,7 +255,7 @@ class Observations:
         return [f"{count} {what}" for what, count in seen.items() if count]
 
     def report(self) -> dict[str, Any]:
-        """All of it, as JSON-ready values."""
+        """Everything, as JSON-ready values."""
         with self._lock:
             return {
                 "problems": self._problems(),

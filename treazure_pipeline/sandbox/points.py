@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 DIGITS = 6
-"""Decimals that the sandbox keeps."""
+"""Decimals that the sandbox stores."""
 UNIT = 10**DIGITS
 """Micro-points in one point."""
 LARGEST = 2**63 - 1
@@ -28,7 +28,7 @@ Flags = npt.NDArray[np.bool_]
 
 
 class AmountError(ValueError):
-    """An amount that is no finite number or does not fit."""
+    """An amount that is not a finite number or does not fit."""
 
 
 def to_units(amount: Decimal | str | int) -> int:
@@ -36,7 +36,7 @@ def to_units(amount: Decimal | str | int) -> int:
     try:
         number = Decimal(amount)
         if not number.is_finite():
-            msg = f"{amount} is no finite number"
+            msg = f"{amount} is not a finite number"
             raise AmountError(msg)
         units = int((number * UNIT).to_integral_value(ROUND_HALF_UP))
     except InvalidOperation as error:
@@ -66,7 +66,7 @@ def to_texts(units: Iterable[int]) -> list[str]:
 
 
 def rounded(units: Integers, digits: int | None) -> Integers:
-    """The balances rounded half away from zero to so many digits; None keeps all."""
+    """The balances rounded half away from zero to this many digits; None keeps all."""
     if digits is None or digits >= DIGITS:
         return units
     step = 10 ** (DIGITS - digits)

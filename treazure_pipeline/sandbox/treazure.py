@@ -135,7 +135,7 @@ async def token(request: Request) -> Response:
     ),
 )
 async def request_balances(request: Request) -> Response:
-    """Ask for an export of the balances of the accounts that changed in a window."""
+    """Request an export of the balances of all accounts that changed in a window."""
     return await run_in_threadpool(_request_balances, request, await request.body())
 
 
@@ -147,7 +147,7 @@ def balances_result(export: str, request: Request) -> Response:
 
 @router.get("/storage/{export}")
 def stored_result(export: str, request: Request) -> Response:
-    """The storage host that a result may be fetched from: it takes its own signed links, and wants no credentials."""
+    """The storage host that results may be fetched from: it accepts its own signed links, and wants no credentials."""
     world = world_of(request)
     if {"authorization", "apikey", "cookie"} & set(request.headers):
         world.observations.add("strayed", 1)
@@ -181,7 +181,7 @@ def account(account: str, request: Request) -> Response:
     ),
 )
 async def transact(account: str, request: Request) -> Response:
-    """Add points (`loads`) and take points (`redemptions`). Sending it twice does it twice."""
+    """Add points (`loads`) and take points (`redemptions`). Sending it twice books it twice."""
     body = await request.body()
     return await run_in_threadpool(_guarded, request, lambda world: _transact(world, account, body))
 
@@ -252,7 +252,7 @@ def _balances_result(world: World, name: str, request: Request) -> Response:
             return _not_ready(world, headers)
     if behavior.export_delivery == "body":
         return _result(world, export)
-    # Another name of this machine is another host to every client.
+    # To a client, another name for this machine is another host.
     host = "127.0.0.1" if request.url.hostname == "localhost" else "localhost"
     where = f"http://{host}:{request.url.port}/storage/{name}?sig={_signature(name)}"
     return Response(status_code=behavior.export_delivery, headers={"location": where})
@@ -317,7 +317,7 @@ class _Rows:
     def _twice(self, double: Fault | None, chance: random.Random) -> dict[int, list[str]]:
         """Rows with older balances of some accounts, by the chunk they come in.
 
-        Without a mutatedAt all come first, since then only the position tells which row counts.
+        Without a mutatedAt they all come first, since then only the position shows which row counts.
         """
         if double is None or not len(self._member):
             return {}
@@ -381,7 +381,7 @@ def _member(world: World, text: str) -> int:
         index = int(world.members.find([text])[0])
         known = index >= 0 and any(master.mutated[index] for master in world.masters.values())
     if index < UNKNOWN:
-        raise _RefusedError(400, "The account number is no GUID")
+        raise _RefusedError(400, "The account number is not a GUID")
     if not known:
         raise _RefusedError(404, "No such account")
     return index
@@ -446,12 +446,12 @@ def _carried_out(world: World, account: str, wanted: _Transaction) -> Response:
 
 
 def _answer(world: World, value: object) -> Response:
-    """An answer with points in it."""
+    """An answer that contains points."""
     return answer(value, texts=world.behavior.numbers == "text")
 
 
 def _book(world: World, member: int, moves: list[tuple[MasterAccounts, int, int]], context: _Context) -> None:
-    """Carry out a transaction; each move is a programme, a kind and micro-points."""
+    """Carry out a transaction. Each move is a programme, a kind and micro-points."""
     details = Details(
         context.receipt_nr or "",
         context.shop_id or "",
@@ -495,7 +495,7 @@ def _history(world: World, account: str, loyalty_id: str) -> Response:
 
 
 def _told(world: World, movement: Movement) -> int:
-    """When a movement happened, as the history has it: tills that were offline send theirs later."""
+    """When a movement happened according to the history: tills that were offline send theirs later."""
     return movement.stamp - (movement.sequence % 2) * int(world.behavior.history_backdated * SECOND)
 
 

@@ -1,7 +1,7 @@
-"""Webhooks as Engage sends them through Svix: signed, at least once, in no promised order.
+"""Webhooks as Engage sends them through Svix: signed, at least once, in no guaranteed order.
 
-Each event is a message with an id of its own. It is sent until a 2xx answers in time, 8 times over 27.5 hours. Threads
-send; the times are those of Engage's clock, so that moving it brings the next try nearer.
+Each event is a message with its own id. It is sent until a 2xx answer comes in time, up to 8 times in 27.5 hours.
+Threads send the messages. Times are on Engage's clock, so moving it forward brings the next try nearer.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ EventType = Literal["loyalty.addPoints", "point.balance.updated"]
 State = Literal["waiting", "delivered", "failed"]
 
 WAITS = (5, 300, 1800, 7200, 18_000, 36_000, 36_000)
-"""Seconds after each try but the last, before the next one (Svix)."""
+"""Seconds between a try and the next one (Svix)."""
 _KEPT_MESSAGES = 1000
 _KEPT_SENDS = 20
 _KEPT_ANSWER = 200
 _SECOND = 1_000_000
 _KEEP_ALIVE_SECONDS = 1.0
-"""Shorter than any receiver's: a connection that it closes just as it is used again would be a failed try."""
+"""Shorter than any receiver's: if it closed a connection just as it is used again, the try would fail."""
 _ENCODER = msgspec.json.Encoder(decimal_format="number")
 _OPERATIONS: Final[dict[EventType, Operation]] = {
     "loyalty.addPoints": "add_points_webhook",
@@ -50,7 +50,7 @@ _OPERATIONS: Final[dict[EventType, Operation]] = {
 
 
 class UnknownMessageError(ValueError):
-    """No message with this id is kept."""
+    """There is no message with this id."""
 
 
 def sign(secret: str, svix_id: str, timestamp: int, body: bytes) -> str:
@@ -60,7 +60,7 @@ def sign(secret: str, svix_id: str, timestamp: int, body: bytes) -> str:
 
 @dataclass(slots=True)
 class Message:
-    """One event on its way to the receiver. `event_id` is what makes it the same event in another message."""
+    """One event on its way to the receiver. Another message with the same `event_id` is the same event."""
 
     svix_id: str
     event_id: str
@@ -72,7 +72,7 @@ class Message:
     sends: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=_KEPT_SENDS))
 
     def report(self) -> dict[str, Any]:
-        """As the list of deliveries shows it."""
+        """The message for the list of deliveries."""
         return {
             "svix_id": self.svix_id,
             "event_id": self.event_id,
@@ -86,7 +86,7 @@ class Message:
 
 @dataclass(order=True, slots=True)
 class _Due:
-    """What is to be done when: a message to send, or (without one) Engage's job to run."""
+    """Something to do at a time: send a message, or (without one) run Engage's job."""
 
     at: int
     number: int
@@ -95,7 +95,7 @@ class _Due:
 
 
 class Deliveries:
-    """Messages that wait to be sent, and the outcome of the others. The last 1,000 settled messages are kept."""
+    """Messages that wait to be sent, and the outcome of the others. The last 1,000 settled messages stay."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -146,27 +146,27 @@ class Deliveries:
                 self._plan(message, after, is_try=False)
 
     def settle_at(self, moment: int) -> None:
-        """Run Engage's job at this time of its clock, so that what it changes is announced without anybody asking."""
+        """Run Engage's job at this time on its clock, so that its changes are announced without anybody asking."""
         with self._changed:
             self._add(_Due(moment, next(self._numbers), None, is_try=False))
 
     def redeliver(self, svix_id: str, times: int) -> Message:
-        """Send a message again, so many times at once; raises UnknownMessageError."""
+        """Send a message again, `times` times at once; raises UnknownMessageError."""
         with self._changed:
             message = self._messages.get(svix_id)
             if message is None:
-                raise UnknownMessageError(f"no message {svix_id} is kept")
+                raise UnknownMessageError(f"no message {svix_id} is stored")
             for _ in range(times):
                 self._plan(message, 0, is_try=False)
             return message
 
     def wake(self) -> None:
-        """Look at the clock and the switches again."""
+        """Check the clock and the switches again."""
         with self._changed:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Send nothing more."""
+        """Stop sending."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -211,7 +211,7 @@ class Deliveries:
         self._states[state] += 1
 
     def _next(self) -> _Due | None:
-        """What is due next, once it is; None when there is nothing more to do."""
+        """Wait for what is due next and return it; None when closed."""
         while not self._closed:
             wait = (self._due[0].at - self._world.engage_now()) / _SECOND if self._due else None
             if wait is not None and wait <= 0 and self._sending < self._world.behavior.webhook_concurrency:
@@ -289,7 +289,7 @@ def _capitals(event_type: str) -> str:
 
 
 def _post(client: httpx.Client, message: Message, behavior: Behavior) -> tuple[int, str]:
-    """Send a message once: the status and the body of the answer; 0 and what happened where there was none."""
+    """Send a message once; return the answer's status and body, or 0 and what happened if there was none."""
     if behavior.webhook_url is None:
         return 0, "no receiver"
     timestamp, named = int(time.time()), behavior.event_headers

@@ -22,7 +22,7 @@ _TEXTS = msgspec.json.Encoder(decimal_format="string")
 def answer(
     value: object, status: int = 200, headers: Mapping[str, str] | None = None, *, texts: bool = False
 ) -> Response:
-    """A JSON answer in which decimals are exact numbers, or their texts."""
+    """A JSON answer in which decimals are exact numbers or texts."""
     return Response((_TEXTS if texts else _ENCODER).encode(value), status, headers, "application/json")
 
 
@@ -47,5 +47,5 @@ def call_of(request: Request) -> Call:
 
 
 def documented_body(example: object, content_type: str = "application/json") -> dict[str, Any]:
-    """OpenAPI of a request body that the handler reads itself, by an example."""
+    """OpenAPI for a request body that the handler reads itself, from an example."""
     return {"requestBody": {"required": True, "content": {content_type: {"example": example}}}}

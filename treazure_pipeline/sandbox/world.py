@@ -1,6 +1,6 @@
-"""The state of both systems: members, the points in Treazure and in Engage, exports, and shop life.
+"""The state of both systems: members, the points in Treazure and in Engage, exports, and hours of shopping.
 
-Plain functions and one lock; nothing here knows of HTTP.
+Plain functions and one lock; nothing here knows about HTTP.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class WrongRequestError(ValueError):
 class Seed:
     """What a sandbox starts with.
 
-    `programmes` pairs loyalty ids with definition ids. `unknown_share` of the members are no contacts of
+    `programmes` pairs loyalty ids with definition ids. `unknown_share` of the members are not contacts in
     Engage; `in_step` starts Engage with Treazure's balances instead of none.
     """
 
@@ -61,7 +61,7 @@ class Seed:
 
 @dataclass(slots=True)
 class Export:
-    """One balance export: asked for, polled, fetched, gone."""
+    """One balance export: requested, polled, fetched, gone."""
 
     loyalty_id: str
     start: int
@@ -122,7 +122,7 @@ class World:
     # --- Treazure
 
     def master(self, loyalty_id: str) -> MasterAccounts:
-        """The programme, with what is due made visible; raises WrongRequestError."""
+        """Return the programme, with due mutations visible; raises WrongRequestError."""
         master = self.masters.get(loyalty_id)
         if master is None:
             msg = f"no programme {loyalty_id}"
@@ -139,7 +139,7 @@ class World:
         details: Details | None = None,
         late: float = 0,
     ) -> None:
-        """Change the balances of distinct members now, under a time so many seconds ago.
+        """Change the balances of distinct members now, dated `late` seconds ago.
 
         Every mutation of Treazure goes through here.
         """
@@ -177,7 +177,7 @@ class World:
     # --- Engage
 
     def follower(self, definition_id: int) -> PointAccounts:
-        """The definition, with what is due applied; raises WrongRequestError."""
+        """Return the definition, with due rows applied; raises WrongRequestError."""
         follower = self.followers.get(definition_id)
         if follower is None:
             msg = f"no point definition {definition_id}"
@@ -197,7 +197,7 @@ class World:
             return sum(follower.queued for follower in self.followers.values())
 
     def _announce(self, definition_id: int, member: Indices) -> None:
-        """Send what Engage sends when balances have changed, if somebody wants to hear it."""
+        """Send Engage's events about changed balances, if there is a receiver."""
         if self.behavior.webhook_url is None:
             return
         balance = self.followers[definition_id].balance[member].tolist()
@@ -235,7 +235,7 @@ class World:
         return f"{_FIRST_MEMBER_NUMBER + index}" if key_type == "MemberNumber" else f"E{index:09d}"
 
     def keyed(self, key_type: str, key: str) -> int | None:
-        """The index of the member with this member number or external id; None where there is none."""
+        """Return the index of the member with this member number or external id, or None."""
         digits = key if key_type == "MemberNumber" else key.removeprefix("E")
         if digits.isascii() and digits.isdecimal():
             index = int(digits) - (_FIRST_MEMBER_NUMBER if key_type == "MemberNumber" else 0)
@@ -249,7 +249,7 @@ class World:
         """Indices of these members; new ones are added, known to Engage or not; raises WrongRequestError."""
         wrong = [guid for guid in guids if not is_guid(guid)]
         if wrong:
-            msg = f"{wrong[0]!r} is no GUID"
+            msg = f"{wrong[0]!r} is not a GUID"
             raise WrongRequestError(msg)
         with self.lock:
             before = len(self.members)
@@ -272,14 +272,14 @@ class World:
         with self.lock:
             indices = self.members.find(guids)
             if (indices < 0).any():
-                msg = f"{guids[int(np.argmax(indices < 0))]} is no member"
+                msg = f"{guids[int(np.argmax(indices < 0))]} is not a member"
                 raise WrongRequestError(msg)
             self.known[indices] = known
 
     def mutate(self, loyalty_id: str, points: Mapping[str, int], *, adds: bool) -> int:
-        """Set, or change by, so many micro-points for each GUID; members that don't exist are added.
+        """Set or change the micro-points of each GUID; members that don't exist are added.
 
-        Returns the number of accounts touched. A total that does not change is a mutation too.
+        Returns the number of accounts touched. Setting an unchanged total is a mutation too.
         """
         with self.lock:
             master = self.master(loyalty_id)
@@ -411,7 +411,7 @@ class World:
 
 
 def _shop(balance: Integers, rng: np.random.Generator) -> tuple[Integers, Integers]:
-    """Kind and amount of one movement for each balance; nobody spends or loses what isn't there."""
+    """Kind and amount of one movement for each balance; nobody spends or loses more than they have."""
     count = len(balance)
     chance = rng.random(count)
     earned = rng.integers(1, 50_000, count) * _CENT

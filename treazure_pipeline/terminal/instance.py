@@ -1,4 +1,4 @@
-"""What commands work on: a ledger and a Dagster instance that are there and fit this version."""
+"""What commands work on: a ledger and a Dagster instance that exist and fit this version."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from treazure_pipeline.terminal import output, startup
 if TYPE_CHECKING:
     from dagster import DagsterInstance
 
-# They stand beside the package in a checkout and inside it in a wheel.
+# They are beside the package in a checkout, and inside it in a wheel.
 _FILES = ("dagster.yaml", "workspace.yaml")
 _PACKAGE = Path(__file__).parent.parent
 
@@ -47,7 +47,7 @@ class Instance:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables with which another process works on this instance."""
+        """The environment variables that make another process use this instance."""
         return {
             "TREAZURE_PIPELINE_HOME": str(self.home),
             "TREAZURE_PIPELINE_DATABASE_URL": self.ledger_url,
@@ -59,7 +59,7 @@ class Instance:
 
 
 def locate(storage: Storage) -> Instance:
-    """Where everything is or would be; starts and writes nothing."""
+    """Return where everything is or would be; starts and writes nothing."""
     if storage.database_url is None or storage.is_embedded:
         urls = embedded.urls(storage.home)
     else:
@@ -77,13 +77,13 @@ def locate(storage: Storage) -> Instance:
 def prepare(storage: Storage) -> Instance:
     """Make the instance ready for work.
 
-    The embedded server is started and its schema brought up to date. An external server is only checked:
-    who runs it decides when its schema changes. A DAGSTER_HOME that is set and not ours is used as it stands.
+    The embedded server is started and its schema upgraded. An external server is only checked: whoever runs it decides
+    when its schema changes. A DAGSTER_HOME that is set and not ours is used as it is.
 
     Raises:
         SettingsError: The embedded server can't run with these settings, or the ledger belongs to other systems.
         DatabaseUnavailableError: A database can't be used.
-        SchemaOutdatedError: The schema of an external server is not the one of this version.
+        SchemaOutdatedError: The schema of an external server does not fit this version.
     """
     instance = locate(storage)
     if storage.is_embedded:
@@ -102,7 +102,7 @@ def prepare(storage: Storage) -> Instance:
 
 
 def upgrade(storage: Storage) -> tuple[str | None, str]:
-    """Bring the ledger's schema up to date and make Dagster's database if missing; return the revisions.
+    """Upgrade the ledger's schema and create Dagster's database if it is missing; return the revisions.
 
     Raises:
         DatabaseUnavailableError: A database can't be used.
@@ -119,7 +119,7 @@ def upgrade(storage: Storage) -> tuple[str | None, str]:
 
 
 def say_where(home: Path) -> None:
-    """Say where the embedded database is, if that is not where anybody would look for it."""
+    """Say where the embedded database is, unless that is where everybody would look for it."""
     if "TREAZURE_PIPELINE_HOME" not in os.environ and home.is_relative_to(homes.SHARED):
         output.note(
             f"This folder is private to root, so everything goes into {home}. TREAZURE_PIPELINE_HOME sets another "
@@ -128,7 +128,7 @@ def say_where(home: Path) -> None:
 
 
 def connect_dagster(instance: Instance) -> None:
-    """Try a connection to Dagster's storage, where Dagster makes its tables itself.
+    """Try to connect to Dagster's storage, where Dagster creates its own tables.
 
     Raises:
         DatabaseUnavailableError: It can't be used.
@@ -139,11 +139,11 @@ def connect_dagster(instance: Instance) -> None:
     except psycopg.Error as error:
         raise dagster_unavailable(error) from None
     if row != (True,):
-        raise dagster_unavailable("its role may make no tables there")
+        raise dagster_unavailable("its role may not create tables there")
 
 
 def is_used(instance: Instance) -> bool:
-    """Tell whether Dagster has worked on the instance."""
+    """Whether Dagster has ever used the instance."""
     with psycopg.connect(instance.dagster_url, **schema.CONNECTION) as connection:
         row = connection.execute("SELECT to_regclass('daemon_heartbeats') IS NOT NULL").fetchone()
     return row == (True,) and (instance.dagster_home / "dagster.yaml").exists()
@@ -154,7 +154,7 @@ _open: ContextVar[DagsterInstance | None] = ContextVar("_open", default=None)
 
 @contextmanager
 def opened() -> Iterator[DagsterInstance]:
-    """Open the Dagster instance of DAGSTER_HOME, as its daemon and runs do; within the block it is the same one.
+    """Open the Dagster instance of DAGSTER_HOME, as its daemon and runs do; nested calls share it.
 
     Raises:
         DatabaseUnavailableError: Its storage can't be used.
@@ -196,10 +196,10 @@ select coalesce(has_schema_privilege(current_schema(), 'create'), false) or to_r
 
 
 def write_dagster_home(instance: Instance) -> None:
-    """Put the packaged instance settings into our own DAGSTER_HOME; leave another one alone."""
+    """Copy the packaged instance settings into our own DAGSTER_HOME; leave any other alone."""
     if instance.dagster_home != instance.home / "dagster":
         if not instance.dagster_home.is_dir():
-            message = f"DAGSTER_HOME ({instance.dagster_home}) is no folder."
+            message = f"DAGSTER_HOME ({instance.dagster_home}) is not a folder."
             raise SettingsError(message, hint="Create it, with a dagster.yaml in it, or unset DAGSTER_HOME.")
         return
     homes.make_folder(instance.home)

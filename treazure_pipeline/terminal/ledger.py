@@ -1,4 +1,4 @@
-"""The ledger, for commands that only read or decide. They ask neither system, and need only the database to be set."""
+"""The ledger, for commands that only read or decide. They call neither system, and only need the database's address."""
 
 from __future__ import annotations
 

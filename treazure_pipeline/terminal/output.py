@@ -60,7 +60,7 @@ def say(message: str) -> None:
 
 
 def verdict(message: str) -> None:
-    """Print the line that says how things stand, before the figures."""
+    """Print the line with the verdict, before the figures."""
     console().print(message, style="bold", soft_wrap=True)
 
 

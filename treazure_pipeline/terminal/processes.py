@@ -20,7 +20,7 @@ _GRACE_SECONDS = 20
 
 
 class Family:
-    """Processes, each in its own group together with whatever it starts. Leaving the block ends all of them.
+    """Processes, each in a group with everything it starts. Leaving the block ends all of them.
 
     Within the block, signals to stop are noted, and `wait` raises them, so that every process is ended properly.
     """
@@ -45,7 +45,7 @@ class Family:
         self._signals.__exit__(kind, error, trace)
 
     def start(self, name: str, command: Sequence[str]) -> None:
-        """Start one more. If there is a log, its output is appended to it."""
+        """Start another process. If there is a log, its output is appended to it."""
         with nullcontext() if self._log is None else self._log.open("ab") as log:
             self._members[name] = subprocess.Popen(  # noqa: S603 - our own commands
                 command,
@@ -57,7 +57,7 @@ class Family:
             )
 
     def watch(self, name: str, process: subprocess.Popen[Any]) -> None:
-        """Also watch a process that somebody else has started and will end."""
+        """Also watch a process that somebody else started and will end."""
         self._watched[name] = process
 
     def wait(self, ready: Callable[[], bool] | None = None) -> None:
@@ -95,7 +95,7 @@ def require_free(port: int, what: str, option: str) -> None:
 
 
 def _end(member: subprocess.Popen[Any]) -> None:
-    """End a process and everything in its group, even what it has left behind."""
+    """End a process and everything in its group, even if it has left some of it behind."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         deadline = time.monotonic() + _GRACE_SECONDS
         try:

@@ -1,4 +1,4 @@
-"""How far long work has got: how much of what total, how fast, the time left; with no total yet, the time passed."""
+"""Progress of long work: how much of what total, how fast, and the time left; without a total, the time passed."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Collect no garbage while modules are imported. There is none, and looking for it takes a fifth of the time."""
+    """Collect no garbage while importing modules. There is none, and looking for it takes a fifth of the time."""
     gc.disable()
     try:
         yield

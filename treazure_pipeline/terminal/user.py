@@ -17,7 +17,7 @@ def named() -> str:
 
 
 def known() -> str:
-    """Return the session's user, or the word for a person whose name is not known."""
+    """Return the session's user, or a placeholder if its name is not known."""
     try:
         return named()
     except PipelineError:

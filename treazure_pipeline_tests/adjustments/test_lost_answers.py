@@ -150,7 +150,7 @@ def test_what_the_history_cannot_decide_is_uncertain_and_holds_back_its_contact_
     assert [adjustment_shop.state(each)[0] for each in (number, behind, beside)] == ["uncertain", "queued", "done"]
     assert adjustment_shop.booked() == 2
     with adjustment_shop.working() as work:
-        assert queue.discard(work.ledger, number, "stands in Treazure", posted=True)
+        assert queue.discard(work.ledger, number, "already booked in Treazure", posted=True)
     adjustment_shop.finish()
     assert [adjustment_shop.state(each)[0] for each in (number, behind)] == ["done", "done"]
     assert adjustment_shop.booked() == 3

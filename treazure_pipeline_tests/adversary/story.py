@@ -372,7 +372,7 @@ class Story:
                 raise Violation(f"an event is {state} without need", (event, reason, found))
             with self.stage.connect() as connections:
                 if found is not None and found["booked"]:
-                    queue.discard(connections.ledger, number, "it stands in Treazure", posted=True)
+                    queue.discard(connections.ledger, number, "already booked in Treazure", posted=True)
                 else:
                     queue.retry(connections.ledger, number)
 

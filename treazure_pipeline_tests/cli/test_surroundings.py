@@ -68,7 +68,7 @@ def test_dagsters_storage_without_rights_is_named(run: Run, database_url: str) -
     result = run("run", "adjustments", **SYSTEMS, **given)
 
     assert result.returncode == 5
-    assert "Dagster's storage can't be used: its role may make no tables there" in result.stderr
+    assert "Dagster's storage can't be used: its role may not create tables there" in result.stderr
 
 
 def test_a_home_that_can_not_be_made_is_named(run: Run) -> None:

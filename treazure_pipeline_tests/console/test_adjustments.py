@@ -60,7 +60,7 @@ def test_several_are_sent_again_after_a_preview_that_changes_nothing(as_role: As
     assert refused.states() == ["rejected"] * 3
     done = browser.post("/adjustments/decide", "/adjustments", reason="the account is open", **chosen)
 
-    assert "Done for 1, 3" in done.text
+    assert "Done: 1, 3" in done.text
     assert refused.states() == ["queued", "rejected", "queued"]
     assert decisions(refused) == [
         ("operator@shop.example", "retried", "adjustment 1", "the account is open"),
@@ -76,8 +76,8 @@ def test_one_that_is_discarded_stays_so_and_a_second_click_does_nothing(
     browser = as_role("operator")
     given = {"page": "/adjustments", "action": "discard", "number": "2", "reason": "given twice"}
 
-    assert "Done for 2" in browser.post("/adjustments/decide", **given).text
-    assert "Nothing was done for 2" in browser.post("/adjustments/decide", **given).text
+    assert "Done: 2" in browser.post("/adjustments/decide", **given).text
+    assert "Not done: 2" in browser.post("/adjustments/decide", **given).text
     assert refused.state(2)[0] == "discarded"
     assert decisions(refused) == [("operator@shop.example", "discarded", "adjustment 2", "given twice")]
 
@@ -102,8 +102,8 @@ def test_an_uncertain_one_is_settled_with_the_evidence_beside_it(
     assert "Adjustments that need a person: 1 uncertain" in shown(browser.get("/").text)
     assert '<button name="action"' not in page, "without evidence, nothing is advised"
     assert " Uncertain " in text
-    assert "its receipt: it stands in Treazure" in text
-    assert "TILL-1 the same amount, another receipt: proves nothing" in text
+    assert "its receipt: already booked in Treazure" in text
+    assert "TILL-1 same amount, another receipt: proves nothing" in text
     preview = browser.post("/adjustments/preview", page="/adjustments", action="retry", number=str(number))
     assert "sending again gives the points twice" in preview.text
     browser.post("/adjustments/decide", page="/adjustments", action="posted", number=str(number), reason="seen")

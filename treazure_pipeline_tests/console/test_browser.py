@@ -144,7 +144,7 @@ def test_a_member_is_looked_up_with_the_keyboard_alone(visit: Callable[..., Visi
     page.keyboard.press("Enter")
     page.wait_for_url(re.compile("/contacts/[0-9a-f-]{36}"))
 
-    assert "Nothing is known of this contact" in page.inner_text("main")
+    assert "Nothing is known about this contact" in page.inner_text("main")
 
 
 def test_a_plan_is_let_through_with_three_clicks_and_a_reason(visit: Callable[..., Visit]) -> None:
@@ -172,7 +172,7 @@ def test_adjustments_are_chosen_previewed_and_sent_again(visit: Callable[..., Vi
     page.get_by_label("Why").fill("the accounts are open again")
     page.get_by_role("button", name="Send again: 2").click()
 
-    assert "Done for" in page.inner_text("main")
+    assert "Done:" in page.inner_text("main")
     assert at.shop.states() == ["queued", "queued"]
 
 

@@ -54,7 +54,7 @@ def test_a_look_up_answers_why_with_both_balances_and_one_timeline(
 def test_where_the_points_come_from_is_told_by_the_points_log(as_role: AsRole, contact: str) -> None:
     text = " ".join(shown(as_role("operator").get(f"/contacts/{contact}").text).split())
 
-    assert "The latest movements of the points log in Treazure" in text
+    assert "The latest movements in Treazure's points log" in text
     assert f"+12.5 12.5 Load, shop S7, receipt R-100, expires 2027-01-05, «{COMMENT}»" in text
 
 
@@ -66,7 +66,7 @@ def test_without_a_points_log_the_changes_that_were_seen_are_told(
     adjustment_shop.sync()
     text = " ".join(shown(as_role("service").get(f"/contacts/{contact}").text).split())
 
-    assert "The latest changes as they were observed" in text
+    assert "The latest changes that were observed" in text
     assert re.search(r"\+3 [\d.,]+ seen in Treazure .* first seen in Treazure", text)
     assert "the job refresh_points_history" in text
 
@@ -109,7 +109,7 @@ def test_each_look_up_is_recorded_with_who_when_and_whom(
     as_role("service").post("/contacts", page="/contacts", key=contact)
     answer = as_role("operator").get(f"/contacts/{unknown}")
 
-    assert "Nothing is known of this contact" in answer.text
+    assert "Nothing is known about this contact" in answer.text
     recorded = adjustment_shop.sql("select looked_by, contact::text, now() - at < interval '1 minute' from lookup")
     assert recorded == [("service@shop.example", contact, True), ("operator@shop.example", unknown, True)]
     listed = shown(as_role("approver").get("/look-ups").text)
@@ -132,7 +132,7 @@ def test_a_key_of_the_migration_and_a_receipt_lead_to_their_contact(
         assert str(browser.post("/contacts", page="/contacts", key=key).url).endswith(contact)
     nobody = browser.post("/contacts", page="/contacts", key='M-78"><script>')
     assert nobody.status_code == 404
-    assert "Nobody is known by this" in nobody.text
+    assert "No contact has this key" in nobody.text
     assert "<script" not in nobody.text
 
 

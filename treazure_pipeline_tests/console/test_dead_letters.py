@@ -55,8 +55,8 @@ def test_one_that_can_be_read_now_goes_to_the_queue_and_the_other_stays(
     assert letters.states() == []
     done = shown(browser.post("/dead-letters/decide", "/dead-letters", reason="after the upgrade", **chosen).text)
 
-    assert "Done for 2" in done
-    assert "Nothing was done for 1" in done
+    assert "Done: 2" in done
+    assert "Not done: 1" in done
     letters.process()
     assert letters.states() == ["done"]
     assert decisions(letters) == [("operator@shop.example", "read again", "dead letter 2", "after the upgrade")]
@@ -68,7 +68,7 @@ def test_one_that_somebody_has_dealt_with_is_discarded_with_name_and_reason(
     browser = as_role("operator")
     fields = {"page": "/dead-letters", "action": "discard", "number": "1", "reason": "given by hand"}
 
-    assert "Done for 1" in browser.post("/dead-letters/decide", **fields).text
+    assert "Done: 1" in browser.post("/dead-letters/decide", **fields).text
     assert "Dead letter 1" not in browser.get("/dead-letters").text
     assert decisions(letters) == [("operator@shop.example", "discarded", "dead letter 1", "given by hand")]
     assert browser.post("/dead-letters/preview", **fields).status_code == 404

@@ -59,7 +59,9 @@ def test_one_that_treazure_has_is_shown_with_its_movement_and_settled(
     browser = desk("operator")
     text = look(browser, number)
 
-    assert "It stands in Treazure: its receipt is in the history. Choose “It stands in Treazure” below" in text
+    assert (
+        "Already booked in Treazure: its receipt is in the history. Choose “Already booked in Treazure” below" in text
+    )
     assert "its receipt" in text
     assert "for Anna" not in text.split("Evidence")[1].split("What happened")[0]
     assert adjustment_shop.sql("select state, lookups, asked, next_try from adjustment") == before
@@ -77,7 +79,7 @@ def test_one_that_treazure_does_not_have_may_be_sent_again(
 ) -> None:
     number = undecided(adjustment_shop, "lost_before")
 
-    assert "It does not stand in Treazure: its receipt is not in the history. It may be sent again" in look(
+    assert "Not booked in Treazure: its receipt is not in the history. It may be sent again" in look(
         desk("operator"), number
     )
 
@@ -89,7 +91,7 @@ def test_one_that_the_pipeline_still_looks_for_needs_nobody(
     adjustment_shop.sql("update adjustment set state = 'sending'")
     text = look(desk("operator"), number)
 
-    assert "The pipeline looks for it as well and goes on by itself: there is nothing to do" in text
+    assert "There is nothing to do: the pipeline looks for it as well, and continues by itself" in text
     assert "Choose" not in text
 
 
@@ -126,7 +128,7 @@ def test_without_credentials_the_page_says_so_and_asks_nobody(as_role: AsRole, a
     asked = adjustment_shop.sandbox.report()["requests"]
     browser = as_role("operator")
 
-    assert "given no credentials of Treazure (TREAZURE_CLIENT_ID" in shown(browser.get(f"/adjustments/{number}").text)
+    assert "needs Treazure's credentials (TREAZURE_CLIENT_ID" in shown(browser.get(f"/adjustments/{number}").text)
     answer = browser.post(f"/adjustments/{number}/look", f"/adjustments/{number}")
     assert answer.status_code == 409
     assert adjustment_shop.sandbox.report()["requests"] == asked

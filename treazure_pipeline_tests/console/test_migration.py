@@ -31,6 +31,6 @@ def test_a_migration_is_followed_from_its_roster_to_its_end(
     migration_shop.import_files()
     migration_shop.audit()
     closed = shown(browser)
-    assert "is closed. Nothing is left to do" in closed
+    assert "is closed. There is nothing left to do" in closed
     assert f"Shards written {SHARDS} of {SHARDS}" in closed
     assert closed.count("By shard") == 1

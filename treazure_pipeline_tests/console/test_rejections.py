@@ -66,7 +66,7 @@ def test_chosen_rows_are_discarded_for_good_after_a_preview(as_role: AsRole, rej
     assert len(digests) == 2
 
     preview = browser.post("/rejections/points/discard", page="/rejections", digest=digests[0])
-    assert "Each of these rows ends for good" in shown(preview.text)
+    assert "Each of these rows is discarded for good" in shown(preview.text)
     given = {"page": "/rejections", "digest": digests[0], "reason": "a test row"}
     assert "1 row discarded" in browser.post("/rejections/points/discard/decide", **given).text
     assert "0 rows discarded" in browser.post("/rejections/points/discard/decide", **given).text

@@ -33,9 +33,9 @@ def test_the_highest_of_several_roles_counts(console: Console, oidc: Provider) -
 @pytest.mark.parametrize(
     ("person", "said"),
     [
-        ({"email": "eve@shop.example", "groups": ["everyone"]}, "gives no role"),
-        ({"email": "anna@shop.example", "email_verified": False}, "no name that can be relied on"),
-        ({"groups": ["loyalty"]}, "no name that can be relied on"),
+        ({"email": "eve@shop.example", "groups": ["everyone"]}, "gives you no role"),
+        ({"email": "anna@shop.example", "email_verified": False}, "no reliable name"),
+        ({"groups": ["loyalty"]}, "no reliable name"),
     ],
 )
 def test_who_has_no_role_or_no_name_sees_nothing(
@@ -62,7 +62,7 @@ def test_a_sign_in_that_this_browser_has_not_begun_signs_nobody_in(console: Cons
     answer = console(**oidc_settings(oidc)).get("/sign-in/done?code=stolen&state=guessed")
 
     assert answer.status_code == 400
-    assert "not begun in this browser" in answer.text
+    assert "was started in another browser" in answer.text
 
 
 def test_sign_ins_all_the_time_are_refused(console: Console, oidc: Provider) -> None:

@@ -313,7 +313,7 @@ def test_the_doctor_opens_dagsters_storage_as_runs_do(place: Place, run: Run) ->
 
     (storage,) = [check for check in json.loads(unused.stdout)["checks"] if check["check"] == "Dagster: storage"]
     assert storage["status"] == "failed"
-    assert "may make no tables" in storage["detail"]
+    assert "may not create tables" in storage["detail"]
 
 
 def test_a_ledger_without_rights_is_a_sentence(place: Place, run: Run) -> None:

@@ -225,7 +225,7 @@ def test_a_replica_of_another_ledger_is_refused(logs: Logs, databases: Databases
     with (
         databases.new(ledger_template) as other,
         logs.shop.connect(TREAZURE_PIPELINE_REPLICA_URL=databases.url(other, roles.RUNTIME)) as connections,
-        pytest.raises(SettingsError, match="names no replica of this ledger"),
+        pytest.raises(SettingsError, match="is not a replica of this ledger"),
         connections.for_long_reading(),
     ):
         pass
