@@ -38,7 +38,7 @@ def test_the_doctor_names_what_the_environment_gets_wrong(run: Run, surroundings
 @pytest.mark.parametrize(
     ("content", "code", "said"),
     [
-        (None, 2, "is no folder"),
+        (None, 2, "is not a folder"),
         ("storage: [", 2, "can't be opened"),
         ("nonsense: 1", 2, "can't be opened"),
         ("storage: {postgres: {postgres_url: 'postgresql://127.0.0.1:1/none'}}", 5, "Dagster's storage can't be used"),
