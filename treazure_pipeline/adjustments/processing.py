@@ -291,7 +291,6 @@ def _post(work: Work, run: Run, adjustment: Adjustment, result: Processed, *, be
         asked,
         run.id,
         lag=work.lookup_wait,
-        amount=adjustment.amount,
     ):
         try:
             read_account(run, adjustment.contact)

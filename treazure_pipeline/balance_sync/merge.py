@@ -355,12 +355,12 @@ where coalesce(p.master, l.sent) is distinct from s.balance {in_slice}
 # waits for its account to be read once more.
 _NOTE = """
 with recent as materialized (
-    select id, asked, lags_until, outdated, answered >= %(asked)s as overlaps from observation
+    select id, asked, lags_until from observation
     where programme = %(programme)s and answered between %(asked)s - interval '1 hour' and clock_timestamp()
       and greatest(answered, lags_until) >= %(asked)s and state = 'merged'),
 judged as materialized (
     select contact, balance, before, was_pending, lags_until,
-           not coalesce(r.overlaps or balance = any (r.outdated), false) as newer,
+           r.id is null as newer,
            coalesce(r.asked > %(answered)s, false) as older, row_number() over (order by contact) as n
     from compared left join recent r on r.id = observation),
 noted as (

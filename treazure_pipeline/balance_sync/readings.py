@@ -36,14 +36,13 @@ def record_account(
     run_id: str,
     *,
     lag: float | None = None,
-    amount: Decimal = Decimal(0),
 ) -> bool:
     """Record one account's balance, read between `asked` (database clock) and now. Return True when that settled it.
 
     False: the reading overlaps with another observation that differs, so which one is newer can't be told; read the
-    account once more. An account read before what is known is dropped as superseded (True). `lag`: it is the answer to a
-    transaction of `amount`, and for so many seconds a read may still lack it; one that shows a balance from before it
-    meanwhile is dropped too, and the account is read once more afterwards (True).
+    account once more. An account read before what is known is dropped as superseded (True). `lag`: the balance is a
+    transaction's answer, and for that many seconds a read may come from a replica that lacks it. A read that differs is
+    dropped meanwhile, and the account is read once more afterwards (True).
     """
     with (
         ledger.transaction() as connection,
@@ -67,26 +66,24 @@ def record_account(
         if differs and asked <= last_seen:
             return False
         lagging = row is not None and row["lags_until"] is not None and asked <= row["lags_until"]
-        outdated = list(row["outdated"]) if row is not None and lagging else []
-        if lag is None and balance in outdated and differs:
+        if lag is None and lagging and differs:
             cursor.execute(_READ_LATER, values | {"next_try": row and row["lags_until"]})
             return True
         lags_until = row["lags_until"] if row is not None and lagging else None
         if lag is not None:
             lags_until = known["answered"] + timedelta(seconds=min(lag, _LONGEST_LAG))
-            outdated += [balance - amount, *([row["balance"]] if row is not None and differs else [])]
         settled = row is None or row["settled"]
         values["observation"] = one(
             cursor,
+            # `outdated`: read by workers of older versions, which fail on null.
             "insert into observation (programme, source, state, run_id, asked, answered, lags_until, outdated, contact, entered) "
-            "values (%s, 'account', 'merged', %s, %s, %s, %s, %s, %s, %s) returning id",
+            "values (%s, 'account', 'merged', %s, %s, %s, %s, '{}', %s, %s) returning id",
             (
                 account.id,
                 run_id,
                 asked,
                 known["answered"],
                 lags_until,
-                outdated,
                 contact,
                 int(differs and settled),
             ),
@@ -129,7 +126,7 @@ def drop_reread(ledger: Ledger, account: Account, contact: str) -> None:
 
 _KNOWN_ROW = f"""
 select k.balance, k.settled, case when o.answered <= clock_timestamp() then o.asked else 'epoch' end as asked,
-       {past("o.answered")} as answered, case when o.answered <= clock_timestamp() then o.lags_until end as lags_until, o.outdated
+       {past("o.answered")} as answered, case when o.answered <= clock_timestamp() then o.lags_until end as lags_until
 from (
     (select master as balance, observation, false as settled from unsettled
      where programme = %(programme)s and contact = %(contact)s)

@@ -75,6 +75,8 @@ class AdjustmentShop(Shop):
         )  # fmt: skip
         self.sql("update identity set changed_at = changed_at - make_interval(secs => %s)", seconds)
         self.sql("update adjustment set looked_at = looked_at - make_interval(secs => %s)", seconds)
+        self.sql("update observation set lags_until = lags_until - make_interval(secs => %s)", seconds)
+        self.sql("update reread set next_try = next_try - make_interval(secs => %s)", seconds)
 
     def finish(self, runs: int = 8) -> None:
         """Process, with time between, until nothing is under way."""

@@ -9,10 +9,10 @@ from treazure_pipeline_tests.adjustments.adjustment_shop import AdjustmentShop, 
 from treazure_pipeline_tests.balance_sync.shop import account_of, run_of
 
 
-def adjusted(adjustment_shop: AdjustmentShop, unseen: int = 0) -> tuple[str, str]:
+def adjusted(adjustment_shop: AdjustmentShop, unseen: int = 0, hidden: int = 0) -> tuple[str, str]:
     """A contact in step whose adjustment is done, while all reads lag behind it; returns its balance too.
 
-    `unseen` points were added since the last sync.
+    `unseen` points were added since the last sync; after them `hidden` ones, which no read shows yet either.
     """
     contact = adjustment_shop.contacts(1)[0]
     adjustment_shop.sandbox.add_points({contact: 5})
@@ -20,6 +20,8 @@ def adjusted(adjustment_shop: AdjustmentShop, unseen: int = 0) -> tuple[str, str
     if unseen:
         adjustment_shop.sandbox.add_points({contact: unseen})
     adjustment_shop.sandbox.behave(commit_delay=600)
+    if hidden:
+        adjustment_shop.sandbox.add_points({contact: hidden})
     adjustment_shop.give(contact, 50)
     assert adjustment_shop.process().done == 1
     (held,) = adjustment_shop.in_engage(contact)
@@ -35,11 +37,11 @@ def caught_up(adjustment_shop: AdjustmentShop) -> None:
     adjustment_shop.sql("update reread set next_try = now()")
 
 
-@pytest.mark.parametrize("unseen", [0, 7])
+@pytest.mark.parametrize(("unseen", "hidden"), [(0, 0), (7, 0), (7, 2)])
 def test_an_export_that_lacks_a_fresh_adjustment_does_not_win_and_the_account_is_read_later(
-    adjustment_shop: AdjustmentShop, unseen: int
+    adjustment_shop: AdjustmentShop, unseen: int, hidden: int
 ) -> None:
-    contact, held = adjusted(adjustment_shop, unseen)
+    contact, held = adjusted(adjustment_shop, unseen, hidden)
     figures = adjustment_shop.sync().diff.figures
     assert (figures.superseded, figures.changed) == (1, 0)
     assert adjustment_shop.in_engage(contact) == [held]

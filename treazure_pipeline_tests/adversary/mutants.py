@@ -75,7 +75,7 @@ _QUEUE = "treazure_pipeline.adjustments.queue"
 _EVIDENCE = "treazure_pipeline.adjustments.evidence"
 _ENGAGE = "treazure_pipeline.clients.engage"
 _NO_ORDER = ("e.state = 'sending' or e.id < a.id", "false and e.id < a.id")
-_ALWAYS_NEWER = ("not coalesce(r.overlaps or balance = any (r.outdated), false) as newer", "true as newer")
+_ALWAYS_NEWER = ("r.id is null as newer", "true as newer")
 
 PARTS: dict[str, Part] = {
     "look before a second call": Part(_ADJUSTMENTS, "_look_up", _no_reading_before_a_second_call, ["lost"]),
