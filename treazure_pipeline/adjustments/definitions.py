@@ -136,7 +136,7 @@ def _process(
     figures: dict[str, Any] = {
         "queued": done.queued, "shortened": done.shortened, "posted": done.posted,
         "done": done.done, "rejected": done.rejected,
-        "waiting": done.waiting, "looked_up": done.looked_up, "uncertain": done.uncertain,
+        "waiting": done.waiting, "reread": done.reread, "looked_up": done.looked_up, "uncertain": done.uncertain,
         "points": done.points, "points_exact": str(done.points),
         "dagster/row_count": state.adjustments,
         "seconds_process": round(done.seconds, 3),

@@ -58,11 +58,13 @@ class SenselessError(ValueError):
 class Processed:
     """What a run did, counted in adjustments. `error` is what ended it early.
 
-    `shortened`: queued ones whose description was cut; `looked_up`: looks at a history after a lost answer.
+    `shortened`: queued ones whose description was cut; `looked_up`: looks at a history after a lost answer. `reread`:
+    accounts that were read once more.
     """
 
     queued: int = 0
     shortened: int = 0
+    reread: int = 0
     rejected: int = 0
     posted: int = 0
     done: int = 0
@@ -84,7 +86,8 @@ class Processed:
             phrases.counted(self.uncertain, "is", "are") + " uncertain" if self.uncertain else "",
             phrases.counted(self.rejected, "is", "are") + " rejected" if self.rejected else "",
         ]
-        told = phrases.sentence([*phrases.some(queued=self.queued), *moved])
+        reread = phrases.counted(self.reread, "account") + " read once more" if self.reread else ""
+        told = phrases.sentence([*phrases.some(queued=self.queued), *moved, reread])
         return "; ".join(part for part in (told, phrases.sentence(left)) if part)
 
     def count(self, **more: int | Decimal) -> None:
@@ -147,7 +150,7 @@ def process(work: Work) -> Processed:
     last_start = time.monotonic() + _LINGER_NO_LONGER
     result = Processed()
     identity.notice(work.ledger)
-    _read_again(work)
+    _read_again(work, result)
     prove_receipts(work)
     while True:
         began = time.perf_counter()
@@ -424,13 +427,21 @@ def prove_receipts(work: Work, *, every: float = _PROVE_EVERY) -> None:
                 queue.keep_receipts(run.ledger, run.treazure.address, returned)
 
 
-def _read_again(work: Work) -> None:
-    """Read accounts that are due to be read again, also those of posted adjustments."""
+def _read_again(work: Work, result: Processed) -> None:
+    """Read the accounts that are due to be read again, and send what they show.
+
+    They are those of posted adjustments, and those that an export within the lag margin of an adjustment showed with
+    another balance: a sale of these seconds does not wait for the next sync.
+    """
     for run in work.live:
         try:
-            reread_accounts(run)
+            if contacts := reread_accounts(run):
+                result.count(reread=len(contacts))
+                push_contacts(run, contacts)
         except AuthenticationError as error:
             logger.warning("%s Accounts are read again later.", error)
+        except PipelineError as error:
+            logger.warning("%s The hourly sync sends these balances.", error)
 
 
 def _push_posted(work: Work, result: Processed, posted: threading.Event, over: threading.Event) -> None:

@@ -398,7 +398,7 @@ def postpone_posted(ledger: Ledger, wait: float) -> None:
 def is_due(ledger: Ledger, *, lookup_wait: float) -> bool:
     """Tell whether a run would find something to do. The cost grows only with what is unfinished."""
     with ledger.transaction() as connection:
-        row = connection.execute(f"select exists (select {_TO_DO})", {"lookup_wait": lookup_wait}).fetchone()
+        row = connection.execute(_IS_DUE, {"lookup_wait": lookup_wait}).fetchone()
     return row is not None and bool(row[0])
 
 
@@ -507,6 +507,13 @@ where a.state in ('received', 'queued', 'sending', 'posted', 'uncertain') and (
     a.state = 'received' or g.mode = 'live' and ({_DUE} or
         a.state = 'posted' and a.next_try <= clock_timestamp() and not exists (
             select from pending p where p.programme = a.programme and p.contact = a.contact and {HELD})))
+"""
+
+# An account that could not be read is left to the hourly sync.
+_IS_DUE = f"""
+select exists (select {_TO_DO}) or exists (
+    select from reread r join programme g on g.id = r.programme
+    where g.mode = 'live' and r.tries = 0 and r.next_try <= clock_timestamp())
 """
 
 _FIGURES = f"""

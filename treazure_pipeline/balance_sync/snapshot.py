@@ -132,11 +132,11 @@ def merge_snapshot(run: Run) -> Diff:
             hint="Materialize treazure_balance_snapshot first.",
         )
     figures = merge.merge(ledger, account, observation, batch_size=run.settings.engage_batch_size)
-    return Diff(figures, reread_accounts(run), time.perf_counter() - began)
+    return Diff(figures, len(reread_accounts(run)), time.perf_counter() - began)
 
 
-def reread_accounts(run: Run) -> int:
-    """Read the accounts again whose observations overlapped and differed. Return how many were due.
+def reread_accounts(run: Run) -> list[str]:
+    """Read the accounts again whose observations overlapped and differed. Return the contacts that were due.
 
     If an account can't be read, its known balance stays. It is tried again after a wait that grows, unless Treazure says that there is
     no such account.
@@ -160,7 +160,7 @@ def reread_accounts(run: Run) -> int:
     with ThreadPoolExecutor(run.settings.treazure_concurrency, thread_name_prefix="reread") as threads:
         for _ in threads.map(read, contacts):
             pass
-    return len(contacts)
+    return contacts
 
 
 def read_account(run: Run, contact: str) -> Decimal | None:

@@ -24,7 +24,7 @@ HISTORY = (
     "due", "read", "failed", "left", "movements", "rows_written", "differing", "unknown_movements",
     "unreadable_movements", "files_written", "files_removed", "rows_exported",
 )  # fmt: skip
-ADJUSTMENTS = ("queued", "shortened", "posted", "done", "rejected", "waiting", "looked_up", "uncertain")
+ADJUSTMENTS = ("queued", "shortened", "reread", "posted", "done", "rejected", "waiting", "looked_up", "uncertain")
 _EXPORT_URL = "TREAZURE_PIPELINE_HISTORY_EXPORT"
 VERIFICATION = (
     "read", "equal", "drift", "missing", "unsettled", "failed", "marked", "healed", "requests", "outstanding_drift",

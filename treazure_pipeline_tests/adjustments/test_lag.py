@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from treazure_pipeline.adjustments import queue
 from treazure_pipeline.balance_sync.snapshot import read_account
 from treazure_pipeline_tests.adjustments.adjustment_shop import AdjustmentShop, assert_each_once
 from treazure_pipeline_tests.balance_sync.shop import account_of, run_of
@@ -29,6 +30,12 @@ def adjusted(adjustment_shop: AdjustmentShop, unseen: int = 0, hidden: int = 0) 
     return contact, held
 
 
+def is_due(adjustment_shop: AdjustmentShop) -> bool:
+    """Whether the sensor and the worker would find something to do."""
+    with adjustment_shop.connect() as connections:
+        return queue.is_due(connections.ledger, lookup_wait=60)
+
+
 def caught_up(adjustment_shop: AdjustmentShop) -> None:
     """The replica has caught up, and the time for which it was mistrusted is over."""
     adjustment_shop.sandbox.behave(commit_delay=0)
@@ -50,6 +57,36 @@ def test_an_export_that_lacks_a_fresh_adjustment_does_not_win_and_the_account_is
     assert adjustment_shop.sync().diff.reread == 1
     assert adjustment_shop.sql("select * from reread") == []
     assert_each_once(adjustment_shop)
+
+
+def test_a_sale_right_after_an_adjustment_goes_to_engage_once_the_margin_is_over_not_with_the_next_sync(
+    adjustment_shop: AdjustmentShop,
+) -> None:
+    contact = adjustment_shop.contacts(1)[0]
+    adjustment_shop.sync()
+    adjustment_shop.give(contact, 50)
+    assert adjustment_shop.process().done == 1
+    adjustment_shop.sandbox.add_points({contact: 3})
+    assert adjustment_shop.sync().diff.figures.superseded == 1
+    assert not is_due(adjustment_shop)
+    adjustment_shop.later(60)
+    assert is_due(adjustment_shop)
+    done = adjustment_shop.process()
+    assert (done.reread, done.posted) == (1, 0)
+    assert "1 account read once more" in done.sentence
+    assert_each_once(adjustment_shop)
+    assert not is_due(adjustment_shop)
+
+
+def test_an_account_that_can_not_be_read_once_more_starts_no_run(adjustment_shop: AdjustmentShop) -> None:
+    adjusted(adjustment_shop)
+    adjustment_shop.sync()
+    caught_up(adjustment_shop)
+    adjustment_shop.sandbox.set_fault("server_error", on=["account"], status=400)
+    adjustment_shop.process()
+    adjustment_shop.later(7200)
+    assert adjustment_shop.sql("select tries, next_try < now() from reread") == [(1, True)]
+    assert not is_due(adjustment_shop)
 
 
 def test_an_account_that_is_read_too_soon_after_an_adjustment_is_read_once_more_later(

@@ -63,6 +63,7 @@ def test_without_a_points_log_the_changes_that_were_seen_are_told(
 ) -> None:
     adjustment_shop.sql("delete from points_history")
     adjustment_shop.sandbox.add_points({contact: 3})
+    adjustment_shop.later(60)
     adjustment_shop.sync()
     text = " ".join(shown(as_role("service").get(f"/contacts/{contact}").text).split())
 

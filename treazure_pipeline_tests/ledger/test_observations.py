@@ -166,10 +166,10 @@ def test_a_reread_that_fails_is_its_own_trouble_keeps_its_reason_and_waits_longe
     kept = "select contact::text, tries, reason, next_try - clock_timestamp() from reread"
     ((contact, tries, reason, wait),) = counter.shop.sql(kept)
     assert (contact, tries, reason) == (counter.contact, 1, "status 400")
-    assert reread_accounts(run_of(counter.connections, counter.account)) == 0
+    assert reread_accounts(run_of(counter.connections, counter.account)) == []
     counter.shop.sql("update reread set next_try = now()")
     counter.shop.sandbox.set_fault("server_error", on=["account"], status=400)
-    assert reread_accounts(run_of(counter.connections, counter.account)) == 1
+    assert reread_accounts(run_of(counter.connections, counter.account)) == [contact]
     ((_, tries, _, longer),) = counter.shop.sql(kept)
     assert tries == 2
     assert longer > wait
