@@ -16,7 +16,7 @@ from typing import Any
 
 import databases
 import report
-from processes import HERE, requests, run, say, stub
+from processes import HERE, run, say, seen, stub
 
 RATE = 45
 
@@ -33,9 +33,12 @@ class Plan:
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
-        """Every (changes, base) that the pipeline is measured at."""
+        """Every (changes, base) that the pipeline is measured at, one of them a ledger in which all has changed."""
         grid = [(changes, base) for base in self.bases for changes in self.changes]
-        return sorted({*grid, (self.small, self.middle), (self.small, self.bases[-1]), (0, self.bases[-1])})
+        most = self.changes[-1]
+        return sorted(
+            {*grid, (most, most), (self.small, self.middle), (self.small, self.bases[-1]), (0, self.bases[-1])}
+        )
 
 
 FULL = Plan((10_000, 100_000, 1_000_000), (1_000_000, 5_000_000), 50_000, 500_000, repeat=3)
@@ -104,10 +107,12 @@ def once(kind: str, url: str, server: str, folder: str, changes: int, base: int,
     }
     (Path(folder) / "dagster.yaml").write_bytes((HERE.parent / "dagster.yaml").read_bytes())
     with databases.cloned(server, base) as database:
-        scans, sent = databases.sequential_scans(database), requests(url)
+        scans, sent, used = databases.sequential_scans(database), seen(url), databases.cpu_seconds(server)
         figures = run(kind, url, database, **environment)
+        figures["cpu"] += databases.cpu_seconds(server) - used
         figures["scans"] = databases.sequential_scans(database) - scans
-    return what | figures | {"requests": requests(url) - sent}
+    after = seen(url)
+    return what | figures | {"requests": after["requests"] - sent["requests"], "waited": after["waited"]}
 
 
 if __name__ == "__main__":

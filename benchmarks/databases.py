@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import members
+import psutil
 import psycopg
 import sqlalchemy as sa
 from psycopg.sql import SQL, Identifier
@@ -86,6 +87,19 @@ def sequential_scans(url: str) -> int:
         ).fetchone()
     assert row is not None
     return int(row[0])
+
+
+def cpu_seconds(url: str) -> float:
+    """Return the CPU seconds that all processes of the server have used."""
+    with psycopg.connect(url) as connection:
+        row = connection.execute("show data_directory").fetchone()
+    assert row is not None
+    postmaster = psutil.Process(int((Path(row[0]) / "postmaster.pid").read_text().split()[0]))
+    alive = 0.0
+    for process in postmaster.children():
+        with suppress(psutil.NoSuchProcess):  # it ended, and counts with the postmaster's children
+            alive += sum(process.cpu_times()[:2])
+    return alive + sum(postmaster.cpu_times()[:4])
 
 
 def an_hour_later(url: str) -> None:

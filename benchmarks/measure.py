@@ -204,5 +204,6 @@ def drt(stub: str, folder: str) -> dict[str, Any]:
 if __name__ == "__main__":
     kinds = {function.__name__: function for function in (floor, state, plain, pipeline, sync, job, dlt, drt)}
     figures = kinds[sys.argv[1]](sys.argv[2], sys.argv[3])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    print(json.dumps(figures | {"peak_mb": peak / 1e6}))
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    print(json.dumps(figures | {"peak_mb": peak / 1e6, "cpu": usage.ru_utime + usage.ru_stime}))

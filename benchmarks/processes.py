@@ -41,9 +41,10 @@ def stub(changes: int, base: int) -> Iterator[str]:
         process.terminate()
 
 
-def requests(url: str) -> int:
-    """Return how many requests have set balances at the stub."""
-    return int(httpx.get(f"{url}/sent").text)
+def seen(url: str) -> dict[str, Any]:
+    """Return what the stub saw: `requests` that set balances, and seconds `waited` between the export and the first."""
+    counts: dict[str, Any] = httpx.get(f"{url}/sent").json()
+    return counts
 
 
 def say(line: str) -> None:

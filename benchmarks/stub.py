@@ -1,13 +1,16 @@
 """Both systems in one process, answering from memory: what a measurement waits for is never the other side.
 
 Run as `stub.py CHANGES BASE`; prints its port and serves until its standard input is closed. Every export lists
-CHANGES balances, and all balances are accepted. `GET /sent` tells how many requests have set balances.
+CHANGES balances, and all balances are accepted. `GET /sent` tells how many requests have set balances, and how many
+seconds passed between the last byte of the latest export and the first request after it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
+import time
 
 import members
 
@@ -36,6 +39,8 @@ class Server(asyncio.Protocol):
 
     body = b"[]"
     sent = 0
+    exported: float | None = None
+    waited = 0.0
 
     def __init__(self) -> None:
         self.head = b""
@@ -45,6 +50,12 @@ class Server(asyncio.Protocol):
         """Remember where answers go."""
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
+        transport.set_write_buffer_limits(high=0)
+
+    def resume_writing(self) -> None:
+        """Note when all of an export has gone out."""
+        if Server.exported is not None:
+            Server.exported = time.monotonic()
 
     def data_received(self, data: bytes) -> None:
         """Answer once the request is complete; what it carries is not looked at."""
@@ -63,12 +74,15 @@ class Server(asyncio.Protocol):
     def answer(self, path: bytes) -> None:
         """Write the answer of one request."""
         if path.endswith(b"/point-accounts/balances"):
-            type(self).sent += 1
+            Server.sent += 1
+            if Server.exported is not None:
+                Server.waited, Server.exported = time.monotonic() - Server.exported, None
             body = ACCEPTED
         elif path.endswith(b"/result"):
+            Server.exported = time.monotonic()
             body = self.body
         elif path.endswith(b"/sent"):
-            body = b"%d" % self.sent
+            body = json.dumps({"requests": self.sent, "waited": self.waited}).encode()
         else:
             body = TOKEN if path.endswith(b"/token") else HREF
         self.transport.write(
