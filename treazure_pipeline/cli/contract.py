@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -54,26 +54,32 @@ def observe(
 
     `contact` is used if no export lists anybody; only `test_contact` is written to.
     """
-    once = RetryPolicy(waits=())
     treazure_seen, engage_seen = Recorder(), Recorder()
-    with ExitStack() as stack:
-        treazure = stack.enter_context(
-            TreazureClient(
-                settings.treazure_base_url, settings.treazure_client_id, settings.treazure_client_secret,
-                timeout=settings.treazure_timeout_seconds, retry=once, on_answer=treazure_seen,
-            )
-        )  # fmt: skip
-        engage = stack.enter_context(
-            EngageClient(
-                settings.engage_base_url, settings.engage_api_key, api_version=settings.engage_api_version,
-                timeout=settings.engage_timeout_seconds, retry=once, on_answer=engage_seen,
-            )
-        )  # fmt: skip
+    with clients(settings, treazure_seen, engage_seen) as (treazure, engage):
         of_treazure = _Treazure(treazure, treazure_seen, programme)
         yield from of_treazure.lines(contact or test_contact)
         yield from _Engage(engage, engage_seen, programme).lines(of_treazure.contact)
         if test_contact is not None:
             yield from _Trial(treazure, treazure_seen, programme, test_contact).lines()
+
+
+@contextmanager
+def clients(
+    settings: Settings, treazure_seen: Recorder | None = None, engage_seen: Recorder | None = None
+) -> Iterator[tuple[TreazureClient, EngageClient]]:
+    """Yield clients of both systems that retry nothing and need no ledger."""
+    once = RetryPolicy(waits=())
+    with (
+        TreazureClient(
+            settings.treazure_base_url, settings.treazure_client_id, settings.treazure_client_secret,
+            timeout=settings.treazure_timeout_seconds, retry=once, on_answer=treazure_seen,
+        ) as treazure,
+        EngageClient(
+            settings.engage_base_url, settings.engage_api_key, api_version=settings.engage_api_version,
+            timeout=settings.engage_timeout_seconds, retry=once, on_answer=engage_seen,
+        ) as engage,
+    ):  # fmt: skip
+        yield treazure, engage
 
 
 class _System:

@@ -15,7 +15,8 @@ import click
 
 from treazure_pipeline.cli import demo_drift, demo_guards, demo_migration, sandbox
 from treazure_pipeline.cli.dev import expect_ui, new_log, serve
-from treazure_pipeline.cli.run import print_results, run_adjustments, run_balance_sync
+from treazure_pipeline.cli.run import FIGURES, run_adjustments, run_balance_sync
+from treazure_pipeline.cli.runner import print_results
 from treazure_pipeline.database import embedded
 from treazure_pipeline.errors import RunIncompleteError
 from treazure_pipeline.service import cli
@@ -104,7 +105,7 @@ def _play(box: Sandbox, settings: Settings) -> list[dict[str, Any]]:
         results.append(result | {"programme": title})
     output.say("")
     output.say("What the sync did")
-    print_results(results)
+    print_results(results, FIGURES)
     return results
 
 

@@ -15,9 +15,8 @@ from rich.text import Text
 
 from treazure_pipeline.adjustments import queue
 from treazure_pipeline.alerts.notify import misunderstood
-from treazure_pipeline.cli.contract import observe
+from treazure_pipeline.cli.contract import clients, observe
 from treazure_pipeline.clients.engage import EngageClient
-from treazure_pipeline.clients.pacing import RetryPolicy
 from treazure_pipeline.clients.treazure import TreazureClient
 from treazure_pipeline.connections import Connections
 from treazure_pipeline.database import embedded, schema
@@ -147,26 +146,12 @@ def _alerts(settings: Settings) -> Finding:
 
 
 def _systems(settings: Settings) -> Iterator[Finding]:
-    once = RetryPolicy(waits=())
-    with TreazureClient(
-        settings.treazure_base_url,
-        settings.treazure_client_id,
-        settings.treazure_client_secret,
-        timeout=settings.treazure_timeout_seconds,
-        retry=once,
-    ) as treazure:
+    with clients(settings) as (treazure, engage):
         login = _tried("Treazure: login", lambda: _login(treazure))
         yield login
         if login.status == "ok":
             for programme in settings.programmes:
                 yield _tried(f"Treazure: export of {programme.name}", partial(_export, treazure, programme))
-    with EngageClient(
-        settings.engage_base_url,
-        settings.engage_api_key,
-        api_version=settings.engage_api_version,
-        timeout=settings.engage_timeout_seconds,
-        retry=once,
-    ) as engage:
         contacts = _tried("Engage: contacts", lambda: f"{engage.contact_count():,} contacts")
         yield contacts
         if contacts.status == "ok":

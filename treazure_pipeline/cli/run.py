@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from treazure_pipeline.cli.runner import conclude, progress, report_dead_runs, run_job, seconds_of
-from treazure_pipeline.errors import BusyError
+from treazure_pipeline.cli.runner import busy, conclude, print_results, progress, run_job, seconds_of
 from treazure_pipeline.terminal import instance, output
 
 if TYPE_CHECKING:
@@ -71,16 +71,10 @@ def balance_sync(
 ) -> None:
     """Fetch what changed in Treazure, compare it with the ledger, and send it to Engage."""
     from treazure_pipeline.balance_sync.windows import window_asked_for
-    from treazure_pipeline.settings import load_settings
 
-    settings = load_settings()
-    window = {"window_from": window_from, "window_to": window_to, "full_resync": full_resync}
-    programmes = settings.chosen(names)
     window_asked_for(window_from, window_to, full_resync=full_resync)
-    place = instance.prepare(settings)
-    os.environ.update(place.environment)
-    results = [run_balance_sync(settings, programme, window, limit=limit) for programme in programmes]
-    ctx.exit(_shown(results, FIGURES, as_json=as_json))
+    window = {"window_from": window_from, "window_to": window_to, "full_resync": full_resync}
+    ctx.exit(_each(names, partial(run_balance_sync, window=window, limit=limit), FIGURES, as_json=as_json))
 
 
 @command.command("adjustments")
@@ -110,18 +104,13 @@ def adjustments(ctx: click.Context, *, as_json: bool) -> None:
 def history(ctx: click.Context, *, names: tuple[str, ...], full: bool, url: str | None, as_json: bool) -> None:
     """Read the points logs of the contacts whose balance changed into the table points_history."""
     from treazure_pipeline.points_history.export import check_url
-    from treazure_pipeline.settings import load_settings
 
-    settings = load_settings()
-    programmes = settings.chosen(names)
     if url is not None:
         check_url(url)
         # Dagster keeps run config, and the address may hold a password.
         os.environ[_EXPORT_URL] = url
-    os.environ.update(instance.prepare(settings).environment)
     config = {"full": full, **({} if url is None else {"export_url": {"env": _EXPORT_URL}})}
-    results = [run_history(settings, programme, config) for programme in programmes]
-    ctx.exit(_shown(results, HISTORY, as_json=as_json))
+    ctx.exit(_each(names, partial(run_history, config=config), HISTORY, as_json=as_json))
 
 
 def run_history(settings: Settings, programme: Programme, config: dict[str, Any]) -> dict[str, Any]:
@@ -151,30 +140,18 @@ def run_history(settings: Settings, programme: Programme, config: dict[str, Any]
 @click.pass_context
 def verify(ctx: click.Context, *, names: tuple[str, ...], as_json: bool) -> None:
     """Read balances back from Engage, and mark what differs for sending again."""
-    from treazure_pipeline.settings import load_settings
-
-    settings = load_settings()
-    programmes = settings.chosen(names)
-    os.environ.update(instance.prepare(settings).environment)
-    results = [run_verify(settings, programme) for programme in programmes]
-    ctx.exit(_shown(results, VERIFICATION, as_json=as_json))
+    ctx.exit(_each(names, run_verify, VERIFICATION, as_json=as_json))
 
 
 def run_verify(settings: Settings, programme: Programme) -> dict[str, Any]:
     """Run one programme's verification; return what `--json` prints, and the `exit_code`."""
-    from treazure_pipeline.connections import Connections
     from treazure_pipeline.orchestration.names import names_of
     from treazure_pipeline.verification import rounds
 
     job = names_of(settings, programme).of("verify_balances")
     with instance.opened() as dagster:
-        with Connections(settings) as connections:
-            try:
-                with rounds.holding(connections.ledger, connections.ledger.account(programme)):
-                    report_dead_runs(dagster, job)
-            except BusyError as error:
-                output.error(str(error))
-                return {"status": "busy", "programme": programme.name, "exit_code": error.exit_code}
+        if outcome := busy(settings, programme, dagster, job, rounds.holding):
+            return outcome
         ran = run_job(settings, dagster, job, {})
     return {
         "programme": programme.name,
@@ -202,16 +179,29 @@ def run_verify(settings: Settings, programme: Programme) -> dict[str, Any]:
 @click.option("--by", "by_whom", metavar="PERSON", help="The person who decides on --accept or --abandon.")
 @output.json_option
 @click.pass_context
-def migration(ctx: click.Context, /, *, names: tuple[str, ...], as_json: bool, **options: Any) -> None:
+def migration(
+    ctx: click.Context,
+    /,
+    *,
+    names: tuple[str, ...],
+    as_json: bool,
+    accept: bool,
+    abandon: str | None,
+    by_whom: str | None,
+    **options: Any,
+) -> None:
     """Move a programme's points into Engage before its go-live: contacts, points logs, files, delivery, audit.
 
     Run it again after Engage's import: it reads all balances back, and then the programme is live.
     """
     from treazure_pipeline.cli import run_migration
 
-    if (options["accept"] or options["abandon"]) and not options["by_whom"]:
+    if (accept or abandon) and not by_whom:
         raise click.UsageError("--accept and --abandon need --by, the person who decides.")
-    ctx.exit(run_migration.command(names, as_json=as_json, **options))
+    accepted_by = by_whom if accept else None
+    ctx.exit(
+        run_migration.command(names, as_json=as_json, abandon=abandon, by=by_whom, accepted_by=accepted_by, **options)
+    )
 
 
 def run_adjustments(settings: Settings) -> dict[str, Any]:
@@ -235,20 +225,14 @@ def run_balance_sync(
     settings: Settings, programme: Programme, window: dict[str, Any], *, limit: int | None = None
 ) -> dict[str, Any]:
     """Run one programme's job; return what `--json` prints, and the `exit_code`."""
-    from treazure_pipeline.connections import Connections
+    from treazure_pipeline.ledger.store import Ledger
+    from treazure_pipeline.orchestration.names import names_of
 
+    names = names_of(settings, programme)
+    job = names.of("hourly_balance_sync")
     with instance.opened() as dagster, progress(programme.name, "sending", "fetching and comparing") as advance:
-        from treazure_pipeline.orchestration.names import names_of
-
-        names = names_of(settings, programme)
-        job = names.of("hourly_balance_sync")
-        with Connections(settings) as connections:
-            try:
-                with connections.ledger.holding(connections.ledger.account(programme)):
-                    report_dead_runs(dagster, job)
-            except BusyError as error:
-                output.error(str(error))
-                return {"status": "busy", "programme": programme.name, "exit_code": error.exit_code}
+        if outcome := busy(settings, programme, dagster, job, Ledger.holding):
+            return outcome
         config = {"treazure_balance_snapshot": window, "engage_balance_push": {"limit": limit}}
         ops = {
             names.op(asset): {"config": {key: value for key, value in given.items() if value}}
@@ -270,32 +254,17 @@ def _sync_figures(ran: Ran) -> dict[str, Any]:
     return report.figures(held=outcome["status"] == "held") | outcome
 
 
-def _shown(results: Sequence[dict[str, Any]], names: Sequence[str], *, as_json: bool) -> int:
-    """Print the results of a job for each programme, and return the command's exit code."""
-    return conclude(results, lambda results: print_results(results, names), as_json=as_json)
+def _each(
+    names: Sequence[str],
+    run: Callable[[Settings, Programme], dict[str, Any]],
+    shown: Sequence[str],
+    *,
+    as_json: bool,
+) -> int:
+    """Run a job for each of these programmes, print what it counted, and return the exit code."""
+    from treazure_pipeline.settings import load_settings
 
-
-def print_results(results: Sequence[dict[str, Any]], names: Sequence[str] = FIGURES) -> None:
-    """Print one sentence per programme, then a table of the figures with one column per programme."""
-    for result in results:
-        output.verdict(f"{result['programme']}: {result.get('summary', result['status'])}")
-    table = output.table("", *(result["programme"] for result in results))
-    for name in ("status", *names):
-        cells = [result.get(name) for result in results]
-        if any(cell is not None for cell in cells):
-            table.add_row(name.replace("_", " "), *cells)
-    output.console().print(table)
-    for result in results:
-        if "first_send" in result:
-            _print_first_send(result)
-        if "error" in result:
-            output.error(result["error"])
-        if "note" in result:
-            output.say(f"{result['programme']}: {result['note']}")
-
-
-def _print_first_send(result: dict[str, Any]) -> None:
-    table = output.table(f"{result['programme']}: contact", "Treazure", "accepted", "Engage shows", "")
-    for row in result["first_send"]:
-        table.add_row(*row.values())
-    output.console().print(table)
+    settings = load_settings()
+    programmes = settings.chosen(names)
+    os.environ.update(instance.prepare(settings).environment)
+    return conclude([run(settings, programme) for programme in programmes], shown, as_json=as_json)

@@ -32,7 +32,7 @@ SHOWN = (
 _MOST_SHOWN = 20
 
 
-def command(names: Sequence[str], *, as_json: bool, abandon: str | None, by_whom: str | None, **options: Any) -> int:
+def command(names: Sequence[str], *, as_json: bool, abandon: str | None, by: str | None, **options: Any) -> int:
     """Do what the command line asked for; return the exit code."""
     from treazure_pipeline.settings import load_settings
 
@@ -43,12 +43,12 @@ def command(names: Sequence[str], *, as_json: bool, abandon: str | None, by_whom
             _require_jobs(programme)
     os.environ.update(instance.prepare(settings).environment)
     results = [
-        give_up(settings, programme, by=by_whom or "", reason=abandon)
+        give_up(settings, programme, by=by or "", reason=abandon)
         if abandon is not None
-        else run_migration(settings, programme, accepted_by=by_whom if options["accept"] else None, **options)
+        else run_migration(settings, programme, **options)
         for programme in programmes
     ]
-    return conclude(results, print_migrations, as_json=as_json)
+    return conclude(results, SHOWN, as_json=as_json)
 
 
 def _require_jobs(programme: Programme) -> None:
@@ -79,7 +79,6 @@ def run_migration(
     although_loaded: bool = False,
     leave_out_unreadable: bool = False,
     accepted_by: str | None = None,
-    accept: bool = False,  # noqa: ARG001 - told by accepted_by
 ) -> dict[str, Any]:
     """Run the remaining jobs of the programme's migration; return what `--json` prints, and the `exit_code`."""
     with instance.opened() as dagster, _progress(programme) as bar:
@@ -109,21 +108,6 @@ def run_migration(
             if jobs.paused is None:
                 return jobs.summary()
             answers |= {"since": jobs.paused.isoformat()}
-
-
-def print_migrations(results: Sequence[dict[str, Any]]) -> None:
-    """Print one sentence per programme, then a table with one column per programme."""
-    for result in results:
-        output.verdict(f"{result['programme']}: {result.get('summary', result['status'])}")
-    table = output.table("Migration", *(result["programme"] for result in results))
-    for name in ("status", *SHOWN):
-        if any(name in result for result in results):
-            cells = [result.get(name, "") for result in results]
-            table.add_row(name.replace("_", " "), *cells)
-    output.console().print(table)
-    for result in results:
-        if "error" in result:
-            output.error(result["error"])
 
 
 class _Jobs:

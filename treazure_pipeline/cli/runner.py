@@ -13,11 +13,13 @@ from treazure_pipeline.terminal import output, signals, startup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from dagster import DagsterInstance, JobDefinition
     from dagster._core.remote_origin import RemoteRepositoryOrigin
 
-    from treazure_pipeline.settings import Settings
+    from treazure_pipeline.ledger.store import Account, Ledger
+    from treazure_pipeline.settings import Programme, Settings
 
 T = TypeVar("T")
 
@@ -151,10 +153,26 @@ def report_dead_runs(dagster: DagsterInstance, job: str, tags: Mapping[str, str]
         dagster.report_run_failed(run, "The process of this run ended before the run did.")
 
 
-def conclude(
-    results: Sequence[dict[str, Any]], show: Callable[[Sequence[dict[str, Any]]], None], *, as_json: bool
-) -> int:
-    """Show the outcome for each programme; return the exit code of the one that needs a person most."""
+def busy(
+    settings: Settings,
+    programme: Programme,
+    dagster: DagsterInstance,
+    job: str,
+    holding: Callable[[Ledger, Account], AbstractContextManager[object]],
+) -> dict[str, Any] | None:
+    """Return the outcome if another run of the programme is under way; otherwise report its dead runs."""
+    with Connections(settings) as connections:
+        try:
+            with holding(connections.ledger, connections.ledger.account(programme)):
+                report_dead_runs(dagster, job)
+        except BusyError as error:
+            output.error(str(error))
+            return {"status": "busy", "programme": programme.name, "exit_code": error.exit_code}
+    return None
+
+
+def conclude(results: Sequence[dict[str, Any]], names: Sequence[str], *, as_json: bool) -> int:
+    """Print the outcome for each programme; return the exit code of the one that needs a person most."""
     worst = max(results, key=lambda result: _SEVERITY.index(result["status"]))
     exit_code = int(worst["exit_code"])
     for result in results:
@@ -162,8 +180,34 @@ def conclude(
     if as_json:
         output.print_json(results[0] if len(results) == 1 else {"status": worst["status"], "programmes": results})
     else:
-        show(results)
+        print_results(results, names)
     return exit_code
+
+
+def print_results(results: Sequence[dict[str, Any]], names: Sequence[str]) -> None:
+    """Print one sentence per programme, then a table of the figures with one column per programme."""
+    for result in results:
+        output.verdict(f"{result['programme']}: {result.get('summary', result['status'])}")
+    table = output.table("", *(result["programme"] for result in results))
+    for name in ("status", *names):
+        cells = [result.get(name) for result in results]
+        if any(cell is not None for cell in cells):
+            table.add_row(name.replace("_", " "), *cells)
+    output.console().print(table)
+    for result in results:
+        if "first_send" in result:
+            _print_first_send(result)
+        if "error" in result:
+            output.error(result["error"])
+        if "note" in result:
+            output.say(f"{result['programme']}: {result['note']}")
+
+
+def _print_first_send(result: dict[str, Any]) -> None:
+    table = output.table(f"{result['programme']}: contact", "Treazure", "accepted", "Engage shows", "")
+    for row in result["first_send"]:
+        table.add_row(*row.values())
+    output.console().print(table)
 
 
 def seconds_of(figures: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from threading import Event
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, HTTPException, Request
 
 from treazure_pipeline.clients.pacing import RetryPolicy
 from treazure_pipeline.clients.treazure import TreazureClient
@@ -49,6 +50,13 @@ class Desk:
         """Return the programmes that are already in the ledger."""
         found = (self.ledger.find(programme) for programme in self.programmes())
         return [account for account in found if account is not None]
+
+    def account(self, programme: str) -> Account:
+        """Return the programme with this name; 404 if there is none."""
+        found = next((account for account in self.accounts() if account.name == programme), None)
+        if found is None:
+            raise HTTPException(HTTPStatus.NOT_FOUND, "There is no such programme.")
+        return found
 
 
 _LONGEST_CALL_SECONDS = 10.0

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from http import HTTPStatus
 
-from fastapi import APIRouter, HTTPException, Request
+from fastapi import APIRouter, Request
 from starlette.responses import RedirectResponse, Response
 
 from treazure_pipeline.balance_sync import plans
@@ -44,7 +44,7 @@ def show(request: Request, at: AtDesk, _: AsViewer) -> Response:
 def approve(at: AtDesk, visitor: AsApprover, programme: str, digest: str, reason: Reason) -> Response:
     """Let exactly the plan through that was on the page."""
     lifetime = timedelta(hours=at.settings.approval_lifetime_hours)
-    account = _account(at, programme)
+    account = at.account(programme)
     plans.approve(at.ledger, account, digest, by=visitor.name, lifetime=lifetime, why=reason)
     return RedirectResponse("/plans", HTTPStatus.SEE_OTHER)
 
@@ -52,7 +52,7 @@ def approve(at: AtDesk, visitor: AsApprover, programme: str, digest: str, reason
 @router.post("/plans/{programme}/{digest}/let-be")
 def let_be(at: AtDesk, visitor: AsApprover, programme: str, digest: str, reason: Reason) -> Response:
     """Note that it is not approved, and why."""
-    plans.let_be(at.ledger, _account(at, programme), digest, by=visitor.name, why=reason)
+    plans.let_be(at.ledger, at.account(programme), digest, by=visitor.name, why=reason)
     return RedirectResponse("/plans", HTTPStatus.SEE_OTHER)
 
 
@@ -70,10 +70,3 @@ def held(at: Desk, account: Account) -> Held:
         picture = plans.picture(connection, account, plan)
     decided = [] if plan is None else decisions.latest(at.ledger, _MOST, subject=plans.subject(plan))
     return Held(account.name, plan, picture, decided, max((count for _, count in picture.histogram), default=1))
-
-
-def _account(at: Desk, programme: str) -> Account:
-    found = next((account for account in at.accounts() if account.name == programme), None)
-    if found is None:
-        raise HTTPException(HTTPStatus.NOT_FOUND, "There is no such programme.")
-    return found

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import APIRouter, Form, HTTPException, Query, Request
+from fastapi import APIRouter, Form, Query, Request
 from starlette.responses import Response
 
 from treazure_pipeline.balance_sync import rejections as kept
@@ -54,7 +53,7 @@ def show(
 @router.post("/rejections/{programme}/retry")
 def preview_retry(request: Request, at: AtDesk, _: AsOperator, programme: str, cause: Text) -> Response:
     """Say what trying again would do; changes nothing."""
-    groups = kept.groups(at.ledger, _account(at, programme), reason=cause)
+    groups = kept.groups(at.ledger, at.account(programme), reason=cause)
     return page(
         request, "preview.html", title="Try again",
         told="The next run sends what Engage refused again, and reads the accounts of the rejected rows.",
@@ -66,7 +65,7 @@ def preview_retry(request: Request, at: AtDesk, _: AsOperator, programme: str, c
 @router.post("/rejections/{programme}/retry/decide")
 def retry(request: Request, at: AtDesk, visitor: AsOperator, programme: str, cause: Text, reason: Reason) -> Response:
     """Let the next run try them again."""
-    done = kept.retry(at.ledger, _account(at, programme), reason=cause, by=visitor.name, why=reason)
+    done = kept.retry(at.ledger, at.account(programme), reason=cause, by=visitor.name, why=reason)
     text = f"The next run sends {counted(done.refused, 'refused balance')} again and reads {counted(done.to_read, 'account')}."
     if done.nameless:
         text += f" {counted(done.nameless, 'row')} without a contact: only a full resync or discarding resolves them."
@@ -76,7 +75,7 @@ def retry(request: Request, at: AtDesk, visitor: AsOperator, programme: str, cau
 @router.post("/rejections/{programme}/discard")
 def preview_discard(request: Request, at: AtDesk, _: AsOperator, programme: str, digest: Digests) -> Response:
     """Say what discarding would do; changes nothing."""
-    _account(at, programme)
+    at.account(programme)
     return page(
         request, "preview.html", title="Discard",
         told="Each of these rows is discarded for good, even if the same row comes again. Nothing changes for its contact.",
@@ -90,7 +89,7 @@ def discard(
     request: Request, at: AtDesk, visitor: AsOperator, programme: str, digest: Digests, reason: Reason
 ) -> Response:
     """Discard rejected rows of exports for good."""
-    account = _account(at, programme)
+    account = at.account(programme)
     whole = [one for one in dict.fromkeys(digest) if len(one) == kept.DIGEST]
     count = sum(kept.discard(at.ledger, account, one, reason, by=visitor.name) for one in whole)
     text = f"{counted(count, 'row')} discarded. Nothing changes for their contacts."
@@ -101,10 +100,3 @@ def _outstanding(at: AtDesk, account: Account, reason: str) -> Outstanding:
     wanted = reason or None
     groups = kept.groups(at.ledger, account, reason=wanted)
     return Outstanding(account.name, groups, kept.rows(at.ledger, account, reason=wanted, limit=MOST) if wanted else [])
-
-
-def _account(at: AtDesk, programme: str) -> Account:
-    found = next((account for account in at.accounts() if account.name == programme), None)
-    if found is None:
-        raise HTTPException(HTTPStatus.NOT_FOUND, "There is no such programme.")
-    return found

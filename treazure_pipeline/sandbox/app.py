@@ -30,7 +30,8 @@ def build_app(seed: Seed | None = None, behavior: Behavior | None = None) -> Fas
     for version in ("v2", "v3"):
         app.include_router(engage.router, prefix=f"/api/{version}")
     app.include_router(control.router)
-
+    for error in control.REFUSED:
+        app.add_exception_handler(error, control.refused)
     return app
 
 

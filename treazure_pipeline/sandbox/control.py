@@ -9,6 +9,7 @@ import numpy as np
 from fastapi import APIRouter, HTTPException, Query, Request
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
+from starlette.responses import JSONResponse
 
 from treazure_pipeline.sandbox import imports
 from treazure_pipeline.sandbox.behavior import LOYALTY_ID, Behavior
@@ -21,6 +22,13 @@ from treazure_pipeline.sandbox.wire import documented_body, world_of
 from treazure_pipeline.sandbox.world import Seed, World, WrongRequestError
 
 router = APIRouter(prefix="/sandbox", tags=["Sandbox"])
+
+REFUSED: dict[type[Exception], int] = {
+    WrongRequestError: 404,
+    UnknownMessageError: 404,
+    AmountError: 422,
+    imports.RefusedFileError: 422,
+}
 
 Limit = Annotated[int, Query(ge=0, le=100_000)]
 Offset = Annotated[int, Query(ge=0)]
@@ -108,6 +116,11 @@ class Contacts(BaseModel):
 
     contact_ids: list[str]
     known: bool
+
+
+def refused(_: Request, error: Exception) -> JSONResponse:
+    """Answer a request that can't be done."""
+    return JSONResponse({"detail": str(error)}, REFUSED[type(error)])
 
 
 @router.get("/state")
@@ -226,64 +239,42 @@ def clear_faults(request: Request, name: FaultName | None = None) -> dict[str, A
 @router.post("/hours")
 def play_hour(hour: Hour, request: Request) -> dict[str, dict[str, int]]:
     """Members earn, spend and lose expired points; the same seed gives the same events."""
-    try:
-        return world_of(request).play_hour(hour.share, hour.changes, hour.joins, hour.loyalty_ids, hour.late)
-    except WrongRequestError as error:
-        raise HTTPException(404, str(error)) from error
+    return world_of(request).play_hour(hour.share, hour.changes, hour.joins, hour.loyalty_ids, hour.late)
 
 
 @router.post("/mutate")
 def mutate(mutation: Mutation, request: Request) -> dict[str, int]:
     """Set or add points of members in Treazure; unknown GUIDs become members."""
     world = world_of(request)
-    try:
-        points = {guid: to_units(str(points)) for guid, points in mutation.points.items()}
-        return {"mutated": world.mutate(mutation.loyalty_id or next(iter(world.masters)), points, adds=mutation.adds)}
-    except AmountError as error:
-        raise HTTPException(422, str(error)) from error
-    except WrongRequestError as error:
-        raise HTTPException(404, str(error)) from error
+    points = {guid: to_units(str(points)) for guid, points in mutation.points.items()}
+    return {"mutated": world.mutate(mutation.loyalty_id or next(iter(world.masters)), points, adds=mutation.adds)}
 
 
 @router.post("/engage-balances")
 def put_engage_balances(wanted: EngagePoints, request: Request) -> dict[str, int]:
     """Change balances in Engage by hand, past Treazure and past Engage's queue, or remove accounts."""
     world = world_of(request)
-    try:
-        points = {guid: None if points is None else to_units(str(points)) for guid, points in wanted.points.items()}
-        return {"changed": world.put(wanted.loyalty_id or next(iter(world.masters)), points)}
-    except AmountError as error:
-        raise HTTPException(422, str(error)) from error
-    except WrongRequestError as error:
-        raise HTTPException(404, str(error)) from error
+    points = {guid: None if points is None else to_units(str(points)) for guid, points in wanted.points.items()}
+    return {"changed": world.put(wanted.loyalty_id or next(iter(world.masters)), points)}
 
 
 @router.post("/imports", openapi_extra=documented_body(imports.EXAMPLE, "text/csv"))
 async def import_points(request: Request) -> dict[str, Any]:
     """Engage imports a file of points and adds them: importing the same file twice doubles them."""
     body = await request.body()
-    try:
-        return await run_in_threadpool(imports.import_points, world_of(request), body)
-    except imports.RefusedFileError as error:
-        raise HTTPException(422, str(error)) from error
+    return await run_in_threadpool(imports.import_points, world_of(request), body)
 
 
 @router.get("/keys")
 def keys(request: Request, key_type: str, offset: Offset = 0, limit: Limit = 1000) -> dict[str, str]:
     """Member numbers (`MemberNumber`) or external ids (`ExternalId`) of a page of members, by contact id."""
-    try:
-        return imports.keys(world_of(request), key_type, offset, limit)
-    except WrongRequestError as error:
-        raise HTTPException(404, str(error)) from error
+    return imports.keys(world_of(request), key_type, offset, limit)
 
 
 @router.post("/contacts")
 def contacts(wanted: Contacts, request: Request) -> dict[str, int]:
     """Make members known to Engage, or unknown."""
-    try:
-        world_of(request).set_known(wanted.contact_ids, known=wanted.known)
-    except WrongRequestError as error:
-        raise HTTPException(404, str(error)) from error
+    world_of(request).set_known(wanted.contact_ids, known=wanted.known)
     return {"changed": len(wanted.contact_ids)}
 
 
@@ -296,10 +287,7 @@ def balances(wanted: Balances, request: Request) -> list[dict[str, Any]]:
         indices = world.members.find(wanted.contact_ids) if wanted.contact_ids else page
         if (indices < 0).any():
             raise HTTPException(404, "a contact is not a member")
-        try:
-            return world.balances(wanted.loyalty_id or next(iter(world.masters)), indices)
-        except WrongRequestError as error:
-            raise HTTPException(404, str(error)) from error
+        return world.balances(wanted.loyalty_id or next(iter(world.masters)), indices)
 
 
 @router.get("/differences")
@@ -308,10 +296,7 @@ def differences(
 ) -> dict[str, Any]:
     """Whether Engage agrees with Treazure, with counts, totals and a page of what differs."""
     world = world_of(request)
-    try:
-        return world.compare(loyalty_id or next(iter(world.masters)), offset, limit)
-    except WrongRequestError as error:
-        raise HTTPException(404, str(error)) from error
+    return world.compare(loyalty_id or next(iter(world.masters)), offset, limit)
 
 
 @router.get("/report")
@@ -342,13 +327,10 @@ def give_points(gifts: Gift | list[Gift], request: Request) -> list[dict[str, st
     world = world_of(request)
     if world.behavior.webhook_url is None:
         raise HTTPException(409, "the switch webhook_url is not set, so there is nowhere to send this")
-    try:
-        read = [
-            (gift, Decimal(str(gift.amount)), to_units(str(gift.amount)))
-            for gift in (gifts if isinstance(gifts, list) else [gifts])
-        ]
-    except AmountError as error:
-        raise HTTPException(422, str(error)) from error
+    read = [
+        (gift, Decimal(str(gift.amount)), to_units(str(gift.amount)))
+        for gift in (gifts if isinstance(gifts, list) else [gifts])
+    ]
     return [_give(world, gift, amount, units) for gift, amount, units in read]
 
 
@@ -372,10 +354,7 @@ def deliveries(
 @router.post("/deliveries/{svix_id}/redeliver")
 def redeliver(svix_id: str, request: Request, times: Annotated[int, Query(ge=1, le=1000)] = 1) -> dict[str, Any]:
     """Send a webhook again with the same id, `times` times at once."""
-    try:
-        return world_of(request).deliveries.redeliver(svix_id, times).report()
-    except UnknownMessageError as error:
-        raise HTTPException(404, str(error)) from error
+    return world_of(request).deliveries.redeliver(svix_id, times).report()
 
 
 @router.post("/clock")
