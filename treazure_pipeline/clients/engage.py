@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import httpx
 
@@ -11,7 +11,7 @@ from treazure_pipeline.clients import engage_wire as wire
 from treazure_pipeline.clients.absence import is_about_one, nobody
 from treazure_pipeline.clients.answers import Answer, read
 from treazure_pipeline.clients.pacing import Pacer, RetryPolicy, Unpaced, in_time
-from treazure_pipeline.clients.transport import Http, revealed
+from treazure_pipeline.clients.transport import Client, Http, revealed
 from treazure_pipeline.errors import NotFoundError
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ class _ApiKey(httpx.Auth):
         yield request
 
 
-class EngageClient:
-    """Engage's API with one key. May be used by several threads. Close it, or use it as a context manager.
+class EngageClient(Client):
+    """Engage's API with one key. May be used by several threads.
 
     `timeout`, in seconds, limits each request; `concurrency` is how many threads use the client at once; `witnesses`
     are contacts that Engage should know, and it is asked for them when it answers 404.
@@ -73,19 +73,6 @@ class EngageClient:
             transport=transport,
             on_answer=on_answer,
         )
-
-    def __repr__(self) -> str:
-        return f"EngageClient({self._http.base_url!r})"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
 
     def set_balances(self, body: bytes, *, before: float = math.inf) -> wire.BalancesAnswer:
         """Send balances (`wire.encode_balances`) once. The caller paces, and repeats only with the newest balances.

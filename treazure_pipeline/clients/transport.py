@@ -12,7 +12,7 @@ import re
 import time
 from contextlib import AbstractContextManager, contextmanager
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 from urllib.parse import SplitResult, urlsplit
 
 import httpx
@@ -333,6 +333,30 @@ class Http:
 
     def _said(self, error: Exception) -> str:
         return people.redacted(str(error), self._secrets).rstrip(".") or type(error).__name__
+
+
+class Client:
+    """A client of one system. Close it, or use it as a context manager."""
+
+    _http: Http
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.address!r})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def address(self) -> str:
+        """The base URL."""
+        return self._http.base_url
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
 
 
 def _origin(url: SplitResult, scheme: str = "") -> tuple[str, str | None, int | None]:

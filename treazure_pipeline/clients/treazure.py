@@ -8,7 +8,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import httpx
 
@@ -17,7 +17,7 @@ from treazure_pipeline.clients.absence import is_about_one, nobody
 from treazure_pipeline.clients.answers import Answer, http_date, read
 from treazure_pipeline.clients.exports import Exports
 from treazure_pipeline.clients.pacing import Pacer, RetryPolicy, Unpaced, in_time
-from treazure_pipeline.clients.transport import Http, revealed
+from treazure_pipeline.clients.transport import Client, Http, revealed
 from treazure_pipeline.errors import AuthenticationError, NotFoundError, PermanentError
 
 if TYPE_CHECKING:
@@ -75,8 +75,8 @@ class BegunExport:
     clock: datetime | None
 
 
-class TreazureClient:
-    """Treazure's API with one OAuth client. May be used by several threads. Close it, or use it as a context manager.
+class TreazureClient(Client):
+    """Treazure's API with one OAuth client. May be used by several threads.
 
     A token is fetched when one is needed, and replaced after 55 minutes (the vendor's advice), or sooner if it lives
     less than an hour. After a 401 it is dropped, and the call is made once more with a new one. `timeout`, in seconds,
@@ -119,24 +119,6 @@ class TreazureClient:
         )
         self._tokens = _Tokens(self._fetch_token, clock)
         self._exports = Exports(self._http, self._look, self._retry, self._pacer)
-
-    def __repr__(self) -> str:
-        return f"TreazureClient({self._http.base_url!r})"
-
-    @property
-    def address(self) -> str:
-        """The base URL."""
-        return self._http.base_url
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
 
     def check(self) -> None:
         """Log in, unless there is a valid token."""
