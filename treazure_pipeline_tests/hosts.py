@@ -7,29 +7,25 @@ machine's network where it can't make others. The other launcher has no hosts to
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from threading import Thread
 from typing import Any, Self
 
 import dagster as dg
+from dagster._cli import main
 from dagster._core.launcher import LaunchRunContext, RunLauncher
 from dagster._grpc.types import ExecuteRunArgs
 from dagster._serdes import ConfigurableClass, ConfigurableClassData
 
-from treazure_pipeline_tests import networks
+from treazure_pipeline_tests import networks, processes
 from treazure_pipeline_tests.networks import Network
 
 HOST, NETWORK = "host", "network"
-
-
-def network(process: int | str = "self") -> str:
-    """Name the network that a process is in."""
-    return str(Path(f"/proc/{process}/ns/net").readlink())
 
 
 class HostLauncher(RunLauncher, ConfigurableClass):
@@ -42,7 +38,7 @@ class HostLauncher(RunLauncher, ConfigurableClass):
         self._folder = Path(folder)
         self._reach = {port: partial(networks.outside, port) for port in ports}
         self._inst_data = inst_data
-        self._hosts: dict[str, subprocess.Popen[bytes]] = {}
+        self._hosts: dict[str, BaseProcess] = {}
         super().__init__()  # type: ignore[no-untyped-call]
 
     @property
@@ -71,16 +67,17 @@ class HostLauncher(RunLauncher, ConfigurableClass):
             context.job_code_origin, run.run_id, self._instance.get_ref(), set_exit_code_on_failure=True
         ).get_command_args()
         places = {"HOME": str(host), "TMPDIR": str(host), "TREAZURE_PIPELINE_HOME": str(host / "home")}
-        places["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        said = self._folder / f"{run.run_id}.log"
+        work = (processes.run, main, command[-3:], os.environ | places, host, said, said)
         with ExitStack() as stack:
-            start = stack.enter_context(Network(self._reach)).start if networks.POSSIBLE else subprocess.Popen
-            process = stack.enter_context(start(
-                ["sh", "-c", '"$@" > "$PWD.log" 2>&1; rm -rf "$PWD"', "host", *command], cwd=host,
-                env=os.environ | places, stdin=subprocess.DEVNULL, start_new_session=True,
-            ))  # fmt: skip
+            stack.callback(shutil.rmtree, host)
             if networks.POSSIBLE:
-                self._instance.add_run_tags(run.run_id, {NETWORK: network(process.pid)})
+                process = stack.enter_context(Network(self._reach)).start(*work)
+                self._instance.add_run_tags(run.run_id, {NETWORK: networks.name(process.pid)})
+            else:
+                process = processes.started(*work)
             self._hosts[run.run_id] = process
+            stack.callback(process.join)
             Thread(target=stack.pop_all().close, daemon=True).start()
 
     def terminate(self, run_id: str) -> bool:

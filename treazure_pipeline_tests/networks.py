@@ -13,13 +13,18 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from multiprocessing.process import BaseProcess
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import pytest
+
+from treazure_pipeline_tests import processes
 
 _CLONE_NEWNET, _SIOCSIFFLAGS, _IFF_UP = 0x40000000, 0x8914, 0x1
 LOCAL = "127.0.0.1"
@@ -30,6 +35,11 @@ POSSIBLE = (
     and subprocess.run(["unshare", "--net", "true"], stderr=subprocess.DEVNULL, check=False).returncode == 0
 )
 needs_networks = pytest.mark.skipif(not POSSIBLE, reason="network namespaces need root on Linux")
+
+
+def name(process: int | str | None = "self") -> str:
+    """Name the network that a process is in."""
+    return str(Path(f"/proc/{process}/ns/net").readlink())
 
 
 def outside(port: int) -> socket.socket:
@@ -66,10 +76,12 @@ class Network:
             listener.close()
         self._inside.shutdown()
 
-    def start(self, command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
-        """Start a process on the host, with the options of Popen."""
-        started: Future[subprocess.Popen[bytes]] = self._inside.submit(lambda: subprocess.Popen(command, **options))
-        return started.result()
+    def start(self, work: Callable[..., object], *arguments: Any) -> BaseProcess:
+        """Start a function of a module in a process on the host; returns once that is there."""
+        process = processes.started(_moved_in, self._place, work, *arguments)
+        while name(process.pid) == name():
+            time.sleep(0.01)
+        return process
 
     def cut(self) -> None:
         """Let nothing through any more; connections stand still, as they do when a cable is pulled."""
@@ -80,9 +92,10 @@ class Network:
         self._whole.set()
 
     def _move_in(self) -> None:
-        """Give this thread, and what it starts, a network of its own."""
+        """Give this thread a network of its own, which others find at `_place`."""
         if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNET):
             raise OSError(ctypes.get_errno(), "no network namespace")
+        self._place = Path(f"/proc/{os.getpid()}/task/{threading.get_native_id()}/ns/net")
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
             fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", _IFF_UP))
         self._listeners = {port: socket.create_server((LOCAL, port)) for port in self._reach}
@@ -116,3 +129,10 @@ class Network:
         thread.start()
         self._threads.append(thread)
         return thread
+
+
+def _moved_in(place: Path, work: Callable[..., object], *arguments: Any) -> None:
+    with place.open() as namespace:
+        if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), _CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), "no way into the network namespace")
+    work(*arguments)

@@ -84,18 +84,24 @@ def command(
     """Run the command line in a folder, with this environment and nothing else."""
     with tempfile.TemporaryDirectory() as place:
         out, error = Path(place, "out"), Path(place, "error")
-        code = ended(_command, arguments, dict(environment), folder, out, error)
+        code = ended(run, main, arguments, dict(environment), folder, out, error)
         return subprocess.CompletedProcess(arguments, code, out.read_text(), error.read_text())
 
 
-def _command(
-    arguments: Sequence[str], environment: Mapping[str, str], folder: str | Path, out: Path, error: Path
+def run(
+    program: Callable[[], object],
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    folder: str | Path,
+    out: Path,
+    error: Path,
 ) -> None:
+    """Make this process one that was started as this program, in a folder, with this environment and nothing else."""
     for path, stream in ((out, sys.stdout), (error, sys.stderr)):
-        with path.open("w") as file:
+        with path.open("a") as file:
             os.dup2(file.fileno(), stream.fileno())
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
     sys.argv[1:] = arguments
-    main()
+    program()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
 import time
 from collections.abc import Callable
 from functools import partial
@@ -14,9 +13,10 @@ from urllib.parse import urlsplit
 import pytest
 import sqlalchemy as sa
 
+from treazure_pipeline.cli import main
 from treazure_pipeline.errors import BusyError
+from treazure_pipeline_tests import processes
 from treazure_pipeline_tests.balance_sync.shop import Shop, assert_in_step
-from treazure_pipeline_tests.cli.conftest import COMMAND
 from treazure_pipeline_tests.networks import LOCAL, Network, needs_networks, outside
 
 DATABASE = 5432
@@ -52,7 +52,7 @@ def take_over(shop: Shop) -> None:
 @needs_networks
 @pytest.mark.timeout(600)
 def test_a_sync_whose_host_is_cut_off_is_taken_over_and_does_no_harm_when_it_is_back(
-    new_shop: Callable[..., Shop], database_url: str, empty_database_url: str, home: Path
+    new_shop: Callable[..., Shop], database_url: str, empty_database_url: str, home: Path, tmp_path: Path
 ) -> None:
     shop = new_shop(
         members=40,
@@ -71,22 +71,22 @@ def test_a_sync_whose_host_is_cut_off_is_taken_over_and_does_no_harm_when_it_is_
         "DAGSTER_POSTGRES_URL": from_the_host(empty_database_url),
     }  # fmt: skip
     reach = {vendors: partial(outside, vendors), DATABASE: partial(server, database_url)}
-    with (
-        Network(reach) as network,
-        network.start([*COMMAND, "run", "balance-sync"], env=environment, stdout=subprocess.DEVNULL) as cut_off,
-    ):
+    said = tmp_path / "said"
+    with Network(reach) as network:
+        cut_off = network.start(processes.run, main, ["run", "balance-sync"], environment, ".", said, said)
         try:
             while shop.sandbox.report()["requests"]["set_balances"] < before + 3:
-                assert cut_off.poll() is None
+                assert cut_off.is_alive()
                 time.sleep(0.05)
             network.cut()
             shop.sandbox.clear_faults()
             shop.sandbox.add_points(dict.fromkeys(contacts[:10], 7))
             take_over(shop)
             assert_in_step(shop)
-            assert cut_off.poll() is None
+            assert cut_off.is_alive()
             network.mend()
-            assert cut_off.wait(240) == 5
+            cut_off.join(240)
+            assert cut_off.exitcode == 5
         finally:
             cut_off.kill()
     shop.sync()

@@ -187,5 +187,5 @@ def test_a_migration_a_sync_adjustments_verification_and_history_run_with_each_r
     runs = cluster.instance.get_runs()
     assert len({run.tags[hosts.HOST] for run in runs}) == len(runs) >= 9
     if networks.POSSIBLE:
-        assert hosts.network() not in {run.tags[hosts.NETWORK] for run in runs}
+        assert networks.name() not in {run.tags[hosts.NETWORK] for run in runs}
     cluster.wait(lambda: not any(Path(run.tags[hosts.HOST]).exists() for run in runs))
