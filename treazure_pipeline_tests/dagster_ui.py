@@ -38,22 +38,27 @@ class DagsterUi:
         """Launch a job with the config of its ops; returns the run's id."""
         ops = {name: {"config": values} for name, values in (config or {}).items()}
         given = {"selector": REPOSITORY | {"jobName": job}, "runConfigData": {"ops": ops}}
-        return str(self._ask(_LAUNCH_RUN, given)["run"]["runId"])
+        return str(self._do(_LAUNCH_RUN, given)["run"]["runId"])
 
     def launch_backfill(self, job: str, partitions: list[str]) -> None:
         """Launch a backfill over partitions of a job."""
         selector = {"partitionSetName": f"{job}_partition_set", "repositorySelector": REPOSITORY}
-        self._ask(_LAUNCH_BACKFILL, {"selector": selector, "partitionNames": partitions, "title": "All shards"})
+        self._do(_LAUNCH_BACKFILL, {"selector": selector, "partitionNames": partitions, "title": "All shards"})
 
-    def _ask(self, mutation: str, given: dict[str, Any]) -> dict[str, Any]:
+    def ask(self, question: str, **variables: Any) -> dict[str, Any]:
+        """Ask one thing; returns the answer."""
         asked = self._schema.execute_async(
-            mutation, context_value=self._context.create_request_context(), variable_values={"given": given}
+            question, context_value=self._context.create_request_context(), variable_values=variables
         )
         result = asyncio.run(asked)
         assert not result.errors, result.errors
         (answer,) = result.data.values()
-        assert answer["__typename"].endswith("Success"), answer
         return dict(answer)
+
+    def _do(self, mutation: str, given: dict[str, Any]) -> dict[str, Any]:
+        answer = self.ask(mutation, given=given)
+        assert answer["__typename"].endswith("Success"), answer
+        return answer
 
 
 @contextmanager

@@ -30,8 +30,8 @@ class Dev:
     home: Path
 
     @classmethod
-    def start(cls, home: Path, folder: Path) -> Dev:
-        port, sandbox_port, receiver_port = free_port(), free_port(), free_port()
+    def start(cls, home: Path, ports: tuple[int, int, int], folder: Path) -> Dev:
+        port, sandbox_port, receiver_port = ports
         command = [*COMMAND, "dev", "--sandbox", "--port", str(port), "--sandbox-port", str(sandbox_port)]
         command += ["--receiver-port", str(receiver_port)]
         environment = {**os.environ, "TREAZURE_PIPELINE_HOME": str(home)}
@@ -54,6 +54,11 @@ class Dev:
 
 
 @pytest.fixture(scope="module")
+def _place(_homes: Path) -> tuple[Path, tuple[int, int, int]]:
+    return _homes / uuid.uuid4().hex[:12], (free_port(), free_port(), free_port())
+
+
+@pytest.fixture(scope="module")
 def _devs() -> Iterator[list[Dev]]:
     devs: list[Dev] = []
     yield devs
@@ -62,10 +67,10 @@ def _devs() -> Iterator[list[Dev]]:
 
 
 @pytest.fixture
-def dev(_devs: list[Dev], _homes: Path, tmp_path: Path) -> Dev:
-    """One that runs: to start it takes long, so the tests that leave it running share it."""
+def dev(_devs: list[Dev], _place: tuple[Path, tuple[int, int, int]], tmp_path: Path) -> Dev:
+    """One that runs: to start it takes long, so the tests that leave it running share it, and all share its home."""
     if not _devs or _devs[-1].process.poll() is not None:
-        _devs.append(Dev.start(_homes / uuid.uuid4().hex[:12], tmp_path))
+        _devs.append(Dev.start(*_place, tmp_path))
     return _devs[-1]
 
 

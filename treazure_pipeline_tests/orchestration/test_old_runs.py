@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from treazure_pipeline.settings import load_settings
 from treazure_pipeline.terminal import instance
 from treazure_pipeline_tests import processes
 from treazure_pipeline_tests.balance_sync.shop import Shop
+from treazure_pipeline_tests.dagster_ui import dagster_ui
 from treazure_pipeline_tests.materializations import figures
 
 OURS, OTHERS = ({".dagster/repository": f"__repository__@{location}"} for location in ("ours", "others"))
@@ -70,17 +69,6 @@ class History:
             self.sql(f"vacuum full {table}")
         return sum(self.sql("select pg_total_relation_size(%s::regclass)", table)[0][0] for table in TABLES)
 
-    def page(self, asset: str) -> dict[str, Any]:
-        """What the UI asks for to show an asset's page."""
-        graphql = [str(Path(sys.executable).with_name("dagster-graphql")), "-w", str(self.home / "workspace.yaml")]
-        done = subprocess.run(
-            [*graphql, "-t", PAGE, "-v", json.dumps({"key": {"path": [asset]}})], env=self.environment,
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
-        (answer,) = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-        found: dict[str, Any] = answer["data"]["assetOrError"]
-        return found
-
 
 @pytest.fixture
 def history(
@@ -97,19 +85,20 @@ def history(
 
 
 def test_old_runs_go_and_the_pages_of_assets_show_the_latest_as_before(history: History) -> None:
-    for _ in range(5):
-        history.run("balance-sync")
-    for _ in range(2):
-        history.run("verify")
-    before, size = history.page("engage_balance_push"), history.size()
-    newest = before["assetMaterializations"][0]["runId"]
-    assert history.runs(SYNC) <= {path.name for path in (history.home / "storage").iterdir()}
-    history.days_pass(401)
+    for command in ("balance-sync", "verify", "balance-sync", "verify", "balance-sync"):
+        history.run(command)
+    os.environ.update(history.environment)
+    with dagster_ui(history.dagster, history.home / "workspace.yaml") as ui:
+        page = partial(ui.ask, PAGE, key={"path": ["engage_balance_push"]})
+        before, size = page(), history.size()
+        newest = before["assetMaterializations"][0]["runId"]
+        assert history.runs(SYNC) <= {path.name for path in (history.home / "storage").iterdir()}
+        history.days_pass(401)
 
-    assert history.prune() == 4 + 1
-    assert history.runs(SYNC) == {newest}
-    assert len(history.runs(VERIFY)) == 1
-    assert history.page("engage_balance_push") == before
+        assert history.prune() == 2 + 1
+        assert history.runs(SYNC) == {newest}
+        assert len(history.runs(VERIFY)) == 1
+        assert page() == before
     assert history.size() < size
     kept = history.sql("select run_id from runs")
     for table in ("run_tags", "event_logs", "asset_check_executions"):

@@ -21,7 +21,8 @@ from treazure_pipeline_tests.dagster_ui import dagster_ui
 from treazure_pipeline_tests.point_migration.migration_shop import MigrationShop
 
 PATIENCE = 400
-SHARDS = 3
+SHARDS = 2
+MEMBERS = 100
 
 
 def command(environment: dict[str, str], *arguments: str) -> tuple[int, dict[str, Any]]:
@@ -48,7 +49,7 @@ def test_a_backfill_over_all_shards_runs_through_the_daemon(
         "MIGRATION_DELIVERY_URL": (home / "engage" / "import").as_uri(),
         "MIGRATION_REPORT_URL": (home / "reports").as_uri(),
     }
-    with sandbox_process("--members", "400", "--set", "apply_delay=0", "--set", "export_polls=0") as sandbox:
+    with sandbox_process("--members", str(MEMBERS), "--set", "apply_delay=0", "--set", "export_polls=0") as sandbox:
         shop = Shop(sandbox, database_url, variables)
         given = {
             **os.environ, **shop.variables, "TREAZURE_LOYALTY_ID": LOYALTY_ID,
@@ -71,6 +72,6 @@ def test_a_backfill_over_all_shards_runs_through_the_daemon(
         migration_shop.import_files()
         code, closed = command(environment)
         assert (code, closed["status"], closed["programme_mode"]) == (0, "ok", "live"), closed
-        assert closed["equal"] + closed["missing_in_engage"] == 400
-        assert sandbox.report()["requests"]["history"] == 400
+        assert closed["equal"] + closed["missing_in_engage"] == MEMBERS
+        assert sandbox.report()["requests"]["history"] == MEMBERS
         assert_in_step(shop)
