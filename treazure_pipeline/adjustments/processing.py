@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from treazure_pipeline import conventions, people, phrases, tracing
 from treazure_pipeline.adjustments import evidence, queue
 from treazure_pipeline.adjustments.look import judged
-from treazure_pipeline.balance_sync import readings
+from treazure_pipeline.balance_sync import plans, readings
+from treazure_pipeline.balance_sync.guards import tripped
 from treazure_pipeline.balance_sync.push import push_contacts
 from treazure_pipeline.balance_sync.snapshot import read_account, reread_accounts
 from treazure_pipeline.clients import outcome
@@ -431,12 +432,13 @@ def _read_again(work: Work, result: Processed) -> None:
     """Read the accounts that are due to be read again, and send what they show.
 
     They are those of posted adjustments, and those that an export within the lag margin of an adjustment showed with
-    another balance: a sale of these seconds does not wait for the next sync.
+    another balance: a sale of these seconds does not wait for the next sync. While a guard trips, only the sync sends.
     """
     for run in work.live:
         try:
-            if contacts := reread_accounts(run):
-                result.count(reread=len(contacts))
+            contacts = reread_accounts(run)
+            result.count(reread=len(contacts))
+            if contacts and not tripped(plans.shift(run.ledger, run.account), run.programme.guards):
                 push_contacts(run, contacts)
         except AuthenticationError as error:
             logger.warning("%s Accounts are read again later.", error)

@@ -329,11 +329,15 @@ def to_prove(ledger: Ledger, account: Account, address: str, *, wait: float, eve
 
 @retried
 def contacts_to_push(ledger: Ledger, account: Account, *, limit: int) -> dict[str, str | None]:
-    """Return contacts of posted adjustments whose balance waits for its sending, oldest first, with the trace of each."""
+    """Return contacts of posted adjustments whose balance waits for its sending, oldest first, with the trace of each.
+
+    A balance from before the adjustment is left to the sync: its guards may hold it.
+    """
     with ledger.transaction() as connection:
         rows = connection.execute(
             "select a.contact::text, min(a.trace) from adjustment a "
             "join pending p on p.programme = a.programme and p.contact = a.contact "
+            "join observation o on o.id = p.observation and o.asked >= coalesce(a.asked, o.asked) "
             f"where a.state = 'posted' and a.programme = %s and not {HELD} group by a.contact order by min(a.id) limit %s",
             (account.id, limit),
         ).fetchall()

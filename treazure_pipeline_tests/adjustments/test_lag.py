@@ -9,6 +9,9 @@ from treazure_pipeline.balance_sync.snapshot import read_account
 from treazure_pipeline_tests.adjustments.adjustment_shop import AdjustmentShop, assert_each_once
 from treazure_pipeline_tests.balance_sync.shop import account_of, run_of
 
+LONG = {"TREAZURE_LOOKUP_WAIT_SECONDS": "600"}
+"""A margin that is not over by itself, however slow the machine."""
+
 
 def adjusted(adjustment_shop: AdjustmentShop, unseen: int = 0, hidden: int = 0) -> tuple[str, str]:
     """A contact in step whose adjustment is done, while all reads lag behind it; returns its balance too.
@@ -24,7 +27,7 @@ def adjusted(adjustment_shop: AdjustmentShop, unseen: int = 0, hidden: int = 0) 
     if hidden:
         adjustment_shop.sandbox.add_points({contact: hidden})
     adjustment_shop.give(contact, 50)
-    assert adjustment_shop.process().done == 1
+    assert adjustment_shop.process(**LONG).done == 1
     (held,) = adjustment_shop.in_engage(contact)
     assert held is not None
     return contact, held
@@ -65,11 +68,11 @@ def test_a_sale_right_after_an_adjustment_goes_to_engage_once_the_margin_is_over
     contact = adjustment_shop.contacts(1)[0]
     adjustment_shop.sync()
     adjustment_shop.give(contact, 50)
-    assert adjustment_shop.process().done == 1
+    assert adjustment_shop.process(**LONG).done == 1
     adjustment_shop.sandbox.add_points({contact: 3})
     assert adjustment_shop.sync().diff.figures.superseded == 1
     assert not is_due(adjustment_shop)
-    adjustment_shop.later(60)
+    adjustment_shop.later(600)
     assert is_due(adjustment_shop)
     done = adjustment_shop.process()
     assert (done.reread, done.posted) == (1, 0)
@@ -109,4 +112,38 @@ def test_a_second_adjustment_right_after_the_first_counts_at_once(adjustment_sho
     adjustment_shop.give(contact, 3)
     assert adjustment_shop.process().done == 1
     caught_up(adjustment_shop)
+    assert_each_once(adjustment_shop)
+
+
+def test_what_is_read_again_does_not_pass_a_guard(adjustment_shop: AdjustmentShop) -> None:
+    contact = adjustment_shop.contacts(1)[0]
+    adjustment_shop.sync()
+    before = adjustment_shop.in_engage(contact)
+    adjustment_shop.sandbox.add_points({contact: 500})
+    for _ in range(2):  # the second merge turns planned rows into pending ones
+        assert adjustment_shop.sync(complete=False, GUARD_MAX_SINGLE_CHANGE="100").pushed.held == 1
+    adjustment_shop.sql("insert into reread (programme, contact, since) select programme, contact, now() from pending")
+    assert adjustment_shop.process(GUARD_MAX_SINGLE_CHANGE="100").reread == 1
+    assert adjustment_shop.in_engage(contact) == before
+    adjustment_shop.sync()
+    assert_each_once(adjustment_shop)
+
+
+def test_an_adjustment_whose_account_can_not_be_read_sends_no_older_balance_that_a_guard_holds(
+    adjustment_shop: AdjustmentShop,
+) -> None:
+    contact = adjustment_shop.contacts(1)[0]
+    adjustment_shop.sync()
+    before = adjustment_shop.in_engage(contact)
+    adjustment_shop.sandbox.add_points({contact: 500})
+    for _ in range(2):
+        adjustment_shop.sync(complete=False, GUARD_MAX_SINGLE_CHANGE="100")
+    adjustment_shop.sandbox.behave(transaction_answer="neither")
+    adjustment_shop.sandbox.set_fault("server_error", on=["account"], count=None)
+    adjustment_shop.give(contact, 5)
+    assert adjustment_shop.process().posted == 1
+    assert adjustment_shop.in_engage(contact) == before
+    adjustment_shop.sandbox.clear_faults()
+    adjustment_shop.later()
+    adjustment_shop.finish()
     assert_each_once(adjustment_shop)
