@@ -48,11 +48,12 @@ _OTHERS_GO = (
     "select pg_terminate_backend(pid, 10000) from pg_stat_activity "
     "where datname = current_database() and pid <> pg_backend_pid()"
 )
-_TABLES = (
+_TABLES: LiteralString = (
     "select oid::regclass::text from pg_class "
     "where relkind = 'r' and relnamespace not in ('pg_catalog'::regnamespace, 'information_schema'::regnamespace) "
     "and relnamespace::regnamespace::text !~ '^pg_'"
 )
+_WRITTEN: LiteralString = f"{_TABLES} and pg_relation_size(oid) > 0"
 
 
 @dataclass(frozen=True)
@@ -114,13 +115,6 @@ class Copies:
         with psycopg.connect(databases.url(template), autocommit=True) as connection:
             tables = [sql.SQL(name) for (name,) in connection.execute(_TABLES)]
             self._filled = [each for each in tables if connection.execute(sql.SQL("table {}").format(each)).fetchone()]
-            self._empty = sql.SQL("; ").join(
-                [
-                    sql.SQL("set session_replication_role = replica"),
-                    *(sql.SQL("delete from {}").format(each) for each in tables if each not in self._filled),
-                    sql.SQL("select setval(seqrelid, seqstart, false) from pg_sequence"),
-                ]
-            )
         # What a role may do with a database is not copied with it, so the shape is that of a copy.
         self._spare: str | None = databases.create(template)
         with psycopg.connect(databases.url(self._spare), autocommit=True) as connection:
@@ -157,7 +151,13 @@ class Copies:
             psycopg.connect(self._databases.url(name), autocommit=True) as connection,
         ):
             connection.execute(_OTHERS_GO)
-            connection.execute(self._empty)
+            written = [sql.SQL(name) for (name,) in connection.execute(_WRITTEN)]
+            statements = [
+                sql.SQL("set session_replication_role = replica"),
+                *(sql.SQL("delete from {}").format(each) for each in written if each not in self._filled),
+                sql.SQL("select setval(seqrelid, seqstart, false) from pg_sequence"),
+            ]
+            connection.execute(sql.SQL("; ").join(statements))
             return self._shape_of(connection) == self._shape
         return False
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -36,6 +38,8 @@ QUICK = {
     "TREAZURE_CONCURRENCY": "4",
 }
 """Settings that keep a test from waiting; the limits have tests of their own."""
+
+_spare: list[tuple[str, psycopg.Connection]] = []
 
 
 @dataclass(frozen=True)
@@ -120,11 +124,17 @@ class Shop:
 
     def sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         """Run a statement in the ledger's database, as an administrator would by hand."""
-        # One transaction: behind a pooler the next one may be on another session.
-        with psycopg.connect(administrators(self.database_url)) as connection:
-            connection.execute(f"set local search_path to {SCHEMA}; set local timezone to 'UTC'")
+        url = administrators(self.database_url)
+        connection = _connected(url)
+        try:
             cursor = connection.execute(statement, values or None)
-            return cursor.fetchall() if cursor.description else []
+            rows = cursor.fetchall() if cursor.description else []
+            connection.commit()
+        except BaseException:
+            connection.close()
+            raise
+        _spare.append((url, connection))
+        return rows
 
     def dump(self) -> dict[str, list[tuple[Any, ...]]]:
         """All that a run that fails before its merge must leave alone."""
@@ -184,6 +194,29 @@ class Shop:
     def in_engage(self, *contacts: str) -> list[str | None]:
         """What Engage holds of these contacts, as exact texts."""
         return [row["engage"] for row in self.sandbox.balances(contacts)]
+
+
+def _connected(url: str) -> psycopg.Connection:
+    """Begin a transaction on a connection that an earlier statement has left, or on a new one, which takes longer."""
+    # Behind a pooler each transaction may be on another session.
+    begin = f"set local search_path to {SCHEMA}; set local timezone to 'UTC'"
+    with suppress(IndexError):
+        while True:
+            left, connection = _spare.pop()
+            if left == url:
+                with suppress(psycopg.OperationalError):
+                    connection.execute(begin)
+                    return connection
+            connection.close()
+    connection = psycopg.connect(url, prepare_threshold=None)
+    connection.execute(begin)
+    return connection
+
+
+@atexit.register
+def _close() -> None:
+    for _, connection in _spare:
+        connection.close()
 
 
 def account_of(connections: Connections, programme: int = 0) -> Account:

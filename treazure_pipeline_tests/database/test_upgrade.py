@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
@@ -48,6 +49,7 @@ def test_an_upgrade_that_waits_for_a_table_keeps_nobody_from_the_others_and_ends
         with psycopg.connect(empty_database_url, autocommit=True) as sync:
             while sync.execute(_WAITING).fetchone() is None:
                 assert not ended.done()
+                time.sleep(0.01)
             sync.execute("set lock_timeout to '1s'")
             sync.execute("update treazure_pipeline.programme set name = name")
             # Those who want the table itself wait for a few seconds at most.
