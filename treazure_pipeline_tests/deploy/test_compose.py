@@ -57,6 +57,17 @@ def test_every_service_runs_a_command_that_there_is(compose: dict[str, Any]) -> 
         assert service["cap_drop"] == ["ALL"]
 
 
+def test_the_upgrade_comes_as_the_owner_and_all_others_as_the_runtime_role(compose: dict[str, Any]) -> None:
+    variable = "TREAZURE_PIPELINE_DATABASE_URL_FILE"
+    files = {
+        name: service["environment"][variable]
+        for name, service in compose["services"].items()
+        if variable in service.get("environment", {})
+    }
+    assert files.pop("upgrade") == "/run/secrets/owner_database_url"
+    assert set(files.values()) == {"/run/secrets/database_url"}
+
+
 def test_the_composition_is_one() -> None:
     pytest.importorskip("check_jsonschema", reason=WITHOUT_TOOLS)
     check("check-jsonschema", "--builtin-schema", "vendor.compose-spec", "deploy/compose.yaml")
