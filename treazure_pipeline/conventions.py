@@ -20,7 +20,7 @@ FOLD_LOCKS = 7_281_003
 
 
 def is_loopback(host: str | None) -> bool:
-    """Tell whether a host, as a name or an address, is this machine."""
+    """Return whether a host, as a name or an address, is this machine."""
     try:
         return host == "localhost" or ip_address(host or "").is_loopback
     except ValueError:

@@ -168,7 +168,7 @@ def misunderstood(urls: Sequence[SecretStr]) -> list[int]:
 
 
 def is_fresh(healths: Sequence[Health]) -> bool:
-    """Tell whether every programme was fetched recently, which the dead man's switch reports, besides a living daemon."""
+    """Return whether every programme was fetched recently, which the dead man's switch reports, besides a living daemon."""
     return all(
         health.covered_until is not None and health.now - health.covered_until <= STALE_AFTER for health in healths
     )

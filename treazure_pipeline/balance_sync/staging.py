@@ -104,7 +104,7 @@ def stage(
 
 
 def is_rubbish(fetched: int, rejected: int, discarded: int, max_rejected_share: Decimal) -> bool:
-    """Tell whether so many of an export's rows were rejected that it covers nothing.
+    """Return whether so many of an export's rows were rejected that it covers nothing.
 
     Rows that a person has discarded don't count. If all others were rejected, that is always too many; otherwise `max_rejected_share`
     decides, from 10 rows on.

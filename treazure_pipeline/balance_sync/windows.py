@@ -28,7 +28,7 @@ def chosen_window(
 
 
 def full_resync_is_due(cron: str, last: coverage.LastFull) -> bool:
-    """Tell whether everything has to be fetched: not done since `cron` was last due (UTC), and not tried in the last 6 hours."""
+    """Return whether everything has to be fetched: not done since `cron` was last due (UTC), and not tried in the last 6 hours."""
     if cron == "off":
         return False
     from dagster._utils.schedules import get_latest_completed_cron_tick  # noqa: PLC0415 - takes a second to import

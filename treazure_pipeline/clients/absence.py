@@ -20,7 +20,7 @@ def nobody() -> list[str]:
 
 
 def is_about_one(read: Callable[[str], object], asked: str, witnesses: Callable[[], Iterable[str]]) -> bool:
-    """Tell whether a 404 that `read(asked)` got is about `asked`.
+    """Return whether a 404 that `read(asked)` got is about `asked`.
 
     `witnesses` are contacts that the system should know; it is enough if it knows one of them. Raises what `read`
     raises, except for a 404.

@@ -320,5 +320,5 @@ def _list(answer: dict[str, Any], name: str) -> list[Any]:
 
 
 def is_same(shown: Decimal, sent: Decimal, decimals: int) -> bool:
-    """Tell whether a balance is what was sent, however Engage rounds it to the `decimals` that it keeps."""
+    """Return whether a balance is what was sent, however Engage rounds it to the `decimals` that it keeps."""
     return abs(shown - sent) < Decimal(1).scaleb(-decimals)

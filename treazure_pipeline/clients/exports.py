@@ -68,7 +68,7 @@ class Exports:
 
     @contextmanager
     def open(self, href: str) -> Iterator[Iterator[bytes]]:
-        """Wait until an export is ready, then lend its body in pieces; see `TreazureClient.open_balances`."""
+        """Wait until an export is ready, then yield its body in pieces; see `TreazureClient.open_balances`."""
         path = wire.result_path(self._http.local_path(href, "GET", wire.EXPORT_RESULT))
         began = time.monotonic()
         never_found = True
@@ -143,7 +143,7 @@ class Exports:
         return _Seen(answer)
 
     def _require_hope(self, answer: Answer) -> bool:
-        """Tell whether an answer names a status. Raises if the status is a failure."""
+        """Return whether an answer names a status. Raises if the status is a failure."""
         status = read(answer, wire.read_export_status)
         if status is None:
             return False

@@ -35,7 +35,7 @@ class Pacer(Protocol):
     """The rate that all processes share with one system."""
 
     def slot(self) -> AbstractContextManager[float]:
-        """Wait for a slot of the shared rate, and hold it until the answer is there. Lends when it was taken."""
+        """Wait for a slot of the shared rate, and hold it until the answer is there. Yields when it was taken."""
 
     def pause(self, seconds: float) -> None:
         """Make everybody wait, because the system asked for it."""
@@ -45,7 +45,7 @@ class Unpaced:
     """The pacer of a limit that is switched off."""
 
     def slot(self) -> AbstractContextManager[float]:
-        """Lend a slot at once."""
+        """Yield a slot at once."""
         return nullcontext(now())
 
     def pause(self, seconds: float) -> None:

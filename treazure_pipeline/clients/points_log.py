@@ -40,7 +40,7 @@ def balance_of(movements: Sequence[Movement]) -> Decimal:
 
 
 def reaches(movements: Sequence[Movement], balance: Decimal | None) -> bool:
-    """Tell whether a log is complete up to a balance: its amounts add up to it, or its newest movement led to it.
+    """Return whether a log is complete up to a balance: its amounts add up to it, or its newest movement led to it.
 
     In the second case, only the oldest movements may be missing, so the chain of balances starts with the oldest
     movement in the log. If it starts with another one, a movement is not shown yet.

@@ -198,7 +198,7 @@ def _kind_of_text(text: str) -> str:
 
 
 def fits(value: Any, pattern: Any) -> bool:
-    """Tell whether a value fits a pattern: an object's required names, a list's items, or kinds separated by |."""
+    """Return whether a value fits a pattern: an object's required names, a list's items, or kinds separated by |."""
     if isinstance(pattern, dict):
         return isinstance(value, dict) and all(
             name in value and fits(value[name], expected) for name, expected in pattern.items()

@@ -171,7 +171,7 @@ class Http:
     ) -> Iterator[tuple[Answer, Iterator[bytes]]]:
         """GET a resource whose body may be large.
 
-        Lends the answer, and the body in pieces of about 1 MiB. If the status is not 200, the answer has the body
+        Yields the answer, and the body in pieces of about 1 MiB. If the status is not 200, the answer has the body
         instead.
         """
         request = self._request("GET", path, extensions={"trace": self._in_time("GET", path, before)})
@@ -213,7 +213,7 @@ class Http:
         return f"{local}?{link.query}" if link.query else local
 
     def is_own(self, url: str) -> bool:
-        """Tell whether a URL leads to this system."""
+        """Return whether a URL leads to this system."""
         try:
             return _origin(urlsplit(url)) == _origin(self._base)
         except ValueError:

@@ -138,7 +138,7 @@ class TreazureClient(Client):
         )
 
     def open_balances(self, href: str) -> AbstractContextManager[Iterator[bytes]]:
-        """Wait until an export is ready, then lend its body in pieces of about 1 MiB as they arrive.
+        """Wait until an export is ready, then yield its body in pieces of about 1 MiB as they arrive.
 
         Polls at growing intervals, or when `Retry-After` says, for half an hour at most (scaled like the waits). A
         redirect to a storage host is followed without our token. Raises ExportExpiredError if the result is gone. If
@@ -155,7 +155,7 @@ class TreazureClient(Client):
         return read(answer, lambda received: wire.read_account_balance(received, loyalty_id))
 
     def knows(self, account: str, loyalty_id: str) -> bool:
-        """Tell whether Treazure may have this account. A 404 only counts if others are found (see `absence`)."""
+        """Return whether Treazure may have this account. A 404 only counts if others are found (see `absence`)."""
 
         def ask(asked: str) -> object:
             return self.account_balance(asked, loyalty_id)

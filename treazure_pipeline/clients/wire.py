@@ -124,7 +124,7 @@ _BALANCE = msgspec.json.Decoder(_Balance)
 
 
 def is_points(value: Decimal) -> bool:
-    """Tell whether a number can be an amount of points: finite, below 10^15 in size, with at most 20 decimals (I6)."""
+    """Whether a number can be an amount of points: finite, below 10^15 in size, with at most 20 decimals (I6)."""
     exponent = value.as_tuple().exponent
     return isinstance(exponent, int) and exponent >= -MOST_FRACTION_DIGITS and value.adjusted() < LARGEST_MAGNITUDE
 

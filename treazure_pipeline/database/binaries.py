@@ -11,15 +11,15 @@ from pathlib import Path
 from treazure_pipeline.database.homes import private_folder
 from treazure_pipeline.errors import DatabaseUnavailableError, SettingsError
 
-# Where the package keeps each major version.
+# Where the package has each major version.
 _FOLDERS = {16: "pginstall", 18: "pginstall18"}
 
 
 def installed() -> dict[int, Path]:
     """Return the folders of the binaries by major version.
 
-    The package is found but not imported: its import makes folders and warns. Raises SettingsError where
-    it is not there.
+    The package is located but not imported, since its import makes folders and warns. Raises SettingsError if it is not
+    installed.
     """
     if os.name != "posix":
         raise SettingsError(
@@ -40,8 +40,8 @@ def installed() -> dict[int, Path]:
 def fitting(data: Path, installed: dict[int, Path], copies: Path | None) -> Path:
     """Return the binaries that fit a data directory, or the newest for a new one.
 
-    With `copies`, a folder, they are copied there if they lie in a private one, which only root can read.
-    Raises DatabaseUnavailableError where the installed package lacks the version of the data.
+    They are copied to the folder `copies`, if given, when they are in a private one that only root can read.
+    Raises DatabaseUnavailableError if the installed package lacks the version of the data.
     """
     version_file = data / "PG_VERSION"
     version = int(version_file.read_text()) if version_file.exists() else max(installed)

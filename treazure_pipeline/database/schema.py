@@ -32,8 +32,8 @@ CONNECTION: dict[str, Any] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 20_000,
 }
-"""How everything connects: over a pooler too, and so that a server that is gone is noticed."""
-# In each transaction: a pooler may give every one another session, and roles and databases have settings of their own.
+"""How everything connects: also through a pooler, and so that a vanished server is noticed."""
+# Set in each transaction: a pooler may give each one another session, and roles and databases have their own settings.
 _FACTS = {
     "search_path": SCHEMA,
     "timezone": "UTC",
@@ -54,7 +54,7 @@ _NO_TRANSACTION_TIMEOUT: LiteralString = (
     "case when current_setting('transaction_timeout', true) is not null "
     "then set_config('transaction_timeout', '0', true) end"
 )
-# The only one that ends a session between transactions. Behind a pooler it is the pooler's own business.
+# The only timeout that ends a session between transactions. Behind a pooler it is up to the pooler.
 SESSION: LiteralString = "set idle_session_timeout to 0"
 _OWNS = "select pg_has_role(nspowner, 'usage') from pg_namespace where nspname = %s"
 _REPORTS = "select relname from pg_class where relnamespace = to_regnamespace(%s) and relkind = 'v' order by relname"
@@ -64,27 +64,27 @@ _READ_ONLY = {"25006"}  # a standby, or the former primary after a failover
 
 @cache
 def revisions() -> tuple[str, ...]:
-    """Return the revisions that this version of the product knows, the newest first: their files are numbered."""
+    """Return the revisions that this version knows, the newest first. Their files are numbered."""
     names = (file.name for file in (files(__package__) / "migrations" / "versions").iterdir())
     return tuple(sorted((name.partition("_")[0] for name in names if name.endswith(".py")), reverse=True))
 
 
 def head() -> str:
-    """Return the revision that this version of the product makes."""
+    """Return the newest revision that this version knows."""
     return revisions()[0]
 
 
 def judge(found: str | None, compatible_since: str | None) -> None:
     """Raise SchemaOutdatedError unless this version can work with a schema at revision `found`.
 
-    A newer one says since which revision nothing has been taken away (`compatible_since`): who knows that one goes on
-    working beside it, so that an upgrade needs no pause.
+    A newer schema says since which revision nothing has been removed (`compatible_since`). A version that knows that
+    revision continues to work with it, so an upgrade needs no pause.
     """
     if found == head():
         return
     if found is None or found in revisions():
-        stands = f"at revision {found}" if found else "empty"
-        message = f"The ledger's schema is {stands}, this version of treazure-pipeline needs {head()}."
+        is_at = f"at revision {found}" if found else "empty"
+        message = f"The ledger's schema is {is_at}, this version of treazure-pipeline needs {head()}."
         raise SchemaOutdatedError(message, hint="Run `treazure-pipeline db upgrade`.")
     if compatible_since not in revisions():
         message = f"The ledger's schema is at revision {found}, which is newer than this version of treazure-pipeline."
@@ -95,11 +95,11 @@ def judge(found: str | None, compatible_since: str | None) -> None:
 
 
 def upgrade(url: str) -> tuple[str | None, str]:
-    """Bring the ledger at `url` to the newest schema; return the revisions before and after.
+    """Upgrade the ledger at `url` to the newest schema; return the revisions before and after.
 
-    Safe when several processes do it at once. Who may read the ledger may read the reporting views afterwards. Raises
-    DatabaseUnavailableError when the server can't be used and DatabaseError when it is older than PostgreSQL 16, has
-    another encoding than UTF-8, or the role may not do it.
+    Several processes may do it at once. Whoever may read the ledger may then read the reporting views. Raises
+    DatabaseUnavailableError if the server can't be used, and DatabaseError if it is older than PostgreSQL 16, its
+    encoding is not UTF-8, or the role may not do it.
     """
     with _connected(url) as connection:
         if revision(connection) == head():
@@ -110,16 +110,16 @@ def upgrade(url: str) -> tuple[str | None, str]:
 
 
 def grant_reader(url: str, role: str) -> list[str]:
-    """Let a role of the server read the reporting views, and those to come; return their names.
+    """Let a role of the server read the reporting views, including future ones; return their names.
 
-    Raises DatabaseError where there is no such role, or the role of `url` does not own the views.
+    Raises DatabaseError if there is no such role, or the role of `url` does not own the views.
     """
     check(url)
     with _connected(url) as connection:
         if connection.execute("select to_regrole(quote_ident(%s))", [role]).fetchone() == (None,):
             raise DatabaseError(f"The server has no role {role!r}.", hint="Create it first: CREATE ROLE … LOGIN.")
         if connection.execute(_OWNS, [REPORTING]).fetchone() != (True,):
-            raise lacking("it does not own the reporting views, so it can let nobody read them")
+            raise lacking("it does not own the reporting views, so it can't let anybody read them")
         connection.execute(grant(role))
         return [name for (name,) in connection.execute(_REPORTS, [REPORTING])]
 
@@ -133,14 +133,14 @@ def check(url: str) -> None:
 
 
 def facts(**others: LiteralString) -> LiteralString:
-    """Return the statement that sets what every transaction relies on, until it ends; `others` come on top."""
+    """Return the statement that sets what every transaction relies on, until it ends; `others` are added."""
     settings = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in (_FACTS | others).items())
     durable = "set_config('synchronous_commit', replace(current_setting('synchronous_commit'), 'off', 'on'), true)"
     return f"select {settings}, {durable}, {_NO_TRANSACTION_TIMEOUT}"
 
 
 def translated(error: BaseException) -> DatabaseError:
-    """Turn a driver's error into ours, without the connection string; what is our own mistake is raised as it is."""
+    """Turn a driver's error into ours, without the connection string; bugs of ours are raised as they are."""
     state = getattr(error, "sqlstate", None) or ""
     if state in _CONFLICTS:
         return ConflictError(f"Two transactions conflicted: {_first_line(error)}.", hint="The next run tries again.")
@@ -152,7 +152,7 @@ def translated(error: BaseException) -> DatabaseError:
 
 
 def lacking(what: str) -> DatabaseError:
-    """Return the error of a role that may not do what it has to."""
+    """Return the error for a role that lacks a right it needs."""
     return DatabaseError(
         f"The ledger's database role lacks a right: {what}.",
         hint="`treazure-pipeline db roles` prints the SQL that gives each role its rights. An administrator runs it.",
@@ -168,7 +168,7 @@ def unavailable(error: BaseException) -> DatabaseUnavailableError:
 
 _HINT = "Check that PostgreSQL runs, has room, and that TREAZURE_PIPELINE_DATABASE_URL is right."
 _HINTS = {
-    "SSL": "Switch TLS on in the server. Where the way to it is safe without, add sslmode=disable to the URL.",
+    "SSL": "Switch TLS on in the server. If the network is safe without it, add sslmode=disable to the URL.",
     "No space left": "Make room on the disk of the server; nothing is lost, and the next run goes on.",
     "lock timeout": "A long transaction holds a table (pg_stat_activity shows which). Try again when it is over.",
     "password": "Correct the user and password in TREAZURE_PIPELINE_DATABASE_URL, or in the file that holds them.",
@@ -182,7 +182,7 @@ def _first_line(error: BaseException) -> str:
 
 @contextmanager
 def _connected(url: str) -> Iterator[psycopg.Connection[TupleRow]]:
-    """Connect for one transaction with a server that suits, and commit it; a driver's error leaves as ours."""
+    """Connect for one transaction to a suitable server, and commit it; a driver's errors become ours."""
     try:
         with psycopg.connect(url, **CONNECTION) as connection:
             connection.execute(facts())
@@ -193,7 +193,7 @@ def _connected(url: str) -> Iterator[psycopg.Connection[TupleRow]]:
 
 
 def revision(connection: psycopg.Connection[TupleRow]) -> str | None:
-    """Return the revision that the schema is at, None where there is none."""
+    """Return the schema's revision, or None if there is no schema."""
     if connection.execute("select to_regclass(%s)", [f"{SCHEMA}.alembic_version"]).fetchone() == (None,):
         return None
     row = connection.execute("select version_num from alembic_version").fetchone()
@@ -201,13 +201,13 @@ def revision(connection: psycopg.Connection[TupleRow]) -> str | None:
 
 
 def compatible_since(connection: psycopg.Connection[TupleRow]) -> str | None:
-    """Return since which revision nothing has been taken away, as the schema says."""
+    """Return since which revision nothing has been removed, according to the schema."""
     row = connection.execute(COMPATIBLE_SINCE).fetchone()
     return None if row is None else str(row[0])
 
 
 def grant(role: str) -> sql.Composed:
-    """Return the statement that lets a role read the reporting views, and those to come."""
+    """Return the statement that lets a role read the reporting views, including future ones."""
     return sql.SQL(
         "grant usage on schema {reporting} to {role}; grant select on all tables in schema {reporting} to {role}; "
         "alter default privileges in schema {reporting} grant select on tables to {role}"
@@ -215,14 +215,14 @@ def grant(role: str) -> sql.Composed:
 
 
 def check_server(connection: psycopg.Connection[TupleRow]) -> None:
-    """Raise DatabaseError where the server is too old, or the database can't hold every text."""
+    """Raise DatabaseError if the server is too old, or the database can't store every text."""
     row = connection.execute(
         "select current_setting('server_encoding'), current_setting('server_version_num')::integer / 10000"
     ).fetchone()
     assert row is not None
     encoding, version = row
     if encoding != "UTF8":
-        message = f"The ledger's database is encoded in {encoding}, which can't hold every text; it has to be UTF8."
+        message = f"The ledger's database is encoded in {encoding}, which can't store every text; it has to be UTF8."
         hint = "Make another one: CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0."
         raise DatabaseError(message, hint=hint)
     if version < OLDEST_SERVER:

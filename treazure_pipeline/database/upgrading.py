@@ -21,7 +21,7 @@ from treazure_pipeline.errors import DatabaseError
 
 _TRIES = 12
 _PAUSE_SECONDS = 1
-# Who works on the ledger, and who may read reports already.
+# The roles that work on the ledger, and those that may already read reports.
 _READERS = """
 select distinct pg_get_userbyid(a.grantee) from pg_class c, aclexplode(c.relacl) a
 where c.oid in (to_regclass('treazure_pipeline.balance'), to_regclass('treazure_reporting.contact_balance'))
@@ -34,10 +34,10 @@ select current_user, has_database_privilege(current_database(), 'create'),
 
 
 def upgrade(url: str) -> tuple[str | None, str]:
-    """Do what `schema.upgrade` says, where that is not done already.
+    """Do what `schema.upgrade` says, unless it is already done.
 
-    One revision a transaction, so that none keeps others from a table while the next one waits for its own; an empty
-    ledger gets all at once. Nobody waits for a revision that waits for a lock: after some seconds it lets them pass.
+    Each revision has its own transaction, so that none blocks a table while the next one waits for its own; an empty
+    ledger gets all at once. A revision that waits for a lock lets others pass after some seconds.
     """
     engine = sa.create_engine(
         "postgresql+psycopg://",
@@ -78,7 +78,7 @@ def _step(engine: sa.Engine) -> tuple[str | None, str]:
         assert isinstance(connection, psycopg.Connection)
         connection.execute(schema.facts(lock_timeout="5s"))
         schema.check_server(connection)
-        # Nothing is kept in the session, and whoever comes second finds it done.
+        # Nothing is kept in the session, and a second process finds it done.
         connection.execute("select pg_advisory_xact_lock(%s)", [conventions.SCHEMA_LOCK])
         _make_schema(connection, schema.SCHEMA)
         before = schema.revision(connection)

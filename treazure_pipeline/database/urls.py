@@ -1,8 +1,8 @@
-"""What an address of a database means: as libpq understands it, written so that every driver understands the same.
+"""Database addresses: read by libpq, and rewritten so that every driver understands them in the same way.
 
-libpq takes several hosts, sockets as hosts, services and any of its own parameters; SQLAlchemy, through which Dagster
-connects, parses addresses by itself and knows fewer forms. So an address is taken apart by libpq once and written anew:
-user, password and database in their places, all else as parameters.
+libpq accepts several hosts, sockets as hosts, services and any of its own parameters. SQLAlchemy, which Dagster uses,
+parses addresses itself and knows fewer forms. So libpq parses an address once, and it is written again with user,
+password and database in their places and everything else as parameters.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from treazure_pipeline import conventions
 
 
 def canonical(url: str) -> str:
-    """Return an address that psycopg, psycopg2 and SQLAlchemy understand as libpq does the given one.
+    """Return an address that psycopg, psycopg2 and SQLAlchemy understand as libpq understands the given one.
 
-    It asks for TLS where a host is not this machine, unless the address, a service or PGSSLMODE says otherwise.
-    Raises ValueError, without a part of the address, since it can hold a password.
+    It asks for TLS if a host is not this machine, unless the address, a service or PGSSLMODE says otherwise.
+    Raises ValueError without any part of the address, since it may contain a password.
     """
     if not re.match("postgres(ql)?://", url):
         raise ValueError("must begin with postgresql://")
@@ -36,9 +36,9 @@ def canonical(url: str) -> str:
 
 
 def joined(parts: Mapping[str, str]) -> str:
-    """Return the address of libpq's parameters, the inverse of what libpq does with it."""
+    """Return the address with these libpq parameters, the inverse of libpq's parsing."""
     rest = dict(parts)
-    # SQLAlchemy takes the name of a database as it stands, so an odd one is a parameter like any other.
+    # SQLAlchemy takes a database's name literally, so an odd one is a parameter like any other.
     database = rest.pop("dbname", "") if re.fullmatch(r"[\w.-]*", parts.get("dbname", ""), re.ASCII) else ""
     user, password = (quote(rest.pop(name, ""), safe="") for name in ("user", "password"))
     login = f"{user}:{password}@" if password else f"{user}@" if user else ""
@@ -47,22 +47,22 @@ def joined(parts: Mapping[str, str]) -> str:
 
 
 def sibling(url: str, database: str) -> str:
-    """Return the address of another database of the same server."""
+    """Return the address of another database on the same server."""
     return joined(_parts(url) | {"dbname": database})
 
 
 def has_password(url: str) -> bool:
-    """Tell whether an address holds a secret."""
+    """Return whether an address contains a secret."""
     return not _SECRETS.isdisjoint(_parts(url))
 
 
 def without_secrets(url: str) -> str:
-    """Return an address for people: as it is, with three dots for each secret."""
+    """Return an address to show to people, with three dots for each secret."""
     return joined({name: "..." if name in _SECRETS else value for name, value in _parts(url).items()})
 
 
 def is_plain(url: str) -> bool:
-    """Tell whether SQLAlchemy understands an address as libpq does, as it stands."""
+    """Return whether SQLAlchemy understands an address, unchanged, as libpq does."""
     import sqlalchemy as sa  # noqa: PLC0415 - a quarter of a second, for one command
     from sqlalchemy.dialects.postgresql import psycopg2  # noqa: PLC0415 - likewise
 

@@ -88,7 +88,7 @@ class Leases:
         return (None, LEASE_SECONDS) if row is None else (int(row[0]), 0.0)
 
     def holds(self, name: str) -> bool:
-        """Tell whether this ledger holds a lease, as far as it knows."""
+        """Return whether this ledger holds a lease, as far as it knows."""
         return name in self._tokens
 
     def release(self, name: str) -> None:
@@ -137,7 +137,7 @@ def _this_process() -> str:
 
 
 def _is_dead(holder: str) -> bool:
-    """Tell whether a holder was a process of this machine and has ended. About other machines, nothing is known."""
+    """Return whether a holder was a process of this machine and has ended. About other machines, nothing is known."""
     host, process, started = holder.rsplit(" ", 2)
     return bool(_host()) and host == _host() and _started(int(process)) != started
 

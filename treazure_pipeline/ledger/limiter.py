@@ -65,7 +65,7 @@ class SharedRate:
 
     @contextmanager
     def slot(self) -> Iterator[float]:
-        """Wait for a slot, and keep it until the block ends. Lends the time when it was taken (`pacing.now`).
+        """Wait for a slot, and keep it until the block ends. Yields the time when it was taken (`pacing.now`).
 
         If the lease had ended and somebody else has taken the slot, it is left alone.
         """

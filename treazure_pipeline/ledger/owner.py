@@ -62,7 +62,7 @@ def require(ledger: Ledger, wanted: Systems) -> None:
 
 
 def check(ledger: Ledger, wanted: Systems) -> bool:
-    """Tell whether the ledger's systems have been noted. Raises SettingsError if they are others."""
+    """Return whether the ledger's systems have been noted. Raises SettingsError if they are others."""
     with ledger.reading() as connection:
         return _compare(connection, wanted)
 

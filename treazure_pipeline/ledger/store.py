@@ -98,7 +98,7 @@ class Ledger:
 
     @contextmanager
     def transaction(self, *, fenced: bool = True) -> Iterator[psycopg.Connection[TupleRow]]:
-        """Lend a connection in one transaction, committed at the end of the block. Driver errors become ours.
+        """Yield a connection in one transaction, committed at the end of the block. Driver errors become ours.
 
         Raises LeaseLostError if somebody else has taken over a lease of this ledger. `fenced=False` skips that check, so that leases can be
         renewed and given back.
@@ -110,13 +110,13 @@ class Ledger:
 
     @contextmanager
     def reading(self) -> Iterator[psycopg.Connection[TupleRow]]:
-        """Lend a connection in one read-only transaction that sees everything at the same moment."""
+        """Yield a connection in one read-only transaction that sees everything at the same moment."""
         with self._lent(_BEGIN_READING) as connection:
             yield connection
 
     @contextmanager
     def _lent(self, begin: str) -> Iterator[psycopg.Connection[TupleRow]]:
-        """Lend a connection in a transaction, begun in one round trip. The pool ends it with the block."""
+        """Yield a connection in a transaction, begun in one round trip. The pool ends it with the block."""
         try:
             with self._pool.connection() as connection:
                 try:
@@ -215,12 +215,12 @@ class Ledger:
             self._leases.release(name)
 
     def is_running(self, account: Account) -> bool:
-        """Tell whether any process holds the lease for the programme's runs."""
+        """Return whether any process holds the lease for the programme's runs."""
         return self.is_leased(_sync(account))
 
     @retried
     def is_leased(self, name: str) -> bool:
-        """Tell whether any process holds a lease."""
+        """Return whether any process holds a lease."""
         with self.transaction() as connection:
             row = one(
                 connection,

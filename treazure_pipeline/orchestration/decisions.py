@@ -74,5 +74,5 @@ def each(numbers: Sequence[int], change: Callable[[int], bool], done: str) -> st
 
 
 def is_decision(job: dg.JobDefinition) -> bool:
-    """Tell whether a job of the code location is one of these."""
+    """Return whether a job of the code location is one of these."""
     return DECISION.items() <= job.tags.items()

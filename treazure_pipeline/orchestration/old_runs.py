@@ -72,7 +72,7 @@ def delete_old_runs(
 
 
 def _is_about(run: dg.DagsterRun, assets: AbstractSet[dg.AssetKey]) -> bool:
-    """Tell whether a run materialized some of these assets, or checked some, and no others."""
+    """Return whether a run materialized some of these assets, or checked some, and no others."""
     about = {*(run.asset_selection or ()), *(check.asset_key for check in run.asset_check_selection or ())}
     return bool(about) and about <= assets
 

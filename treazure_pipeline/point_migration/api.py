@@ -1,8 +1,8 @@
 """Delivers a migration's rows by API, for a tenant that is already active: each row of the files at most once.
 
-The intent and its `Idempotency-Key` are stored before a request is made. One without an answer is repeated with the
-same key while Engage remembers it (24 hours); after that it is uncertain, shown, and left to a person. So is one that
-a restored ledger knows nothing of: its key comes from the file, so that Engage would know it again for those 24 hours.
+The intent and its `Idempotency-Key` are stored before a request is made. A request without an answer is repeated with the
+same key while Engage remembers it (24 hours); after that it is uncertain, and left to a person. So is a request that a
+restored ledger knows nothing about: its key comes from the file, so Engage recognizes it for those 24 hours.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class UncertainRowsError(PipelineError):
 
 @dataclass
 class Added:
-    """What a delivery by API did, counted in rows. `uncertain` and `refused_requests` need a person."""
+    """The results of a delivery by API, counted in rows. `uncertain` and `refused_requests` need a person."""
 
     rows: int = 0
     sent: int = 0
@@ -61,7 +61,7 @@ class Added:
 
     @property
     def figures(self) -> dict[str, Any]:
-        """What a run shows of it."""
+        """The figures that a run shows."""
         return {
             "target": "the API", "rows": self.rows, "sent": self.sent, "sent_before": self.sent_before,
             "refused": self.refused, "refused_requests": self.refused_requests, "requests": self.requests,
@@ -69,7 +69,7 @@ class Added:
 
     @property
     def sentence(self) -> str:
-        """How many rows Engage took."""
+        """How many rows Engage added."""
         told = (
             f"{self.sent:,} of {phrases.counted(self.rows, 'row')} added in {phrases.counted(self.requests, 'request')}"
         )
@@ -90,10 +90,10 @@ def add_by_api(
     uncertain_are_taken: bool | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Added:
-    """Add all rows of the migration's files in Engage; go on where an earlier run was. `body` gives a file's bytes.
+    """Add all rows of the migration's files in Engage; continue where an earlier run stopped. `body` gives a file's bytes.
 
-    `uncertain_are_taken` is a person's decision on requests that nobody can tell of. Raises UncertainRowsError, after
-    all others were sent, where some are left; what ends every call (credentials) at once.
+    `uncertain_are_taken` is a person's decision on requests whose outcome nobody knows. If some are left without one,
+    raises UncertainRowsError after all others have been sent. What would fail every call (credentials) is raised at once.
     """
     require_contact_ids(migration.key_type)
     files = written_files(ledger, migration)
@@ -127,7 +127,7 @@ def add_by_api(
 
 
 def require_contact_ids(key_type: str) -> None:
-    """Raise MigrationError unless contacts are named as the API names them."""
+    """Raise MigrationError unless contacts are named by their id, as the API requires."""
     if key_type != "ContactId":
         raise MigrationError(
             f"The API names contacts by their id, not by {key_type}.",
@@ -161,7 +161,7 @@ class _Adding:
         self.result = Added()
 
     def add(self, file: File, first: int, rows: list[wire.AddedPoints]) -> None:
-        """Send some rows of a file, unless that has been done."""
+        """Send some rows of a file, unless they have been sent."""
         request = file_store.claim_request(
             self._ledger, self._migration, file.name, first, len(rows), _key(self._migration, file, first),
             remembered=REMEMBERED_SECONDS, forgetful=self._forgetful,
@@ -186,7 +186,7 @@ class _Adding:
                 became = outcome.of(error)
                 in_doubt = in_doubt or became.effect != "none"
                 if became.blames == "row":
-                    # After a call without an answer, a refusal does not say whether that call took effect.
+                    # After an unanswered call, a refusal does not show whether that call took effect.
                     self._refuse(request, name, first, rows, str(error), in_doubt=in_doubt)
                     return
                 if not became.again:
@@ -241,7 +241,7 @@ class _Adding:
 
 
 def _key(migration: Migration, file: File, first: int) -> str:
-    """Return the same key for the same rows of the same migration, also from a ledger that was restored."""
+    """Return the same key for the same rows of the same migration, even from a restored ledger."""
     return str(uuid.uuid5(_KEYS, f"{migration.id} {file.sha256} {first}"))
 
 

@@ -1,7 +1,7 @@
-"""The audit of a migration: do the files hold the roster, does Engage hold the files, and who answers for what differs.
+"""The audit of a migration: do the files match the roster, does Engage match the files, and who accepts what differs?
 
-It closes the migration: every contact is read back from Engage, compared, and what Engage shows becomes what the ledger
-knows as sent. Only then is the programme live again.
+It closes the migration: every contact is read back from Engage and compared, and what Engage shows becomes the ledger's
+sent balance. Only then is the programme live again.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ _CHUNK = 500
 
 
 class NotImportedYetError(PipelineError):
-    """Engage shows no points yet of contacts that the files give some: a person imports them next."""
+    """Engage shows no points yet for contacts that get some from the files: a person has to import them first."""
 
     exit_code = 6
 
 
 class PausedError(PipelineError):
-    """The time of this run is over before all balances were read back; another run goes on.
+    """This run's time was over before all balances had been read back; another run continues.
 
     `since`: when the first of these runs began, on the database's clock.
     """
@@ -53,12 +53,12 @@ class PausedError(PipelineError):
 
 
 class DifferencesError(PipelineError):
-    """Engage shows other balances than were imported."""
+    """Engage shows different balances from those that were imported."""
 
 
 @dataclass(frozen=True)
 class Audited:
-    """What an audit found, in contacts, the URL of its report, without secrets, and the report in Markdown. `pending`: left to the hourly sync."""
+    """What an audit found, counted in contacts; the report in Markdown, and its URL without secrets. `pending`: left to the hourly sync."""
 
     contacts: int
     read: int
@@ -88,7 +88,7 @@ class Audited:
 
 
 def require_conserved(ledger: Ledger, migration: Migration) -> None:
-    """Raise MigrationError where a contact's rows do not add up to its balance, or a key stands for two contacts."""
+    """Raise MigrationError if a contact's rows do not add up to its balance, or two contacts share a key."""
     wrong = audit_store.unequal(ledger, migration, limit=5)
     doubled = audit_store.doubled_keys(ledger, migration, limit=5)
     if doubled:
@@ -118,12 +118,11 @@ def audit(
     most_seconds: float = math.inf,
     progress: Callable[[int, int], None] | None = None,
 ) -> Audited:
-    """Read every balance back from Engage, compare, report; close the migration where nothing differs.
+    """Read every balance back from Engage, compare, report; close the migration if nothing differs.
 
-    What was read and equal is not read again by a later run, nor what was read after `since` (database clock; None: now).
-    `accepted_by` is the person who answers for what still differs: those contacts become pending, so the hourly sync sets
-    them. Raises NotImportedYetError, PausedError after `most_seconds`, and DifferencesError; the programme then stays in
-    migration.
+    A later run does not read again what was equal, or was read after `since` (database clock; None: now). `accepted_by`
+    is the person who accepts what still differs: those contacts become pending, so the hourly sync sets them. Raises
+    NotImportedYetError, PausedError after `most_seconds`, and DifferencesError; the programme then stays in migration.
     """
     began = time.perf_counter()
     with backfill.holding(ledger, account):
@@ -173,7 +172,7 @@ def audit(
 def _require_import(
     ledger: Ledger, engage: EngageClient, account: Account, migration: Migration, concurrency: int
 ) -> None:
-    """Look at a few contacts before reading all: an import that has not begun shows in them."""
+    """Look at a few contacts before reading all, since they show whether the import has begun."""
     probed = audit_store.probe(ledger, migration, _PROBES)
     with ThreadPoolExecutor(concurrency, thread_name_prefix="probe") as threads:
         shown = list(threads.map(lambda row: _probed(engage, account, row.contact), probed))
@@ -204,11 +203,11 @@ def _read_back(
             if progress is not None:
                 progress(len(rows), total)
             if time.perf_counter() >= deadline and (left := audit_store.read_back_left(ledger, migration, started)):
-                raise PausedError(f"{left} contacts are still to be read back; another run goes on.", started)
+                raise PausedError(f"{left} contacts are still to be read back; another run continues.", started)
 
 
 def _probed(engage: EngageClient, account: Account, contact: str) -> Decimal | None:
-    """Return what Engage shows of a contact; nothing where it says 404: before the import that may be all that it says."""
+    """Return what Engage shows for a contact; nothing if it answers 404, as it may for everybody before the import."""
     try:
         return engage.balance(contact, account.definition_id)
     except NotFoundError:

@@ -36,7 +36,7 @@ class AuditConfig(forms.Form):
     )
     since: str | None = Field(
         default=None,
-        description="When the first of these runs began (ISO 8601): what it and its successors have read is not read again.",
+        description="When the first of these runs began (ISO 8601). What has been read since is not read again.",
     )
 
     def check(self) -> None:
@@ -49,7 +49,7 @@ class AuditConfig(forms.Form):
 
 
 def build_audit(programme: Programme, names: Names, delivery: dg.AssetsDefinition, common: dict[str, Any]) -> Any:
-    """Assemble the audit of what the `delivery` brought to Engage."""
+    """Assemble the audit of what `delivery` brought to Engage."""
     key = names.key
 
     @dg.asset(
@@ -79,25 +79,25 @@ def build_audit(programme: Programme, names: Names, delivery: dg.AssetsDefinitio
 
 
 def going_on(job: Any, audit: dg.AssetsDefinition, names: Names) -> dg.SensorDefinition:
-    """Return the sensor that starts another run if an audit's run ended before it was complete."""
+    """Return the sensor that starts another run if an audit's run ended before the audit was complete."""
 
     @dg.sensor(
         name=names.of("migration_audit_sensor"),
         job=job,
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Goes on with an audit that takes longer than one run may (`max_hours`), as often as it needs.",
+        description="Continues an audit that takes longer than one run may (`max_hours`), as often as necessary.",
     )
     def migration_audit_sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         paused = dg.RunsFilter(tags={PAUSED: names.of("migration_audit")}, statuses=[dg.DagsterRunStatus.SUCCESS])
         runs = context.instance.get_runs(paused, limit=1)
         if not runs:
-            return dg.SkipReason("No audit has to go on.")
+            return dg.SkipReason("No audit has to be continued.")
         (run,) = runs
         op = names.op("migration_audit")
         config: Mapping[str, Any] = run.run_config
         given = config.get("ops", {}).get(op, {}).get("config", {})
-        # The key makes it one more run for each that paused, however that run ends.
+        # With this key, each paused run starts exactly one more run, however that one ends.
         return dg.RunRequest(
             run_key=run.run_id,
             asset_selection=[audit.key],
@@ -123,7 +123,7 @@ def _audit(
         except (NotImportedYetError, PausedError) as waiting:
             connections.listener.failed(waiting)
             context.log.warning(str(waiting))
-            # The command goes on by itself.
+            # The command continues by itself.
             if isinstance(waiting, PausedError) and not context.run.tags.keys() >= FOREGROUND.keys():
                 tags = {PAUSED: name, SINCE: waiting.since.isoformat()}
                 context.instance.add_run_tags(context.run.run_id, tags)

@@ -28,7 +28,7 @@ _PLANNED_BATCH_SIZE = 1000
 class ShardAudit:
     """One shard's contacts and points. `unequal`: contacts whose rows do not add up to their balance at the cut-off.
 
-    `without_rows`: contacts with points and no row (no key, left out). Engage's part is empty until it was read.
+    `without_rows`: contacts with points but no row (no key, left out). Engage's part is empty until it has been read.
     """
 
     shard: int
@@ -49,7 +49,7 @@ class ShardAudit:
 
 @dataclass(frozen=True)
 class Difference:
-    """A contact of which Engage shows something else than was imported; `shown` is None where it has no account."""
+    """A contact for which Engage shows something different from what was imported; `shown` is None without an account."""
 
     contact: str
     imported: Decimal | None
@@ -66,7 +66,7 @@ class ReadBack:
 
 @retried
 def shards(ledger: Ledger, migration: Migration, shard: int | None = None) -> list[ShardAudit]:
-    """Compare roster, files and Engage, shard by shard, or of one shard."""
+    """Compare roster, files and Engage, for each shard or only one."""
     with ledger.transaction() as connection:
         return records(
             connection, ShardAudit, _SHARDS, {"id": migration.id, "decimals": migration.decimals, "shard": shard}
@@ -86,7 +86,7 @@ def unequal(ledger: Ledger, migration: Migration, limit: int = 20) -> list[tuple
 
 @retried
 def doubled_keys(ledger: Ledger, migration: Migration, limit: int = 20) -> list[tuple[str, int]]:
-    """Return keys that several contacts have, and how many have them."""
+    """Return keys that several contacts share, and how many share them."""
     with ledger.transaction() as connection:
         return connection.execute(
             "select key, count(*) from migration_contact where migration = %s and key is not null and left_out is null "
@@ -97,7 +97,7 @@ def doubled_keys(ledger: Ledger, migration: Migration, limit: int = 20) -> list[
 
 @retried
 def findings(ledger: Ledger, migration: Migration) -> list[tuple[str, str, int, Decimal | None]]:
-    """Count the findings: origin, kind, how many, their points."""
+    """Count the findings: origin, kind, how many, and their points."""
     with ledger.transaction() as connection:
         return connection.execute(
             "select origin, kind, count(*), sum(amount) from migration_finding where migration = %s group by 1, 2 order by 1, 2",
@@ -119,7 +119,7 @@ def examples(ledger: Ledger, migration: Migration, limit: int) -> list[tuple[Any
 
 @retried
 def sizes(ledger: Ledger, migration: Migration) -> list[tuple[int, int, Decimal]]:
-    """Return how many contacts have a balance of how many digits before the point (negative: -1), and their points."""
+    """Return, by the number of digits before the point (negative: -1), how many contacts there are, and their points."""
     with ledger.transaction() as connection:
         return connection.execute(
             "select case when balance < 0 then -1 when balance < 1 then 0 else length(trunc(balance)::text) end as digits, "
@@ -145,7 +145,7 @@ def export_csv(ledger: Ledger, migration: Migration, what: str) -> Iterator[byte
 
 @retried
 def probe(ledger: Ledger, migration: Migration, limit: int) -> list[ReadBack]:
-    """Return a few contacts that have points in the files, spread over all."""
+    """Return a few contacts that have points in the files, spread over all of them."""
     with ledger.transaction() as connection:
         return records(
             connection,
@@ -160,7 +160,7 @@ def probe(ledger: Ledger, migration: Migration, limit: int) -> list[ReadBack]:
 def to_read_back(
     ledger: Ledger, migration: Migration, *, before: datetime, after: ReadBack | None, limit: int
 ) -> list[ReadBack]:
-    """Return contacts that were not read since the import, or differed when they were read earlier than `before`."""
+    """Return contacts that have not been read since the import, or that differed when read before `before`."""
     with ledger.transaction() as connection:
         return records(
             connection,
@@ -206,7 +206,7 @@ def read_back_left(ledger: Ledger, migration: Migration, before: datetime) -> in
 
 @retried
 def differences(ledger: Ledger, migration: Migration, limit: int = 20) -> list[Difference]:
-    """Return contacts of which Engage shows something else than was imported."""
+    """Return contacts for which Engage shows something different from what was imported."""
     with ledger.transaction() as connection:
         return records(
             connection,
@@ -221,11 +221,11 @@ def differences(ledger: Ledger, migration: Migration, limit: int = 20) -> list[D
 def close(
     ledger: Ledger, account: Account, migration: Migration, *, run_id: str, accepted_by: str | None, reason: str
 ) -> dict[str, int]:
-    """Let the ledger know what Engage holds and the programme be live, in one transaction.
+    """Record in the ledger what Engage holds, and make the programme live, in one transaction.
 
-    The caller holds the programme's lock and has read every contact back. Where Engage shows the newest known master
-    balance, as far as Engage keeps digits, that is the sent balance and nothing is pending; elsewhere the sent balance is
-    what Engage shows and the contact is pending. Returns how many contacts are of either kind.
+    The caller holds the programme's lease and has read every contact back. If Engage shows the newest known master
+    balance, to the digits that Engage keeps, that is the sent balance and nothing is pending. Otherwise the sent balance
+    is what Engage shows, and the contact is pending. Returns how many contacts there are of each kind.
     """
     batches.fold(ledger, account)
     batches.return_rows(ledger, account)
@@ -284,7 +284,7 @@ copy (select contact, key, balance as balance_at_cut_off, imported, rows, read_b
 to stdout (format csv, header)
 """
 
-# A leading apostrophe keeps spreadsheets from taking a text for a formula.
+# A leading apostrophe keeps spreadsheets from treating a text as a formula.
 _FINDINGS_CSV = """
 copy (select origin, shard, kind, contact, field,
              case when value ~ '^[-=+@\\t\\r]' then '''' || value else value end as value, amount, remedy

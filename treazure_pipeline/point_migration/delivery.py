@@ -212,7 +212,7 @@ def _require_known(
     beside: Mapping[str, int],
     target: Target,
 ) -> bool:
-    """Tell whether notes tell of this migration; raise MigrationError where some tell what the ledger doesn't know."""
+    """Return whether notes tell of this migration; raise MigrationError where some tell what the ledger doesn't know."""
     names = {file.name for file in files}
     numbers = file_store.numbers(ledger, account)
     pattern = re.compile(rf"({re.escape(account.name)}-([0-9]+)-.*\.csv)\.(?:sending|delivered)")

@@ -129,7 +129,7 @@ def mark_file(ledger: Ledger, migration: Migration, name: str, state: str) -> No
 
 @retried
 def ledger_has_moved(ledger: Ledger, migration: Migration) -> bool:
-    """Tell whether the ledger has been restored or failed over since the migration began."""
+    """Return whether the ledger has been restored or failed over since the migration began."""
     with ledger.transaction() as connection:
         row = connection.execute(
             "select ledger is distinct from ledger_identity() from migration where id = %s and ledger is not null",
@@ -237,7 +237,7 @@ def note_refused_rows(ledger: Ledger, migration: Migration, findings: Iterable[F
 
 @retried
 def has_requests(ledger: Ledger, migration: Migration) -> bool:
-    """Tell whether rows of the migration have gone to Engage by API."""
+    """Return whether rows of the migration have gone to Engage by API."""
     with ledger.transaction() as connection:
         row = connection.execute(
             "select exists (select from migration_request where migration = %s)", (migration.id,)

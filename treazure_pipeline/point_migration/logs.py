@@ -258,7 +258,7 @@ def read_moved(treazure: TreazureClient, account: Account, contact: str, cut_off
 
 
 def _is_still(before: Decimal | None, after: Decimal | None) -> bool:
-    """Tell whether an account did not move. If it is shown without the programme, there is no balance to compare."""
+    """Return whether an account did not move. If it is shown without the programme, there is no balance to compare."""
     return before is not None and before == after
 
 

@@ -97,7 +97,7 @@ def cleaned(texts: pl.Series) -> pl.Series:
 
 
 def is_no_key(keys: pl.Expr) -> pl.Expr:
-    """Tell which keys can't be in a file. A bad key is left out and never corrected, since it would name somebody else."""
+    """Return which keys can't be in a file. A bad key is left out and never corrected, since it would name somebody else."""
     return keys.str.contains(_NO_KEY)
 
 

@@ -1,4 +1,4 @@
-"""The audit's report that a retailer can sign: one HTML file with tables and plots, and all rows as CSV."""
+"""The audit's report for the retailer to sign: one HTML file with tables and plots, and all rows as CSV."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ REPORT = "audit.html"
 def write_report(
     ledger: Ledger, account: Account, migration: Migration, target: Target, *, accepted_by: str | None
 ) -> str:
-    """Write `audit.html`, `contacts.csv` and `findings.csv` to the target, as things stand; return where the first is."""
+    """Write `audit.html`, `contacts.csv` and `findings.csv` as of now to the target; return where the first one is."""
     with target.connected() as (system, folder):
         private.make_folder(system, folder)
         for what in ("contacts", "findings"):
@@ -71,7 +71,7 @@ def _drawn(ledger: Ledger, account: Account, migration: Migration, accepted_by: 
 
 
 def as_markdown(ledger: Ledger, migration: Migration, *, accepted_by: str | None) -> str:
-    """Return the report for whoever reads it in Dagster: the same figures, findings and differences, without plots."""
+    """Return the report as Dagster shows it: the same figures, findings and differences, without plots."""
     shards = audit_store.shards(ledger, migration)
     findings = [
         (origin, kind, f"{count:,}", "" if amount is None else points(amount))
@@ -101,7 +101,7 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def points(value: Decimal | int) -> str:
-    """Return points with thousands separators and without needless zeros."""
+    """Return points with thousands separators and without trailing zeros."""
     exact = f"{value:,f}"
     return exact.rstrip("0").rstrip(".") if "." in exact else exact
 
@@ -134,7 +134,7 @@ def _verdict(shards: Sequence[ShardAudit], accepted_by: str | None) -> dict[str,
     contacts, read = (sum(getattr(shard, name) for shard in shards) for name in ("contacts", "read"))
     differing = sum(shard.differing for shard in shards)
     if any(shard.unequal for shard in shards):
-        return {"kind": "bad", "text": "The files do not hold the balances at the cut-off."}
+        return {"kind": "bad", "text": "The files do not match the balances at the cut-off."}
     if read < contacts:
         return {"kind": "open", "text": f"{read:,} of {contacts:,} contacts have been read back from Engage so far."}
     if not differing:

@@ -183,5 +183,5 @@ def _read_keys(ledger: Ledger, migration: Migration, mapping: str) -> None:
 
 
 def _may_be_too_large(error: RemoteError) -> bool:
-    """Tell whether a smaller export might succeed, which it would not without a connection."""
+    """Return whether a smaller export might succeed, which it would not without a connection."""
     return isinstance(error, NoAnswerError | ExportExpiredError | InvalidAnswerError) or error.status is not None

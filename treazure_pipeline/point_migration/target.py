@@ -96,7 +96,7 @@ class Target:
 
     @contextmanager
     def opened(self) -> Iterator[Place]:
-        """Lend the importer's folder and the one beside it, which are created. Errors are as for `connected`."""
+        """Yield the importer's folder and the one beside it, which are created. Errors are as for `connected`."""
         with self.connected() as (system, folder):
             parent, _, name = folder.rpartition("/")
             if not name or not (parent or folder.startswith("/")):
@@ -113,7 +113,7 @@ class Target:
 
     @contextmanager
     def connected(self) -> Iterator[tuple[Any, str]]:
-        """Lend the fsspec file system and the folder in it. Errors become DeliveryError, without secrets."""
+        """Yield the fsspec file system and the folder in it. Errors become DeliveryError, without secrets."""
         system = None
         try:
             system, folder = self._connect()

@@ -101,7 +101,7 @@ def shown(url: str) -> str:
 
 
 def has_secret(url: str) -> bool:
-    """Tell whether a URL has a password or a query, which must not be stored with a run."""
+    """Return whether a URL has a password or a query, which must not be stored with a run."""
     return bool(_secrets(url))
 
 

@@ -244,7 +244,7 @@ class Block(NamedTuple):
 
 @contextmanager
 def unchanging(ledger: Ledger, account: Account, month: date) -> Iterator[Snapshot]:
-    """Lend an unchanging view of a month, for an export. Only one month at a time, since it keeps vacuum from cleaning up."""
+    """Yield an unchanging view of a month, for an export. Only one month at a time, since it keeps vacuum from cleaning up."""
     with ledger.reading() as connection:
         row = one(
             connection,

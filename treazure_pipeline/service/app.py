@@ -118,7 +118,7 @@ class Receiver:
         return JSONResponse({"status": "ok"})
 
     async def ready(self, request: Request) -> Response:  # noqa: ARG002
-        """Tell whether deliveries can be stored, and if not, why."""
+        """Return whether deliveries can be stored, and if not, why."""
         try:
             await self._store.check()
         except DatabaseError as error:

@@ -237,7 +237,7 @@ def test_what_could_not_start_as_it_should_is_not_left_running(home: Path, monke
     embedded.stop(home)
     monkeypatch.setattr(embedded, "_answers", lambda *_: False)
 
-    with pytest.raises(DatabaseUnavailableError, match="takes no connections"):
+    with pytest.raises(DatabaseUnavailableError, match="accepts no connections"):
         embedded.start(home)
 
     assert not (home / "postgres" / "postmaster.pid").exists()
