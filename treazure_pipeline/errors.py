@@ -171,13 +171,7 @@ class TransientError(RemoteError):
     """
 
     def __init__(
-        self,
-        message: str,
-        call: Call,
-        *,
-        hint: str | None = None,
-        retry_after: float | None = None,
-        sent: bool = True,
+        self, message: str, call: Call, *, hint: str | None = None, retry_after: float | None = None, sent: bool = True
     ) -> None:
         super().__init__(message, call, hint=hint)
         self.retry_after = retry_after

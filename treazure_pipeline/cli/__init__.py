@@ -60,14 +60,8 @@ COMMANDS = {
         "service.cli",
         "Receive Engage's webhooks: POST /webhooks/engage stores adjustments for `run adjustments`.",
     ),
-    "console": (
-        "console.cli",
-        "Serve the web console: health, contacts, plans, rejections, adjustments, migration.",
-    ),
-    "worker": (
-        "adjustments.worker",
-        "Process adjustments as they arrive, until stopped.",
-    ),
+    "console": ("console.cli", "Serve the web console: health, contacts, plans, rejections, adjustments, migration."),
+    "worker": ("adjustments.worker", "Process adjustments as they arrive, until stopped."),
     "db": ("cli.db", "Start or stop the embedded database, upgrade the schema, give roles their rights."),
 }
 

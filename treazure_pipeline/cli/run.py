@@ -255,11 +255,7 @@ def _sync_figures(ran: Ran) -> dict[str, Any]:
 
 
 def _each(
-    names: Sequence[str],
-    run: Callable[[Settings, Programme], dict[str, Any]],
-    shown: Sequence[str],
-    *,
-    as_json: bool,
+    names: Sequence[str], run: Callable[[Settings, Programme], dict[str, Any]], shown: Sequence[str], *, as_json: bool
 ) -> int:
     """Run a job for each of these programmes, print what it counted, and return the exit code."""
     from treazure_pipeline.settings import load_settings

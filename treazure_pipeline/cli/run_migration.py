@@ -114,11 +114,7 @@ class _Jobs:
     """The jobs of one programme on one Dagster instance, and their combined results."""
 
     def __init__(
-        self,
-        settings: Settings,
-        programme: Programme,
-        dagster: DagsterInstance,
-        advance: Callable[[int, int], None],
+        self, settings: Settings, programme: Programme, dagster: DagsterInstance, advance: Callable[[int, int], None]
     ) -> None:
         from treazure_pipeline.orchestration.names import names_of
 

@@ -117,9 +117,7 @@ def failure(answer: Answer, came: str) -> RemoteError:
 def unusable(answer: Answer, what: str) -> InvalidAnswerError:
     """Return the error for a success whose body is not what the contract says."""
     return InvalidAnswerError(
-        f"the answer can't be used: {what}; it was {described(answer)}.",
-        answer.call,
-        hint=address_hint(answer.system),
+        f"the answer can't be used: {what}; it was {described(answer)}.", answer.call, hint=address_hint(answer.system)
     )
 
 

@@ -135,11 +135,7 @@ class EngageClient(Client):
         """Return a contact's accounts. Raises NotFoundError if Engage does not know the contact."""
         found: dict[str, wire.PointAccount] = {}
         for _ in range(_MOST_PAGES):
-            params: dict[str, str | int] = {
-                "contactId": contact_id,
-                "offset": len(found),
-                "count": wire.LARGEST_PAGE,
-            }
+            params: dict[str, str | int] = {"contactId": contact_id, "offset": len(found), "count": wire.LARGEST_PAGE}
             answer = self._get(wire.point_accounts_path(self._version), params)
             page, total = read(answer, wire.read_point_accounts)
             known = len(found)

@@ -185,14 +185,7 @@ class TreazureClient(Client):
         answer = self._retry.call(lambda: self._ask("GET", path), pacer=self._pacer)
         return read(answer, movements.read_log)
 
-    def _ask(
-        self,
-        method: str,
-        path: str,
-        *,
-        content: bytes | None = None,
-        before: float = math.inf,
-    ) -> Answer:
+    def _ask(self, method: str, path: str, *, content: bytes | None = None, before: float = math.inf) -> Answer:
         """Make one try, and after a 401 a second one with a new token."""
         token = self._tokens.get()
         answer = self._once(token, method, path, content, before)

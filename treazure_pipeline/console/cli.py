@@ -42,10 +42,7 @@ def command(host: str, port: int) -> None:
     from treazure_pipeline.console.desk import Desk, looking
     from treazure_pipeline.service.app import bind, server
 
-    with (
-        at_ledger(settings, connections=_CONNECTIONS) as opened,
-        looking(settings, opened.ledger) as treazure,
-    ):
+    with at_ledger(settings, connections=_CONNECTIONS) as opened, looking(settings, opened.ledger) as treazure:
         url = instance.locate(settings).ledger_url
         app = build_app(Desk(opened, settings, partial(schema.check, url), treazure))
         try:

@@ -157,11 +157,6 @@ def _audit(
     yield dg.MaterializeResult(
         metadata=story.told(context, connections.listener, found.sentence)
         | md.figures(
-            shown,
-            "points_at_cut_off",
-            "points_imported",
-            "points_in_engage",
-            "seconds_audit",
-            if_any=("differing",),
+            shown, "points_at_cut_off", "points_imported", "points_in_engage", "seconds_audit", if_any=("differing",)
         )
     )

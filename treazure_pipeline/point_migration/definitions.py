@@ -40,8 +40,7 @@ class RosterConfig(forms.Form):
     """What a person decides when a migration begins."""
 
     although_loaded: bool = Field(
-        default=False,
-        description="Begin even though the sync has sent balances to Engage. An import adds to them.",
+        default=False, description="Begin even though the sync has sent balances to Engage. An import adds to them."
     )
     mapping: str | None = Field(
         default=None,
@@ -176,10 +175,7 @@ def build_migration(programme: Programme, names: Names, *, shards: int) -> dg.De
         with _at_shard(context, connections, partitions) as shard:
             account = connections.ledger.account(programme)
             fetched = steps.fetch(
-                connections,
-                account,
-                shard,
-                leave_out_unreadable=forms.filled(context, LogConfig).leave_out_unreadable,
+                connections, account, shard, leave_out_unreadable=forms.filled(context, LogConfig).leave_out_unreadable
             )
             whole = backfill.progress(connections.ledger, backfill.opened(connections.ledger, account))
         figures: dict[str, Any] = {

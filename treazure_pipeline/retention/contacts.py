@@ -211,10 +211,7 @@ def erase(ledger: Ledger, contact: str, *, by: str, why: str) -> Erased:
             blanked[place.table] = _blank(connection, place, f"{condition} and {place.settled}", values)
             row = one(connection, f"select count(*) from {place.table} t where {condition}", values)
             waiting[place.table] = row[0]
-        connection.execute(
-            "insert into erasure (contact, erased_by, why) values (%s, %s, %s)",
-            (contact, by, why),
-        )
+        connection.execute("insert into erasure (contact, erased_by, why) values (%s, %s, %s)", (contact, by, why))
     return Erased(
         {table: count for table, count in blanked.items() if count},
         {table: count for table, count in waiting.items() if count},

@@ -33,9 +33,7 @@ class Behavior(Dialects):
     export_retry_after: float | None = Field(0, description="Treazure: Retry-After while not ready, none: no header")
     export_life: float = Field(3600, description="Treazure: after how long a result is gone (410)")
     commit_delay: float = Field(
-        0,
-        ge=0,
-        description="Treazure: how long after its stamp a mutation becomes visible (exports, account, history)",
+        0, ge=0, description="Treazure: how long after its stamp a mutation becomes visible (exports, account, history)"
     )
     commit_calls: int = Field(
         0, ge=0, description="Treazure: after how many later export requests a mutation becomes visible"
@@ -50,9 +48,7 @@ class Behavior(Dialects):
         0, ge=0, description="Treazure: how many of its first movements the history leaves out"
     )
     history_receipt_length: int | None = Field(
-        None,
-        ge=0,
-        description="Treazure: to how many characters a history cuts receipts; 0: it has none; none: whole",
+        None, ge=0, description="Treazure: to how many characters a history cuts receipts; 0: it has none; none: whole"
     )
     history_receipt_case: Literal["kept", "lower", "upper"] = Field(
         "kept", description="Treazure: letters of receipts in the history"
@@ -83,8 +79,7 @@ class Behavior(Dialects):
         200, description="Engage: requests per API key allowed in one second, then 429; 0: no limit"
     )
     poison: list[str] = Field(
-        default_factory=list,
-        description="Engage: contacts whose rows make it refuse the whole request with 400",
+        default_factory=list, description="Engage: contacts whose rows make it refuse the whole request with 400"
     )
     webhook_url: str | None = Field(
         None, pattern=r"^https?://[^/]", description="Engage: where events are sent; none: nowhere"
@@ -107,8 +102,7 @@ class Behavior(Dialects):
     )
     latency: float = Field(0, ge=0, description="Both: the shortest time an answer takes")
     track_rows: bool = Field(
-        True,
-        description="Record what the report says about single rows (overlaps, time stamps); off for benchmarks",
+        True, description="Record what the report says about single rows (overlaps, time stamps); off for benchmarks"
     )
     track_amounts: bool = Field(
         True, description="Check each amount sent to Engage against Treazure's history; off for benchmarks"

@@ -101,20 +101,10 @@ class Sandbox:
         self._call(dict[str, Any], "POST", "/contacts", {"contact_ids": list(contact_ids), "known": known})
 
     def balances(
-        self,
-        contact_ids: Sequence[str] = (),
-        *,
-        loyalty_id: str | None = None,
-        offset: int = 0,
-        limit: int = 1000,
+        self, contact_ids: Sequence[str] = (), *, loyalty_id: str | None = None, offset: int = 0, limit: int = 1000
     ) -> list[dict[str, Any]]:
         """`contactId`, `treazure`, `engage` (exact texts or None), `known` of these or a page of all."""
-        wanted = {
-            "contact_ids": list(contact_ids),
-            "offset": offset,
-            "limit": limit,
-            "loyalty_id": loyalty_id,
-        }
+        wanted = {"contact_ids": list(contact_ids), "offset": offset, "limit": limit, "loyalty_id": loyalty_id}
         return self._call(list[dict[str, Any]], "POST", "/balances", wanted)
 
     def contact_ids(self, limit: int = 1000, offset: int = 0) -> list[str]:
@@ -124,10 +114,7 @@ class Sandbox:
     def differences(self, loyalty_id: str | None = None, *, offset: int = 0, limit: int = 20) -> dict[str, Any]:
         """`equal`, `differing`, `compared`, `unknown_to_engage`, `queued`, totals, `examples`."""
         return self._call(
-            dict[str, Any],
-            "GET",
-            "/differences",
-            params={"offset": offset, "limit": limit} | _programme(loyalty_id),
+            dict[str, Any], "GET", "/differences", params={"offset": offset, "limit": limit} | _programme(loyalty_id)
         )
 
     def import_points(self, file: bytes | Path) -> dict[str, Any]:
@@ -215,12 +202,7 @@ class Sandbox:
         self._call(dict[str, Any], "POST", "/mutate", {"points": texts, "adds": adds, "loyalty_id": loyalty_id})
 
     def _call(
-        self,
-        kind: type[T],
-        method: str,
-        path: str,
-        body: object = None,
-        params: dict[str, Any] | None = None,
+        self, kind: type[T], method: str, path: str, body: object = None, params: dict[str, Any] | None = None
     ) -> T:
         answer = self._http.request(method, path, json=body, params=params)
         answer.raise_for_status()

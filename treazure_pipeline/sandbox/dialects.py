@@ -53,12 +53,10 @@ class Dialects(BaseModel):
         "object", description="Treazure: the properties of a movement that has none"
     )
     movement_text: Literal["plain", "half_emoji", "nul"] = Field(
-        "plain",
-        description="Treazure: what ends each comment in a history: half a surrogate pair, a NUL",
+        "plain", description="Treazure: what ends each comment in a history: half a surrogate pair, a NUL"
     )
     informational: bool = Field(
-        False,
-        description="Treazure: histories begin with a RedeemVoucher without amount and balance",
+        False, description="Treazure: histories begin with a RedeemVoucher without amount and balance"
     )
     token_expires: Literal["number", "text", "missing"] = Field(
         "number", description="Treazure: how a token says how long it is valid"
@@ -74,8 +72,7 @@ class Dialects(BaseModel):
         "empty: no body unless rows are refused",
     )
     paging: Literal["count", "totalCount", "page"] = Field(
-        "count",
-        description="Engage: how a page says how many accounts there are: by `count`, by `totalCount`, or not",
+        "count", description="Engage: how a page says how many accounts there are: by `count`, by `totalCount`, or not"
     )
     content_type: Literal["with_body", "always"] = Field(
         "with_body",
@@ -91,8 +88,7 @@ class Dialects(BaseModel):
         "lower", description="Engage: loyalty.addPoints, or Loyalty.AddPoints"
     )
     event_text: Literal["plain", "half_emoji", "nul"] = Field(
-        "plain",
-        description="Engage: what ends each description in a webhook: half a surrogate pair, a NUL",
+        "plain", description="Engage: what ends each description in a webhook: half a surrogate pair, a NUL"
     )
     cookies: bool = Field(False, description="Both: every answer sets a cookie; one that comes back is a problem")
     bom: bool = Field(False, description="Both: every body begins with a byte order mark")

@@ -68,9 +68,7 @@ async def add_transactions(request: Request) -> Response:
 
 @router.get("/point-accounts/definitions")
 def definitions(
-    request: Request,
-    offset: Annotated[int, Query(ge=0)] = 0,
-    count: Annotated[int, Query(ge=1, le=1000)] = 100,
+    request: Request, offset: Annotated[int, Query(ge=0)] = 0, count: Annotated[int, Query(ge=1, le=1000)] = 100
 ) -> Response:
     """The point definitions."""
 

@@ -205,10 +205,5 @@ def _movements(member: int, blocks: Iterable[tuple[int, Block]]) -> Iterator[Mov
 def _movement(sequence: int, block: Block, at: int) -> Movement:
     details = block.details or Details(receipt=f"S-{sequence}", shop="shop-1", pos="pos-1", operator="operator-1")
     return Movement(
-        sequence,
-        int(block.kind[at]),
-        int(block.amount[at]),
-        int(block.balance[at]),
-        int(block.stamp[at]),
-        details,
+        sequence, int(block.kind[at]), int(block.amount[at]), int(block.balance[at]), int(block.stamp[at]), details
     )

@@ -169,9 +169,7 @@ class Observations:
             flat = stamp <= rows.received[member]
             if flat.any():
                 example = _stamps(
-                    _row(members, int(member[flat][0]), definition_id),
-                    stamp[flat],
-                    rows.received[member][flat],
+                    _row(members, int(member[flat][0]), definition_id), stamp[flat], rows.received[member][flat]
                 )
                 self.not_growing.add(int(flat.sum()), lambda: example)
             np.maximum.at(rows.received, member, stamp)
@@ -194,9 +192,7 @@ class Observations:
             older = stamp < rows.accepted[member]
             if older.any():
                 example = _stamps(
-                    _row(members, int(member[older][0]), definition_id),
-                    stamp[older],
-                    rows.accepted[member][older],
+                    _row(members, int(member[older][0]), definition_id), stamp[older], rows.accepted[member][older]
                 )
                 self.older_than_accepted.add(int(older.sum()), lambda: example)
             np.maximum.at(rows.accepted, member, stamp)

@@ -170,13 +170,7 @@ def account(account: str, request: Request) -> Response:
     openapi_extra=documented_body(
         {
             "loyaltyPrograms": [{"loyaltyPointDefinitionId": LOYALTY_ID, "loads": [{"value": 50}], "redemptions": []}],
-            "context": {
-                "receiptNr": "R-1",
-                "shopId": "1",
-                "posId": "1",
-                "operatorId": "1",
-                "comment": "A gift",
-            },
+            "context": {"receiptNr": "R-1", "shopId": "1", "posId": "1", "operatorId": "1", "comment": "A gift"},
         }
     ),
 )
@@ -354,19 +348,7 @@ class _Rows:
     def _bad_rows(self) -> list[str]:
         key, tail = self._behavior.account_key, f'"loyaltyPointDefinitionId":{self._programme}'
         guids = ["null", '""', "17", '"not-a-guid"', '"00000000-0000-0000-0000-00000000000"']
-        amounts = [
-            "null",
-            '"many"',
-            '""',
-            "NaN",
-            "Infinity",
-            "-Infinity",
-            '"NaN"',
-            '"Infinity"',
-            "true",
-            "[]",
-            "{}",
-        ]
+        amounts = ["null", '"many"', '""', "NaN", "Infinity", "-Infinity", '"NaN"', '"Infinity"', "true", "[]", "{}"]
         return [
             f'{{{tail},"balance":1}}',
             *(f'{{"{key}":{guid},{tail},"balance":1}}' for guid in guids),

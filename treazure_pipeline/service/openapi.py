@@ -7,11 +7,7 @@ from typing import Any
 from treazure_pipeline import __version__, conventions
 from treazure_pipeline.points_history.contact_card import DEFAULT_COUNT, LARGEST_COUNT
 
-_ERROR = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {"error": {"type": "string"}},
-}
+_ERROR = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
 _SIGNATURE = "v1,[A-Za-z0-9+/]{43}="
 _TEXT = {"type": "string"}
 
@@ -122,10 +118,7 @@ _LOG = {
         "items": {"type": "array", "items": _MOVEMENT, "description": "Newest first"},
     },
 }
-_CACHING = {
-    "ETag": {"schema": _TEXT, "description": "For If-None-Match"},
-    "Cache-Control": {"schema": _TEXT},
-}
+_CACHING = {"ETag": {"schema": _TEXT, "description": "For If-None-Match"}, "Cache-Control": {"schema": _TEXT}}
 
 
 def _query(name: str, description: str, schema: dict[str, Any]) -> dict[str, Any]:

@@ -18,16 +18,7 @@ from treazure_pipeline import conventions
 from treazure_pipeline.database.urls import canonical
 
 WEEKLY = "37 2 * * 0"
-SWITCH = {
-    "1": True,
-    "true": True,
-    "yes": True,
-    "on": True,
-    "0": False,
-    "false": False,
-    "no": False,
-    "off": False,
-}
+SWITCH = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 
 class Role(IntEnum):
