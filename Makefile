@@ -14,6 +14,9 @@ EXAMPLE_SETTINGS := TREAZURE_BASE_URL=https://treazure.example TREAZURE_CLIENT_I
 	TREAZURE_CLIENT_SECRET=example TREAZURE_LOYALTY_ID=example \
 	ENGAGE_BASE_URL=https://engage.example ENGAGE_API_KEY=example
 
+# Where the surroundings forbid it, every process that a test starts compiles the product anew.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-quick test-lowest nightly soak check bench sbom format clean
 
@@ -28,7 +31,7 @@ test: $(TOOLS) ## Run the tests
 	$(BIN)/python -m pytest --numprocesses 3 --dist worksteal --durations 25
 
 test-quick: $(STAMP) ## Run the tests that need no database, no sandbox and no process
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest --numprocesses 2 -m "not slow"
 
 test-lowest: ## Run the quick tests with the oldest versions that pyproject.toml allows
 	$(PYTHON) -m venv --clear $(VENV)-lowest
