@@ -56,6 +56,9 @@ def take(url: str, chromium: str) -> None:
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1000, "height": 600})
         page.goto(f"{url}/plans")
+        while not page.locator("a[href^='/contacts/']").count():  # what Engage refused is due again within minutes
+            page.wait_for_timeout(5000)
+            page.reload()
         contact = page.locator("a[href^='/contacts/']").first.get_attribute("href")
         for name, path in PAGES.items():
             page.goto(f"{url}{path or contact}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from decimal import Decimal
 
 _TO = "\N{EN DASH}"
 
@@ -11,6 +12,19 @@ _TO = "\N{EN DASH}"
 def counted(number: int, one: str, many: str | None = None) -> str:
     """Return ``1 request``, ``2,000 requests``."""
     return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
+def points(amount: Decimal | int | str) -> str:
+    """Return points exactly: ``120``, ``1,234.50``, ``-0.125``. A fraction has two digits or as many as it needs."""
+    amount = Decimal(amount)
+    whole, _, fraction = f"{amount or 0:,f}".partition(".")
+    fraction = fraction.rstrip("0")
+    return f"{whole}.{fraction:0<2}" if fraction else whole
+
+
+def change(amount: Decimal | int | str) -> str:
+    """Return points with their sign: ``+120``, ``-0.50``, and ``0``."""
+    return f"+{points(amount)}" if Decimal(amount) > 0 else points(amount)
 
 
 def span(start: datetime, end: datetime) -> str:

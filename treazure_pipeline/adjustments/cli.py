@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import uuid
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,8 +59,8 @@ def list_(*, states: tuple[str, ...], limit: int, as_json: bool) -> None:
         return
     output.verdict(_verdict(counts))
     for row in rows:
-        points = "" if row["amount"] is None else f"  {Decimal(row['amount']):+,} points"
-        _print(row, f"{row['id']}  {row['state']}{points}")
+        points = "" if row["amount"] is None else f"  {phrases.change(row['amount'])} points"
+        _print(_shown(row), f"{row['id']}  {row['state']}{points}")
     if letters:
         output.say("\nDead letters (their bodies are in the table dead_letter):")
     for row in letters:
@@ -125,7 +126,9 @@ def add(
         output.print_json({"status": "failed" if problems else "ok", "checked": len(given), "problems": problems,
                            "points": str(total), "added": added, "dry_run": not yes, "reference": name})  # fmt: skip
     else:
-        output.say(f"{len(fine):,} of {len(given):,} lines are fine, {total:,} points in total; {added:,} added.")
+        output.say(
+            f"{len(fine):,} of {len(given):,} lines are fine, {phrases.points(total)} points in total; {added:,} added."
+        )
         if fine and not yes:
             output.say("Nothing was added yet. Run it again with --yes to add the lines that are fine.")
         elif fine and problems:
@@ -197,6 +200,21 @@ def _verdict(counts: queue.QueueFigures) -> str:
     told = f"{phrases.sentence(persons)} wait for a person." if persons else "Nothing waits for a person."
     states = phrases.some(**{state: getattr(counts, state) for state in STATES})
     return f"{told} Of all: {phrases.sentence(states) or 'none'}."
+
+
+def _shown(row: dict[str, Any]) -> dict[str, Any]:
+    """Return what of an adjustment a person reads below its title: of a finished one, no tries."""
+    shown = {name: row[name] for name in ("contact", "comment", "receipt", "reason")}
+    shown["received"] = _time(row["received_at"])
+    if row["balance"] is not None:
+        shown["balance"] = phrases.points(row["balance"])
+    if row["state"] not in ("done", "discarded"):
+        shown |= {"tries": row["tries"], "next_try": row["next_try"] and _time(row["next_try"])}
+    return shown
+
+
+def _time(moment: str) -> str:
+    return f"{datetime.fromisoformat(moment):%Y-%m-%d %H:%M} UTC"
 
 
 def _print(row: dict[str, Any], title: str) -> None:

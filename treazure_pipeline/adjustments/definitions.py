@@ -137,7 +137,7 @@ def _process(
         "queued": done.queued, "shortened": done.shortened, "posted": done.posted,
         "done": done.done, "rejected": done.rejected,
         "waiting": done.waiting, "reread": done.reread, "looked_up": done.looked_up, "uncertain": done.uncertain,
-        "points": done.points, "points_exact": str(done.points),
+        "points": done.points, "points_exact": done.points,
         "dagster/row_count": state.adjustments,
         "seconds_process": round(done.seconds, 3),
         "oldest_hours": round(state.oldest_seconds / 3600, 3),

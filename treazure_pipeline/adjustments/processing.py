@@ -80,7 +80,7 @@ class Processed:
     @property
     def sentence(self) -> str:
         """What was posted, and what waits or needs a person."""
-        points = f" ({self.points:+,} points)" if self.posted else ""
+        points = f" ({phrases.change(self.points)} points)" if self.posted else ""
         moved = [f"{self.posted:,} posted to Treazure{points}", f"{self.done:,} set in Engage"]
         left = [
             phrases.counted(self.waiting, "waits for its next try", "wait for their next try") if self.waiting else "",
@@ -308,7 +308,8 @@ def _post(work: Work, run: Run, adjustment: Adjustment, result: Processed, *, be
                 reread=True,
             )
             return
-    _posted(work, adjustment, result, balance, f"Treazure answered with the balance {balance}")
+    answered = "no balance" if balance is None else f"the balance {phrases.points(balance)}"
+    _posted(work, adjustment, result, balance, f"Treazure answered with {answered}")
 
 
 def _posted(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from treazure_pipeline import private
+from treazure_pipeline import phrases, private
 from treazure_pipeline.terminal import output
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def _print(programme: str, plan: Plan | None, picture: Picture) -> None:
         "  are set to zero": picture.zeroed,
         "points of these contacts before": picture.before,
         "points of these contacts after": picture.after,
-        "change of the total": f"{picture.after - picture.before:+,}",
+        "change of the total": phrases.change(picture.after - picture.before),
     }.items():
         table.add_row(name, value)
     output.console().print(table)

@@ -274,8 +274,8 @@ def _diff(context: dg.AssetExecutionContext, run: Run) -> Iterator[dg.Materializ
         | md.figures(
             {
                 **{name: value for name, value in asdict(merged).items() if isinstance(value, int)},
-                "points_before": str(merged.points_before),
-                "points_after": str(merged.points_after),
+                "points_before": phrases.points(merged.points_before),
+                "points_after": phrases.points(merged.points_after),
                 "points_total": md.number(merged.points_after),
                 "reread": diff.reread,
                 "seconds_diff": round(diff.seconds, 3),
@@ -309,15 +309,15 @@ def _diff_checks(run: Run, diff: Diff) -> list[dg.AssetCheckResult]:
         ),
         dg.AssetCheckResult(
             check_name="points_are_conserved",
-            description=f"{merged.points_before:,} and {merged.points_change:+,} make {merged.points_after:,}; "
-            f"the sum of all balances is {audit.summed:,}",
+            description=f"{phrases.points(merged.points_before)} and {phrases.change(merged.points_change)} make "
+            f"{phrases.points(merged.points_after)}; the sum of all balances is {phrases.points(audit.summed)}",
             passed=audit.total == audit.summed and merged.points_before + merged.points_change == merged.points_after,
             metadata={
-                "points_before": str(merged.points_before),
-                "points_change": str(merged.points_change),
-                "points_after": str(merged.points_after),
-                "total": str(audit.total),
-                **({"sum_of_its_own": str(audit.summed)} if audit.audited else {}),
+                "points_before": phrases.points(merged.points_before),
+                "points_change": phrases.points(merged.points_change),
+                "points_after": phrases.points(merged.points_after),
+                "total": phrases.points(audit.total),
+                **({"sum_of_its_own": phrases.points(audit.summed)} if audit.audited else {}),
                 "last_summed_at": dg.MetadataValue.timestamp(audit.audited_at),
             },
         ),

@@ -84,13 +84,13 @@ def tripped(shift: Shift, guards: Guards) -> list[str]:
             _share(shift.zeroed, shift.known, guards.max_zeroed_share,
                    f"of {shift.known:,} known contacts would be set to zero", "GUARD_MAX_ZEROED_SHARE"),
             _share(abs(shift.net), shift.total, guards.max_total_share,
-                   f"of {shift.total:,} points in total would be {'added' if shift.net > 0 else 'taken'}",
+                   f"of {phrases.points(shift.total)} points in total would be {'added' if shift.net > 0 else 'taken'}",
                    "GUARD_MAX_TOTAL_SHARE"),
         ]  # fmt: skip
     if shift.largest > guards.max_single_change:
         found.append(
-            f"one balance would change by {shift.largest:,} points, the limit is {guards.max_single_change:,} "
-            "(GUARD_MAX_SINGLE_CHANGE)"
+            f"one balance would change by {phrases.points(shift.largest)} points, the limit is "
+            f"{phrases.points(guards.max_single_change)} (GUARD_MAX_SINGLE_CHANGE)"
         )
     return [reason for reason in found if reason]
 

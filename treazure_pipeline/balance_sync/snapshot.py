@@ -74,7 +74,8 @@ class Diff:
         )
         rows = phrases.sentence([f"{found.changed:,} changed", *counts])
         return (
-            f"{found.fetched:,} fetched: {rows}; the total went from {found.points_before:,} to {found.points_after:,}"
+            f"{found.fetched:,} fetched: {rows}; the total went from {phrases.points(found.points_before)} to "
+            f"{phrases.points(found.points_after)}"
         )
 
 

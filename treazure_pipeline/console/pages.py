@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from starlette.responses import HTMLResponse
 
-from treazure_pipeline import people
+from treazure_pipeline import people, phrases
 from treazure_pipeline.console.access import form_token
 
 ABSENT = "—"
@@ -45,7 +45,7 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=number, signed=signed, utc=utc, age=age, public=people.public)
+    environment.filters.update(number=number, signed=phrases.change, utc=utc, age=age, public=people.public)
     return environment
 
 
@@ -56,15 +56,7 @@ def _printable(value: Any) -> Any:
 
 def number(value: Decimal | int | None) -> str:
     """Write a number exactly, with commas between thousands."""
-    if isinstance(value, Decimal):
-        value = value.normalize() if value else Decimal(0)
-        return f"{value:,f}"
-    return ABSENT if value is None else f"{value:,}"
-
-
-def signed(value: Decimal) -> str:
-    """Write a change, with its sign."""
-    return f"+{number(value)}" if value > 0 else number(value)
+    return ABSENT if value is None else phrases.points(value)
 
 
 def utc(moment: datetime | None, never: str = ABSENT) -> str | Markup:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from treazure_pipeline import people
+from treazure_pipeline import people, phrases
 from treazure_pipeline.database import reporting, schema
 
 if TYPE_CHECKING:
@@ -100,6 +100,8 @@ def _cell(value: Any) -> str:
         return f"{value:%Y-%m-%d %H:%M:%S}"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, int | float | Decimal):
+    if isinstance(value, Decimal):
+        return phrases.points(value)
+    if isinstance(value, int | float):
         return f"{value:,}"
     return people.markdown(people.public(str(value))[:200])

@@ -142,7 +142,7 @@ def _audit(
     figures: dict[str, Any] = {
         "contacts": found.contacts, "read": found.read, "equal": found.equal, "differing": found.differing,
         "missing_in_engage": found.missing, "left_out": found.left_out, "pending": found.pending,
-        "points_in_engage_exact": str(found.in_engage), "report": found.report,
+        "points_in_engage_exact": found.in_engage, "report": found.report,
         "seconds_audit": round(found.seconds, 3),
     }  # fmt: skip
     connections.listener.reported(figures)

@@ -140,7 +140,7 @@ def build_migration(programme: Programme, names: Names, *, shards: int) -> dg.De
             "key_type": migration.key_type,
             "shards": migration.shards,
             **{name: value for name, value in found.items() if name != "points"},
-            "points_exact": str(found["points"]),
+            "points_exact": found["points"],
             "seconds_roster": round(roster.seconds, 3),
         }
         connections.listener.reported(figures)
@@ -234,7 +234,7 @@ def build_migration(programme: Programme, names: Names, *, shards: int) -> dg.De
             "movements": written.movements,
             "rows": written.rows,
             "findings": written.findings,
-            "points_exact": str(written.total),
+            "points_exact": written.total,
             "seconds_files": round(written.seconds, 3),
         }
         connections.listener.reported(figures)

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from treazure_pipeline import people, private
+from treazure_pipeline.phrases import points
 from treazure_pipeline.point_migration import audit_store, file_store
 
 if TYPE_CHECKING:
@@ -98,12 +99,6 @@ def as_markdown(ledger: Ledger, migration: Migration, *, accepted_by: str | None
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     cells = [columns, ["---"] * len(columns), *([people.markdown(cell) for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)
-
-
-def points(value: Decimal | int) -> str:
-    """Return points with thousands separators and without trailing zeros."""
-    exact = f"{value:,f}"
-    return exact.rstrip("0").rstrip(".") if "." in exact else exact
 
 
 def _totals(shards: Sequence[ShardAudit]) -> list[tuple[str, str]]:

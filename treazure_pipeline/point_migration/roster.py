@@ -60,7 +60,7 @@ class Roster:
         odd = phrases.some(
             moved_after_it=found["moved"], without_a_key=found["without_key"], rejected=found["rejected"]
         )
-        told = f"{phrases.counted(found['contacts'], 'contact')} with {found['points']:,f} points"
+        told = f"{phrases.counted(found['contacts'], 'contact')} with {phrases.points(found['points'])} points"
         cut_off = f"at the cut-off, {self.migration.cut_off:%Y-%m-%d %H:%M} UTC"
         return "; ".join(part for part in (f"{told} {cut_off}", phrases.sentence(odd)) if part)
 

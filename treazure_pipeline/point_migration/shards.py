@@ -43,7 +43,9 @@ class Written:
         """What the shard's files contain."""
         told = f"{phrases.counted(self.files, 'file')} with {phrases.counted(self.rows, 'row')}"
         findings = f"; {phrases.counted(self.findings, 'finding')} to look at" if self.findings else ""
-        return f"{told} and {self.total:,f} points of {phrases.counted(self.contacts, 'contact')}{findings}"
+        return (
+            f"{told} and {phrases.points(self.total)} points of {phrases.counted(self.contacts, 'contact')}{findings}"
+        )
 
 
 def folder_of(home: Path, account: Account, migration: Migration) -> Path:

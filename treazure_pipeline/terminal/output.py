@@ -13,7 +13,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from treazure_pipeline import people
+from treazure_pipeline import people, phrases
 
 # The key in click's context that says that JSON was asked for.
 JSON = "treazure_pipeline.json"
@@ -83,9 +83,9 @@ def cell(value: object) -> RenderableType:
         return value
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, str) and _NUMBER.fullmatch(value):
-        return f"{Decimal(value):,}"
-    return f"{value:,}" if isinstance(value, int | float | Decimal) else str("" if value is None else value)
+    if isinstance(value, Decimal) or (isinstance(value, str) and _NUMBER.fullmatch(value)):
+        return phrases.points(value)
+    return f"{value:,}" if isinstance(value, int | float) else str("" if value is None else value)
 
 
 def error(message: str) -> None:

@@ -155,7 +155,7 @@ def _shown(now: dict[str, Any]) -> str:
 
 
 def _points(value: Decimal | str | None, nothing: str = "no balance") -> str:
-    return nothing if value is None else f"{value} points"
+    return nothing if value is None else f"{phrases.points(value)} points"
 
 
 def _time(moment: datetime | str | None) -> str:
@@ -165,15 +165,15 @@ def _time(moment: datetime | str | None) -> str:
 
 
 def _observed(facts: dict[str, Any]) -> str:
-    before = "for the first time" if facts["before"] is None else f"before: {facts['before']}"
-    said = f"{facts['after']} points ({before})"
+    before = "for the first time" if facts["before"] is None else f"before: {phrases.points(facts['before'])}"
+    said = f"{_points(facts['after'])} ({before})"
     if facts["source"] == "export":
         return f"Treazure's export of the changes {_time(facts['window_from'])} to {_time(facts['window_to'])} lists {said}"
     return f"Treazure, asked for this account, says {said}"
 
 
 def _given(facts: dict[str, Any]) -> str:
-    text = f"{facts['amount']} points given as adjustment {facts['adjustment']}, receipt {facts['receipt']}"
+    text = f"{_points(facts['amount'])} given as adjustment {facts['adjustment']}, receipt {facts['receipt']}"
     return f"{text}; its description was cut to 100 characters" if facts["description_cut"] else text
 
 
@@ -195,23 +195,24 @@ def _sent(facts: dict[str, Any]) -> str:
         outcome = "Engage took the request but refused this row"
     others = f" with {phrases.counted(facts['rows'] - 1, 'other')}" if facts["rows"] > 1 else ""
     return (
-        f"{facts['amount']} points sent in batch {facts['batch']}{others}, timeStamp {facts['time_stamp']}: {outcome}"
+        f"{_points(facts['amount'])} sent in batch {facts['batch']}{others}, timeStamp {facts['time_stamp']}: {outcome}"
     )
 
 
 def _found(facts: dict[str, Any]) -> str:
-    shown = "no account" if facts["shown"] is None else f"{facts['shown']} points"
+    shown = _shown(facts)
     text = {
         "equal": f"read back: Engage shows {shown}, as sent",
         "healed": f"read back: Engage shows {shown} again; it differed since {_time(facts['since'])}",
-        "drift": f"read back: Engage shows {shown} instead of {facts['sent']}",
-        "missing": f"read back: Engage has no account, {facts['sent']} points were sent",
+        "drift": f"read back: Engage shows {shown} instead of {phrases.points(facts['sent'])}",
+        "missing": f"read back: Engage has no account, {_points(facts['sent'])} were sent",
     }[facts["verdict"]]
     return f"{text}; marked for sending again" if facts["marked"] else text
 
 
 def _planned(facts: dict[str, Any]) -> str:
-    change = f"{facts['before'] or 'nothing'} → {facts['after']}"
+    before = "nothing" if facts["before"] is None else phrases.points(facts["before"])
+    change = f"{before} → {phrases.points(facts['after'])}"
     return f"{change} held in plan {facts['digest']}: {'; '.join(facts['reasons'])} ({facts['state']})"
 
 
@@ -224,7 +225,7 @@ _TEXTS = {
         f"a row of an export was rejected, {facts['field']} {people.said(facts['value'])}: {facts['reason']}"
         f" (seen {facts['seen']}x, last on {_time(facts['last_seen'])})"
     ),
-    "vanished": lambda facts: f"the last full export no longer lists it ({facts['balance']} points stay)",
+    "vanished": lambda facts: f"the last full export no longer lists it ({_points(facts['balance'])} stay)",
     "adjustment": _given,
     "adjustment_state": _moved,
     "planned": _planned,

@@ -140,7 +140,7 @@ def test_the_list_can_be_read_at_80_columns_and_begins_with_what_waits_for_a_per
     assert shown.exit_code == 0, shown.output
     assert lines[0] == "1 rejected wait for a person. Of all: 1 done, 1 rejected."
     assert "2  rejected" in lines
-    assert "1  done  +1,234,567.5 points" in lines
+    assert "1  done  +1,234,567.50 points" in lines
     assert f"  contact: {contact}" in lines
     assert "  reason: amount (0) changes nothing." in lines
     assert max(map(len, lines)) <= 80

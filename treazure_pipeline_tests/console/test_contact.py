@@ -48,14 +48,14 @@ def test_a_look_up_answers_why_with_both_balances_and_one_timeline(
     assert f"Treazure has {float(balance):,g}" in " ".join(text.split())
     for kind in ("observed", "sent", "adjustment", "points log"):
         assert kind in text
-    assert "12.5 points, balance 12.5, Load, shop S7, receipt «…», expires 2027-01-05" in text.replace("R-100", "«…»")
+    assert "12.50 points, balance 12.50, Load, shop S7, receipt «…», expires 2027-01-05" in text.replace("R-100", "«…»")
 
 
 def test_where_the_points_come_from_is_told_by_the_points_log(as_role: AsRole, contact: str) -> None:
     text = " ".join(shown(as_role("operator").get(f"/contacts/{contact}").text).split())
 
     assert "The latest movements in Treazure's points log" in text
-    assert f"+12.5 12.5 Load, shop S7, receipt R-100, expires 2027-01-05, «{COMMENT}»" in text
+    assert f"+12.50 12.50 Load, shop S7, receipt R-100, expires 2027-01-05, «{COMMENT}»" in text
 
 
 def test_without_a_points_log_the_changes_that_were_seen_are_told(
