@@ -141,7 +141,7 @@ def let_through(page: Page) -> None:
     page.screenshot(path=IMAGES / "console-held.png", full_page=True)
     journey.write("Why", "The points of 2023 expired, as announced")
     journey.click("button", "Approve plan")
-    journey.read("was approved by operator", "the next push sends it")
+    journey.read("was approved by operator", "The next hourly run, at 7 minutes past, sends it")
     journey.done()
 
 
