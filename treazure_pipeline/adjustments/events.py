@@ -26,8 +26,7 @@ LONGEST_ID = 255
 _DEPTH = (
     64  # of nested JSON: far more than any event has, and far less than fills the stack of a parser, also PostgreSQL's
 )
-_DIGITS = 10_000  # of a number in JSON
-_LONG_NUMBER = re.compile(rf"[0-9]{{{_DIGITS + 1}}}")
+_DIGITS = 10_000  # of all numbers in a body, written out. Many of 1e100000 would be more than PostgreSQL gives back.
 _STRINGS_AND_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*+"|[\[{]|[\]}]', re.DOTALL)
 
 
@@ -48,7 +47,6 @@ def _refused(constant: str) -> Any:
     raise ValueError(f"{constant} is not JSON")
 
 
-_JSON = json.JSONDecoder(parse_float=Decimal, parse_int=Decimal, parse_constant=_refused)
 _EXACT = msgspec.json.Encoder(decimal_format="number")
 
 
@@ -121,10 +119,18 @@ def _object(text: str) -> dict[str, Any]:
     """Return the body's object. Raises _DeadError if it is not an object, or one that no database could store."""
     if is_too_deep(text):
         raise _DeadError(f"It is nested more than {_DEPTH} levels deep.")
-    if _LONG_NUMBER.search(text):
-        raise _DeadError(f"It holds a number of more than {_DIGITS:,} digits.")
+    left = _DIGITS
+
+    def number(digits: str) -> Decimal:
+        nonlocal left
+        value = Decimal(digits)
+        left -= max(len(digits), abs(value.adjusted()))
+        if left < 0:
+            raise _DeadError(f"Its numbers have more than {_DIGITS:,} digits.")
+        return value
+
     try:
-        found = _JSON.decode(text)
+        found = json.loads(text, parse_float=number, parse_int=number, parse_constant=_refused)
     except (ValueError, ArithmeticError, RecursionError) as error:
         raise _DeadError(f"The body is not a JSON object: {type(error).__name__}.") from None
     if not isinstance(found, dict):

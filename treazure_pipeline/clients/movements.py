@@ -28,6 +28,8 @@ _KINDS = {kind.casefold(): kind for kind in MOVING | INFORMATIONAL}
 # Control characters, which msgspec leaves in texts, and points as texts, where it accepts things like "1_000".
 _NOT_STRICT = re.compile(rb'\\u00[01]|\\[bf]|"(?:amount|balance)"\s*:\s*"')
 
+_WRITTEN_OUT = 100  # digits of a number that stands for a text; 1e999999999 written out would fill the memory
+
 # Created at import, for the reason given in `wire`.
 _STRICT = msgspec.json.Decoder(list[Movement])
 
@@ -183,7 +185,9 @@ def _kind(value: object) -> str:
 def _text(value: object) -> str | None:
     if value is None or isinstance(value, str):
         return value and clean(value)
-    return f"{value:f}" if isinstance(value, Decimal) else clean(json.dumps(_plain(value), ensure_ascii=False))
+    if isinstance(value, Decimal):
+        return f"{value:f}" if abs(value.adjusted()) < _WRITTEN_OUT else str(value)
+    return clean(json.dumps(_plain(value), ensure_ascii=False))
 
 
 def _plain(value: Any) -> Any:

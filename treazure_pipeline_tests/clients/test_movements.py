@@ -77,6 +77,14 @@ def test_texts_are_clean_whatever_stands_for_them(given: object, text: str | Non
     assert [found.comment, found.receipt_nr, found.shop_id, found.pos_id, found.operator_id] == [text] * 5
 
 
+def test_a_number_for_a_text_is_written_out_only_while_it_is_short() -> None:
+    row = json.dumps(GOOD)[:-1]
+    [found] = read_log(
+        f'[{row}, "receiptNr": 1e999999999, "shopId": 1.2E+3, "posId": 1e-999999999}}]'.encode()
+    ).movements
+    assert (found.receipt_nr, found.shop_id, found.pos_id) == ("1E+999999999", "1200", "1E-999999999")
+
+
 @pytest.mark.parametrize("properties", [None, [], ["a", 1], {"a": [1, 2.5, None]}, "a", {"a\0": "\ud83d"}])
 def test_properties_may_be_anything(properties: object) -> None:
     found = one(properties=properties, shopId=1).properties

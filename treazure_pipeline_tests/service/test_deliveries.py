@@ -200,6 +200,12 @@ def test_an_encrypted_event_is_kept_as_a_dead_letter(receiver: Running) -> None:
         '{"eventType": "loyalty.addPoints", "id": "evt_1", "payload": [{"amount": 1}]}',
         '{"eventType": "loyalty.addPoints", "id": "evt_1", "payload": {"amount": NaN}}',
         '{"eventType": "loyalty.addPoints", "id": "evt_1", "payload": {"amount": 1e999999}}',
+        '{"eventType": "loyalty.addPoints", "id": "evt_1", "payload": {"amount": 1, "sourceId": -1e-100001}}',
+        '{"eventType": "loyalty.addPoints", "id": "evt_1", "payload": {"amount": 1, "sourceId": 1e100001}}',
+        '{"eventType": "loyalty.addPoints", "id": "evt_1", "payload": {"amount": 1, "sourceId": ['
+        + ",".join(["1e5000"] * 3)
+        + "]}}",
+        '{"eventType": "loyalty.addPoints", "id": 1e999999999, "payload": {"amount": 1}}',
         '{"eventType": "loyalty.addPoints", "id": "evt_1", "payload": {"amount": 1e99999999999999999999}}',
         '{"eventType": "loyalty.addPoints", "id": "evt_\\ud800", "payload": {"amount": 1}}',
         '{"eventType": "loyalty.addPoints", "id": "evt_\\u0000", "payload": {"amount": 1}}',
