@@ -47,6 +47,7 @@ def adjust(verification_shop: VerificationShop, contact: str, amount: str, descr
         }  # fmt: skip
         queue.add(connections.ledger, f"event-{uuid.uuid4()}", payload)
         process(work_of(connections, connections.settings.programmes, "adjusting"))
+    verification_shop.sql("update observation set lags_until = asked")
 
 
 @pytest.fixture
