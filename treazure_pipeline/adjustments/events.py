@@ -78,7 +78,7 @@ class Event:
         text = body.decode()
         kind, event_id, payload, dead = None, delivery_id, None, None
         try:
-            found = _spelled(_object(text), _BODY)
+            found = _spelled(_object(text.removeprefix("\N{BOM}")), _BODY)
             kind = _kind(found.get("eventType"))
             _require_open(found.get("isEncrypted"))
             event_id = _id(found.get("id")) or _id(found.get("eventId")) or delivery_id
