@@ -66,6 +66,8 @@ def dagster_ui(instance: dg.DagsterInstance, workspace: Path) -> Iterator[Dagste
     """The UI of an instance and a workspace file; a code location that it starts has this process's environment."""
     with WorkspaceProcessContext(instance, WorkspaceFileTarget([str(workspace)])) as context:
         yield DagsterUi(context)
+    # Dagster tells its code server to stop, and drops it while it still runs.
+    context._grpc_server_registry.wait_for_processes()  # noqa: SLF001
 
 
 def run_check(shop: Shop, instance: dg.DagsterInstance, asset: str, name: str, **changes: str) -> bool:

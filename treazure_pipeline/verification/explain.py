@@ -173,7 +173,8 @@ def _observed(facts: dict[str, Any]) -> str:
 
 
 def _given(facts: dict[str, Any]) -> str:
-    text = f"{_points(facts['amount'])} given as adjustment {facts['adjustment']}, receipt {facts['receipt']}"
+    amount = _points(facts["amount"]) if facts["is_understood"] else f"{facts['amount']} points"
+    text = f"{amount} given as adjustment {facts['adjustment']}, receipt {facts['receipt']}"
     return f"{text}; its description was cut to 100 characters" if facts["description_cut"] else text
 
 
@@ -264,8 +265,8 @@ _EVENTS = {
         where v.programme = %(programme)s and v.contact = %(contact)s""",
     "adjustment": """
         select a.received_at as at, null as run_id, jsonb_build_object(
-            'adjustment', a.id, 'amount', coalesce(trim_scale(a.amount)::text, a.payload ->> 'amount'), 'receipt', a.receipt,
-            'state', a.state, 'source', a.source, 'event_id', a.event_id, 'description', a.description,
+            'adjustment', a.id, 'amount', coalesce(trim_scale(a.amount)::text, a.payload ->> 'amount'),
+            'is_understood', a.amount is not null, 'receipt', a.receipt, 'state', a.state, 'source', a.source, 'event_id', a.event_id, 'description', a.description,
             'comment', a.comment, 'description_cut', a.description is distinct from a.comment) as facts
         from adjustment a
         where (a.programme = %(programme)s and a.contact = %(contact)s)

@@ -201,6 +201,6 @@ def test_a_description_is_shown_as_the_text_that_it_is(
 
     for arguments in (["adjustments", "list"], ["explain", contact], ["rejections", "list", "--rows"]):
         shown = command(adjustment_shop, *arguments)
-        assert shown.exit_code == 0, arguments
+        assert shown.exit_code == 0, (shown.stdout, shown.stderr, shown.exception)
         assert all(one.isprintable() for one in shown.stdout.replace("\n", "")), arguments
     assert "[/b]" in command(adjustment_shop, "adjustments", "list").stdout
