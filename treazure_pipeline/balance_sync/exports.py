@@ -25,7 +25,7 @@ def begin_export(
     asked = ledger.now()
     begun = treazure.request_balances(account.loyalty_id, start, end)
     ahead = None if begun.clock is None else seconds_ahead(begun.clock, asked, ledger.now())
-    if ahead is not None and abs(ahead) > MOST_APART.total_seconds():
+    if ahead is not None and are_apart(ahead):
         side = "ahead of" if ahead > 0 else "behind"
         raise ClocksApartError(
             f"The clocks are apart: Treazure's is {abs(ahead):,.0f} seconds {side} the database's ("
@@ -34,6 +34,11 @@ def begin_export(
             hint="Correct the clock of the database server. The next run then goes on.",
         )
     return begun.path, ahead
+
+
+def are_apart(ahead: float) -> bool:
+    """Return whether the clocks are too far apart to say what is newer."""
+    return abs(ahead) > MOST_APART.total_seconds()
 
 
 def seconds_ahead(clock: datetime, asked: datetime, answered: datetime) -> float:

@@ -36,13 +36,15 @@ def record_account(
     run_id: str,
     *,
     lag: float | None = None,
+    clocks_apart: bool = False,
 ) -> bool:
     """Record one account's balance, read between `asked` (database clock) and now. Return True when that settled it.
 
     False: the reading overlaps with another observation that differs, so which one is newer can't be told; read the
     account once more. An account read before what is known is dropped as superseded (True). `lag`: the balance is a
     transaction's answer, and for that many seconds a read may come from a replica that lacks it. A read that differs is
-    dropped meanwhile, and the account is read once more afterwards (True).
+    dropped meanwhile, and the account is read once more afterwards (True). While Treazure's and the database's clocks
+    are apart (`clocks_apart`), the database's may have jumped past these seconds, so they are not over.
     """
     with (
         ledger.transaction() as connection,
@@ -65,9 +67,10 @@ def record_account(
         last_seen = known["export_answered"] if row is None else max(known["export_answered"], row["answered"])
         if differs and asked <= last_seen:
             return False
-        lagging = row is not None and row["lags_until"] is not None and asked <= row["lags_until"]
+        lagging = row is not None and row["lags_until"] is not None and (clocks_apart or asked <= row["lags_until"])
         if lag is None and lagging and differs:
-            cursor.execute(_READ_LATER, values | {"next_try": row and row["lags_until"]})
+            wait = batches.FIRST_WAIT if clocks_apart else timedelta(0)
+            cursor.execute(_READ_LATER, values | {"next_try": row and max(row["lags_until"], known["answered"] + wait)})
             return True
         lags_until = row["lags_until"] if row is not None and lagging else None
         if lag is not None:

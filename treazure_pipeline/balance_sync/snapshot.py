@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from treazure_pipeline import phrases
 from treazure_pipeline.balance_sync import merge, readings, staging
-from treazure_pipeline.balance_sync.exports import begin_export
+from treazure_pipeline.balance_sync.exports import are_apart, begin_export, seconds_ahead
 from treazure_pipeline.clients.decoding import decode_balances
 from treazure_pipeline.errors import (
     AuthenticationError,
@@ -172,10 +172,11 @@ def read_account(run: Run, contact: str) -> Decimal | None:
     balance = None
     for _ in range(_MOST_REREADS):
         asked = run.ledger.now()
-        balance = run.treazure.account_balance(contact, run.account.loyalty_id)
+        balance, clock = run.treazure.balance_and_clock(contact, run.account.loyalty_id)
         if balance is None:
             readings.drop_reread(run.ledger, run.account, contact)
             break
-        if readings.record_account(run.ledger, run.account, contact, balance, asked, run.id):
+        apart = clock is not None and are_apart(seconds_ahead(clock, asked, run.ledger.now()))
+        if readings.record_account(run.ledger, run.account, contact, balance, asked, run.id, clocks_apart=apart):
             break
     return balance

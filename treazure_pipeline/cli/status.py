@@ -85,7 +85,9 @@ def _figures(status: Status, standing: Standing, *, running: bool) -> output.Fig
         "  refused by Engage": status.refused,
         "  gone (unknown to Engage for 30 days)": status.gone,
         "  below zero, held until approved": status.negative,
-        "  oldest since": f"{_time(status.oldest_pending)}{_ago(status.now, status.oldest_pending)}",
+        "  oldest since": f"{_time(status.oldest_pending)}{_ago(status.now, status.oldest_pending)}"
+        if status.oldest_pending
+        else Text("none is pending", style="dim"),
         "a plan waits for approval": Text(status.plan or "no"),
         "requests under way": status.in_doubt,
         "rejected rows of exports": status.rejected,

@@ -151,8 +151,13 @@ class TreazureClient(Client):
 
         Raises NotFoundError if Treazure answers 404.
         """
+        return self.balance_and_clock(account, loyalty_id)[0]
+
+    def balance_and_clock(self, account: str, loyalty_id: str) -> tuple[Decimal | None, datetime | None]:
+        """Return the same, and the time of Treazure's clock if the answer names it."""
         answer = self._retry.call(lambda: self._ask("GET", wire.account_path(account)), pacer=self._pacer)
-        return read(answer, lambda received: wire.read_account_balance(received, loyalty_id))
+        balance = read(answer, lambda received: wire.read_account_balance(received, loyalty_id))
+        return balance, http_date(answer.headers.get("date", ""))
 
     def knows(self, account: str, loyalty_id: str) -> bool:
         """Return whether Treazure may have this account. A 404 only counts if others are found (see `absence`)."""

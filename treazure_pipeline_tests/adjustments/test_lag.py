@@ -81,6 +81,22 @@ def test_a_sale_right_after_an_adjustment_goes_to_engage_once_the_margin_is_over
     assert not is_due(adjustment_shop)
 
 
+def test_a_clock_that_jumps_past_the_margin_does_not_end_it(adjustment_shop: AdjustmentShop) -> None:
+    contact, held = adjusted(adjustment_shop, unseen=7)
+    adjustment_shop.sync()
+    adjustment_shop.later(5400)
+    adjustment_shop.sandbox.behave(treazure_clock=-5400)
+    assert adjustment_shop.process().reread == 1
+    assert adjustment_shop.in_engage(contact) == [held]
+    assert adjustment_shop.sql("select contact::text from reread") == [(contact,)]
+    assert not is_due(adjustment_shop)
+    adjustment_shop.sandbox.behave(treazure_clock=0)
+    caught_up(adjustment_shop)
+    adjustment_shop.sync()
+    assert adjustment_shop.sql("select * from reread") == []
+    assert_each_once(adjustment_shop)
+
+
 def test_an_account_that_can_not_be_read_once_more_starts_no_run(adjustment_shop: AdjustmentShop) -> None:
     adjusted(adjustment_shop)
     adjustment_shop.sync()
