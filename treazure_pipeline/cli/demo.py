@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from treazure_pipeline.sandbox import Sandbox
 
 _HOURS = 2
+_WAIT_SECONDS = 5
 
 
 @click.command("demo")
@@ -52,6 +54,7 @@ def command(*, members: int, ui: bool, port: int) -> None:
             os.environ.update(
                 sandbox.settings(int(box.base_url.rsplit(":", 1)[1]))
                 | {"TREAZURE_PIPELINE_HOME": str(home), "TREAZURE_PIPELINE_RETRY_SCALE": "0.01"}
+                | dict.fromkeys(("TREAZURE_TIMEOUT_SECONDS", "TREAZURE_LOOKUP_WAIT_SECONDS"), str(_WAIT_SECONDS))
             )
             settings = load_settings()
             os.environ.update(instance.prepare(settings).environment)
@@ -130,6 +133,8 @@ def _give_points(box: Sandbox, settings: Settings) -> tuple[str, dict[str, Any]]
     output.note("50 points are given in Engage; it signs the webhook and delivers it to the receiver.")
     box.wait_until_delivered()
     result = run_adjustments(settings)
+    # Until then a different balance could come from a replica that lags, and would wait for the next run.
+    time.sleep(_WAIT_SECONDS)
     box.apply_queue()
     (after,) = box.balances([contact])
     report = box.adjustment_report()
